@@ -1,0 +1,427 @@
+"""From NWB files to cached keys: what to build, in what order, in parallel, and what is still fresh.
+
+Imports stay light: `summer_train fit` asks this module what is missing or stale before every run, and most runs
+find nothing to do. NWB and Zarr are loaded only by a build that builds.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summer_prep import __version__
+from summer_prep.binning import (
+    BinGrid,
+    bin_grid,
+    bins_of_intervals,
+    count_spikes,
+    locate_spikes,
+    recorded_s,
+    tally_spikes,
+)
+from summer_prep.errors import CacheError, RecordingError, SettingsError, SummerError
+from summer_prep.film_clock import FilmClock, cut_frames, film_clock, find_pauses
+from summer_prep.labels import align_labels
+from summer_prep.layout import (
+    ALGORITHM_VERSION,
+    CODECS,
+    DATASET_BIN_LENGTHS_MS,
+    SCHEMA_VERSION,
+    cached_keys,
+    key_path,
+    read_attributes,
+)
+from summer_prep.nwb import file_sha256, find_recordings, patient_id_of, read_recording
+
+if TYPE_CHECKING:
+    from summer_prep.nwb import Recording
+
+SOURCE_NOTE = ".source.json"
+_RACE_NS = 50_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """What to build; the command line fills it, `build` takes it."""
+
+    data_dir: Path
+    """Folder with the NWB files."""
+    cache_dir: Path
+    """Folder of the cache."""
+    nwb_path: Path | None = None
+    """One NWB file instead of a folder; ignored when patient_ids are given."""
+    patient_ids: tuple[str, ...] = ()
+    """Patients to build; empty for every one found."""
+    bin_lengths_ms: tuple[int, ...] = ()
+    """Bin lengths; empty for all that the file lists."""
+    n_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes; a patient is built by one."""
+    codec: str = "none"
+    """How spike_counts are stored: none (can be mapped), zstd or blosc."""
+    force: bool = False
+    """Build also what is fresh."""
+
+    def __post_init__(self) -> None:
+        if self.codec not in CODECS:
+            raise SettingsError(f"no codec {self.codec!r}. Choose one of {', '.join(CODECS)}")
+        if self.n_workers < 1:
+            raise SettingsError(f"{self.n_workers} workers cannot build anything. Choose 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyResult:
+    """What became of one key; the counts are those of its spike tally."""
+
+    patient_id: str
+    bin_length_ms: int
+    state: str
+    """built, fresh (skipped) or failed."""
+    message: str = ""
+    n_bins: int = 0
+    n_units: int = 0
+    n_unseen_bins: int = 0
+    spikes: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyStatus:
+    """Whether one key can be used as it is."""
+
+    patient_id: str
+    bin_length_ms: int
+    state: str
+    """built, missing, stale or unchecked (built, but its source is not there to compare)."""
+    reason: str = ""
+
+
+def select_recordings(data_dir: Path, nwb_path: Path | None, patient_ids: Sequence[str]) -> dict[str, Path]:
+    """Return patient id -> NWB file of the patients asked for, in the order asked for.
+
+    Raises
+    ------
+    SettingsError : a patient or any recording at all is not there
+    """
+    if nwb_path is not None and not patient_ids:
+        return {patient_id_of(nwb_path): nwb_path}
+    found = find_recordings(data_dir)
+    if not found:
+        raise SettingsError(
+            f"{data_dir}: no recordings named like sub14.nwb or sub-14_ses-sub14_ecephys.nwb. Check --data-dir"
+        )
+    unknown = [patient_id for patient_id in patient_ids if patient_id not in found]
+    if unknown:
+        raise SettingsError(
+            f"no recording of patient {', '.join(unknown)} in {data_dir}; found are {', '.join(found)}. "
+            "Choose among these with --patient-ids"
+        )
+    return {patient_id: found[patient_id] for patient_id in patient_ids or found}
+
+
+def build(config: BuildConfig, report: Callable[[str, Path], None] = lambda _patient_id, _path: None) -> list[KeyResult]:
+    """Build every key asked for that is not fresh, patients in parallel; one bad patient does not stop the others.
+
+    Parameters
+    ----------
+    report : called with each patient's id and file when it is done
+
+    Raises
+    ------
+    SettingsError : the selection is impossible; problems of single patients are in the results
+    """
+    paths = select_recordings(config.data_dir, config.nwb_path, config.patient_ids)
+    results: dict[str, list[KeyResult]] = {}
+    with _executor(min(config.n_workers, len(paths))) as executor:
+        futures: dict[Future[list[KeyResult]], str] = {
+            executor.submit(build_patient, path, patient_id, config): patient_id for patient_id, path in paths.items()
+        }
+        for future in as_completed(futures):
+            patient_id = futures[future]
+            try:
+                results[patient_id] = future.result()
+            except BrokenProcessPool:
+                results[patient_id] = [_failure(patient_id, 0, f"{paths[patient_id]}: the building process was killed")]
+            report(patient_id, paths[patient_id])
+    return [result for patient_id in paths for result in results[patient_id]]
+
+
+def build_patient(path: Path, patient_id: str, config: BuildConfig) -> list[KeyResult]:
+    """Build one patient's keys, opening the file once; what goes wrong is in the results."""
+    try:
+        source_sha256 = None if config.force else note_source(path, patient_id, config.cache_dir)
+        wanted = config.bin_lengths_ms or _listed_bin_lengths(config.cache_dir, patient_id, source_sha256)
+        fresh = [
+            length
+            for length in wanted
+            if source_sha256
+            and not staleness(key_path(config.cache_dir, patient_id, length), source_sha256, config.codec)
+        ]
+        results = [
+            KeyResult(patient_id=patient_id, bin_length_ms=length, state="fresh", message="unchanged, skipped")
+            for length in fresh
+        ]
+        if wanted and len(fresh) == len(wanted):
+            return results
+        recording = read_recording(path)
+        note_source(path, patient_id, config.cache_dir, recording.source.sha256)
+        lengths = wanted or tuple(sorted(recording.grids))
+        return results + _build_keys(recording, [length for length in lengths if length not in fresh], config, path)
+    except SummerError as error:
+        return [_failure(patient_id, 0, str(error))]
+
+
+def _build_keys(
+    recording: "Recording", bin_lengths_ms: Sequence[int], config: BuildConfig, path: Path
+) -> list[KeyResult]:
+    try:
+        aligned = _Aligned(recording)
+    except RecordingError as error:
+        raise RecordingError(f"{path}: {error}") from error
+    # Two keys at a time: while one waits for the disk or hashes, the other counts.
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda length: _build_key(aligned, length, config, path), bin_lengths_ms))
+
+
+def _build_key(aligned: "_Aligned", bin_length_ms: int, config: BuildConfig, path: Path) -> KeyResult:
+    from summer_prep.store import write_key
+
+    started = time.perf_counter()
+    recording = aligned.recording
+    try:
+        arrays, attributes = aligned.contents(bin_length_ms)
+    except (RecordingError, SettingsError) as error:
+        return _failure(recording.patient_id, bin_length_ms, f"{path}: {error}")
+    key = key_path(config.cache_dir, recording.patient_id, bin_length_ms)
+    try:
+        write_key(key, arrays, {**attributes, "codec": config.codec}, config.codec)
+    except CacheError as error:
+        return _failure(recording.patient_id, bin_length_ms, str(error))
+    n_unseen = attributes["n_unseen_bins"]
+    notes = [*recording.notes, *([f"{n_unseen} bins were never seen (recorded_s = 0)"] if n_unseen else [])]
+    return KeyResult(
+        patient_id=recording.patient_id,
+        bin_length_ms=bin_length_ms,
+        state="built",
+        message="; ".join(notes),
+        n_bins=attributes["n_bins"],
+        n_units=attributes["n_units"],
+        n_unseen_bins=n_unseen,
+        spikes=attributes["spikes"],
+        seconds=time.perf_counter() - started,
+    )
+
+
+class _Aligned:
+    """One recording on the film clock, shared by its bin lengths."""
+
+    def __init__(self, recording: "Recording") -> None:
+        self.recording = recording
+        clock = film_clock(recording.frame_index, recording.recording_time_ms)
+        self.pauses = find_pauses(clock)
+        self.clocks: dict[int, tuple[FilmClock, NDArray[np.int64]]] = {
+            1: (clock, locate_spikes(clock, recording.spike_times_ms))
+        }
+        n_spikes = np.diff(recording.spike_stops, prepend=0)
+        self.unit_of_spike = np.repeat(np.arange(recording.n_units), n_spikes)
+
+    def contents(self, bin_length_ms: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Return the arrays and the attributes of one key."""
+        recording = self.recording
+        grid = bin_grid(recording.grids, bin_length_ms)
+        clock, interval_of_spike = self._on_clock(grid.parts_per_frame)
+        bin_of_interval = bins_of_intervals(clock, grid)
+        bin_of_spike = np.where(interval_of_spike >= 0, bin_of_interval[interval_of_spike], -1)
+        recorded = recorded_s(clock, bin_of_interval, grid.n_bins).astype(np.float32)
+        n_unseen = int((recorded == 0).sum())
+        if n_unseen == grid.n_bins:
+            raise RecordingError(
+                f"the watch log shows none of the analysed frames {grid.first_frame} to "
+                f"{grid.first_frames[-1] + grid.frames_per_bin - 1}, so every bin was never seen"
+            )
+        labels = align_labels(recording.indicators, grid, recording.named_frames.get(bin_length_ms))
+        arrays = {
+            "spike_counts": count_spikes(bin_of_spike, self.unit_of_spike, grid.n_bins, recording.n_units),
+            **{f"labels_{rule}": values for rule, values in labels.items()},
+            "bin_start_s": grid.bin_start_s,
+            "first_frame": grid.first_frames.astype(np.int32),
+            "recorded_s": recorded,
+            **recording.numeric_columns,
+        }
+        spikes = tally_spikes(clock, interval_of_spike, bin_of_spike).as_dict()
+        return arrays, self._attributes(grid, n_unseen, spikes)
+
+    def _on_clock(self, parts_per_frame: int) -> tuple[FilmClock, NDArray[np.int64]]:
+        if parts_per_frame not in self.clocks:
+            clock = cut_frames(self.clocks[1][0], parts_per_frame)
+            self.clocks[parts_per_frame] = clock, locate_spikes(clock, self.recording.spike_times_ms)
+        return self.clocks[parts_per_frame]
+
+    def _attributes(self, grid: BinGrid, n_unseen_bins: int, spikes: dict[str, int]) -> dict[str, Any]:
+        recording = self.recording
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "algorithm_version": ALGORITHM_VERSION,
+            "software_version": __version__,
+            "patient_id": recording.patient_id,
+            "bin_length_ms": grid.bin_length_ms,
+            "n_bins": grid.n_bins,
+            "n_units": recording.n_units,
+            "n_unseen_bins": n_unseen_bins,
+            "label_names": list(recording.label_names),
+            "units": dict(recording.text_columns),
+            "source": asdict(recording.source),
+            "pauses": [asdict(pause) for pause in self.pauses],
+            "spikes": spikes,
+            "source_bin_lengths_ms": sorted(recording.grids),
+            "notes": list(recording.notes),
+        }
+
+
+def staleness(key: Path, source_sha256: str | None, codec: str | None = None) -> str:
+    """Return why a key cannot be used as it is, naming what changed; empty if it is fresh.
+
+    Parameters
+    ----------
+    source_sha256 : digest of the recording as it is now; None if it is not there to compare
+    codec : the codec asked for; None if any will do, as for training
+    """
+    if not key.exists():
+        return "missing"
+    try:
+        attributes = read_attributes(key)
+    except CacheError as error:
+        return str(error)
+    if attributes.get("algorithm_version") != ALGORITHM_VERSION:
+        return f"algorithm version {attributes.get('algorithm_version')}, now {ALGORITHM_VERSION}"
+    if source_sha256 is not None and attributes["source"]["sha256"] != source_sha256:
+        return f"the content of {attributes['source']['file_name']} changed"
+    if codec is not None and attributes["codec"] != codec:
+        return f"codec {attributes['codec']}, now {codec}"
+    return ""
+
+
+def key_status(
+    data_dir: Path, cache_dir: Path, patient_ids: Sequence[str] = (), bin_lengths_ms: Sequence[int] = ()
+) -> list[KeyStatus]:
+    """Return the state of every key asked for; by default of every patient and bin length found anywhere.
+
+    Raises
+    ------
+    SettingsError : a patient has neither a recording nor a key
+    """
+    recordings = find_recordings(data_dir) if data_dir.is_dir() else {}
+    cached = cached_keys(cache_dir)
+    known = {**recordings, **cached}
+    unknown = [patient_id for patient_id in patient_ids if patient_id not in known]
+    if unknown or not known:
+        raise SettingsError(
+            f"no recording and no key of patient {', '.join(unknown) or '(any)'} in {data_dir} and {cache_dir}; "
+            f"found are {', '.join(known) or 'none'}. Check --data-dir and --cache-dir"
+        )
+    lengths = bin_lengths_ms or sorted({length for found in cached.values() for length in found})
+    lengths = lengths or DATASET_BIN_LENGTHS_MS
+    return [
+        _key_status(recordings.get(patient_id), cache_dir, patient_id, length)
+        for patient_id in patient_ids or known
+        for length in lengths
+    ]
+
+
+def _key_status(recording: Path | None, cache_dir: Path, patient_id: str, bin_length_ms: int) -> KeyStatus:
+    key = key_path(cache_dir, patient_id, bin_length_ms)
+    sha256 = note_source(recording, patient_id, cache_dir) if recording and key.exists() else None
+    reason = staleness(key, sha256)
+    if reason:
+        state = "missing" if reason == "missing" else "stale"
+        return KeyStatus(patient_id=patient_id, bin_length_ms=bin_length_ms, state=state, reason=reason)
+    if recording is None:
+        return KeyStatus(
+            patient_id=patient_id, bin_length_ms=bin_length_ms, state="unchecked", reason="its recording is not there"
+        )
+    return KeyStatus(patient_id=patient_id, bin_length_ms=bin_length_ms, state="built")
+
+
+def note_source(path: Path, patient_id: str, cache_dir: Path, sha256: str | None = None) -> str:
+    """Return the digest of a recording, from a note in the cache if the file is untouched since it was taken.
+
+    The note saves reading 80 MB a patient before every run. It holds the file's size, inode and both time stamps;
+    the change time cannot be set back, so a file with the same four is the same file. Losing it costs a read.
+
+    Raises
+    ------
+    RecordingError : the file cannot be read
+    """
+    note_path = cache_dir / f"sub-{patient_id}" / SOURCE_NOTE
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise RecordingError(f"{path}: no such file or not readable ({error.strerror})") from error
+    identity = [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+    try:
+        note = json.loads(note_path.read_text())
+        if sha256 is None and note["identity"] == identity:
+            return str(note["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    read_at_ns = time.time_ns()
+    sha256 = sha256 or file_sha256(path)
+    # A file changed within the clock's resolution of now could change again and keep its stamps.
+    if note_path.parent.is_dir() and read_at_ns - max(stat.st_mtime_ns, stat.st_ctime_ns) > _RACE_NS:
+        _write_note(note_path, {"identity": identity, "sha256": sha256})
+    return sha256
+
+
+def _write_note(note_path: Path, note: dict[str, Any]) -> None:
+    staged = note_path.with_name(f"{note_path.name}.{os.getpid()}")
+    try:
+        staged.write_text(json.dumps(note))
+        staged.replace(note_path)
+    except OSError:
+        staged.unlink(missing_ok=True)  # a read-only cache works too, one read slower
+
+
+def _listed_bin_lengths(cache_dir: Path, patient_id: str, source_sha256: str | None) -> tuple[int, ...]:
+    """Return the bin lengths that the file lists, as far as a fresh key tells without opening it."""
+    for length in cached_keys(cache_dir).get(patient_id, []):
+        key = key_path(cache_dir, patient_id, length)
+        if source_sha256 and not staleness(key, source_sha256):
+            return tuple(read_attributes(key)["source_bin_lengths_ms"])
+    return ()
+
+
+def _failure(patient_id: str, bin_length_ms: int, message: str) -> KeyResult:
+    return KeyResult(patient_id=patient_id, bin_length_ms=bin_length_ms, state="failed", message=message)
+
+
+def _executor(n_workers: int) -> Executor:
+    if n_workers == 1:
+        return _InThisProcess()
+    context = get_context("forkserver")
+    # Loaded once in the server, so that every worker starts with them.
+    context.set_forkserver_preload(["pynwb", "summer_prep.store"])
+    return ProcessPoolExecutor(n_workers, mp_context=context)
+
+
+class _InThisProcess(Executor):
+    """Runs every call at once, in place."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def iter_messages(results: Sequence[KeyResult]) -> Iterator[str]:
+    """Yield one line per problem or remark, for people."""
+    for result in results:
+        if result.message and result.state != "fresh":
+            yield f"patient {result.patient_id}, {result.bin_length_ms} ms: {result.message}"

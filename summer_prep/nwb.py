@@ -1,0 +1,442 @@
+"""The only file that knows NWB: one recording in, plain arrays with their units in their names out."""
+
+import hashlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summer_prep.binning import BinGrid
+from summer_prep.errors import RecordingError, SettingsError, SummerError
+from summer_prep.film_clock import FRAME_PERIOD_S, frame_indices
+from summer_prep.layout import FRAME_PERIOD_MS, LABEL_VALUES, in_natural_order, is_patient_id
+
+if TYPE_CHECKING:
+    from pynwb import NWBFile
+
+FILE_NAME = re.compile(r"sub-?([A-Za-z0-9]+)(_.*)?\.nwb")
+"""`sub14.nwb` and `sub-14_ses-sub14_ecephys.nwb`."""
+
+BINNING_TABLE = "movie_binning_info"
+ANNOTATION_TABLE = "movie_annotations_indicator_functions"
+WATCHLOG_TABLE = "cleaned_watchlogs"
+
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_FRAME_NUMBER = re.compile(rb"(\d+)\.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a recording came from; `sha256` is of the file's bytes."""
+
+    file_name: str
+    bytes: int
+    sha256: str
+    nwb_identifier: str
+    session_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """One patient's session as plain arrays.
+
+    spike_times_ms : (n_spikes,) recording clock, unit after unit, ascending within each
+    spike_stops : (n_units,) int64, where each unit's spikes end
+    frame_index, recording_time_ms : (n_rows,) the cleaned watch log
+    grids : bin length (ms) -> the bins that the file lists
+    named_frames : bin length (ms) -> (n_bins,) 0-based first frames as the file names them
+    indicators : (n_labels, n_frames) uint8, values 0, 1, 99
+    numeric_columns, text_columns : the unit table's other columns, (n_units,) each
+    notes : what the reader put right, for people
+    """
+
+    patient_id: str
+    source: Source
+    spike_times_ms: NDArray[np.float64]
+    spike_stops: NDArray[np.int64]
+    frame_index: NDArray[np.int64]
+    recording_time_ms: NDArray[np.float64]
+    grids: Mapping[int, BinGrid]
+    named_frames: Mapping[int, NDArray[np.int64]]
+    label_names: tuple[str, ...]
+    indicators: NDArray[np.uint8]
+    numeric_columns: Mapping[str, NDArray[Any]]
+    text_columns: Mapping[str, list[str]]
+    notes: tuple[str, ...]
+
+    @property
+    def n_units(self) -> int:
+        """Number of sorted units, single and multi."""
+        return len(self.spike_stops)
+
+
+def find_recordings(data_dir: Path) -> dict[str, Path]:
+    """Return patient id -> NWB file below `data_dir` (flat or up to two folders deep), in natural order.
+
+    Raises
+    ------
+    SettingsError : the folder does not exist, or two files are of one patient
+    """
+    if not data_dir.is_dir():
+        raise SettingsError(f"{data_dir}: no such folder. Name the folder with the NWB files with --data-dir")
+    found: dict[str, Path] = {}
+    for pattern in ("*.nwb", "*/*.nwb", "*/*/*.nwb"):
+        for path in sorted(data_dir.glob(pattern)):
+            match = FILE_NAME.fullmatch(path.name)
+            if match is None or any(part.startswith(".") for part in path.relative_to(data_dir).parts):
+                continue
+            if match[1] in found:
+                raise SettingsError(
+                    f"two files are of patient {match[1]}: {found[match[1]]} and {path}. Move one of them elsewhere"
+                )
+            found[match[1]] = path
+    return {patient_id: found[patient_id] for patient_id in in_natural_order(found)}
+
+
+def patient_id_of(path: Path) -> str:
+    """Return the patient id in a recording's file name.
+
+    Raises
+    ------
+    SettingsError : the file is not named like a SUMMER recording
+    """
+    match = FILE_NAME.fullmatch(path.name)
+    if match is None or not is_patient_id(match[1]):
+        raise SettingsError(
+            f"{path}: no patient id in the file name. Name it like sub14.nwb or sub-14_ses-sub14_ecephys.nwb"
+        )
+    return match[1]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes.
+
+    Raises
+    ------
+    RecordingError : the file cannot be read
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_recording(path: Path) -> Recording:
+    """Read everything that the cache needs from one NWB file, opening it once.
+
+    Raises
+    ------
+    RecordingError : the file is missing, damaged, or does not hold what a SUMMER recording must hold
+    """
+    patient_id = patient_id_of(path)
+    _refuse_what_is_not_hdf5(path)
+    before = path.stat()
+    with ThreadPoolExecutor(1) as hasher:  # hashing releases the interpreter, so it costs no time of its own
+        sha256 = hasher.submit(file_sha256, path)
+        with _opened(path) as nwb_file, _located(path):
+            fields = _read_tables(nwb_file)
+            identifiers = {
+                "nwb_identifier": str(nwb_file.identifier),
+                "session_id": str(nwb_file.session_id or ""),
+            }
+        source = Source(file_name=path.name, bytes=before.st_size, sha256=sha256.result(), **identifiers)
+    after = path.stat()
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise RecordingError(f"{path}: the file changed while it was read. Run the build again")
+    return Recording(patient_id=patient_id, source=source, **fields)
+
+
+def _refuse_what_is_not_hdf5(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            signature = file.read(len(_HDF5_SIGNATURE))
+    except FileNotFoundError as error:
+        raise RecordingError(f"{path}: no such file. Check --data-dir and --nwb-path") from error
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be read ({error.strerror})") from error
+    if not signature:
+        raise RecordingError(f"{path}: the file is empty. Download it again")
+    if signature != _HDF5_SIGNATURE:
+        raise RecordingError(f"{path}: not an HDF5 file, so not an NWB recording. Download it again")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator["NWBFile"]:
+    from pynwb import NWBHDF5IO
+
+    try:
+        with warnings.catch_warnings():
+            # Namespace versions and the like: of interest to who wrote the file, not to who bins it.
+            warnings.simplefilter("ignore")
+            with NWBHDF5IO(path, "r", load_namespaces=True) as io:
+                yield io.read()
+    except SummerError:
+        raise
+    except Exception as error:  # h5py, hdmf and pynwb raise whatever broke deep inside on a damaged file
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RecordingError(
+            f"{path}: cannot be read as an NWB file, it is damaged, cut short or not NWB ({reason}). Download it again"
+        ) from error
+
+
+@contextmanager
+def _located(path: Path) -> Iterator[None]:
+    """Put the file's path in front of what the readers of its tables complain about."""
+    try:
+        yield
+    except RecordingError as error:
+        raise RecordingError(f"{path}: {error}") from error
+
+
+def _read_tables(nwb_file: "NWBFile") -> dict[str, Any]:
+    tables = _tables_by_name(nwb_file)
+    with ThreadPoolExecutor(1) as pool:  # the annotations are most of a file; they read while Python parses names
+        annotations = pool.submit(_read_annotations, tables)
+        spike_times_ms, spike_stops, notes = _read_spikes(nwb_file)
+        numeric_columns, text_columns = _read_unit_columns(nwb_file, len(spike_stops))
+        frame_index, recording_time_ms = _read_watchlog(tables)
+        grids, named_frames = _read_binning(tables)
+        label_names, indicators = annotations.result()
+    return {
+        "spike_times_ms": spike_times_ms,
+        "spike_stops": spike_stops,
+        "frame_index": frame_index,
+        "recording_time_ms": recording_time_ms,
+        "grids": grids,
+        "named_frames": named_frames,
+        "label_names": label_names,
+        "indicators": indicators,
+        "numeric_columns": numeric_columns,
+        "text_columns": text_columns,
+        "notes": tuple(notes),
+    }
+
+
+def _tables_by_name(nwb_file: "NWBFile") -> dict[str, list[Any]]:
+    """Return the file's tables by their own names, wherever they stand: every layout in use, and the next one."""
+    tables: dict[str, list[Any]] = {BINNING_TABLE: [], ANNOTATION_TABLE: [], WATCHLOG_TABLE: []}
+    for table in nwb_file.objects.values():
+        if table.name in tables and hasattr(table, "colnames"):
+            tables[table.name].append(table)
+    return tables
+
+
+def _find_table(tables: Mapping[str, list[Any]], name: str) -> Any:
+    candidates = tables[name]
+    if not candidates:
+        raise RecordingError(f"no table {name} in any module. Is this file of the SUMMER data set (DANDI 001616)?")
+    first = candidates[0]
+    for other in candidates[1:]:
+        if not _same_table(first, other):
+            raise RecordingError(
+                f"two tables {name} that differ, in {first.parent.name} and {other.parent.name}. Remove the wrong one"
+            )
+    return first
+
+
+def _same_table(first: Any, second: Any) -> bool:
+    if first.colnames != second.colnames:
+        return False
+    return all(
+        np.array_equal(np.asarray(one.data[:]), np.asarray(other.data[:]))
+        for one, other in zip(first.columns, second.columns, strict=True)
+    )
+
+
+def _column(table: Any, name: str) -> Any:
+    if name not in table.colnames:
+        raise RecordingError(f"no column {name} in table {table.name}; it has {', '.join(table.colnames)}")
+    return table[name]
+
+
+def _numbers(table: Any, name: str) -> NDArray[Any]:
+    """Read a column of plain numbers, (n_rows,)."""
+    column = _column(table, name)
+    values = np.asarray(column.data[:])
+    if hasattr(column, "target") or values.ndim != 1 or values.dtype.kind not in "iufb":
+        raise RecordingError(f"column {name} of table {table.name} does not hold one number a row")
+    return values
+
+
+def _texts(table: Any, name: str) -> list[str]:
+    column = _column(table, name)
+    values = column.data[:]
+    if hasattr(column, "target") or np.ndim(values) != 1:
+        raise RecordingError(f"column {name} of table {table.name} does not hold one text a row")
+    return [_as_text(value, f"column {name} of table {table.name}") for value in values]
+
+
+def _as_text(value: Any, where: str) -> str:
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as error:
+        raise RecordingError(f"{where} holds text that is not UTF-8: {value!r}") from error
+
+
+def _ragged(table: Any, name: str) -> tuple[Any, NDArray[np.int64]]:
+    """Return a ragged column's data set, unread, and where each row stops in it, (n_rows,)."""
+    column = _column(table, name)
+    if not hasattr(column, "target"):
+        raise RecordingError(f"column {name} of table {table.name} is not ragged: its {name}_index is missing")
+    data = column.target.data
+    stops = np.asarray(column.data[:]).astype(np.int64)
+    if np.ndim(data) != 1 or hasattr(column.target, "target"):
+        raise RecordingError(f"column {name} of table {table.name} holds more than one list a row")
+    if len(stops) and (stops[0] < 0 or (np.diff(stops) < 0).any() or stops[-1] != len(data)):
+        raise RecordingError(
+            f"{name}_index of table {table.name} runs backwards or past the end: "
+            f"it stops at {stops[-1]} of {len(data)} values"
+        )
+    return data, stops
+
+
+def _read_spikes(nwb_file: "NWBFile") -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
+    units = nwb_file.units
+    if units is None or len(units) == 0:
+        raise RecordingError("no units: the table is missing or empty, so there is nothing to bin")
+    if "spike_times" not in units.colnames:
+        raise RecordingError(f"no column spike_times in table units; it has {', '.join(units.colnames)}")
+    data, stops = _ragged(units, "spike_times")
+    spike_times_ms = np.asarray(data[:]).astype(np.float64)
+    unit_of_spike = np.repeat(np.arange(len(stops)), np.diff(stops, prepend=0))
+    bad = ~np.isfinite(spike_times_ms)
+    if bad.any():
+        unit = int(unit_of_spike[np.argmax(bad)])
+        raise RecordingError(
+            f"{int(bad.sum())} spike times are not numbers, the first in unit {unit} (counted from 0). "
+            "Repair the file or leave the patient out"
+        )
+    unsorted = np.unique(unit_of_spike[1:][(np.diff(spike_times_ms) < 0) & (np.diff(unit_of_spike) == 0)])
+    starts = np.concatenate([[0], stops[:-1]])
+    for unit in unsorted:
+        spike_times_ms[starts[unit] : stops[unit]].sort()
+    notes = [f"sorted the spike times of {len(unsorted)} units that were out of order"] if len(unsorted) else []
+    return spike_times_ms, stops, notes
+
+
+def _read_unit_columns(
+    nwb_file: "NWBFile", n_units: int
+) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]]]:
+    """Read the optional columns that hold one number or one text a unit; ragged and 2-D ones are left in the file."""
+    numeric: dict[str, NDArray[Any]] = {}
+    text: dict[str, list[str]] = {}
+    for name in nwb_file.units.colnames:
+        column = nwb_file.units[name]
+        if not re.fullmatch(r"\w+", name) or hasattr(column, "target") or np.shape(column.data) != (n_units,):
+            continue
+        values = np.asarray(column.data[:])
+        if values.dtype.kind in "iufb":
+            numeric[name] = values.astype(values.dtype.newbyteorder("<"))
+        elif values.dtype.kind in "OSU":
+            text[name] = [_as_text(value, f"column {name} of table units") for value in values]
+    return numeric, text
+
+
+def _read_watchlog(tables: Mapping[str, list[Any]]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    table = _find_table(tables, WATCHLOG_TABLE)
+    pts_s = _numbers(table, "pts").astype(np.float64)
+    recording_time_ms = _numbers(table, "neural_recording_time").astype(np.float64)
+    if len(pts_s) == 0:
+        raise RecordingError(f"table {WATCHLOG_TABLE} is empty, so no film frame has a recording time")
+    if len(pts_s) != len(recording_time_ms):
+        raise RecordingError(
+            f"table {WATCHLOG_TABLE} has {len(pts_s)} pts but {len(recording_time_ms)} neural_recording_time values"
+        )
+    return frame_indices(pts_s), recording_time_ms
+
+
+def _read_binning(
+    tables: Mapping[str, list[Any]],
+) -> tuple[dict[int, BinGrid], dict[int, NDArray[np.int64]]]:
+    table = _find_table(tables, BINNING_TABLE)
+    lengths = _numbers(table, "bin_length")
+    edge_data, edge_stops = _ragged(table, "edges")
+    edges_s = np.split(np.asarray(edge_data[:], dtype=np.float64), edge_stops[:-1])
+    grids = {
+        int(length): _grid_of_edges(int(length), edges)
+        for length, edges in zip(lengths, edges_s, strict=True)
+        # Bins shorter than a frame are derived from the frames; their edges would be no frame numbers.
+        if int(length) % FRAME_PERIOD_MS == 0
+    }
+    if not grids:
+        raise RecordingError(f"table {BINNING_TABLE} lists no bins of whole {FRAME_PERIOD_MS} ms frames")
+    if "frames" not in table.colnames:
+        return grids, {}
+    name_data, name_stops = _ragged(table, "frames")
+    names = np.split(_raw_texts(name_data), name_stops[:-1])
+    named_frames = {
+        int(length): _frames_of_names(int(length), names_of_length, grids[int(length)].n_bins)
+        for length, names_of_length in zip(lengths, names, strict=True)
+        if int(length) in grids
+    }
+    return grids, named_frames
+
+
+def _grid_of_edges(bin_length_ms: int, edges_s: NDArray[np.float64]) -> BinGrid:
+    where = f"edges of bin_length {bin_length_ms} in table {BINNING_TABLE}"
+    if len(edges_s) < 2 or not np.isfinite(edges_s).all() or np.abs(edges_s).max() > 366 * 86400:
+        raise RecordingError(f"the {where} are not at least two film times")
+    frames_per_bin = bin_length_ms // FRAME_PERIOD_MS
+    frames = np.rint(edges_s / FRAME_PERIOD_S).astype(np.int64)
+    wrong = np.diff(frames) != frames_per_bin
+    if frames_per_bin < 1 or wrong.any():
+        bin_index = int(np.argmax(wrong))
+        raise RecordingError(
+            f"the {where} are not {bin_length_ms} ms apart: bin {bin_index} runs from {edges_s[bin_index]:.3f} s "
+            f"to {edges_s[bin_index + 1]:.3f} s"
+        )
+    return BinGrid(first_frame=int(frames[0]), n_bins=len(frames) - 1, frames_per_bin=frames_per_bin)
+
+
+def _raw_texts(data: Any) -> NDArray[Any]:
+    """Read a data set of texts as bytes; pynwb's own view decodes them one by one, slowly."""
+    raw = getattr(data, "dset", data)
+    return np.array([text.encode() if isinstance(text, str) else text for text in raw[:]], dtype=object)
+
+
+def _frames_of_names(bin_length_ms: int, names: NDArray[Any], n_bins: int) -> NDArray[np.int64]:
+    """Return the 0-based frames of names like `frame_000919.jpg`, whose numbers count from 1."""
+    where = f"frames of bin_length {bin_length_ms} in table {BINNING_TABLE}"
+    # One pass over one long text: a match per name in Python costs ten times as much at 118,161 names.
+    numbers = _FRAME_NUMBER.findall(b"\n".join(names))
+    if not len(numbers) == len(names) == n_bins:
+        raise RecordingError(
+            f"the {where} name {len(numbers)} frames in {len(names)} rows, for {n_bins} bins; "
+            "one name a bin, like frame_000919.jpg, was expected"
+        )
+    return np.array(numbers, dtype=np.int64) - 1
+
+
+def _read_annotations(tables: Mapping[str, list[Any]]) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    table = _find_table(tables, ANNOTATION_TABLE)
+    label_names = tuple(_texts(table, "label_name"))
+    data, stops = _ragged(table, "indicator_function")
+    if not label_names or len(set(label_names)) != len(label_names) or len(label_names) != len(stops):
+        raise RecordingError(f"table {ANNOTATION_TABLE} does not name each of its {len(stops)} labels once")
+    lengths = np.diff(stops, prepend=0)
+    if lengths.min() != lengths.max():
+        shortest = int(lengths.argmin())
+        raise RecordingError(
+            f"label {label_names[shortest]} of table {ANNOTATION_TABLE} covers {lengths[shortest]} frames, "
+            f"others {lengths.max()}; all must cover the same film"
+        )
+    values = np.asarray(data[:])
+    indicators = values.astype(np.uint8)
+    is_allowed = np.zeros(256, dtype=bool)
+    is_allowed[list(LABEL_VALUES)] = True
+    if not (is_allowed[indicators].all() and np.array_equal(indicators, values)):
+        position = int(np.argmin(is_allowed[indicators] & (indicators == values)))
+        label = label_names[position // int(lengths[0])]
+        raise RecordingError(
+            f"label {label} has the value {values[position]} in frame {position % int(lengths[0]) + 1}; "
+            f"allowed are {', '.join(map(str, LABEL_VALUES))}"
+        )
+    return label_names, indicators.reshape(len(label_names), -1)

@@ -1,0 +1,302 @@
+"""The only file of this package that knows Zarr: write a key beside its place, check it, publish it; verify it.
+
+A key is written into a staging folder next to its target, flushed to disk, read back against its digests and then
+renamed into place, so that a reader or a killed build sees a whole key or none.
+"""
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from google_crc32c import value as crc32c
+from numcodecs.zstd import Zstd
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, BytesCodec, ShardingCodec, ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.group import ConsolidatedMetadata, GroupMetadata
+from zarr.core.metadata.v3 import ArrayV3Metadata
+from zarr.dtype import parse_dtype
+from zarr.errors import BaseZarrError
+from zarr.storage import LocalStore
+
+from summer_prep.errors import CacheError
+from summer_prep.layout import DIMENSIONS, MAX_CHUNK_BYTES, attributes_sha256, build_command, read_attributes
+
+Arrays = Mapping[str, NDArray[Any]]
+
+LABEL_ZSTD_LEVEL = 1
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
+
+
+def write_key(key: Path, arrays: Arrays, attributes: Mapping[str, Any], codec: str) -> None:
+    """Write one key and publish it in one step, in place of an older one if there is one.
+
+    Parameters
+    ----------
+    arrays : name -> array, with the dimensions of `layout.DIMENSIONS` or ("unit",)
+    attributes : everything but the digests, which are added here
+    codec : how spike_counts are stored, one of `layout.CODECS`
+
+    Raises
+    ------
+    CacheError : the folder cannot be written, the disk is full, or what was written does not read back
+    """
+    staged = key.parent / f".{key.name}.{uuid.uuid4().hex}.staging"
+    try:
+        key.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            metadata = {name: _array_metadata(name, values, codec) for name, values in arrays.items()}
+            list(zarr.create_hierarchy(store=LocalStore(staged), nodes={"": GroupMetadata(), **metadata}))
+            for name, values in arrays.items():
+                _write_chunks(staged / name, values, metadata[name])
+            _flush(staged)
+            digests = {name: array_sha256(values) for name, values in arrays.items()}
+            files = _manifest(staged)
+            _check_raw(key, digests, files, metadata)
+            _write_root(staged, {**attributes, "digests": digests, "files": files}, metadata)
+            _publish(staged, key)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+    except OSError as error:
+        raise CacheError(
+            f"{key}: cannot be written ({error.strerror or error}). "
+            "Free space, or name a folder that you may write to with --cache-dir"
+        ) from error
+
+
+def _check_raw(
+    key: Path, digests: Mapping[str, str], files: Mapping[str, Any], metadata: Mapping[str, ArrayV3Metadata]
+) -> None:
+    """Check that arrays stored raw in one chunk read back as what was counted: their file is the array."""
+    for name, digest in digests.items():
+        chunk = "/".join([name, "c", *["0"] * len(metadata[name].shape)])
+        is_raw = len(metadata[name].codecs) == 1 and isinstance(metadata[name].codecs[0], BytesCodec)
+        if is_raw and metadata[name].chunks == metadata[name].shape and files[chunk]["sha256"] != digest:
+            raise CacheError(f"{key / name}: does not read back as it was written. Check the disk")
+
+
+def verify_key(key: Path) -> list[str]:
+    """Return what is wrong with a key, one line each; an empty list if every byte is right."""
+    try:
+        attributes = read_attributes(key)
+    except CacheError as error:
+        return [str(error)]
+    problems = _verify_files(key, attributes) or _verify_arrays(key, attributes)
+    return [f"{problem}. Rebuild it: {build_command(key)}" for problem in problems]
+
+
+def _verify_files(key: Path, attributes: Mapping[str, Any]) -> list[str]:
+    """Read every file of a key back against its digest."""
+    problems = []
+    expected = attributes["files"]
+    found = set(_files(key))
+    for name in sorted(found - expected.keys() - {"zarr.json"}):
+        problems.append(f"{key / name}: does not belong there")
+    for name, file in expected.items():
+        if name not in found:
+            problems.append(f"{key / name}: the file is missing")
+            continue
+        n_bytes = (key / name).stat().st_size
+        if n_bytes != file["bytes"]:
+            problems.append(f"{key / name}: has {n_bytes} bytes instead of {file['bytes']}")
+        elif _file_sha256(key / name) != file["sha256"]:
+            problems.append(f"{key / name}: its bytes were changed")
+    return problems
+
+
+def _verify_arrays(key: Path, attributes: Mapping[str, Any]) -> list[str]:
+    """Decode every array against its digest."""
+    group = zarr.open_group(key, mode="r")
+    problems = []
+    file_digests = {file["sha256"] for file in attributes["files"].values()}
+    for name, digest in attributes["digests"].items():
+        if digest in file_digests:
+            continue  # stored raw in one chunk: the file is the array, and it has just been checked
+        try:
+            values = np.asarray(_array(group, name)[...])
+        except (BaseZarrError, ValueError, RuntimeError, KeyError) as error:
+            problems.append(f"{key / name}: cannot be decoded ({error})")
+            continue
+        if array_sha256(values) != digest:
+            problems.append(f"{key / name}: does not hold the values that were written")
+    return problems
+
+
+def array_sha256(values: NDArray[Any]) -> str:
+    """Return the SHA-256 of an array's bytes, C order, little-endian."""
+    little_endian = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    return hashlib.sha256(little_endian.data if little_endian.size else b"").hexdigest()
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return array
+
+
+def _array_metadata(name: str, values: NDArray[Any], codec: str) -> ArrayV3Metadata:
+    """Return how an array stands on disk; all arrays at once, since zarr takes 20 ms a key to add them one by one."""
+    chunk_shape = values.shape
+    codecs: list[Any] = [BytesCodec()]
+    if name == "spike_counts":
+        row_bytes = values.shape[1] * values.dtype.itemsize
+        chunk_shape = (max(1, min(len(values), MAX_CHUNK_BYTES // row_bytes)), values.shape[1])
+        codecs += _compressors(codec)
+    elif name.startswith("labels_"):
+        # One label a chunk, all of them in one file (a shard): 53 small files a rule would cost more than their bytes.
+        compressed = [BytesCodec(), ZstdCodec(level=LABEL_ZSTD_LEVEL)]
+        codecs = [ShardingCodec(chunk_shape=(1, values.shape[1]), codecs=compressed)]
+    return ArrayV3Metadata(
+        shape=values.shape,
+        data_type=parse_dtype(values.dtype, zarr_format=3),
+        chunk_grid={"name": "regular", "configuration": {"chunk_shape": chunk_shape}},
+        chunk_key_encoding={"name": "default", "configuration": {"separator": "/"}},
+        fill_value=0,
+        codecs=codecs,
+        attributes={},
+        dimension_names=DIMENSIONS.get(name, ("unit",)),
+    )
+
+
+def _write_chunks(folder: Path, values: NDArray[Any], metadata: ArrayV3Metadata) -> None:
+    if isinstance(metadata.codecs[0], ShardingCodec):
+        _write_shard(folder, values)
+    elif len(metadata.codecs) == 1:
+        _write_raw_chunks(folder, values, metadata.chunks[0])
+    else:
+        # A chunk of zeros is data too: left out, it could not be told from a lost one.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            zarr.open_array(folder, mode="r+")[...] = values
+
+
+def _write_root(folder: Path, attributes: dict[str, Any], metadata: dict[str, ArrayV3Metadata]) -> None:
+    """Write a key's own zarr.json, with the metadata of its arrays, so that one read opens them all."""
+    root = GroupMetadata(
+        attributes={**attributes, "attributes_sha256": attributes_sha256(attributes)},
+        consolidated_metadata=ConsolidatedMetadata(metadata=dict(metadata)),
+    )
+    buffers = root.to_buffer_dict(default_buffer_prototype())
+    (folder / "zarr.json").write_bytes(buffers["zarr.json"].to_bytes())
+    _fsync(folder / "zarr.json")
+
+
+def _compressors(codec: str) -> list[ZstdCodec | BloscCodec]:
+    if codec == "zstd":
+        return [ZstdCodec(level=9)]
+    if codec == "blosc":
+        return [BloscCodec(cname="zstd", clevel=5)]
+    return []
+
+
+def _write_raw_chunks(folder: Path, values: NDArray[Any], n_rows: int) -> None:
+    """Write the chunk files of an uncompressed array that is chunked along its first axis only.
+
+    Such a file is the chunk's bytes and nothing else, which is what lets training map it; writing it here takes a
+    tenth of the time of a pass through zarr. A border chunk has full size, filled up with zeros.
+    """
+    for number, start in enumerate(range(0, len(values), n_rows)):
+        block = values[start : start + n_rows]
+        path = folder.joinpath("c", str(number), *["0"] * (values.ndim - 1))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.write(np.ascontiguousarray(block, dtype=values.dtype.newbyteorder("<")).data)
+            file.truncate(n_rows * block[0].nbytes)
+
+
+def _write_shard(folder: Path, values: NDArray[np.uint8]) -> None:
+    """Write an array's only shard: each row compressed, then where each row stands, then that index's checksum.
+
+    The layout is that of Zarr's sharding codec with the index at the end. Encoding through zarr passes each row to
+    a thread and takes ten times as long; reading goes through zarr and so checks this.
+    """
+    codec = Zstd(level=LABEL_ZSTD_LEVEL)
+    rows = [codec.encode(row) for row in np.ascontiguousarray(values)]
+    n_bytes = np.array([len(row) for row in rows], dtype="<u8")
+    index = np.stack([np.cumsum(n_bytes) - n_bytes, n_bytes], axis=1).astype("<u8").tobytes()
+    checksum = np.array([crc32c(index)], dtype="<u4").tobytes()
+    path = folder.joinpath("c", *["0"] * values.ndim)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join([*rows, index, checksum]))
+
+
+def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return size and digest of every file of a staged key but the root's own zarr.json."""
+    return {
+        name: {"bytes": os.stat(folder / name).st_size, "sha256": _file_sha256(folder / name)}
+        for name in sorted(_files(folder))
+        if name != "zarr.json"
+    }
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Yield every file below a folder, as paths relative to it with forward slashes."""
+    for parent, _, names in os.walk(folder):
+        below = Path(parent).relative_to(folder)
+        yield from ((below / name).as_posix() for name in names)
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    """Bring every file below a folder, and the folders themselves, to disk."""
+    paths = [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in [*names, "."]]
+    # Side by side, so that the file system can commit many of them at once.
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(_fsync, paths))
+
+
+def _fsync(path: str | Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(staged: Path, key: Path) -> None:
+    """Put the staged folder in the key's place in one step; what stood there before ends up in the staging folder."""
+    try:
+        os.rename(staged, key)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        _exchange(staged, key)
+    _fsync(key.parent)
+
+
+def _exchange(staged: Path, key: Path) -> None:
+    """Swap two folders atomically; on file systems that cannot, in two steps with no key in between."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    code = errno.ENOSYS
+    if hasattr(libc, "renameat2"):
+        paths = os.fsencode(staged), os.fsencode(key)
+        if libc.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0:
+            return
+        code = ctypes.get_errno()
+    if code not in _NO_EXCHANGE:
+        raise OSError(code, os.strerror(code), str(key))
+    old = staged.with_suffix(".replaced")
+    os.rename(key, old)
+    os.rename(staged, key)
+    os.rename(old, staged)
+
+
+def debris(cache_dir: Path) -> Iterable[Path]:
+    """Return what killed builds left behind: staging folders, which no reader looks at."""
+    return [*cache_dir.glob("sub-*/.*.staging"), *cache_dir.glob("sub-*/.*.replaced")]

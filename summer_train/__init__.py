@@ -1,0 +1,1 @@
+"""Train decoders on the cached SUMMER arrays."""
