@@ -73,27 +73,38 @@ def bin_grid(file_grids: Mapping[int, BinGrid], bin_length_ms: int) -> BinGrid:
 
     Raises
     ------
-    SettingsError : the bin length is neither a multiple of the frame period nor a cut of it into whole milliseconds
+    SettingsError : no grid of film frames has this bin length, or no bin fits into the film
     """
     if bin_length_ms in file_grids:
         return file_grids[bin_length_ms]
+    check_bin_length(bin_length_ms)
     base = file_grids[min(file_grids)]
     n_frames = base.n_bins * base.frames_per_bin
-    if bin_length_ms > 0 and bin_length_ms % FRAME_PERIOD_MS == 0:
-        frames_per_bin = bin_length_ms // FRAME_PERIOD_MS
-        if frames_per_bin <= n_frames:
-            return BinGrid(
-                first_frame=base.first_frame, n_bins=n_frames // frames_per_bin, frames_per_bin=frames_per_bin
-            )
-    for parts in PARTS_PER_FRAME:
-        if bin_length_ms * parts == FRAME_PERIOD_MS:
-            return BinGrid(first_frame=base.first_frame, n_bins=n_frames * parts, parts_per_frame=parts)
-    cuts = ", ".join(str(FRAME_PERIOD_MS // parts) for parts in PARTS_PER_FRAME)
-    raise SettingsError(
-        f"no bins of {bin_length_ms} ms can be made; possible are those of the file "
-        f"({', '.join(map(str, sorted(file_grids)))} ms), any other multiple of {FRAME_PERIOD_MS} ms up to "
-        f"{n_frames * FRAME_PERIOD_MS} ms, and {cuts} ms. Choose one with --bin-length"
-    )
+    if bin_length_ms < FRAME_PERIOD_MS:
+        parts = FRAME_PERIOD_MS // bin_length_ms
+        return BinGrid(first_frame=base.first_frame, n_bins=n_frames * parts, parts_per_frame=parts)
+    frames_per_bin = bin_length_ms // FRAME_PERIOD_MS
+    if frames_per_bin > n_frames:
+        raise SettingsError(
+            f"no bin of {bin_length_ms} ms fits into the analysed {n_frames * FRAME_PERIOD_MS} ms. "
+            "Choose a shorter --bin-length"
+        )
+    return BinGrid(first_frame=base.first_frame, n_bins=n_frames // frames_per_bin, frames_per_bin=frames_per_bin)
+
+
+def check_bin_length(bin_length_ms: int) -> None:
+    """Refuse bin lengths that no grid of film frames can have.
+
+    Raises
+    ------
+    SettingsError : neither a multiple of the frame period nor a cut of it into whole milliseconds
+    """
+    cuts = [FRAME_PERIOD_MS // parts for parts in PARTS_PER_FRAME]
+    if bin_length_ms not in cuts and (bin_length_ms <= 0 or bin_length_ms % FRAME_PERIOD_MS):
+        raise SettingsError(
+            f"no bins of {bin_length_ms} ms can be made; possible are the multiples of {FRAME_PERIOD_MS} ms "
+            f"(40, 80, 120, 200, 480, 1000, ...) and {', '.join(map(str, cuts))} ms. Choose one with --bin-length"
+        )
 
 
 def bins_of_intervals(clock: FilmClock, grid: BinGrid) -> NDArray[np.int64]:

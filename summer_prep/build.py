@@ -23,6 +23,7 @@ from summer_prep.binning import (
     BinGrid,
     bin_grid,
     bins_of_intervals,
+    check_bin_length,
     count_spikes,
     locate_spikes,
     recorded_s,
@@ -37,6 +38,7 @@ from summer_prep.layout import (
     DATASET_BIN_LENGTHS_MS,
     SCHEMA_VERSION,
     cached_keys,
+    in_natural_order,
     key_path,
     read_attributes,
 )
@@ -75,6 +77,8 @@ class BuildConfig:
             raise SettingsError(f"no codec {self.codec!r}. Choose one of {', '.join(CODECS)}")
         if self.n_workers < 1:
             raise SettingsError(f"{self.n_workers} workers cannot build anything. Choose 1 or more")
+        for bin_length_ms in self.bin_lengths_ms:
+            check_bin_length(bin_length_ms)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,6 +352,45 @@ def _key_status(recording: Path | None, cache_dir: Path, patient_id: str, bin_le
             patient_id=patient_id, bin_length_ms=bin_length_ms, state="unchecked", reason="its recording is not there"
         )
     return KeyStatus(patient_id=patient_id, bin_length_ms=bin_length_ms, state="built")
+
+
+def unusable_keys(
+    data_dir: Path, cache_dir: Path, nwb_path: Path | None, patient_ids: Sequence[str], bin_length_ms: int
+) -> dict[str, str]:
+    """Return patient id -> why its key cannot be trained on, empty if it can, in the order asked for.
+
+    Without `patient_ids`: the patients with a recording, or those in the cache where there are no recordings. A key
+    whose recording is not there is taken as it is.
+
+    Raises
+    ------
+    SettingsError : a patient has neither a recording nor a key
+    CacheError : a key must be rebuilt and its recording is not there
+    """
+    check_bin_length(bin_length_ms)
+    if nwb_path is not None and not patient_ids:
+        recordings = {patient_id_of(nwb_path): nwb_path}
+    else:
+        recordings = find_recordings(data_dir) if data_dir.is_dir() else {}
+    cached = [patient_id for patient_id, lengths in cached_keys(cache_dir).items() if bin_length_ms in lengths]
+    chosen = list(patient_ids) or list(recordings) or cached
+    unknown = [patient_id for patient_id in chosen if patient_id not in recordings and patient_id not in cached]
+    if unknown or not chosen:
+        raise SettingsError(
+            f"no recording of patient {', '.join(unknown) or '(any)'} in {data_dir}"
+            f"{'' if data_dir.is_dir() else ' (no such folder)'} and no key at {bin_length_ms} ms in {cache_dir}; "
+            f"found are {', '.join(in_natural_order({*recordings, *cached})) or 'none'}. "
+            "Check --patient-ids, --data-dir and --cache-dir"
+        )
+    states = {patient_id: _key_status(recordings.get(patient_id), cache_dir, patient_id, bin_length_ms)
+              for patient_id in chosen}
+    for patient_id, state in states.items():
+        if state.state == "stale" and patient_id not in recordings:
+            key = key_path(cache_dir, patient_id, bin_length_ms)
+            raise CacheError(f"{key}: stale ({state.reason}), and its recording is not in {data_dir} to rebuild it from")
+    return {
+        patient_id: state.reason if state.state in ("missing", "stale") else "" for patient_id, state in states.items()
+    }
 
 
 def note_source(path: Path, patient_id: str, cache_dir: Path, sha256: str | None = None) -> str:

@@ -1,0 +1,288 @@
+"""The commands of `summer-prep`: parse, one library call, print."""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from summer_prep.command_line import (
+    CacheDir,
+    DataDir,
+    JsonOption,
+    NwbPath,
+    PatientIds,
+    new_app,
+    print_table,
+    run,
+    split_list,
+    split_numbers,
+)
+from summer_prep.errors import CacheError, SettingsError
+
+if TYPE_CHECKING:
+    from summer_prep.build import BuildConfig, KeyResult
+
+app = new_app("Bin the SUMMER recordings into film bins and cache them as Zarr arrays.")
+
+CODEC_HELP = "How spike counts are stored: none can be memory-mapped; zstd and blosc are smaller, for archiving."
+Codec = StrEnum("Codec", ["none", "zstd", "blosc"])
+Layout = StrEnum("Layout", ["dandi", "flat", "misc", "separate", "stimulus"])
+BinLengths = Annotated[str, typer.Option(help="Bin lengths in ms, like 80 or 80,200.")]
+
+
+@app.command("demo-data")
+def demo_data(
+    folder: Annotated[Path, typer.Argument(help="Where the files go.")],
+    patients: Annotated[int, typer.Option(min=1, help="How many patients.")] = 2,
+    patient_ids: Annotated[str, typer.Option(help="Their ids instead.  [default: 14, 20, 29, 8, 1, 2, ...]")] = "",
+    minutes: Annotated[float, typer.Option(min=1, help="Length of the film in minutes.")] = 10.0,
+    film_length: Annotated[bool, typer.Option("--film-length", help="As long as the real film, 83.8 minutes.")] = False,
+    units: Annotated[int, typer.Option(min=1, help="Units per patient.")] = 40,
+    layout: Annotated[Layout, typer.Option(help="File names and places of the tables.")] = Layout.dandi,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds make equal recordings.")] = 0,
+) -> None:
+    """Write SUMMER-shaped synthetic recordings, and which unit is tuned to what in truth.json."""
+    from summer_prep.demo import DemoConfig, write_demo_data
+
+    config = DemoConfig(
+        folder=folder,
+        n_patients=patients,
+        patient_ids=split_list(patient_ids),
+        minutes=minutes,
+        film_length=film_length,
+        n_units=units,
+        layout=layout.value,
+        seed=seed,
+    )
+    for path in write_demo_data(config):
+        typer.echo(str(path))
+
+
+@app.command()
+def build(
+    data_dir: DataDir = Path("/data"),
+    cache_dir: CacheDir = Path("data_cache"),
+    nwb_path: NwbPath = None,
+    patient_ids: PatientIds = "",
+    bin_length: Annotated[
+        str, typer.Option(help="Bin lengths in ms, like 80 or 80,200.  [default: all that the files list]")
+    ] = "",
+    workers: Annotated[int, typer.Option(min=1, help="Processes; one builds one patient at a time.")] = os.cpu_count()
+    or 1,
+    codec: Annotated[Codec, typer.Option(help=CODEC_HELP)] = Codec.none,
+    force: Annotated[bool, typer.Option("--force", help="Build also what is fresh.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bin NWB recordings into the cache; what is fresh is skipped, and a killed build can simply be repeated."""
+    from summer_prep.build import BuildConfig
+
+    config = BuildConfig(
+        data_dir=data_dir,
+        cache_dir=cache_dir,
+        nwb_path=nwb_path,
+        patient_ids=split_list(patient_ids),
+        bin_lengths_ms=split_numbers(bin_length, "--bin-length"),
+        n_workers=workers,
+        codec=codec.value,
+        force=force,
+    )
+    results = build_with_progress(config)
+    if as_json:
+        typer.echo(json.dumps([asdict(result) for result in results], indent=1))
+    else:
+        _print_results(results)
+    n_failed = sum(result.state == "failed" for result in results)
+    if n_failed:
+        n_patients = len({result.patient_id for result in results})
+        failures = [result.message for result in results if result.state == "failed"]
+        if n_patients == 1 and n_failed == 1:
+            raise CacheError(failures[0])
+        for failure in failures:
+            typer.echo(f"failed: {failure}", err=True)
+        raise CacheError(f"{n_failed} problems in {n_patients} patients, listed above; the rest was built")
+
+
+def build_with_progress(config: "BuildConfig") -> "list[KeyResult]":
+    """Build with a progress bar on stderr; remarks go there too."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from summer_prep.build import build as build_keys
+    from summer_prep.build import select_recordings
+
+    n_patients = len(select_recordings(config.data_dir, config.nwb_path, config.patient_ids))
+    with Progress(console=Console(file=sys.stderr), transient=True) as progress:
+        task = progress.add_task("binning", total=n_patients)
+        results = build_keys(config, report=lambda _patient_id, _path: progress.advance(task))
+    for result in results:
+        if result.state == "built" and result.message:
+            typer.echo(f"patient {result.patient_id}, {result.bin_length_ms} ms: {result.message}", err=True)
+    return results
+
+
+def _print_results(results: "list[KeyResult]") -> None:
+    from rich.table import Table
+
+    table = Table("patient", "bin (ms)", "", "bins", "units", "counted", "in pauses", "outside", "seconds")
+    for result in results:
+        if result.state == "failed":
+            continue
+        tallies = [str(result.spikes.get(name, "")) for name in ("counted", "in_pauses", "outside")]
+        sizes = [str(result.n_bins or ""), str(result.n_units or "")]
+        seconds = f"{result.seconds:.2f}" if result.state == "built" else ""
+        word = "built" if result.state == "built" else result.message
+        table.add_row(result.patient_id, str(result.bin_length_ms), word, *sizes, *tallies, seconds)
+    if table.row_count:
+        print_table(table)
+
+
+@app.command()
+def inspect(
+    patient: Annotated[str | None, typer.Argument(help="A patient id.  [default: a list of all keys]")] = None,
+    cache_dir: CacheDir = Path("data_cache"),
+    bin_length: BinLengths = "80",
+    picture: Annotated[Path | None, typer.Option(help="Write a picture of the patient's key here (PNG).")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is in the cache: all keys, or one patient's arrays, rates, labels and pauses."""
+    from summer_prep.layout import cached_keys, key_path, read_attributes
+
+    if patient is None:
+        if picture is not None:
+            raise SettingsError("--picture draws one patient. Name it: summer-prep inspect PATIENT --picture FILE")
+        keys = [key_path(cache_dir, found, length) for found, lengths in cached_keys(cache_dir).items() for length in lengths]
+        if not keys:
+            raise SettingsError(f"{cache_dir}: nothing in the cache. Build it: summer-prep build --data-dir DIR")
+        _print_keys([read_attributes(key) for key in keys], as_json)
+        return
+    (length_ms,) = split_numbers(bin_length, "--bin-length") or (80,)
+    cached = cached_keys(cache_dir)
+    if length_ms not in cached.get(patient, []):
+        found = ", ".join(f"{name} ({' '.join(map(str, lengths))} ms)" for name, lengths in cached.items())
+        raise SettingsError(
+            f"no key of patient {patient} at {length_ms} ms in {cache_dir}; found are {found or 'none'}. "
+            "Choose one of these, or build it: summer-prep build --data-dir DIR"
+        )
+    _print_key(key_path(cache_dir, patient, length_ms), picture, as_json)
+
+
+def _print_keys(keys: list[dict[str, Any]], as_json: bool) -> None:
+    names = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "codec", "spikes", "source")
+    if as_json:
+        typer.echo(json.dumps([{name: key[name] for name in names} for key in keys], indent=1))
+        return
+    from rich.table import Table
+
+    table = Table("patient", "bin (ms)", "bins", "units", "spikes counted", "codec", "source")
+    for key in keys:
+        cells = [key["n_bins"], key["n_units"], key["spikes"]["counted"], key["codec"], key["source"]["file_name"]]
+        table.add_row(key["patient_id"], str(key["bin_length_ms"]), *map(str, cells))
+    print_table(table)
+
+
+def _print_key(key: Path, picture: Path | None, as_json: bool) -> None:
+    from rich.table import Table
+
+    from summer_prep.report import describe_key, draw_key
+
+    facts = describe_key(key)
+    if picture is not None:
+        draw_key(key, picture)
+        typer.echo(f"wrote {picture}", err=True)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    spikes = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts["spikes"].items())
+    typer.echo(f"{key}\n{facts['n_bins']} bins, {facts['n_units']} units from {facts['source']['file_name']}")
+    typer.echo(f"spikes: {spikes}; bins never seen: {facts['n_unseen_bins']}")
+    arrays = Table("array", "dimensions", "shape", "dtype", "chunks", "codec", "bytes", "on disk")
+    for array in facts["arrays"]:
+        shapes = [" x ".join(map(str, array[name])) for name in ("dimensions", "shape")]
+        chunks = " x ".join(map(str, array["chunks"]))
+        sizes = [f"{array['bytes']:,}", f"{array['stored_bytes']:,}"]
+        arrays.add_row(array["name"], *shapes, array["dtype"], chunks, array["codec"], *sizes)
+    regions = Table("region", "units", "median rate (Hz)", "highest rate (Hz)")
+    for region in facts["regions"]:
+        rates = f"{region['median_rate_hz']:.2f}", f"{region['max_rate_hz']:.2f}"
+        regions.add_row(region["region"], str(region["n_units"]), *rates)
+    labels = Table("label", "first (%)", "any (%)", "majority (%)", "undefined (%)")
+    for label in facts["labels"]:
+        shares = [f"{label[rule]:.2f}" for rule in ("first", "any", "majority", "undefined")]
+        labels.add_row(label["label"], *shares)
+    pauses = Table("pause at frame", "film time (s)", "recording start (s)", "duration (s)")
+    for pause in facts["pauses"]:
+        times = [pause["frame"] * 0.04, pause["start_ms"] / 1000, pause["duration_ms"] / 1000]
+        pauses.add_row(str(pause["frame"]), *(f"{time:.2f}" for time in times))
+    for table in (arrays, regions, labels, pauses):
+        print_table(table)
+
+
+@app.command()
+def status(
+    data_dir: DataDir = Path("/data"),
+    cache_dir: CacheDir = Path("data_cache"),
+    patient_ids: PatientIds = "",
+    bin_length: Annotated[str, typer.Option(help="Bin lengths in ms.  [default: those in the cache]")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Say which keys are built, missing or stale, and why; nothing is changed."""
+    from rich.table import Table
+
+    from summer_prep.build import key_status
+
+    keys = key_status(data_dir, cache_dir, split_list(patient_ids), split_numbers(bin_length, "--bin-length"))
+    if as_json:
+        typer.echo(json.dumps([asdict(key) for key in keys], indent=1))
+        return
+    table = Table("patient", "bin (ms)", "state", "reason")
+    for key in keys:
+        table.add_row(key.patient_id, str(key.bin_length_ms), key.state, key.reason)
+    print_table(table)
+
+
+@app.command()
+def verify(
+    cache_dir: CacheDir = Path("data_cache"),
+    patient_ids: PatientIds = "",
+    bin_length: Annotated[str, typer.Option(help="Bin lengths in ms.  [default: all in the cache]")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Read every byte of the cache against its digests; exit code 1 if anything is wrong."""
+    from summer_prep.layout import cached_keys, key_path
+    from summer_prep.store import verify_key
+
+    cached = cached_keys(cache_dir)
+    chosen = split_list(patient_ids) or tuple(cached)
+    lengths_ms = split_numbers(bin_length, "--bin-length")
+    unknown = [patient_id for patient_id in chosen if patient_id not in cached]
+    if unknown or not cached:
+        raise SettingsError(
+            f"{cache_dir}: no keys of patient {', '.join(unknown) or '(any)'}; found are {', '.join(cached) or 'none'}. "
+            "Check --cache-dir and --patient-ids"
+        )
+    keys = [
+        key_path(cache_dir, patient_id, length)
+        for patient_id in chosen
+        for length in cached[patient_id]
+        if not lengths_ms or length in lengths_ms
+    ]
+    problems = {str(key): verify_key(key) for key in keys}
+    if as_json:
+        typer.echo(json.dumps(problems, indent=1))
+    n_bad = sum(bool(found) for found in problems.values())
+    for problem in (problem for found in problems.values() for problem in found):
+        typer.echo(f"wrong: {problem}", err=True)
+    if n_bad:
+        raise CacheError(f"{n_bad} of {len(keys)} keys are damaged, listed above")
+    if not as_json:
+        typer.echo(f"{len(keys)} keys verified: every byte is as it was written")
+
+
+def main() -> None:
+    """Run `summer-prep`."""
+    run(app, sys.argv[1:])

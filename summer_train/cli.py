@@ -1,0 +1,126 @@
+"""The commands of `summer-train`: parse, one library call, print."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from summer_prep.command_line import (
+    CacheDir,
+    DataDir,
+    JsonOption,
+    NwbPath,
+    PatientIds,
+    new_app,
+    print_table,
+    run,
+    split_list,
+)
+from summer_prep.errors import SettingsError
+from summer_train.config import FitConfig
+
+app = new_app("Train decoders on the cached SUMMER arrays.")
+
+Task = StrEnum("Task", ["next_bin", "label"])
+LabelRule = StrEnum("LabelRule", ["first", "any", "majority"])
+Undefined = StrEnum("Undefined", ["drop", "class"])
+
+REGIONS_HELP = "Regions to keep, like A EC; H stands for AH MH PH, PHC also for APH MPH PPH.  [default: all]"
+WORKERS_HELP = "Accepted for old command lines: counts come from the mapped cache, so no worker processes load them."
+RULE_HELP = "Which frames decide a bin's label: the first, any that is on, or most of them."
+UNDEFINED_HELP = "Leave bins with undefined labels out, or make them a class."
+FRACTION_HELP = "Fraction split instead of the blocked one: this last part validates, no test."
+
+
+@app.callback()
+def summer_train() -> None:
+    """Train decoders on the cached SUMMER arrays."""
+
+
+@app.command()
+def fit(
+    task: Annotated[Task, typer.Option(help="Predict the next bin's counts, or a label.")] = Task.next_bin,
+    label_name: Annotated[str, typer.Option(help="The label to decode (task label).")] = "summer",
+    data_dir: DataDir = Path("/data"),
+    nwb_path: NwbPath = None,
+    cache_dir: CacheDir = Path("data_cache"),
+    patient_ids: PatientIds = "",
+    bin_length: Annotated[int, typer.Option(help="Bin length in ms.")] = 80,
+    brain_regions: Annotated[str, typer.Option(help=REGIONS_HELP)] = "",
+    single_units: Annotated[bool, typer.Option("--single-units", help="Keep single units only.")] = False,
+    label_rule: Annotated[LabelRule, typer.Option(help=RULE_HELP)] = LabelRule.first,
+    undefined: Annotated[Undefined, typer.Option(help=UNDEFINED_HELP)] = Undefined.drop,
+    val_fraction: Annotated[float | None, typer.Option(help=FRACTION_HELP)] = None,
+    buffer: Annotated[
+        float | None, typer.Option(help="Blocked split: seconds between training, validation, test.  [default: 32]")
+    ] = None,
+    fold: Annotated[int | None, typer.Option(help="Blocked split: fold, 1 to 5.  [default: 1]")] = None,
+    sequence: Annotated[str, typer.Option(help="Past and future seconds added to the buffer.")] = "3 1",
+    batch_size: Annotated[int, typer.Option(help="Samples per optimizer step.")] = 32,
+    max_epochs: Annotated[int, typer.Option(help="Passes over the training samples.")] = 20,
+    hidden_size: Annotated[int, typer.Option(help="Width of the hidden layer.")] = 64,
+    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 1e-3,
+    num_workers: Annotated[int, typer.Option(help=WORKERS_HELP)] = 0,
+    output_dir: Annotated[Path, typer.Option(help="Where logs and checkpoints go.")] = Path("lightning_logs"),
+    devices: Annotated[int | None, typer.Option(help="Number of GPUs.  [default: all visible]")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal runs on one CPU.")] = 0,
+    picture: Annotated[Path | None, typer.Option(help="Write the learning curve here (PNG).")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train and evaluate one model; keys that are missing or stale are built from --data-dir first."""
+    config = FitConfig(
+        task=task.value,
+        label_name=label_name,
+        data_dir=data_dir,
+        nwb_path=nwb_path,
+        cache_dir=cache_dir,
+        patient_ids=split_list(patient_ids),
+        bin_length_ms=bin_length,
+        brain_regions=split_list(brain_regions),
+        single_units=single_units,
+        label_rule=label_rule.value,
+        undefined=undefined.value,
+        val_fraction=val_fraction,
+        buffer_s=buffer,
+        fold=fold,
+        sequence_s=_two_seconds(sequence),
+        batch_size=batch_size,
+        max_epochs=max_epochs,
+        hidden_size=hidden_size,
+        lr=lr,
+        num_workers=num_workers,
+        output_dir=output_dir,
+        devices=devices,
+        seed=seed,
+    )
+    from summer_train.fit import fit as fit_model
+
+    result = fit_model(config, say=lambda line: typer.echo(line, err=True))
+    from summer_train.report import draw_learning_curve, score_table
+
+    if picture is not None:
+        draw_learning_curve(result.log_dir, result.scores, picture)
+        typer.echo(f"wrote {picture}", err=True)
+    if as_json:
+        typer.echo(json.dumps(result.as_plain(), indent=1))
+        return
+    sizes = ", ".join(f"{n} {part}" for part, n in result.n_samples.items() if n)
+    typer.echo(f"{config.task}: {result.n_units} units, samples: {sizes}")
+    print_table(score_table(result.scores))
+    typer.echo(f"logs: {result.log_dir}\nbest: {result.best_checkpoint}\nlast: {result.last_checkpoint}")
+
+
+def _two_seconds(text: str) -> tuple[float, float]:
+    try:
+        past, future = (float(value) for value in split_list(text))
+    except ValueError as error:
+        raise SettingsError(f"--sequence {text}: must be two numbers of seconds, past and future, like 3 1") from error
+    return past, future
+
+
+def main() -> None:
+    """Run `summer-train`."""
+    run(app, sys.argv[1:])

@@ -1,0 +1,190 @@
+"""One training run from settings to results: cache, data, model, Lightning, baselines."""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from summer_prep.errors import CacheError, SettingsError
+from summer_train.baselines import class_counts, copy_last_bin, majority_class, mean_count, training_mean
+from summer_train.cache import Selection, open_selection
+from summer_train.config import FitConfig
+from summer_train.data import FilmData
+from summer_train.models import LinearLabel, LinearNextBin
+from summer_train.report import EpochLines
+from summer_train.tasks import Decoder
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """What a run gave.
+
+    scores : row (model, or a baseline's name) -> part (train, val, test) -> metric -> mean over the part's samples
+    """
+
+    config: FitConfig
+    n_units: int
+    n_samples: Mapping[str, int]
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]]
+    log_dir: Path
+    best_checkpoint: Path
+    last_checkpoint: Path
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the result as plain values, for JSON."""
+        return {
+            "config": self.config.as_plain(),
+            "n_units": self.n_units,
+            "n_samples": dict(self.n_samples),
+            "scores": {row: {part: dict(scores) for part, scores in parts.items()} for row, parts in self.scores.items()},
+            "log_dir": str(self.log_dir),
+            "best_checkpoint": str(self.best_checkpoint),
+            "last_checkpoint": str(self.last_checkpoint),
+        }
+
+
+def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult:
+    """Train one model and evaluate it, building missing or stale keys first.
+
+    Parameters
+    ----------
+    say : takes lines of progress, for people
+
+    Raises
+    ------
+    SummerError : data or settings do not allow the run
+    """
+    patient_ids = build_what_is_missing(config, say)
+    selection = open_selection(
+        config.cache_dir, patient_ids, config.bin_length_ms, config.brain_regions, config.single_units
+    )
+    if not all(patient.is_mapped for patient in selection.patients):
+        say("the cache is compressed: counts are decompressed into memory instead of mapped")
+    data = FilmData(selection, config)
+    for note in data.notes:
+        say(note)
+    torch.manual_seed(config.seed)
+    model = make_model(config, data)
+    _quieten_lightning()
+    checkpoints, trainer = _trainer(config, say)
+    _prepare_log_dir(trainer, config, selection)
+    trainer.fit(model, datamodule=data)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    model.load_state_dict(torch.load(checkpoints.best_model_path, weights_only=True)["state_dict"])
+    if len(data.split.test):
+        trainer.test(model, datamodule=data, verbose=False)
+    return FitResult(
+        config=config,
+        n_units=data.n_units,
+        n_samples={part: len(indices) for part, indices in vars(data.split).items()},
+        scores=_scores(model, data),
+        log_dir=Path(str(trainer.log_dir)),
+        best_checkpoint=Path(checkpoints.best_model_path),
+        last_checkpoint=Path(checkpoints.last_model_path),
+    )
+
+
+def build_what_is_missing(config: FitConfig, say: Say) -> list[str]:
+    """Build the keys that are missing or stale; return the patients.
+
+    Raises
+    ------
+    SummerError : a key cannot be built
+    """
+    from summer_prep.build import BuildConfig, build, unusable_keys
+
+    reasons = unusable_keys(
+        config.data_dir, config.cache_dir, config.nwb_path, config.patient_ids, config.bin_length_ms
+    )
+    wanted = tuple(patient_id for patient_id, reason in reasons.items() if reason)
+    if wanted:
+        for patient_id in wanted:
+            say(f"building patient {patient_id} at {config.bin_length_ms} ms: {reasons[patient_id]}")
+        is_file = config.nwb_path is not None and not config.patient_ids
+        results = build(
+            BuildConfig(
+                data_dir=config.data_dir,
+                cache_dir=config.cache_dir,
+                nwb_path=config.nwb_path,
+                patient_ids=() if is_file else wanted,
+                bin_lengths_ms=(config.bin_length_ms,),
+            )
+        )
+        for result in results:
+            if result.state == "failed":
+                raise CacheError(result.message)
+            if result.message and result.state == "built":
+                say(f"patient {result.patient_id}: {result.message}")
+    return list(reasons)
+
+
+def make_model(config: FitConfig, data: FilmData) -> Decoder:
+    """Return the untrained model of a task."""
+    sizes = {"hidden_size": config.hidden_size, "lr": config.lr, "batch_size": config.batch_size}
+    if config.task == "label":
+        return LinearLabel(data.n_units, data.n_classes, **sizes)
+    return LinearNextBin(data.n_units, **sizes)
+
+
+def _trainer(config: FitConfig, say: Say) -> tuple[ModelCheckpoint, lightning.Trainer]:
+    checkpoints = ModelCheckpoint(
+        monitor="val_loss", filename="best", save_last=True, enable_version_counter=False, auto_insert_metric_name=False
+    )
+    trainer = lightning.Trainer(
+        accelerator="auto",
+        devices=config.devices or ("auto" if torch.cuda.is_available() else 1),
+        max_epochs=config.max_epochs,
+        logger=CSVLogger(config.output_dir, name=config.log_name),
+        callbacks=[checkpoints, EpochLines(say)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+    )
+    return checkpoints, trainer
+
+
+def _prepare_log_dir(trainer: lightning.Trainer, config: FitConfig, selection: Selection) -> None:
+    logger = trainer.logger
+    assert isinstance(logger, CSVLogger)
+    patients = [patient.patient_id for patient in selection.patients]
+    logger.log_hyperparams({**config.as_plain(), "patient_ids": patients})
+    try:
+        Path(logger.log_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"{logger.log_dir}: cannot be made ({error.strerror}). Name another folder with --output-dir"
+        ) from error
+
+
+def _scores(model: Decoder, data: FilmData) -> dict[str, dict[str, dict[str, float]]]:
+    """Evaluate the model and the baselines on every part that has samples."""
+    model.eval()
+    parts = [part for part, indices in vars(data.split).items() if len(indices)]
+    model.to(data.samples.counts.device)
+    scores = {"model": {part: model.evaluate(data.blocks(part)) for part in parts}}
+    if data.samples.labels is None:
+        mean = training_mean(data.blocks("train"))
+        scores["copy last bin"] = {part: copy_last_bin(data.blocks(part)) for part in parts}
+        scores["mean count"] = {part: mean_count(data.blocks(part), mean) for part in parts}
+    else:
+        training = class_counts(data.blocks("train"), data.n_classes)
+        scores["majority class"] = {part: majority_class(data.blocks(part), training) for part in parts}
+    return scores
+
+
+def _quieten_lightning() -> None:
+    """Keep Lightning's advertising and its remarks on what we chose on purpose out of a user's sight."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning.*")

@@ -1,0 +1,51 @@
+"""The decoders of the published pipeline; each says what is its own: network, target, loss, metrics."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from summer_train.tasks import Decoder
+
+
+def two_layer_net(n_inputs: int, hidden_size: int, n_outputs: int) -> nn.Sequential:
+    """Return Linear -> ReLU -> Linear.
+
+    Source: the published pipeline (spec of both tasks).
+    """
+    return nn.Sequential(nn.Linear(n_inputs, hidden_size), nn.ReLU(), nn.Linear(hidden_size, n_outputs))
+
+
+class LinearNextBin(Decoder):
+    """Predict every unit's count in the next bin, (n_samples, n_units); mean squared error."""
+
+    def __init__(self, n_units: int, hidden_size: int = 64, lr: float = 1e-3, batch_size: int = 32) -> None:
+        super().__init__(lr, batch_size)
+        self.save_hyperparameters()
+        self.net = two_layer_net(n_units, hidden_size, n_units)
+
+    def loss(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """Return the squared error, mean over samples and units."""
+        return functional.mse_loss(prediction, targets.float())
+
+    def metric_sums(self, prediction: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return nothing: the loss says it all."""
+        return {}
+
+
+class LinearLabel(Decoder):
+    """Predict the class of a label, (n_samples, n_classes) logits; cross-entropy and accuracy."""
+
+    def __init__(
+        self, n_units: int, n_classes: int = 2, hidden_size: int = 64, lr: float = 1e-3, batch_size: int = 32
+    ) -> None:
+        super().__init__(lr, batch_size)
+        self.save_hyperparameters()
+        self.net = two_layer_net(n_units, hidden_size, n_classes)
+
+    def loss(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy, mean over samples."""
+        return functional.cross_entropy(prediction, targets.long())
+
+    def metric_sums(self, prediction: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return the number of samples whose most likely class is right."""
+        return {"accuracy": (prediction.argmax(dim=1) == targets).sum(dtype=torch.float32)}

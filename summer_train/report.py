@@ -1,0 +1,97 @@
+"""What people see of a run: a line per epoch, the final table, the learning curve."""
+
+import csv
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+
+from summer_prep.errors import SettingsError
+from summer_train.tasks import Decoder
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PARTS = ("train", "val", "test")
+
+
+class EpochLines(Callback):
+    """Says one line per epoch; Lightning's bars redraw once per step, which costs more than our steps."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.started = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Decoder) -> None:
+        """Start the epoch's clock."""
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Decoder) -> None:
+        """Say the epoch's losses."""
+        if not trainer.is_global_zero:
+            return
+        # The epoch's own training means are logged only after this, so they are read where they are summed.
+        train = {f"train_{name}": value for name, value in pl_module.sums["train"].means().items()}
+        val = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
+        values = "  ".join(f"{name} {float(value):.4f}" for name, value in {**train, **val}.items())
+        seconds = time.perf_counter() - self.started
+        self.say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {values}  {seconds:.2f} s")
+
+
+def score_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> "Table":
+    """Return a table with a row for the model and each baseline, and a column for each part and metric."""
+    from rich.table import Table
+
+    metrics = list(next(iter(scores["model"].values())))
+    table = Table("", *(f"{part} {metric}" for metric in metrics for part in PARTS))
+    for row, parts in scores.items():
+        cells = (parts.get(part, {}).get(metric) for metric in metrics for part in PARTS)
+        table.add_row(row, *("-" if cell is None else f"{cell:.4f}" for cell in cells))
+    return table
+
+
+def draw_learning_curve(log_dir: Path, scores: Mapping[str, Any], picture: Path) -> None:
+    """Write a PNG of the losses (and accuracies) by epoch, baselines dashed.
+
+    Raises
+    ------
+    SettingsError : the picture cannot be written
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    curves = _read_curves(log_dir / "metrics.csv")
+    metrics = [metric for metric in ("loss", "accuracy") if f"val_{metric}" in curves]
+    figure, all_axes = plt.subplots(1, len(metrics), figsize=(6 * len(metrics), 4), squeeze=False, layout="constrained")
+    for axes, metric in zip(all_axes[0], metrics, strict=True):
+        for part, colour in zip(("train", "val"), ("tab:blue", "tab:orange"), strict=True):
+            epochs, values = zip(*curves[f"{part}_{metric}"], strict=True)
+            axes.plot([epoch + 1 for epoch in epochs], values, ".-", color=colour, label=part)
+        for row, style in zip((row for row in scores if row != "model"), ("--", ":"), strict=False):
+            axes.axhline(scores[row]["val"][metric], ls=style, color="grey", label=f"{row} (val)")
+        axes.set(xlabel="epoch", ylabel=metric)
+        axes.legend()
+    figure.suptitle(str(log_dir))
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(picture, dpi=110)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{picture}: the picture cannot be written ({error})") from error
+    finally:
+        plt.close(figure)
+
+
+def _read_curves(metrics_csv: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return metric -> (epoch, value) pairs of a run."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    with metrics_csv.open() as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value and name not in ("epoch", "step"):
+                    curves.setdefault(name, []).append((int(row["epoch"]), float(value)))
+    return curves

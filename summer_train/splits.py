@@ -1,0 +1,104 @@
+"""Which samples train, validate and test. Pure arithmetic."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summer_prep.errors import SettingsError
+
+N_SEGMENTS = 5
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Sample indices, int64, ascending, disjoint; `test` is empty under the fraction split."""
+
+    train: Indices
+    val: Indices
+    test: Indices
+
+
+def blocked_split(
+    n_samples: int, bin_length_ms: int, buffer_s: float, fold: int, sequence_s: tuple[float, float] = (3.0, 1.0)
+) -> Split:
+    """Split a session into blocks of five segments with unused gaps between training, validation and test.
+
+    Parameters
+    ----------
+    n_samples : consecutive bins, or pairs of bins
+    buffer_s : time that must lie between samples of different parts, windows counted in
+    fold : 1 to 5, the segment that validates; the one before it tests
+    sequence_s : past and future that a window around a sample reaches
+
+    A block, for fold 2 (s: segment, |: unused gap, =: gap that trains because training lies on both sides):
+
+        s1 test | s2 val | s3 train = s4 train = s5 train |      next block: s1 test ...
+
+    Raises
+    ------
+    SettingsError : no such fold, or the buffer leaves no segment
+
+    Source: the published pipeline's blocked split; folds are numbered by the validation segment (docs/science.md).
+    """
+    if not 1 <= fold <= N_SEGMENTS:
+        raise SettingsError(f"--fold {fold}: must be 1, 2, 3, 4 or 5")
+    n_blocks, segment, gap = _block_sizes(n_samples, bin_length_ms, buffer_s, sequence_s)
+    if segment < 1:
+        fitting = [
+            buffer for buffer in range(121) if _block_sizes(n_samples, bin_length_ms, buffer, sequence_s)[1] >= 1
+        ]
+        fit = f"buffers of {_as_ranges(fitting)} s fit" if fitting else "none fits; use --val-fraction instead"
+        raise SettingsError(
+            f"--buffer {buffer_s:g} leaves no segment: {n_samples} samples of {bin_length_ms} ms in {n_blocks} blocks, "
+            f"with gaps of {gap} bins; {fit} with --sequence {sequence_s[0]:g} {sequence_s[1]:g}"
+        )
+    part_of_segment = np.full(N_SEGMENTS, "train")
+    part_of_segment[fold - 1] = "val"
+    part_of_segment[fold - 2] = "test"
+    part_of_gap = np.where(
+        (part_of_segment == "train") & (np.roll(part_of_segment, -1) == "train"), "train", "unused"
+    )
+    part_in_block = np.concatenate(
+        [
+            np.repeat([part_of_segment[number], part_of_gap[number]], [segment, gap])
+            for number in range(N_SEGMENTS)
+        ]
+    )
+    starts = np.arange(n_blocks)[:, None] * (n_samples // n_blocks)
+    train, val, test = (
+        (starts + np.flatnonzero(part_in_block == part)).ravel().astype(np.int64) for part in ("train", "val", "test")
+    )
+    return Split(train=train, val=val, test=test)
+
+
+def fraction_split(n_samples: int, val_fraction: float) -> Split:
+    """Split off the last part for validation; there is no test part and no gap.
+
+    Raises
+    ------
+    SettingsError : nothing is left to train on
+    """
+    n_val = max(1, int(n_samples * val_fraction))
+    if not 0 < val_fraction < 1 or n_val >= n_samples:
+        raise SettingsError(f"--val-fraction {val_fraction}: must lie between 0 and 1 and leave samples to train on")
+    samples = np.arange(n_samples, dtype=np.int64)
+    return Split(train=samples[:-n_val], val=samples[-n_val:], test=samples[:0])
+
+
+def _block_sizes(
+    n_samples: int, bin_length_ms: int, buffer_s: float, sequence_s: tuple[float, float]
+) -> tuple[int, int, int]:
+    """Return the number of blocks, and the segment and gap length in samples."""
+    n_blocks = max(1, round(n_samples * bin_length_ms / 1000 / (12.5 * buffer_s + 30)))
+    # Rounding first: 0.1 + 0.2 s is 300.00000000000006 ms, which is not one bin more than 300.
+    gap = math.ceil(round((buffer_s + sum(sequence_s)) * 1000 / bin_length_ms, 6))
+    return n_blocks, int((n_samples // n_blocks - N_SEGMENTS * gap) / N_SEGMENTS), gap
+
+
+def _as_ranges(numbers: list[int]) -> str:
+    """Write ascending numbers as ranges: 0 to 7, 9."""
+    runs = np.split(np.array(numbers), np.flatnonzero(np.diff(numbers) > 1) + 1)
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

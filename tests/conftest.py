@@ -1,0 +1,63 @@
+"""Recordings and caches that several tests share, built once per test process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from summer_prep.build import BuildConfig, build
+from summer_prep.demo import DemoConfig, write_demo_data
+
+settings.register_profile("suite", deadline=None, max_examples=50, derandomize=True)
+settings.load_profile("suite")
+
+DATA = Path(__file__).parent / "data"
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder with recordings and vectors that were not made by our code."""
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def demo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings of patients 14, 20, 29 and 8, ten film minutes each, ten units."""
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo_data(DemoConfig(folder=folder, n_patients=4, n_units=10, minutes=10))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_cache(demo_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their keys at 80 and 1000 ms. Read-only by agreement: a test that changes keys copies it."""
+    folder = tmp_path_factory.mktemp("cache")
+    build(BuildConfig(data_dir=demo_dir, cache_dir=folder, bin_lengths_ms=(80, 1000), n_workers=1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Runs a command in a process of its own: run("summer_prep", "build", ..., cwd=folder)."""
+
+    def run_module(module: str, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-W", "error::ResourceWarning", "-m", module, *map(str, arguments)]
+        environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(Path(__file__).parents[1])}
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+    return run_module
+
+
+def error_line(result: "subprocess.CompletedProcess[str]") -> str:
+    """Return the one line of an error with exit code 1."""
+    assert result.returncode == 1, result
+    assert "Traceback" not in result.stderr, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]

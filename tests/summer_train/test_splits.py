@@ -1,0 +1,95 @@
+"""The splits against the published table and reference vectors, and their guarantees."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from summer_prep.errors import SettingsError
+from summer_train.splits import blocked_split, fraction_split
+
+CASES = json.loads((Path(__file__).parents[1] / "data" / "vectors" / "splits.json").read_text())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['n_samples']}-{c['buffer_s']}s-fold{c['fold']}")
+def test_reference_split_is_reproduced(case):
+    split = blocked_split(
+        case["n_samples"], case["bin_length_ms"], case["buffer_s"], case["fold"], tuple(case["sequence_s"])
+    )
+    for part in ("train", "val", "test"):
+        expected = np.concatenate([np.arange(start, stop) for start, stop in case[part]])
+        indices = getattr(split, part)
+        assert indices.dtype == np.int64
+        assert np.array_equal(indices, expected), part
+
+
+@pytest.mark.parametrize(
+    ("buffer_s", "n_blocks"),
+    [(4, 59), (8, 36), (12, 26), (16, 21), (20, 17), (24, 14), (28, 12), (32, 11), (36, 10), (40, 9), (44, 8)],
+)
+def test_film_length_session_has_the_published_number_of_blocks(buffer_s, n_blocks):
+    val = blocked_split(59_080, 80, buffer_s, 2).val
+    assert (np.diff(val) > 1).sum() + 1 == n_blocks
+
+
+@given(
+    n_samples=st.integers(10, 20_000),
+    bin_length_ms=st.sampled_from([5, 40, 80, 200, 480, 1000]),
+    buffer_s=st.floats(0, 40),
+    fold=st.integers(1, 5),
+    past_s=st.sampled_from([0.0, 0.5, 3.0]),
+    future_s=st.sampled_from([0.0, 1.0, 2.0]),
+)
+def test_parts_are_disjoint_and_no_window_comes_within_the_buffer(
+    n_samples, bin_length_ms, buffer_s, fold, past_s, future_s
+):
+    try:
+        split = blocked_split(n_samples, bin_length_ms, buffer_s, fold, (past_s, future_s))
+    except SettingsError:
+        assume(False)
+    part_of_sample = np.full(n_samples, -1)
+    for number, indices in enumerate(vars(split).values()):
+        assert len(indices)
+        assert (np.diff(indices) > 0).all()
+        assert (part_of_sample[indices] == -1).all()
+        part_of_sample[indices] = number
+    used = np.flatnonzero(part_of_sample >= 0)
+    changes = np.flatnonzero(np.diff(part_of_sample[used]))
+    # From the end of one sample's bin to the start of the other's, less the windows that reach into the space between.
+    apart_s = (used[changes + 1] - used[changes] - 1) * bin_length_ms / 1000 - past_s - future_s
+    assert (apart_s >= buffer_s - 1e-5).all()
+
+
+def test_five_folds_validate_on_five_different_segments():
+    validated = [blocked_split(59_080, 80, 32, fold).val for fold in range(1, 6)]
+    tested = [blocked_split(59_080, 80, 32, fold).test for fold in range(1, 6)]
+    assert len(np.unique(np.concatenate(validated))) == sum(map(len, validated))
+    assert all(np.array_equal(tested[fold], validated[fold - 1]) for fold in range(5))
+
+
+def test_buffer_that_leaves_no_segment_names_those_that_fit():
+    with pytest.raises(SettingsError, match=r"--buffer 40 leaves no segment: .* buffers of 0 to \d+ s fit"):
+        blocked_split(2000, 80, 40, 1)
+
+
+@pytest.mark.parametrize("fold", [0, 6])
+def test_fold_outside_one_to_five_is_refused(fold):
+    with pytest.raises(SettingsError, match="must be 1, 2, 3, 4 or 5"):
+        blocked_split(59_080, 80, 32, fold)
+
+
+@pytest.mark.parametrize(("n_samples", "fraction", "n_val"), [(100, 0.1, 10), (7, 0.01, 1), (2, 0.5, 1)])
+def test_fraction_split_validates_on_the_last_part(n_samples, fraction, n_val):
+    split = fraction_split(n_samples, fraction)
+    assert np.array_equal(np.concatenate([split.train, split.val]), np.arange(n_samples))
+    assert len(split.val) == n_val
+    assert len(split.test) == 0
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
+def test_fraction_that_leaves_nothing_is_refused(fraction):
+    with pytest.raises(SettingsError, match="between 0 and 1"):
+        fraction_split(100, fraction)
