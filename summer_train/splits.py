@@ -81,8 +81,8 @@ def fraction_split(n_samples: int, val_fraction: float) -> Split:
     ------
     SettingsError : nothing is left to train on
     """
-    n_val = max(1, int(n_samples * val_fraction))
-    if not 0 < val_fraction < 1 or n_val >= n_samples:
+    n_val = max(1, int(n_samples * val_fraction)) if 0 < val_fraction < 1 else n_samples
+    if n_val >= n_samples:
         raise SettingsError(f"--val-fraction {val_fraction}: must lie between 0 and 1 and leave samples to train on")
     samples = np.arange(n_samples, dtype=np.int64)
     return Split(train=samples[:-n_val], val=samples[-n_val:], test=samples[:0])

@@ -65,7 +65,9 @@ def test_reference_binning_is_reproduced(case):
     assert np.array_equal(counts, vector["counts_unit_by_bin"].T)
     pauses = [(pause.frame, pause.duration_ms) for pause in find_pauses(clock)]
     assert [frame for frame, _ in pauses] == [pause["frame"] for pause in case["pauses"]]
-    np.testing.assert_allclose([ms for _, ms in pauses], [pause["duration_ms"] for pause in case["pauses"]])
+    durations_ms = [pause["duration_ms"] for pause in case["pauses"]]
+    # The vectors' recording times are rounded to a microsecond, their durations are not.
+    np.testing.assert_allclose([ms for _, ms in pauses], durations_ms, atol=2e-3)
 
 
 def test_spike_on_a_part_edge_belongs_to_the_later_part():

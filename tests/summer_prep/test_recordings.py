@@ -1,0 +1,273 @@
+"""Whole files: the golden recordings reproduced, every layout found, bad files refused in one line."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+from summer_prep.build import BuildConfig, build
+from summer_prep.demo import LAYOUTS, DemoConfig, write_demo_data
+from summer_prep.errors import RecordingError, SettingsError
+from summer_prep.film_clock import film_clock, find_pauses
+from summer_prep.layout import key_path, read_attributes
+from summer_prep.nwb import find_recordings, read_recording
+
+RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
+EXPECTED = json.loads((RECORDINGS / "expected.json").read_text())
+BIN_LENGTHS_MS = (10, 20, 40, 80, 120, 200, 480, 1000)
+
+
+@pytest.fixture(scope="module")
+def golden_cache(tmp_path_factory):
+    cache_dir = tmp_path_factory.mktemp("golden")
+    results = build(
+        BuildConfig(data_dir=RECORDINGS, cache_dir=cache_dir, bin_lengths_ms=BIN_LENGTHS_MS, n_workers=1)
+    )
+    assert {result.state for result in results} == {"built"}
+    return cache_dir
+
+
+@pytest.mark.parametrize("expected", EXPECTED, ids=lambda expected: expected["file"])
+def test_golden_recording_is_reproduced_at_every_bin_length(expected, golden_cache):
+    for bin_length_ms in BIN_LENGTHS_MS:
+        wanted = expected["bins"][str(bin_length_ms)]
+        key = key_path(golden_cache, str(expected["patient"]), bin_length_ms)
+        attributes = read_attributes(key)
+        group = zarr.open_group(key, mode="r")
+        counts = group["spike_counts"][...]
+        assert counts.shape == (wanted["n_bins"], expected["n_units"])
+        assert counts.sum() == wanted["total_spikes"] == attributes["spikes"]["counted"]
+        assert counts.max() == wanted["max_count"]
+        assert counts.sum(axis=0).tolist() == wanted["spikes_per_unit"]
+        assert hashlib.sha256(counts.astype("<u2").tobytes()).hexdigest() == wanted["sha256_uint16_bin_by_unit"]
+        labels = group["labels_first"][...]
+        for label_name, shares in wanted["labels_first_frame"].items():
+            values, n_bins = np.unique(labels[attributes["label_names"].index(label_name)], return_counts=True)
+            assert dict(zip(map(str, values), n_bins, strict=True)) == shares
+        tallies = dict(attributes["spikes"])
+        assert tallies.pop("in_file") == sum(tallies.values())
+
+
+@pytest.mark.parametrize("expected", EXPECTED, ids=lambda expected: expected["file"])
+def test_golden_pauses_are_found(expected):
+    recording = read_recording(RECORDINGS / expected["file"])
+    found = find_pauses(film_clock(recording.frame_index, recording.recording_time_ms))
+    assert [(pause.frame, round(pause.duration_ms, 1)) for pause in found] == [
+        (pause["frame"], pause["duration_ms"]) for pause in expected["pauses"]
+    ]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_holds_the_same_recording_and_is_valid_nwb(layout, tmp_path):
+    import pynwb
+
+    config = {"patient_ids": ("14",), "n_units": 4, "minutes": 1}
+    (reference_path,) = write_demo_data(DemoConfig(folder=tmp_path / "reference", layout="misc", **config))
+    (path,) = write_demo_data(DemoConfig(folder=tmp_path / "other", layout=layout, **config))
+    assert pynwb.validate(path=str(path)) in ([], ([], 0))
+    assert find_recordings(tmp_path / "other") == {"14": path}
+    reference, recording = read_recording(reference_path), read_recording(path)
+    for name in ("spike_times_ms", "spike_stops", "frame_index", "recording_time_ms", "indicators"):
+        assert np.array_equal(getattr(reference, name), getattr(recording, name)), name
+    assert reference.grids == recording.grids
+
+
+def test_patients_are_found_in_natural_order():
+    assert list(find_recordings(RECORDINGS)) == ["8", "14", "20", "29"]
+
+
+def test_two_files_of_one_patient_are_refused_by_name(tmp_path):
+    for name in ("sub14.nwb", "sub-14_ses-sub14_ecephys.nwb"):
+        (tmp_path / name).touch()
+    with pytest.raises(SettingsError, match=r"two files are of patient 14: .*sub-14_ses.* and .*sub14.nwb"):
+        find_recordings(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def small_recording(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    (path,) = write_demo_data(DemoConfig(folder=folder, patient_ids=("14",), n_units=5, minutes=1, layout="misc"))
+    return path
+
+
+UNITS = "units"
+LOG = "stimulus/presentation/cleaned_watchlogs"
+BINNING = "processing/misc/movie_binning_info"
+ANNOTATION = "processing/misc/movie_annotations_indicator_functions"
+
+
+def set_values(name, change):
+    def edit(file):
+        file[name][...] = change(file[name][...])
+
+    return edit
+
+
+def remove(*names):
+    def edit(file):
+        for name in names:
+            parent, _, child = name.rpartition("/")
+            del file[name]
+            if parent and "colnames" in file[parent].attrs:
+                kept = [column for column in file[parent].attrs["colnames"] if column != child]
+                file[parent].attrs["colnames"] = np.array(kept, dtype=h5py.string_dtype())
+
+    return edit
+
+
+def first_is(value):
+    def change(values):
+        values[0] = value
+        return values
+
+    return change
+
+
+def second_table_that_differs(file):
+    file.copy("processing/misc", "processing/other")
+    file["processing/other"].attrs["object_id"] = "another"
+    for table in ("movie_binning_info", "movie_annotations_indicator_functions"):
+        file[f"processing/other/{table}"].attrs["object_id"] = f"another {table}"
+        columns = file[f"processing/other/{table}"]
+        for name, column in columns.items():
+            column.attrs["object_id"] = f"another {column.name}"
+            if name.endswith("_index"):
+                column.attrs["target"] = columns[name.removesuffix("_index")].ref
+    file["processing/other/movie_binning_info/edges"][0] = 17.0
+
+
+def empty_log(file):
+    for column in ("pts", "neural_recording_time", "id"):
+        attributes = dict(file[LOG][column].attrs)
+        del file[LOG][column]
+        empty = file[LOG].create_dataset(column, data=np.zeros(0, dtype="i8" if column == "id" else "f8"))
+        empty.attrs.update(attributes)
+
+
+BROKEN = {
+    "no units": (remove("units"), "no units: the table is missing or empty"),
+    "no spike times": (remove("units/spike_times", "units/spike_times_index"), "no column spike_times in table units"),
+    "no watchlog": (remove(LOG), "no table cleaned_watchlogs"),
+    "empty watchlog": (empty_log, "table cleaned_watchlogs is empty"),
+    "no binning table": (remove(BINNING), "no table movie_binning_info"),
+    "no annotations": (remove(ANNOTATION), "no table movie_annotations_indicator_functions"),
+    "tables that differ": (second_table_that_differs, "two tables movie_binning_info that differ"),
+    "recording time backwards": (
+        set_values(f"{LOG}/neural_recording_time", lambda values: values[::-1]),
+        "recording time runs backwards",
+    ),
+    "recording time not a number": (
+        set_values(f"{LOG}/neural_recording_time", first_is(np.nan)),
+        "neural_recording_time = nan in row 0",
+    ),
+    "film time not a number": (set_values(f"{LOG}/pts", first_is(np.inf)), "pts = inf s in row 0"),
+    "log without analysed frames": (
+        set_values(f"{LOG}/pts", lambda values: values + 10_000),
+        "shows none of the analysed frames",
+    ),
+    "spike time not a number": (set_values("units/spike_times", first_is(np.nan)), "1 spike times are not numbers"),
+    "ragged index past the end": (
+        set_values("units/spike_times_index", lambda stops: stops + 1),
+        "runs backwards or past the end",
+    ),
+    "ragged index backwards": (
+        set_values("units/spike_times_index", lambda stops: np.sort(stops)[[1, 0, 2, 3, 4]]),
+        "runs backwards or past the end",
+    ),
+    "edges not evenly spaced": (set_values(f"{BINNING}/edges", first_is(0.0)), "are not 40 ms apart: bin 0"),
+    "label value out of range": (
+        set_values(f"{ANNOTATION}/indicator_function", first_is(256)),
+        "label alison has the value 256 in frame 1; allowed are 0, 1, 99",
+    ),
+    "frame names that are none": (
+        set_values(f"{BINNING}/frames", first_is("a picture")),
+        "name 1408 frames in 1409 rows",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_broken_recording_is_refused_in_one_line_and_nothing_is_written(damage, small_recording, tmp_path):
+    edit, message = BROKEN[damage]
+    path = tmp_path / "data" / "sub14.nwb"
+    path.parent.mkdir()
+    shutil.copy(small_recording, path)
+    with h5py.File(path, "r+") as file:
+        edit(file)
+    config = BuildConfig(data_dir=path.parent, cache_dir=tmp_path / "cache", bin_lengths_ms=(40,), n_workers=1)
+    (result,) = build(config)
+    assert result.state == "failed"
+    assert message in result.message
+    assert str(path) in result.message
+    assert "\n" not in result.message
+    assert not list((tmp_path / "cache").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"not a recording", "not an HDF5 file"),
+        ("half", "cannot be read as an NWB file"),
+        ("plain HDF5", "cannot be read as an NWB file"),
+        (None, "no such file"),
+    ],
+    ids=["empty", "text", "truncated", "no NWB", "missing"],
+)
+def test_file_that_is_no_recording_is_refused(content, message, small_recording, tmp_path):
+    path = tmp_path / "sub14.nwb"
+    if content == "half":
+        path.write_bytes(small_recording.read_bytes()[: small_recording.stat().st_size // 2])
+    elif content == "plain HDF5":
+        with h5py.File(path, "w") as file:
+            file["x"] = 1
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RecordingError, match=message):
+        read_recording(path)
+
+
+def test_unsorted_spike_times_are_sorted_and_reported(small_recording, tmp_path):
+    path = tmp_path / "sub14.nwb"
+    shutil.copy(small_recording, path)
+    with h5py.File(path, "r+") as file:
+        stops = file["units/spike_times_index"][...]
+        times = file["units/spike_times"][...]
+        times[: stops[0]] = times[: stops[0]][::-1]
+        file["units/spike_times"][...] = times
+    recording = read_recording(path)
+    assert recording.notes == ("sorted the spike times of 1 units that were out of order",)
+    assert np.array_equal(recording.spike_times_ms, read_recording(small_recording).spike_times_ms)
+
+
+def test_missing_log_rows_leave_bins_unseen_with_a_warning(small_recording, tmp_path):
+    path = tmp_path / "data" / "sub14.nwb"
+    path.parent.mkdir()
+    shutil.copy(small_recording, path)
+    with h5py.File(path, "r+") as file:
+        pts = file[f"{LOG}/pts"]
+        pts[700:] = pts[700:] + 4.0  # 100 frames that nobody saw
+    config = BuildConfig(data_dir=path.parent, cache_dir=tmp_path / "cache", bin_lengths_ms=(1000,), n_workers=1)
+    (result,) = build(config)
+    assert result.state == "built"
+    group = zarr.open_group(key_path(tmp_path / "cache", "14", 1000), mode="r")
+    n_unseen = int((group["recorded_s"][...] == 0).sum())
+    assert n_unseen >= 3
+    assert f"{n_unseen} bins were never seen" in result.message
+
+
+def test_optional_unit_columns_may_be_missing(small_recording, tmp_path):
+    path = tmp_path / "sub14.nwb"
+    shutil.copy(small_recording, path)
+    optional = ("brain_region", "hemisphere", "cell_type", "is_single_unit", "unit_id", "peak_SNR", "cv2")
+    with h5py.File(path, "r+") as file:
+        remove(*(f"units/{name}" for name in optional))(file)
+    recording = read_recording(path)
+    assert recording.n_units == 5
+    assert recording.text_columns == {}
+    assert set(recording.numeric_columns) == {"csc_nr", "isi_violations", "iso_dist"}

@@ -1,0 +1,204 @@
+"""Keys on disk: what was written is what is read, byte for byte the same twice, whole or not at all."""
+
+import filecmp
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from summer_prep import store
+from summer_prep.build import BuildConfig, build, key_status
+from summer_prep.errors import CacheError, SettingsError
+from summer_prep.layout import cached_keys, check_files, key_path, read_attributes
+from summer_prep.store import verify_key, write_key
+
+
+def minimal_attributes(counts):
+    return {
+        "schema_version": 1,
+        "patient_id": "1",
+        "bin_length_ms": 80,
+        "n_bins": counts.shape[0],
+        "n_units": counts.shape[1],
+        "label_names": ["a", "b"],
+    }
+
+
+counts_arrays = st.tuples(st.integers(1, 40), st.integers(1, 6)).flatmap(
+    lambda shape: hnp.arrays(st.sampled_from([np.uint8, np.uint16]), shape)
+)
+
+
+@given(counts=counts_arrays, codec=st.sampled_from(["none", "zstd", "blosc"]), chunk_bytes=st.sampled_from([7, 2**26]))
+def test_what_was_written_is_what_is_read(counts, codec, chunk_bytes, tmp_path_factory):
+    key = key_path(tmp_path_factory.mktemp("cache"), "1", 80)
+    labels = np.where(np.arange(2 * len(counts)).reshape(2, -1) % 3, 1, 99).astype(np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "MAX_CHUNK_BYTES", chunk_bytes)
+        write_key(key, {"spike_counts": counts, "labels_first": labels}, minimal_attributes(counts), codec)
+    group = zarr.open_group(key, mode="r")
+    assert np.array_equal(group["spike_counts"][...], counts)
+    assert group["spike_counts"].dtype == counts.dtype
+    assert np.array_equal(group["labels_first"][...], labels)
+    assert group["labels_first"].chunks == (1, len(counts))
+    assert verify_key(key) == []
+
+
+def test_uncompressed_counts_are_the_chunk_file_byte_for_byte(demo_cache):
+    key = key_path(demo_cache, "14", 80)
+    counts = zarr.open_group(key, mode="r")["spike_counts"][...]
+    assert (key / "spike_counts" / "c" / "0" / "0").read_bytes() == counts.tobytes()
+
+
+def test_two_builds_give_identical_bytes(demo_dir, demo_cache, tmp_path):
+    build(BuildConfig(data_dir=demo_dir, cache_dir=tmp_path, patient_ids=("14", "8"), bin_lengths_ms=(80,)))
+    for patient_id in ("14", "8"):
+        first, second = key_path(demo_cache, patient_id, 80), key_path(tmp_path, patient_id, 80)
+        names = [str(path.relative_to(first)) for path in first.rglob("*") if path.is_file()]
+        same, different, unreadable = filecmp.cmpfiles(first, second, names, shallow=False)
+        assert len(same) > 20
+        assert (different, unreadable) == ([], [])
+
+
+def test_xarray_opens_a_key_with_named_dimensions(demo_cache):
+    import xarray
+
+    with xarray.open_zarr(key_path(demo_cache, "14", 80)) as dataset:
+        assert dataset["spike_counts"].dims == ("bin", "unit")
+        assert dataset["labels_any"].dims == ("label", "bin")
+        assert dataset["recorded_s"].dims == ("bin",)
+        assert dataset["unit_id"].dims == ("unit",)
+        assert dataset.attrs["patient_id"] == "14"
+
+
+def test_fresh_keys_are_skipped_and_a_forced_build_replaces_them(demo_dir, tmp_path):
+    config = {"data_dir": demo_dir, "cache_dir": tmp_path, "patient_ids": ("14",), "bin_lengths_ms": (1000,)}
+    key = key_path(tmp_path, "14", 1000)
+    assert [result.state for result in build(BuildConfig(**config))] == ["built"]
+    inode = key.stat().st_ino
+    assert [result.state for result in build(BuildConfig(**config))] == ["fresh"]
+    assert key.stat().st_ino == inode
+    assert [result.state for result in build(BuildConfig(force=True, **config))] == ["built"]
+    assert key.stat().st_ino != inode
+    assert [result.state for result in build(BuildConfig(codec="zstd", **config))] == ["built"]
+    assert not list(store.debris(tmp_path))
+
+
+def test_touching_or_moving_a_recording_changes_nothing_and_changing_it_makes_its_keys_stale(demo_dir, tmp_path):
+    data_dir = tmp_path / "data"
+    shutil.copytree(demo_dir / "sub-14", data_dir / "sub-14")
+    (path,) = data_dir.rglob("*.nwb")
+    build(BuildConfig(data_dir=data_dir, cache_dir=tmp_path / "cache", bin_lengths_ms=(1000,)))
+    os.utime(path)
+    moved = path.rename(data_dir / "sub14.nwb")
+    assert [key.state for key in key_status(data_dir, tmp_path / "cache")] == ["built"]
+    content = bytearray(moved.read_bytes())
+    content[-1] ^= 1
+    times = moved.stat()
+    moved.write_bytes(content)
+    os.utime(moved, ns=(times.st_atime_ns, times.st_mtime_ns))
+    (key,) = key_status(data_dir, tmp_path / "cache")
+    assert (key.state, key.reason) == ("stale", "the content of sub-14_ses-sub14_ecephys.nwb changed")
+
+
+def test_one_bad_patient_does_not_stop_the_others(demo_dir, tmp_path):
+    data_dir = tmp_path / "data"
+    shutil.copytree(demo_dir, data_dir)
+    next(data_dir.glob("sub-20/*.nwb")).write_bytes(b"")
+    results = build(BuildConfig(data_dir=data_dir, cache_dir=tmp_path / "cache", bin_lengths_ms=(1000,), n_workers=2))
+    assert {result.patient_id: result.state for result in results} == {
+        "8": "built", "14": "built", "20": "failed", "29": "built",
+    }  # fmt: skip
+    assert list(cached_keys(tmp_path / "cache")) == ["8", "14", "29"]
+
+
+@pytest.fixture
+def key(demo_cache, tmp_path) -> Path:
+    """A copy of a key, to be damaged."""
+    copy = key_path(tmp_path, "14", 80)
+    shutil.copytree(key_path(demo_cache, "14", 80), copy)
+    return copy
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["spike_counts/c/0/0", "labels_any/c/0/0", "recorded_s/zarr.json", "unit_id/c/0"])
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (Path.unlink, "the file is missing"),
+        (lambda path: os.truncate(path, 10), "has 10 bytes instead of"),
+        (flip_a_byte, "its bytes were changed"),
+    ],
+    ids=["missing", "short", "flipped"],
+)
+def test_damaged_file_is_named_with_the_command_that_rebuilds_it(name, damage, problem, key):
+    damage(key / name)
+    (line,) = verify_key(key)
+    assert str(key / name) in line
+    assert problem in line
+    assert "summer-prep build --force --patient-ids 14 --bin-length 80" in line
+    if damage is not flip_a_byte:
+        with pytest.raises(CacheError, match=problem):
+            check_files(key, read_attributes(key))
+
+
+def test_changed_attribute_is_found_on_opening(key):
+    metadata = key / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"n_units": 10', '"n_units": 11'))
+    with pytest.raises(CacheError, match="its attributes were changed"):
+        read_attributes(key)
+
+
+def test_key_of_a_newer_schema_is_refused(key):
+    metadata = key / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(CacheError, match="written by schema 2, this code reads 1. Update this software"):
+        read_attributes(key)
+
+
+def test_key_under_another_patients_name_is_refused(key):
+    other = key_path(key.parent.parent, "20", 80)
+    shutil.copytree(key, other)
+    with pytest.raises(CacheError, match="holds patient 14 at 80 ms, not what its path says"):
+        read_attributes(other)
+
+
+def test_extra_file_in_a_key_is_found(key):
+    (key / "notes.txt").write_text("mine")
+    assert ["does not belong there" in line for line in verify_key(key)] == [True]
+
+
+def test_file_system_without_exchange_still_replaces_a_key(demo_dir, tmp_path, monkeypatch):
+    config = {"data_dir": demo_dir, "cache_dir": tmp_path, "patient_ids": ("14",), "bin_lengths_ms": (1000,)}
+    build(BuildConfig(n_workers=1, **config))
+    monkeypatch.setattr(store.ctypes, "CDLL", lambda *_args, **_options: object())
+    (result,) = build(BuildConfig(force=True, n_workers=1, **config))
+    assert result.state == "built"
+    assert verify_key(key_path(tmp_path, "14", 1000)) == []
+    assert not list(store.debris(tmp_path))
+
+
+def test_folder_that_cannot_be_written_is_an_error_that_names_it(demo_dir, tmp_path):
+    (tmp_path / "file").touch()
+    (result,) = build(
+        BuildConfig(data_dir=demo_dir, cache_dir=tmp_path / "file", patient_ids=("14",), bin_lengths_ms=(1000,))
+    )
+    assert result.state == "failed"
+    assert "cannot be written (Not a directory)" in result.message
+    assert "--cache-dir" in result.message
+
+
+def test_unknown_patient_lists_those_found(demo_dir, tmp_path):
+    with pytest.raises(SettingsError, match="no recording of patient 15 in .*; found are 8, 14, 20, 29"):
+        build(BuildConfig(data_dir=demo_dir, cache_dir=tmp_path, patient_ids=("14", "15")))

@@ -1,0 +1,230 @@
+"""Training: blocks of steps equal the plain loop, every sample is visited once, runs repeat, decoding finds what is there."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from summer_prep.build import BuildConfig, build
+from summer_prep.demo import DemoConfig, write_demo_data
+from summer_prep.errors import SettingsError
+from summer_train.batches import OrderedBlocks, Samples, ShuffledBlocks
+from summer_train.cache import open_selection
+from summer_train.config import FitConfig
+from summer_train.data import FilmData
+from summer_train.fit import fit
+
+
+@pytest.fixture
+def config(demo_dir, demo_cache, tmp_path):
+    """Makes settings of a small run on the shared cache."""
+
+    def make(**changes):
+        common = {
+            "data_dir": demo_dir, "cache_dir": demo_cache, "patient_ids": ("14", "20"), "buffer_s": 10.0,
+            "max_epochs": 2, "hidden_size": 8, "output_dir": tmp_path / "logs", "devices": 1,
+        }  # fmt: skip
+        return FitConfig(**{**common, **changes})
+
+    return make
+
+
+def data_of(config):
+    selection = open_selection(
+        config.cache_dir, config.patient_ids, config.bin_length_ms, config.brain_regions, config.single_units
+    )
+    return FilmData(selection, config)
+
+
+def samples_of(n_bins, n_units=3, labels=False):
+    counts = torch.arange(n_bins * n_units).reshape(n_bins, n_units) % 251
+    return Samples(counts=counts.to(torch.uint8), labels=torch.arange(n_bins, dtype=torch.uint8) if labels else None)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32, 1000])
+def test_every_training_sample_is_visited_once_per_epoch(batch_size):
+    indices = np.arange(3, 200, 2)
+    blocks = ShuffledBlocks(samples=samples_of(256, labels=True), indices=indices, batch_size=batch_size, seed=0)
+    first, second = (torch.cat([block.targets for block in blocks]) for _ in range(2))
+    assert sorted(first.tolist()) == sorted(second.tolist()) == indices.tolist()
+    assert first.tolist() != second.tolist()
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    def order(seed, epoch):
+        blocks = ShuffledBlocks(
+            samples=samples_of(100, labels=True), indices=np.arange(100), batch_size=8, seed=seed, epoch=epoch
+        )
+        return torch.cat([block.targets for block in blocks]).tolist()
+
+    assert order(1, 2) == order(1, 2)
+    assert order(1, 2) != order(1, 3)
+    assert order(1, 2) != order(2, 2)
+
+
+def test_next_bin_target_is_the_following_row():
+    samples = samples_of(50)
+    for block in OrderedBlocks(samples=samples, indices=np.arange(0, 49, 3)):
+        assert torch.equal(block.counts, samples.counts[0:49:3])
+        assert torch.equal(block.targets, samples.counts[1:50:3])
+
+
+def plain_loop(config, data):
+    """Train as the published pipeline does: one sample batch, one step at a time, nothing clever."""
+    torch.manual_seed(config.seed)
+    n_outputs = data.n_classes or data.n_units
+    net = nn.Sequential(nn.Linear(data.n_units, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, n_outputs))
+    optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
+    counts = data.samples.counts
+    for epoch in range(config.max_epochs):
+        order = np.random.default_rng([config.seed, epoch]).permutation(data.split.train)
+        for start in range(0, len(order), config.batch_size):
+            batch = order[start : start + config.batch_size]
+            prediction = net(counts[batch].float())
+            if data.samples.labels is None:
+                loss = nn.functional.mse_loss(prediction, counts[batch + 1].float())
+            else:
+                loss = nn.functional.cross_entropy(prediction, data.samples.labels[batch].long())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return net.state_dict()
+
+
+@pytest.mark.parametrize("task", ["next_bin", "label"])
+def test_blocks_of_steps_give_the_weights_of_the_plain_loop(task, config):
+    settings = config(task=task, batch_size=19)
+    result = fit(settings)
+    expected = plain_loop(settings, data_of(settings))
+    last = torch.load(result.last_checkpoint, weights_only=True)
+    n_steps = 2 * -(-result.n_samples["train"] // 19)
+    assert last["global_step"] == n_steps
+    for name, weights in expected.items():
+        torch.testing.assert_close(last["state_dict"][f"net.{name}"], weights, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["next_bin", "label"])
+def test_same_seed_gives_the_same_bits_and_another_seed_does_not(task, config):
+    def weights(seed):
+        return torch.load(fit(config(task=task, seed=seed)).last_checkpoint, weights_only=True)["state_dict"]
+
+    first, second, other = weights(3), weights(3), weights(4)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["net.0.weight"], other["net.0.weight"])
+
+
+def test_run_leaves_metrics_settings_and_both_checkpoints(config):
+    result = fit(config(task="label"))
+    assert result.log_dir.parent.name == "dhv_label"
+    with (result.log_dir / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name in ("train_loss", "val_loss", "test_loss", "train_accuracy", "val_accuracy", "test_accuracy"):
+        assert [float(row[name]) for row in rows if row[name]], name
+    assert "patient_ids:\n- '14'\n- '20'" in (result.log_dir / "hparams.yaml").read_text()
+    for path in (result.best_checkpoint, result.last_checkpoint):
+        assert torch.load(path, weights_only=True)["epoch"] in (0, 1)
+    json.dumps(result.as_plain())
+
+
+def test_logged_validation_loss_is_that_of_the_whole_part(config):
+    settings = config(task="next_bin", max_epochs=1)
+    result = fit(settings)
+    with (result.log_dir / "metrics.csv").open() as file:
+        (logged,) = [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]]
+    assert logged == pytest.approx(result.scores["model"]["val"]["loss"], rel=1e-5)
+
+
+def test_baselines_are_what_their_names_say(config):
+    settings = config(task="next_bin", max_epochs=1)
+    data = data_of(settings)
+    scores = fit(settings).scores
+    counts = data.samples.counts.numpy().astype(float)
+    test = data.split.test
+    copied = ((counts[test] - counts[test + 1]) ** 2).mean()
+    mean = ((counts[data.split.train + 1].mean(axis=0) - counts[test + 1]) ** 2).mean()
+    assert scores["copy last bin"]["test"]["loss"] == pytest.approx(copied, rel=1e-5)
+    assert scores["mean count"]["test"]["loss"] == pytest.approx(mean, rel=1e-5)
+    settings = config(task="label", max_epochs=1)
+    data = data_of(settings)
+    labels = data.samples.labels.numpy()
+    majority = np.bincount(labels[data.split.train]).argmax()
+    accuracy = fit(settings).scores["majority class"]["test"]["accuracy"]
+    assert accuracy == pytest.approx((labels[data.split.test] == majority).mean(), rel=1e-5)
+
+
+def test_undefined_bins_are_left_out_by_default_and_a_class_when_asked(config):
+    dropped = data_of(config(task="label", label_name="indoor-setting"))
+    kept = data_of(config(task="label", label_name="indoor-setting", undefined="class"))
+    assert (dropped.n_classes, kept.n_classes) == (2, 3)
+    used = np.concatenate(list(vars(dropped.split).values()))
+    assert set(dropped.samples.labels[used].tolist()) == {0, 1}
+    assert len(kept.split.train) > len(dropped.split.train)
+    assert fit(config(task="label", label_name="indoor-setting", undefined="class")).scores["model"]["train"]
+
+
+def test_fraction_split_has_no_test_results(config):
+    result = fit(config(buffer_s=None, val_fraction=0.1))
+    assert set(result.scores["model"]) == {"train", "val"}
+
+
+def test_label_with_one_class_in_training_is_refused(config):
+    settings = config(task="label", label_name="rhoda")
+    labels = data_of(config(task="label")).samples.labels
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("summer_train.cache.Selection.labels", lambda *_: np.zeros(len(labels), dtype=np.uint8))
+        with pytest.raises(SettingsError, match="label rhoda has only the value 0 in the .* training bins"):
+            data_of(settings)
+
+
+def test_bins_that_were_never_seen_are_left_out(config, monkeypatch):
+    seen = np.ones(7047, dtype=bool)
+    seen[[100, 3000]] = False
+    monkeypatch.setattr("summer_train.cache.Selection.seen", lambda _: seen)
+    for task in ("next_bin", "label"):
+        data = data_of(config(task=task))
+        used = np.concatenate(list(vars(data.split).values()))
+        touched = {100, 3000} if task == "label" else {99, 100, 2999, 3000}
+        assert not touched & set(used.tolist())
+        assert data.notes == ["left out 2 bins that a patient never saw"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fold": 6}, "--fold 6"),
+        ({"val_fraction": 1.0, "buffer_s": None}, "--val-fraction 1.0"),
+        ({"val_fraction": 0.1}, "two splits were asked for"),
+        ({"label_rule": "last"}, "--label-rule last: choose one of first, any, majority"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"lr": float("nan")}, "--lr nan"),
+        ({"sequence_s": (-1.0, 0.0)}, "--sequence -1.0 0.0"),
+    ],
+)
+def test_impossible_setting_is_refused_when_it_is_made(changes, message, config):
+    with pytest.raises(SettingsError, match=message):
+        config(**changes)
+
+
+def test_decoding_finds_a_tuned_label_and_no_untuned_one(tmp_path):
+    write_demo_data(DemoConfig(folder=tmp_path / "nwb", n_units=40, film_length=True))
+    build(BuildConfig(data_dir=tmp_path / "nwb", cache_dir=tmp_path / "cache", bin_lengths_ms=(80,)))
+    truth = json.loads((tmp_path / "nwb" / "truth.json").read_text())
+    tuned = {unit["label_name"] for patient in truth.values() for unit in patient["tuned_units"]}
+    assert "summer" in tuned
+    assert "summer-presence" not in tuned
+
+    def margin(label_name):
+        result = fit(
+            FitConfig(
+                task="label", label_name=label_name, data_dir=tmp_path / "nwb", cache_dir=tmp_path / "cache",
+                max_epochs=2, batch_size=128, output_dir=tmp_path / "logs",
+            )  # fmt: skip
+        )
+        accuracy = {row: result.scores[row]["test"]["accuracy"] for row in result.scores}
+        return accuracy["model"] - accuracy["majority class"]
+
+    assert margin("summer") > 0.15
+    assert margin("summer-presence") < 0.02
