@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,7 +153,7 @@ def count_spikes(
     inside = bin_of_spike >= 0
     cell = bin_of_spike[inside] * n_units + unit_of_spike[inside]
     for dtype in (np.uint8, np.uint16):
-        counts: SpikeCounts = np.zeros(n_bins * n_units, dtype=dtype)
+        counts: NDArray[Any] = np.zeros(n_bins * n_units, dtype=dtype)
         np.add.at(counts, cell, dtype(1))
         # A count that wrapped around lost a multiple of the dtype's range, so the sum tells.
         if counts.sum(dtype=np.int64) == len(cell):
@@ -162,9 +163,7 @@ def count_spikes(
     raise RecordingError(f"unit {unit} has {n_spikes.max()} spikes in one bin; at most 65535 can be stored")
 
 
-def tally_spikes(
-    clock: FilmClock, interval_of_spike: NDArray[np.int64], bin_of_spike: NDArray[np.int64]
-) -> SpikeTally:
+def tally_spikes(clock: FilmClock, interval_of_spike: NDArray[np.int64], bin_of_spike: NDArray[np.int64]) -> SpikeTally:
     """Say where the spikes went; the five parts add up to `in_file`."""
     state = clock.state[interval_of_spike[interval_of_spike >= 0]]
     parts = {

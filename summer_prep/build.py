@@ -131,7 +131,9 @@ def select_recordings(data_dir: Path, nwb_path: Path | None, patient_ids: Sequen
     return {patient_id: found[patient_id] for patient_id in patient_ids or found}
 
 
-def build(config: BuildConfig, report: Callable[[str, Path], None] = lambda _patient_id, _path: None) -> list[KeyResult]:
+def build(
+    config: BuildConfig, report: Callable[[str, Path], None] = lambda _patient_id, _path: None
+) -> list[KeyResult]:
     """Build every key asked for that is not fresh, patients in parallel; one bad patient does not stop the others.
 
     Parameters
@@ -161,7 +163,8 @@ def build(config: BuildConfig, report: Callable[[str, Path], None] = lambda _pat
 def build_patient(path: Path, patient_id: str, config: BuildConfig) -> list[KeyResult]:
     """Build one patient's keys, opening the file once; what goes wrong is in the results."""
     try:
-        source_sha256 = None if config.force else note_source(path, patient_id, config.cache_dir)
+        nothing_to_skip = config.force or patient_id not in cached_keys(config.cache_dir)
+        source_sha256 = None if nothing_to_skip else note_source(path, patient_id, config.cache_dir)
         wanted = config.bin_lengths_ms or _listed_bin_lengths(config.cache_dir, patient_id, source_sha256)
         fresh = [
             length
@@ -382,12 +385,16 @@ def unusable_keys(
             f"found are {', '.join(in_natural_order({*recordings, *cached})) or 'none'}. "
             "Check --patient-ids, --data-dir and --cache-dir"
         )
-    states = {patient_id: _key_status(recordings.get(patient_id), cache_dir, patient_id, bin_length_ms)
-              for patient_id in chosen}
+    states = {
+        patient_id: _key_status(recordings.get(patient_id), cache_dir, patient_id, bin_length_ms)
+        for patient_id in chosen
+    }
     for patient_id, state in states.items():
         if state.state == "stale" and patient_id not in recordings:
             key = key_path(cache_dir, patient_id, bin_length_ms)
-            raise CacheError(f"{key}: stale ({state.reason}), and its recording is not in {data_dir} to rebuild it from")
+            raise CacheError(
+                f"{key}: stale ({state.reason}), and its recording is not in {data_dir} to rebuild it from"
+            )
     return {
         patient_id: state.reason if state.state in ("missing", "stale") else "" for patient_id, state in states.items()
     }

@@ -155,7 +155,11 @@ def inspect(
     if patient is None:
         if picture is not None:
             raise SettingsError("--picture draws one patient. Name it: summer-prep inspect PATIENT --picture FILE")
-        keys = [key_path(cache_dir, found, length) for found, lengths in cached_keys(cache_dir).items() for length in lengths]
+        keys = [
+            key_path(cache_dir, found, length)
+            for found, lengths in cached_keys(cache_dir).items()
+            for length in lengths
+        ]
         if not keys:
             raise SettingsError(f"{cache_dir}: nothing in the cache. Build it: summer-prep build --data-dir DIR")
         _print_keys([read_attributes(key) for key in keys], as_json)
@@ -262,8 +266,8 @@ def verify(
     unknown = [patient_id for patient_id in chosen if patient_id not in cached]
     if unknown or not cached:
         raise SettingsError(
-            f"{cache_dir}: no keys of patient {', '.join(unknown) or '(any)'}; found are {', '.join(cached) or 'none'}. "
-            "Check --cache-dir and --patient-ids"
+            f"{cache_dir}: no keys of patient {', '.join(unknown) or '(any)'}; "
+            f"found are {', '.join(cached) or 'none'}. Check --cache-dir and --patient-ids"
         )
     keys = [
         key_path(cache_dir, patient_id, length)

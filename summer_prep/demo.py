@@ -54,6 +54,7 @@ SHARES_PERCENT: dict[str, float] = {
 
 SINGLE_FRAME_LABELS = ("camera-cuts", "scenes")
 UNDEFINED_PERCENT = 6.0
+MIN_STRETCHES = 8
 
 TUNED_LABELS = ("summer", "tom-faces", "summer", "indoor-setting", "office", "summer-speaking", "summer", "park")
 """What the tuned units of a patient respond to, in turn."""
@@ -79,6 +80,8 @@ class DemoConfig:
     """Make the film as long as the real one (83.8 minutes), with its exact frame numbers."""
     n_units: int = 40
     """Units per patient."""
+    median_rate_hz: float = 0.9
+    """Median firing rate of untuned units; rates are log-normal."""
     layout: str = "dandi"
     """One of LAYOUTS."""
     seed: int = 0
@@ -88,7 +91,9 @@ class DemoConfig:
         if self.layout not in LAYOUTS:
             raise SettingsError(f"no layout {self.layout!r}. Choose one of {', '.join(LAYOUTS)}")
         if self.n_units < 1 or self.n_patients < 1 or self.minutes < 1:
-            raise SettingsError("a demo needs at least 1 patient (--patients), 1 unit (--units) and 1 minute (--minutes)")
+            raise SettingsError(
+                "a demo needs at least 1 patient (--patients), 1 unit (--units) and 1 minute (--minutes)"
+            )
         wrong = [patient_id for patient_id in self.patient_ids if not is_patient_id(patient_id)]
         if wrong:
             raise SettingsError(f"{wrong[0]!r} is no patient id; letters and digits are allowed")
@@ -111,7 +116,7 @@ class Film:
     @property
     def n_frames(self) -> int:
         """Length of the whole film."""
-        return self.indicators.shape[1]
+        return int(self.indicators.shape[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,11 +172,19 @@ def make_film(config: DemoConfig, generator: np.random.Generator) -> Film:
 
 
 def _scene_frames(n_frames: int, n_on: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Choose whole scenes (about 12 s each) in random order until `n_on` frames are on; cut the last one short."""
-    cuts = np.cumsum(generator.lognormal(np.log(250), 0.7, size=n_frames // 50 + 2).astype(int) + 25)
+    """Choose scenes (about 12 s each) in random order until `n_on` frames are on; rare labels take parts of several.
+
+    Real labels often come in one or two stretches; here each has at least MIN_STRETCHES, so that every fold of a
+    short film has something to learn from.
+    """
+    median_frames = min(250, n_frames // 60)
+    cuts = np.cumsum(generator.lognormal(np.log(median_frames), 0.7, size=n_frames).astype(int) + 10)
     bounds = np.concatenate([[0], cuts[cuts < n_frames], [n_frames]])
     order = generator.permutation(len(bounds) - 1)
-    return np.concatenate([np.arange(bounds[scene], bounds[scene + 1]) for scene in order])[:n_on]
+    longest = max(1, n_on // MIN_STRETCHES) if n_on < n_frames // 5 else n_frames
+    return np.concatenate(
+        [np.arange(bounds[scene], min(bounds[scene + 1], bounds[scene] + longest)) for scene in order]
+    )[:n_on]
 
 
 def _write_patient(
@@ -179,7 +192,8 @@ def _write_patient(
 ) -> dict[str, Any]:
     frame_index, recording_time_ms = _make_watchlog(film, generator)
     tunings = _make_tunings(config.n_units, generator)
-    spikes = _make_spikes(film, frame_index, recording_time_ms, config.n_units, tunings, generator)
+    rates_hz = np.clip(generator.lognormal(np.log(config.median_rate_hz), 1.1, config.n_units), 0.02, 40)
+    spikes = _make_spikes(film, (frame_index, recording_time_ms), rates_hz, tunings, generator)
     _write_nwb(path, patient_id, config.layout, film, (frame_index, recording_time_ms), spikes, generator)
     return {"lag_ms": LAG_MS, "n_units": config.n_units, "tuned_units": [asdict(tuning) for tuning in tunings]}
 
@@ -212,24 +226,23 @@ def _make_tunings(n_units: int, generator: np.random.Generator) -> list[Tuning]:
 
 def _make_spikes(
     film: Film,
-    frame_index: NDArray[np.int64],
-    recording_time_ms: NDArray[np.float64],
-    n_units: int,
+    watchlog: tuple[NDArray[np.int64], NDArray[np.float64]],
+    rates_hz: NDArray[np.float64],
     tunings: list[Tuning],
     generator: np.random.Generator,
 ) -> list[NDArray[np.float64]]:
-    """Return each unit's sorted spike times, Poisson with a log-normal rate, from 0 ms to a while after the film."""
+    """Return each unit's sorted Poisson spike times, from 0 ms to a while after the film."""
+    frame_index, recording_time_ms = watchlog
     edges_ms = np.concatenate([[0.0], recording_time_ms, [recording_time_ms[-1] + 20_000]])
     durations_s = np.diff(edges_ms) / 1000
-    rates_hz = np.clip(generator.lognormal(np.log(0.9), 1.1, n_units), 0.02, 40)
     # The interval after a row shows that row's frame; before the film and after its last row nothing is shown.
     lag_frames = LAG_MS // FRAME_PERIOD_MS
     seen = np.clip(frame_index - lag_frames, 0, None)
     names = sorted(SHARES_PERCENT)
     gain_of = {tuning.unit: tuning for tuning in tunings}
     spikes = []
-    for unit in range(n_units):
-        rate_hz = np.full(len(durations_s), rates_hz[unit])
+    for unit, own_rate_hz in enumerate(rates_hz):
+        rate_hz = np.full(len(durations_s), own_rate_hz)
         if unit in gain_of:
             tuning = gain_of[unit]
             on = film.indicators[names.index(tuning.label_name), seen] == 1
@@ -343,4 +356,6 @@ def _units_table(spikes: list[NDArray[np.float64]], generator: np.random.Generat
         "waveform_mean": generator.normal(0, 20, (n_units, 64)),
         "waveform_sem": generator.uniform(0.1, 2, (n_units, 64)),
     }
-    return Units(name="units", description="sorted units; spike_times in ms, recording clock", columns=_columns(columns))
+    return Units(
+        name="units", description="sorted units; spike_times in ms, recording clock", columns=_columns(columns)
+    )

@@ -130,9 +130,7 @@ def find_pauses(clock: FilmClock) -> list[Pause]:
     ]
 
 
-def _subdivide(
-    edges: NDArray[np.float64], n_parts: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _subdivide(edges: NDArray[np.float64], n_parts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Cut interval i into n_parts[i] equal parts; return all edges and each part's number within its interval."""
     offset = np.arange(n_parts.sum()) - np.repeat(np.cumsum(n_parts) - n_parts, n_parts)
     width = np.repeat(np.diff(edges), n_parts)

@@ -67,9 +67,7 @@ def _frames_with(value: int, indicators: Indicators, grid: BinGrid) -> NDArray[A
     return count
 
 
-def _most_frequent(
-    n_off: NDArray[Any], n_on: NDArray[Any], n_undefined: NDArray[Any], first: Indicators
-) -> Indicators:
+def _most_frequent(n_off: NDArray[Any], n_on: NDArray[Any], n_undefined: NDArray[Any], first: Indicators) -> Indicators:
     majority = first.copy()
     majority[(n_off > n_on) & (n_off > n_undefined)] = 0
     majority[(n_on > n_off) & (n_on > n_undefined)] = 1

@@ -80,8 +80,12 @@ def cached_keys(cache_dir: Path) -> dict[str, list[int]]:
 
 def in_natural_order(names: Iterable[str]) -> list[str]:
     """Sort names so that the numbers inside them count: 8 before 14 before 20."""
-    return sorted(names, key=lambda name: [(part.isdigit(), int(part) if part.isdigit() else 0, part)
-                                           for part in re.split(r"(\d+)", name)])
+    return sorted(
+        names,
+        key=lambda name: [
+            (part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)
+        ],
+    )
 
 
 def read_attributes(key: Path) -> dict[str, Any]:
@@ -100,7 +104,9 @@ def read_attributes(key: Path) -> dict[str, Any]:
     except OSError as error:
         raise CacheError(f"{metadata}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CacheError(f"{metadata}: damaged, it does not describe a key. Rebuild it: {build_command(key)}") from error
+        raise CacheError(
+            f"{metadata}: damaged, it does not describe a key. Rebuild it: {build_command(key)}"
+        ) from error
     if schema_version != SCHEMA_VERSION:
         newer = isinstance(schema_version, int) and schema_version > SCHEMA_VERSION
         advice = "Update this software, or rebuild it" if newer else "Rebuild it"

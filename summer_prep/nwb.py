@@ -322,9 +322,7 @@ def _read_spikes(nwb_file: "NWBFile") -> tuple[NDArray[np.float64], NDArray[np.i
     return spike_times_ms, stops, notes
 
 
-def _read_unit_columns(
-    nwb_file: "NWBFile", n_units: int
-) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]]]:
+def _read_unit_columns(nwb_file: "NWBFile", n_units: int) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]]]:
     """Read the optional columns that hold one number or one text a unit; ragged and 2-D ones are left in the file."""
     numeric: dict[str, NDArray[Any]] = {}
     text: dict[str, list[str]] = {}

@@ -24,8 +24,8 @@ def describe_key(key: Path) -> dict[str, Any]:
     attributes = read_attributes(key)
     check_files(key, attributes)
     group = zarr.open_group(key, mode="r")
-    counts = np.asarray(group["spike_counts"][...])
-    recorded_s = np.asarray(group["recorded_s"][...], dtype=np.float64)
+    counts = _values(group, "spike_counts")
+    recorded_s = _values(group, "recorded_s")
     return {
         "key": str(key),
         "patient_id": attributes["patient_id"],
@@ -38,9 +38,16 @@ def describe_key(key: Path) -> dict[str, Any]:
         "spikes": attributes["spikes"],
         "pauses": attributes["pauses"],
         "arrays": [_describe_array(group, key, name) for name in sorted(attributes["digests"])],
-        "regions": _rates_by_region(counts, recorded_s.sum(), attributes["units"].get("brain_region")),
+        "regions": _rates_by_region(
+            counts, float(recorded_s.sum(dtype=np.float64)), attributes["units"].get("brain_region")
+        ),
         "labels": _label_shares(group, attributes["label_names"]),
     }
+
+
+def _values(group: zarr.Group, name: str) -> NDArray[Any]:
+    array: Any = group[name]
+    return np.asarray(array[...])
 
 
 def _describe_array(group: zarr.Group, key: Path, name: str) -> dict[str, Any]:
@@ -76,8 +83,7 @@ def _label_shares(group: zarr.Group, label_names: list[str]) -> list[dict[str, A
     """Return each label's percentage of bins with value 1 under every rule, and of undefined ones."""
     labels: dict[str, NDArray[Any]] = {}
     for rule in LABEL_RULES:
-        array: Any = group[f"labels_{rule}"]
-        labels[rule] = np.asarray(array[...])
+        labels[rule] = _values(group, f"labels_{rule}")
     undefined = (labels["first"] == LABEL_VALUES[-1]).mean(axis=1)
     return [
         {
@@ -105,13 +111,13 @@ def draw_key(key: Path, picture: Path) -> None:
     attributes = read_attributes(key)
     check_files(key, attributes)
     group = zarr.open_group(key, mode="r")
-    film_minutes = np.asarray(group["bin_start_s"][...]) / 60
+    film_minutes = _values(group, "bin_start_s") / 60
     extent = (film_minutes[0], film_minutes[-1], attributes["n_units"] - 0.5, -0.5)
-    counts = np.asarray(group["spike_counts"][...])
-    rates_hz = _downsample(counts, counts.sum(axis=1)) / _downsample(counts, np.asarray(group["recorded_s"][...]))
+    counts = _values(group, "spike_counts")
+    rates_hz = _downsample(counts, counts.sum(axis=1)) / _downsample(counts, _values(group, "recorded_s"))
     shown = [name for name in PICTURE_LABELS if name in attributes["label_names"]] or attributes["label_names"][:7]
     rows = [attributes["label_names"].index(name) for name in shown]
-    labels = np.asarray(group["labels_any"][...])[rows] == 1
+    labels = _values(group, "labels_any")[rows] == 1
 
     figure, (heat, rate, strip) = plt.subplots(
         3, 1, figsize=(12, 8), sharex=True, height_ratios=[5, 1.5, 2], layout="constrained"

@@ -7,7 +7,6 @@ renamed into place, so that a reader or a killed build sees a whole key or none.
 import ctypes
 import errno
 import hashlib
-import json
 import os
 import shutil
 import uuid
@@ -157,7 +156,7 @@ def _array_metadata(name: str, values: NDArray[Any], codec: str) -> ArrayV3Metad
         codecs += _compressors(codec)
     elif name.startswith("labels_"):
         # One label a chunk, all of them in one file (a shard): 53 small files a rule would cost more than their bytes.
-        compressed = [BytesCodec(), ZstdCodec(level=LABEL_ZSTD_LEVEL)]
+        compressed: list[Any] = [BytesCodec(), ZstdCodec(level=LABEL_ZSTD_LEVEL)]
         codecs = [ShardingCodec(chunk_shape=(1, values.shape[1]), codecs=compressed)]
     return ArrayV3Metadata(
         shape=values.shape,

@@ -4,6 +4,7 @@ A block is many mini-batches in one piece, so that Python, Lightning and the gat
 Block after block and batch after batch, the samples come in the order of the permutation.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -68,7 +69,7 @@ class ShuffledBlocks:
         return max(1, n_values // self.batch_size) * self.batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.block_samples)
+        return math.ceil(len(self.indices) / self.block_samples)
 
     def __iter__(self) -> Iterator[Block]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.indices)
@@ -91,7 +92,7 @@ class OrderedBlocks:
         return max(1, MAX_BLOCK_VALUES // self.samples.counts.shape[1])
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.block_samples)
+        return math.ceil(len(self.indices) / self.block_samples)
 
     def __iter__(self) -> Iterator[Block]:
         on_device = torch.from_numpy(self.indices).to(self.samples.counts.device)

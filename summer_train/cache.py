@@ -186,7 +186,8 @@ def _open_counts(key: Path, attributes: dict[str, Any]) -> tuple[list[NDArray[An
     metadata = json.loads((key / "spike_counts" / "zarr.json").read_bytes())
     shape = (attributes["n_bins"], attributes["n_units"])
     chunk_rows, chunk_units = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    dtype = {"uint8": np.dtype("u1"), "uint16": np.dtype("<u2")}.get(metadata["data_type"])
+    dtypes: dict[str, np.dtype[Any]] = {"uint8": np.dtype("u1"), "uint16": np.dtype("<u2")}
+    dtype = dtypes.get(metadata["data_type"])
     if tuple(metadata["shape"]) != shape or dtype is None or chunk_units != shape[1] or chunk_rows < 1:
         raise CacheError(f"{key / 'spike_counts'}: is not what the key describes. Rebuild it: {build_command(key)}")
     if [codec["name"] for codec in metadata["codecs"]] != ["bytes"]:
@@ -237,9 +238,7 @@ def _check_same_film(first: CachedPatient, other: CachedPatient) -> None:
     if digests["first_frame"] != other_digests["first_frame"]:
         raise CacheError(f"the bin grids of {where} differ: {first.n_bins} and {other.n_bins} bins. {advice}")
     same_names = first.attributes["label_names"] == other.attributes["label_names"]
-    if not same_names or any(
-        digests[name] != other_digests[name] for name in digests if name.startswith("labels_")
-    ):
+    if not same_names or any(digests[name] != other_digests[name] for name in digests if name.startswith("labels_")):
         raise CacheError(f"the annotations of {where} differ. {advice}")
 
 
@@ -250,7 +249,7 @@ def _members(brain_regions: Sequence[str], patients: Sequence[CachedPatient]) ->
     for patient in patients:
         if "brain_region" not in patient.attributes["units"]:
             raise SettingsError(
-                f"patient {patient.patient_id} has no brain_region column, so --brain-regions cannot choose. Leave it out"
+                f"patient {patient.patient_id} has no brain_region column to choose by. Leave --brain-regions out"
             )
     found = {region for patient in patients for region in patient.attributes["units"]["brain_region"]}
     unknown = [name for name in brain_regions if name not in found and name not in BRAIN_REGION_GROUPS]
@@ -270,7 +269,7 @@ def _choose_units(patient: CachedPatient, regions: set[str], single_units: bool)
     if single_units:
         if "is_single_unit" not in patient.attributes["digests"]:
             raise SettingsError(
-                f"patient {patient.patient_id} has no is_single_unit column, so --single-units cannot choose. Leave it out"
+                f"patient {patient.patient_id} has no is_single_unit column to choose by. Leave --single-units out"
             )
         keep &= _read_vector(patient, "is_single_unit", np.dtype("u1"))[: len(keep)] == 1
     return np.flatnonzero(keep)

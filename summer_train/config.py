@@ -111,6 +111,8 @@ class FitConfig:
         }
 
 
-def _check_choice(option: Literal["--task", "--label-rule", "--undefined"], value: str, allowed: tuple[str, ...]) -> None:
+def _check_choice(
+    option: Literal["--task", "--label-rule", "--undefined"], value: str, allowed: tuple[str, ...]
+) -> None:
     if value not in allowed:
         raise SettingsError(f"{option} {value}: choose one of {', '.join(allowed)}")

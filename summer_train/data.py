@@ -53,7 +53,9 @@ class FilmData(lightning.LightningDataModule):
         as_class = self.config.undefined == "class"
         self.n_classes = 3 if has_undefined and as_class else 2
         if as_class and not has_undefined:
-            self.notes.append(f"label {self.config.label_name} is defined everywhere; --undefined class changes nothing")
+            self.notes.append(
+                f"label {self.config.label_name} is defined everywhere; --undefined class changes nothing"
+            )
         return np.where(raw == UNDEFINED, np.uint8(2), raw)
 
     def _split(self, n_samples: int) -> Split:
@@ -64,9 +66,7 @@ class FilmData(lightning.LightningDataModule):
         fold = DEFAULT_FOLD if config.fold is None else config.fold
         return blocked_split(n_samples, config.bin_length_ms, buffer_s, fold, config.sequence_s)
 
-    def _usable(
-        self, selection: "Selection", labels: NDArray[np.uint8] | None, n_samples: int
-    ) -> NDArray[np.bool_]:
+    def _usable(self, selection: "Selection", labels: NDArray[np.uint8] | None, n_samples: int) -> NDArray[np.bool_]:
         seen = selection.seen()
         if not seen.all():
             self.notes.append(f"left out {int((~seen).sum())} bins that a patient never saw")

@@ -45,7 +45,9 @@ class FitResult:
             "config": self.config.as_plain(),
             "n_units": self.n_units,
             "n_samples": dict(self.n_samples),
-            "scores": {row: {part: dict(scores) for part, scores in parts.items()} for row, parts in self.scores.items()},
+            "scores": {
+                row: {part: dict(scores) for part, scores in parts.items()} for row, parts in self.scores.items()
+            },
             "log_dir": str(self.log_dir),
             "best_checkpoint": str(self.best_checkpoint),
             "last_checkpoint": str(self.last_checkpoint),
@@ -130,7 +132,7 @@ def build_what_is_missing(config: FitConfig, say: Say) -> list[str]:
 
 def make_model(config: FitConfig, data: FilmData) -> Decoder:
     """Return the untrained model of a task."""
-    sizes = {"hidden_size": config.hidden_size, "lr": config.lr, "batch_size": config.batch_size}
+    sizes: dict[str, Any] = {"hidden_size": config.hidden_size, "lr": config.lr, "batch_size": config.batch_size}
     if config.task == "label":
         return LinearLabel(data.n_units, data.n_classes, **sizes)
     return LinearNextBin(data.n_units, **sizes)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from summer_prep.errors import SettingsError
@@ -25,14 +25,15 @@ class EpochLines(Callback):
         self.say = say
         self.started = 0.0
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: Decoder) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the epoch's clock."""
         self.started = time.perf_counter()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Decoder) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say the epoch's losses."""
         if not trainer.is_global_zero:
             return
+        assert isinstance(pl_module, Decoder)
         # The epoch's own training means are logged only after this, so they are read where they are summed.
         train = {f"train_{name}": value for name, value in pl_module.sums["train"].means().items()}
         val = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val_")}

@@ -58,14 +58,9 @@ def blocked_split(
     part_of_segment = np.full(N_SEGMENTS, "train")
     part_of_segment[fold - 1] = "val"
     part_of_segment[fold - 2] = "test"
-    part_of_gap = np.where(
-        (part_of_segment == "train") & (np.roll(part_of_segment, -1) == "train"), "train", "unused"
-    )
+    part_of_gap = np.where((part_of_segment == "train") & (np.roll(part_of_segment, -1) == "train"), "train", "unused")
     part_in_block = np.concatenate(
-        [
-            np.repeat([part_of_segment[number], part_of_gap[number]], [segment, gap])
-            for number in range(N_SEGMENTS)
-        ]
+        [np.repeat([part_of_segment[number], part_of_gap[number]], [segment, gap]) for number in range(N_SEGMENTS)]
     )
     starts = np.arange(n_blocks)[:, None] * (n_samples // n_blocks)
     train, val, test = (

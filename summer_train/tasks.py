@@ -5,6 +5,7 @@ between tasks (target, loss, metrics) is in `models.py`.
 """
 
 from collections.abc import Iterable
+
 import lightning
 import torch
 from torch import Tensor, nn
@@ -115,8 +116,7 @@ class Decoder(lightning.LightningModule):
         self.sums[part].add(sums, len(targets))
 
     def _log_sums(self, part: str) -> None:
-        means = {f"{part}_{name}": value for name, value in self.sums[part].means().items()}
-        self.log_dict({**means, "step": float(self.global_step)})
+        self.log_dict({f"{part}_{name}": value for name, value in self.sums[part].means().items()})
         self.sums[part] = Sums()
 
     def _count_steps(self, n_steps: int) -> None:

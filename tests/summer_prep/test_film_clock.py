@@ -49,13 +49,20 @@ def test_hand_sized_case_is_reproduced(case):
 @pytest.mark.parametrize("case", BINNING_CASES, ids=lambda case: f"{case['case']}-{case['bin_length_ms']}ms")
 def test_reference_binning_is_reproduced(case):
     with np.load(DATA / "vectors" / "binning.npz") as vectors:
-        vector = {name: vectors[f"{case['case']}/{name}"] for name in ("pts_s", "recording_ms", "edges_s",
-                  "spike_times_ms", "spike_times_index", "counts_unit_by_bin")}
+        vector = {
+            name: vectors[f"{case['case']}/{name}"]
+            for name in (
+                "pts_s",
+                "recording_ms",
+                "edges_s",
+                "spike_times_ms",
+                "spike_times_index",
+                "counts_unit_by_bin",
+            )
+        }
     clock = film_clock(frame_indices(vector["pts_s"]), vector["recording_ms"])
     edges = frame_indices(vector["edges_s"])
-    grid = BinGrid(
-        first_frame=int(edges[0]), n_bins=len(edges) - 1, frames_per_bin=case["bin_length_ms"] // 40
-    )
+    grid = BinGrid(first_frame=int(edges[0]), n_bins=len(edges) - 1, frames_per_bin=case["bin_length_ms"] // 40)
     bins = bins_of_intervals(clock, grid)
     interval = locate_spikes(clock, vector["spike_times_ms"])
     unit = np.repeat(np.arange(len(vector["spike_times_index"])), np.diff(vector["spike_times_index"], prepend=0))
@@ -90,7 +97,9 @@ def watchlogs(draw):
 
 grids = st.builds(
     BinGrid, first_frame=st.integers(0, 8), n_bins=st.integers(1, 12), frames_per_bin=st.integers(1, 4)
-) | st.builds(BinGrid, first_frame=st.integers(0, 8), n_bins=st.integers(1, 40), parts_per_frame=st.sampled_from([2, 5]))
+) | st.builds(
+    BinGrid, first_frame=st.integers(0, 8), n_bins=st.integers(1, 40), parts_per_frame=st.sampled_from([2, 5])
+)
 
 
 @given(watchlogs(), grids)
@@ -124,9 +133,7 @@ def test_binning_equals_a_plain_loop(log, grid):
     np.testing.assert_allclose(recorded, expected_s, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("largest", "dtype"), [(0, np.uint8), (255, np.uint8), (256, np.uint16), (65_535, np.uint16)]
-)
+@pytest.mark.parametrize(("largest", "dtype"), [(0, np.uint8), (255, np.uint8), (256, np.uint16), (65_535, np.uint16)])
 def test_counts_take_the_smallest_dtype_that_holds_the_largest(largest, dtype):
     bins = np.zeros(largest, dtype=np.int64)
     counts = count_spikes(bins, np.ones(largest, dtype=np.int64), 2, 3)
@@ -140,7 +147,10 @@ def test_count_above_uint16_is_refused():
         count_spikes(bins, bins, 1, 1)
 
 
-FILE_GRIDS = {40: BinGrid(first_frame=918, n_bins=118_161), 80: BinGrid(first_frame=918, n_bins=59_080, frames_per_bin=2)}
+FILE_GRIDS = {
+    40: BinGrid(first_frame=918, n_bins=118_161),
+    80: BinGrid(first_frame=918, n_bins=59_080, frames_per_bin=2),
+}
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_first_rule_follows_the_names_in_the_file():
 
 def test_parts_of_a_frame_share_its_label():
     grid = BinGrid(first_frame=1, n_bins=4, parts_per_frame=2)
-    assert rules([0, 1, 0], grid) == dict.fromkeys(("first", "any", "majority"), [1, 1, 0, 0])
+    assert rules([0, 1, 0], grid) == {rule: [1, 1, 0, 0] for rule in ("first", "any", "majority")}
 
 
 @given(

@@ -25,9 +25,7 @@ BIN_LENGTHS_MS = (10, 20, 40, 80, 120, 200, 480, 1000)
 @pytest.fixture(scope="module")
 def golden_cache(tmp_path_factory):
     cache_dir = tmp_path_factory.mktemp("golden")
-    results = build(
-        BuildConfig(data_dir=RECORDINGS, cache_dir=cache_dir, bin_lengths_ms=BIN_LENGTHS_MS, n_workers=1)
-    )
+    results = build(BuildConfig(data_dir=RECORDINGS, cache_dir=cache_dir, bin_lengths_ms=BIN_LENGTHS_MS, n_workers=1))
     assert {result.state for result in results} == {"built"}
     return cache_dir
 

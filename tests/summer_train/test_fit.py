@@ -1,4 +1,4 @@
-"""Training: blocks of steps equal the plain loop, every sample is visited once, runs repeat, decoding finds what is there."""
+"""Training: blocks equal the plain loop, each sample once an epoch, runs repeat, decoding finds what is there."""
 
 import csv
 import json
@@ -24,9 +24,15 @@ def config(demo_dir, demo_cache, tmp_path):
 
     def make(**changes):
         common = {
-            "data_dir": demo_dir, "cache_dir": demo_cache, "patient_ids": ("14", "20"), "buffer_s": 10.0,
-            "max_epochs": 2, "hidden_size": 8, "output_dir": tmp_path / "logs", "devices": 1,
-        }  # fmt: skip
+            "data_dir": demo_dir,
+            "cache_dir": demo_cache,
+            "patient_ids": ("14", "20"),
+            "buffer_s": 10.0,
+            "max_epochs": 2,
+            "hidden_size": 8,
+            "output_dir": tmp_path / "logs",
+            "devices": 1,
+        }
         return FitConfig(**{**common, **changes})
 
     return make
@@ -76,7 +82,9 @@ def plain_loop(config, data):
     """Train as the published pipeline does: one sample batch, one step at a time, nothing clever."""
     torch.manual_seed(config.seed)
     n_outputs = data.n_classes or data.n_units
-    net = nn.Sequential(nn.Linear(data.n_units, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, n_outputs))
+    net = nn.Sequential(
+        nn.Linear(data.n_units, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, n_outputs)
+    )
     optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
     counts = data.samples.counts
     for epoch in range(config.max_epochs):
@@ -219,9 +227,14 @@ def test_decoding_finds_a_tuned_label_and_no_untuned_one(tmp_path):
     def margin(label_name):
         result = fit(
             FitConfig(
-                task="label", label_name=label_name, data_dir=tmp_path / "nwb", cache_dir=tmp_path / "cache",
-                max_epochs=2, batch_size=128, output_dir=tmp_path / "logs",
-            )  # fmt: skip
+                task="label",
+                label_name=label_name,
+                data_dir=tmp_path / "nwb",
+                cache_dir=tmp_path / "cache",
+                max_epochs=2,
+                batch_size=128,
+                output_dir=tmp_path / "logs",
+            )
         )
         accuracy = {row: result.scores[row]["test"]["accuracy"] for row in result.scores}
         return accuracy["model"] - accuracy["majority class"]

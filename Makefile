@@ -1,0 +1,37 @@
+# Everything runs in .venv, made on first use from Python 3.11 or newer; nothing else is needed.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types bench clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch .venv/installed
+
+demo: .venv/installed
+	rm -rf demo
+	$(BIN)/summer-prep demo-data demo/nwb
+	$(BIN)/summer-prep build --data-dir demo/nwb --cache-dir demo/data_cache
+	$(BIN)/summer-prep inspect --cache-dir demo/data_cache
+	$(BIN)/summer-prep inspect 14 --cache-dir demo/data_cache --picture demo/inspect.png > demo/inspect.txt
+	$(BIN)/summer-train fit --data-dir demo/nwb --cache-dir demo/data_cache --output-dir demo/lightning_logs
+	$(BIN)/summer-train fit --task label --data-dir demo/nwb --cache-dir demo/data_cache \
+		--output-dir demo/lightning_logs --picture demo/learning_curve.png
+	@echo "pictures: demo/inspect.png demo/learning_curve.png"
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/build.py
+
+clean:
+	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

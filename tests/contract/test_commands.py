@@ -1,0 +1,150 @@
+"""The two programs as a user meets them: real processes, exit codes, one-line errors, both option spellings."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from summer_prep.command_line import normalise
+from summer_prep.layout import key_path
+from tests.conftest import error_line
+
+PUBLISHED = (
+    "--patient_ids 14 20",
+    "--patient_ids 14 20 --buffer 20 --fold 3 --sequence 5 2",
+    "--task label --patient_ids 29 8",
+    "--task label --label_name alison --patient_ids 29 8 --buffer 10 --fold 1",
+    "--patient_ids 14 20 --devices 1",
+)
+
+
+@pytest.mark.parametrize(
+    ("typed", "understood"),
+    [
+        ("fit --patient_ids 14 20 --max_epochs 3", "fit --patient-ids 14,20 --max-epochs 3"),
+        ("fit --patient-ids 14,20 --sequence 5 2", "fit --patient-ids 14,20 --sequence 5,2"),
+        ("fit --bin_length=80 --fold 1", "fit --bin-length=80 --fold 1"),
+        ("inspect 14 --bin-length 80 --json", "inspect 14 --bin-length 80 --json"),
+        ("fit --label-name a_b --output_dir my_logs", "fit --label-name a_b --output-dir my_logs"),
+    ],
+)
+def test_both_spellings_and_both_separators_are_understood(typed, understood):
+    assert normalise(typed.split()) == understood.split()
+
+
+@pytest.fixture(scope="module")
+def published_data(tmp_path_factory, run):
+    folder = tmp_path_factory.mktemp("published")
+    made = run("summer_prep", "demo-data", "nwb", "--patients", "4", "--units", "8", cwd=folder)
+    assert made.returncode == 0, made.stderr
+    assert len(made.stdout.split()) == 4
+    return folder
+
+
+@pytest.mark.parametrize("options", PUBLISHED)
+def test_published_command_runs_as_it_stands(options, published_data, run, tmp_path):
+    arguments = [*options.split(), "--max_epochs", "1", "--data_dir", published_data / "nwb", "--json"]
+    result = run("summer_train", "fit", *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    name = "dhv_label" if "label" in options else "dhv"
+    assert report["log_dir"] == f"lightning_logs/{name}/version_0"
+    assert torch.load(tmp_path / report["best_checkpoint"], weights_only=True)["state_dict"]
+    assert (tmp_path / "data_cache" / f"sub-{report['config']['patient_ids'][0]}" / "bin-80ms.zarr").is_dir()
+
+
+def test_fit_with_a_cache_never_opens_a_recording(demo_dir, demo_cache, run, tmp_path):
+    data_dir = tmp_path / "data"
+    shutil.copytree(demo_dir, data_dir)
+    shutil.copytree(demo_cache, tmp_path / "cache")
+    options = (
+        "--data-dir",
+        data_dir,
+        "--cache-dir",
+        "cache",
+        "--patient-ids",
+        "14",
+        "--buffer",
+        "10",
+        "--max-epochs",
+        "1",
+    )
+    assert run("summer_train", "fit", *options, cwd=tmp_path).returncode == 0
+    shutil.rmtree(data_dir)
+    result = run("summer_train", "fit", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_whole_path_by_hand(published_data, run, tmp_path):
+    built = run(
+        "summer_prep", "build", "--data-dir", published_data / "nwb", "--patient-ids", "14", "8",
+        "--bin-length", "80,200",         "--workers", "2", "--json", cwd=tmp_path,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    results = json.loads(built.stdout)
+    assert [(key["patient_id"], key["bin_length_ms"], key["state"]) for key in results] == [
+        ("14", 80, "built"), ("14", 200, "built"), ("8", 80, "built"), ("8", 200, "built"),
+    ]  # fmt: skip
+    listed = run("summer_prep", "inspect", cwd=tmp_path)
+    assert listed.stdout.count("sub-") == 4
+    shown = run("summer_prep", "inspect", "14", "--picture", "14.png", "--json", cwd=tmp_path)
+    facts = json.loads(shown.stdout)
+    assert facts["n_units"] == 8 == sum(region["n_units"] for region in facts["regions"])
+    assert len(facts["labels"]) == 53
+    assert (tmp_path / "14.png").read_bytes().startswith(b"\x89PNG")
+    status = run("summer_prep", "status", "--data-dir", published_data / "nwb", "--json", cwd=tmp_path)
+    states = {(key["patient_id"], key["bin_length_ms"]): key["state"] for key in json.loads(status.stdout)}
+    assert states[("14", 80)] == "built"
+    assert states[("29", 80)] == "missing"
+    assert run("summer_prep", "verify", cwd=tmp_path).returncode == 0
+    chunk = key_path(tmp_path / "data_cache", "8", 200) / "spike_counts" / "c" / "0" / "0"
+    chunk.write_bytes(bytes(chunk.stat().st_size))
+    damaged = run("summer_prep", "verify", cwd=tmp_path)
+    assert str(chunk.relative_to(tmp_path)) in damaged.stderr
+    assert "1 of 4 keys are damaged" in error_line(damaged)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("summer_prep build --data-dir nowhere", "nowhere: no such folder. Name the folder with the NWB files"),
+        (
+            "summer_prep build --data-dir {data} --patient-ids 77",
+            "no recording of patient 77 in {data}; found are 8, 14",
+        ),
+        (
+            "summer_prep build --data-dir {data} --bin-length 30",
+            "no bins of 30 ms can be made; possible are the multiples",
+        ),
+        ("summer_prep build --data-dir {data} --bin-length eighty", "--bin-length eighty: whole numbers are allowed"),
+        ("summer_prep build --nwb-path {data}/truth.json", "no patient id in the file name"),
+        ("summer_prep build --nwb-path sub3.nwb", "sub3.nwb: no such file"),
+        ("summer_prep inspect", "data_cache: nothing in the cache. Build it"),
+        ("summer_prep inspect 14 --cache-dir {cache} --bin-length 200", "no key of patient 14 at 200 ms"),
+        ("summer_prep verify", "data_cache: no keys of patient (any)"),
+        ("summer_prep demo-data {data}", "is already there. Remove it, or name another folder"),
+        ("summer_train fit --patient-ids 14", "no recording of patient 14 in /data"),
+        ("summer_train fit --cache-dir {cache} --bin-length 30", "no bins of 30 ms can be made"),
+        ("summer_train fit --cache-dir {cache} --task label --label-name sumer", "nearest are summer"),
+        ("summer_train fit --cache-dir {cache} --brain-regions XX", "--brain-regions XX: no unit is there"),
+        ("summer_train fit --cache-dir {cache} --buffer 200", "--buffer 200 leaves no segment"),
+        ("summer_train fit --cache-dir {cache} --fold 0", "--fold 0: must be 1, 2, 3, 4 or 5"),
+        ("summer_train fit --cache-dir {cache} --val-fraction 0", "--val-fraction 0.0: must lie between 0 and 1"),
+        ("summer_train fit --cache-dir {cache} --val-fraction 0.1 --fold 2", "two splits were asked for"),
+        ("summer_train fit --cache-dir {cache} --sequence 3", "--sequence 3: must be two numbers"),
+    ],
+)
+def test_wrong_input_gets_one_line_and_writes_nothing(command, message, demo_dir, demo_cache, run, tmp_path):
+    places = {"data": demo_dir, "cache": demo_cache}
+    result = run(*command.format(**places).split(), cwd=tmp_path)
+    assert message.format(**places) in error_line(result)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_wrong_usage_exits_with_2_and_debug_shows_the_traceback(run, tmp_path):
+    assert run("summer_train", "fit", "--no-such-option", cwd=tmp_path).returncode == 2
+    assert run("summer_prep", "build", "--workers", "0", cwd=tmp_path).returncode == 2
+    result = run("summer_prep", "verify", "--debug", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr

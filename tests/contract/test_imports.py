@@ -1,0 +1,51 @@
+"""Who may import whom, and how long --help may take to import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHARED = {"summer_prep.layout", "summer_prep.errors", "summer_prep.command_line"}
+FORBIDDEN = {"summer_prep": {"torch", "lightning", "summer_train"}, "summer_train": {"pynwb", "hdmf", "h5py"}}
+
+
+def imports(path):
+    """Yield (module, whether it is imported when the file is)."""
+    tree = ast.parse(path.read_text())
+    late = {node for function in ast.walk(tree) if isinstance(function, ast.FunctionDef) for node in ast.walk(function)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node not in late
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, path
+            yield node.module, node not in late
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_packages_stay_apart(package):
+    for path in (ROOT / package).glob("*.py"):
+        for module, _ in imports(path):
+            assert module.split(".")[0] not in FORBIDDEN[package], f"{path.name} imports {module}"
+
+
+def test_training_knows_the_layout_and_the_errors_of_prep_and_calls_build_late():
+    for path in (ROOT / "summer_train").glob("*.py"):
+        for module, at_import in imports(path):
+            if module.startswith("summer_prep") and module not in SHARED:
+                assert (module, at_import) == ("summer_prep.build", False), f"{path.name} imports {module}"
+
+
+@pytest.mark.parametrize("module", ["summer_prep", "summer_train"])
+def test_help_loads_no_heavy_package(module):
+    code = (
+        f"import sys; from {module}.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print({'numpy', 'torch', 'lightning', 'zarr', 'pynwb', 'matplotlib'} & sys.modules.keys())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip().endswith("set()")

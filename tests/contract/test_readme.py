@@ -1,0 +1,36 @@
+"""The README's commands and code run as they stand there, on demo recordings in place of the download."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def test_commands_of_the_readme_run(demo_dir, run, tmp_path):
+    (block,) = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    download, *commands = block.splitlines()
+    assert download.startswith("dandi download --output-dir recordings ")
+    shutil.copytree(demo_dir, tmp_path / "recordings" / "001616")
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        result = run(program.replace("-", "_"), *arguments, cwd=tmp_path)
+        assert result.returncode == 0, (command, result.stderr)
+    for picture in ("sub-14.png", "curve.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_python_of_the_readme_runs(demo_cache, tmp_path, monkeypatch):
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "data_cache").symlink_to(demo_cache)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(block, names)
+    assert names["counts"].dims == ("bin", "unit")
+    assert set(names["summer"].tolist()) == {0, 1}
+
+
+def test_every_option_of_fit_is_in_the_readme(run):
+    options = set(re.findall(r"--[a-z-]+", run("summer_train", "fit", "--help").stdout))
+    assert options - {"--help", "--debug", "--no-debug"} <= set(re.findall(r"--[a-z-]+", README))
