@@ -81,12 +81,19 @@ class Selection:
 
     def counts(self) -> NDArray[Any]:
         """Return the chosen counts, (n_bins, n_units): the mapped file itself where it is exactly that."""
-        patient, units = self.patients[0], self.units[0]
-        if len(self.patients) == 1 and len(patient.chunks) == 1 and len(units) == patient.chunks[0].shape[1]:
-            return patient.chunks[0][: self.n_bins]
+        mapped = self.counts_if_mapped()
+        if mapped is not None:
+            return mapped
         counts = np.empty((self.n_bins, self.n_units), dtype=self.dtype)
         self.copy_rows(0, counts)
         return counts
+
+    def counts_if_mapped(self) -> NDArray[Any] | None:
+        """Return the chosen counts without a copy, if they are one patient's only chunk; else None."""
+        patient, units = self.patients[0], self.units[0]
+        if len(self.patients) == 1 and len(patient.chunks) == 1 and len(units) == patient.chunks[0].shape[1]:
+            return patient.chunks[0][: self.n_bins]
+        return None
 
     def copy_rows(self, start: int, out: NDArray[Any]) -> None:
         """Fill `out`, (n_rows, n_units), with the counts of the bins from `start` on."""
@@ -101,6 +108,16 @@ class Selection:
                 rows = patient.chunks[number][within : within + n_rows]
                 out[row : row + n_rows, column : column + len(units)] = rows if all_units else rows[:, units]
                 row += n_rows
+            column += len(units)
+
+    def take_rows(self, indices: NDArray[np.int64], out: NDArray[Any]) -> None:
+        """Fill `out`, (n_rows, n_units), with the counts of the bins named, in that order."""
+        column = 0
+        for patient, units in zip(self.patients, self.units, strict=True):
+            number, within = np.divmod(indices, len(patient.chunks[0]))
+            for chunk in np.unique(number):
+                here = number == chunk
+                out[here, column : column + len(units)] = patient.chunks[chunk][np.ix_(within[here], units)]
             column += len(units)
 
     def labels(self, label_name: str, rule: str) -> NDArray[np.uint8]:

@@ -32,6 +32,7 @@ REGIONS_HELP = "Regions to keep, like A EC; H stands for AH MH PH, PHC also for 
 WORKERS_HELP = "Accepted for old command lines: counts come from the mapped cache, so no worker processes load them."
 RULE_HELP = "Which frames decide a bin's label: the first, any that is on, or most of them."
 UNDEFINED_HELP = "Leave bins with undefined labels out, or make them a class."
+MEMORY_HELP = "GB of device memory that counts may take; more than that streams.  [default: 80 % of what is free]"
 FRACTION_HELP = "Fraction split instead of the blocked one: this last part validates, no test."
 
 
@@ -65,7 +66,10 @@ def fit(
     lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 1e-3,
     num_workers: Annotated[int, typer.Option(help=WORKERS_HELP)] = 0,
     output_dir: Annotated[Path, typer.Option(help="Where logs and checkpoints go.")] = Path("lightning_logs"),
-    devices: Annotated[int | None, typer.Option(help="Number of GPUs.  [default: all visible]")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Number of GPUs (CPU processes without).  [default: all visible]")
+    ] = None,
+    device_memory: Annotated[float | None, typer.Option(help=MEMORY_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal runs on one CPU.")] = 0,
     picture: Annotated[Path | None, typer.Option(help="Write the learning curve here (PNG).")] = None,
     as_json: JsonOption = False,
@@ -94,11 +98,14 @@ def fit(
         num_workers=num_workers,
         output_dir=output_dir,
         devices=devices,
+        device_memory_gb=device_memory,
         seed=seed,
     )
     from summer_train.fit import fit as fit_model
 
     result = fit_model(config, say=lambda line: typer.echo(line, err=True))
+    if result is None:
+        return
     from summer_train.report import draw_learning_curve, score_table
 
     if picture is not None:

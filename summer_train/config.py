@@ -60,7 +60,9 @@ class FitConfig:
     output_dir: Path = Path("lightning_logs")
     """Where logs and checkpoints go."""
     devices: int | None = None
-    """Number of GPUs; all visible by default."""
+    """Number of GPUs, or of processes where there is none; by default all visible GPUs, or one process."""
+    device_memory_gb: float | None = None
+    """Memory that counts may take on the device; by default 80 % of what is free."""
     seed: int = 0
     """Equal seeds give equal runs on one CPU."""
 
@@ -73,6 +75,7 @@ class FitConfig:
             "--max-epochs": self.max_epochs,
             "--hidden-size": self.hidden_size,
             "--lr": self.lr,
+            "--device-memory": 1 if self.device_memory_gb is None else self.device_memory_gb,
             "--devices": 1 if self.devices is None else self.devices,
         }
         for option, value in positive.items():

@@ -1,5 +1,8 @@
 """One Lightning data module for both tasks: which samples there are, how they are split, and the loaders."""
 
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lightning
@@ -9,12 +12,15 @@ from numpy.typing import NDArray
 
 from summer_prep.errors import SettingsError
 from summer_prep.layout import UNDEFINED
-from summer_train.batches import OrderedBlocks, Samples, ShuffledBlocks
+from summer_train.batches import Block, OrderedBlocks, ResidentSamples, Samples, ShuffledBlocks, StreamedSamples
 from summer_train.config import DEFAULT_BUFFER_S, DEFAULT_FOLD, FitConfig
 from summer_train.splits import Split, blocked_split, fraction_split
 
 if TYPE_CHECKING:
     from summer_train.cache import Selection
+
+DEFAULT_MEMORY_SHARE = 0.8
+"""Of the memory that is free, how much counts may take by default."""
 
 
 class FilmData(lightning.LightningDataModule):
@@ -27,8 +33,11 @@ class FilmData(lightning.LightningDataModule):
     notes : what was left out and why, for people
     """
 
-    def __init__(self, selection: "Selection", config: FitConfig) -> None:
+    def __init__(
+        self, selection: "Selection", config: FitConfig, say: Callable[[str], None] = lambda _line: None
+    ) -> None:
         super().__init__()
+        self.say = say
         self.config = config
         self.n_units = selection.n_units
         self.n_classes = 0
@@ -39,12 +48,15 @@ class FilmData(lightning.LightningDataModule):
         self.split = self._leave_out(split, self._usable(selection, labels, n_samples))
         if labels is not None:
             self._check_classes(labels)
-        counts = selection.counts()
-        if counts.dtype == np.uint16:
-            counts = counts.astype(np.int32)  # torch indexes no uint16
-        self.samples = Samples(
-            counts=torch.from_numpy(counts), labels=None if labels is None else torch.from_numpy(labels)
-        )
+        self.selection = selection
+        self.labels = labels
+        self.samples: Samples
+        self.device = torch.device("cpu")
+        self.rank, self.n_processes = 0, 1
+
+    def _note(self, line: str) -> None:
+        self.notes.append(line)
+        self.say(line)
 
     def _read_labels(self, selection: "Selection") -> NDArray[np.uint8]:
         """Return class indices: 0, 1, and 2 for undefined."""
@@ -53,9 +65,7 @@ class FilmData(lightning.LightningDataModule):
         as_class = self.config.undefined == "class"
         self.n_classes = 3 if has_undefined and as_class else 2
         if as_class and not has_undefined:
-            self.notes.append(
-                f"label {self.config.label_name} is defined everywhere; --undefined class changes nothing"
-            )
+            self._note(f"label {self.config.label_name} is defined everywhere; --undefined class changes nothing")
         return np.where(raw == UNDEFINED, np.uint8(2), raw)
 
     def _split(self, n_samples: int) -> Split:
@@ -69,12 +79,12 @@ class FilmData(lightning.LightningDataModule):
     def _usable(self, selection: "Selection", labels: NDArray[np.uint8] | None, n_samples: int) -> NDArray[np.bool_]:
         seen = selection.seen()
         if not seen.all():
-            self.notes.append(f"left out {int((~seen).sum())} bins that a patient never saw")
+            self._note(f"left out {int((~seen).sum())} bins that a patient never saw")
         if labels is None:
             return seen[:-1] & seen[1:]
         defined = labels < self.n_classes
         if not defined.all():
-            self.notes.append(f"left out {int((~defined).sum())} bins where {self.config.label_name} is undefined")
+            self._note(f"left out {int((~defined).sum())} bins where {self.config.label_name} is undefined")
         return (seen & defined)[:n_samples]
 
     def _leave_out(self, split: Split, usable: NDArray[np.bool_]) -> Split:
@@ -95,25 +105,71 @@ class FilmData(lightning.LightningDataModule):
             )
 
     def setup(self, stage: str) -> None:
-        """Move the counts to the device, once."""
-        if self.trainer is not None:
-            self.samples = self.samples.to(self.trainer.strategy.root_device)
+        """Place the samples for the device of the trainer."""
+        if self.trainer is not None and not hasattr(self, "samples"):
+            self.rank, self.n_processes = self.trainer.global_rank, self.trainer.world_size
+            self.place(self.trainer.strategy.root_device)
+
+    def place(self, device: torch.device) -> None:
+        """Move the counts to a device, once; where they do not fit, let them stream from the mapped files."""
+        self.device = device
+        is_mapped_as_it_is = device.type == "cpu" and self.selection.counts_if_mapped() is not None
+        if self.selection.n_bytes > self._budget_bytes(device) and not is_mapped_as_it_is:
+            self._note(
+                f"streaming {self.selection.n_bytes / 1e9:.1f} GB of counts from the mapped files: more than the "
+                f"{self._budget_bytes(device) / 1e9:.1f} GB that may be used on {device}"
+            )
+            self.samples = StreamedSamples(selection=self.selection, labels=self.labels, device=device)
+            return
+        counts = self.selection.counts()
+        if counts.dtype == np.uint16:
+            counts = counts.astype(np.int32)  # torch indexes no uint16
+        labels = None if self.labels is None else torch.from_numpy(self.labels).to(device)
+        self.samples = ResidentSamples(counts=torch.from_numpy(counts).to(device), labels=labels)
+
+    def _budget_bytes(self, device: torch.device) -> float:
+        if self.config.device_memory_gb is not None:
+            return self.config.device_memory_gb * 1e9
+        if device.type == "cuda":
+            return DEFAULT_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
+        return DEFAULT_MEMORY_SHARE * _available_bytes()
 
     def train_dataloader(self) -> ShuffledBlocks:
         """Return the shuffled training samples."""
-        config = self.config
         return ShuffledBlocks(
-            samples=self.samples, indices=self.split.train, batch_size=config.batch_size, seed=config.seed
+            samples=self.samples,
+            indices=self.split.train,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            rank=self.rank,
+            n_processes=self.n_processes,
+            current_epoch=lambda: 0 if self.trainer is None else self.trainer.current_epoch,
         )
 
     def val_dataloader(self) -> OrderedBlocks:
-        """Return the validation samples."""
-        return self.blocks("val")
+        """Return this process's share of the validation samples."""
+        return self.blocks("val", self.rank, self.n_processes)
 
     def test_dataloader(self) -> OrderedBlocks:
-        """Return the test samples."""
-        return self.blocks("test")
+        """Return this process's share of the test samples."""
+        return self.blocks("test", self.rank, self.n_processes)
 
-    def blocks(self, part: str) -> OrderedBlocks:
+    def blocks(self, part: str, rank: int = 0, n_processes: int = 1) -> OrderedBlocks:
         """Return the samples of a part of the split in order."""
-        return OrderedBlocks(samples=self.samples, indices=getattr(self.split, part))
+        return OrderedBlocks(
+            samples=self.samples, indices=getattr(self.split, part), rank=rank, n_processes=n_processes
+        )
+
+    def transfer_batch_to_device(self, batch: Block, device: torch.device, dataloader_idx: int) -> Block:
+        """Return the block as it is: it was gathered on the device."""
+        return batch
+
+
+def _available_bytes() -> float:
+    """Return the memory that the system could give, by its own estimate."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        (line,) = [line for line in lines if line.startswith("MemAvailable")]
+        return float(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2

@@ -1,6 +1,7 @@
 """One training run from settings to results: cache, data, model, Lightning, baselines."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DDPStrategy
 
 from summer_prep.errors import CacheError, SettingsError
 from summer_train.baselines import class_counts, copy_last_bin, majority_class, mean_count, training_mean
@@ -54,29 +56,34 @@ class FitResult:
         }
 
 
-def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult:
+def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult | None:
     """Train one model and evaluate it, building missing or stale keys first.
 
     Parameters
     ----------
     say : takes lines of progress, for people
 
+    Returns
+    -------
+    The result; None in the further processes of a run on several devices
+
     Raises
     ------
     SummerError : data or settings do not allow the run
     """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        say = _say_nothing  # the first process of a run on several devices speaks for all
     patient_ids = build_what_is_missing(config, say)
     selection = open_selection(
         config.cache_dir, patient_ids, config.bin_length_ms, config.brain_regions, config.single_units
     )
     if not all(patient.is_mapped for patient in selection.patients):
         say("the cache is compressed: counts are decompressed into memory instead of mapped")
-    data = FilmData(selection, config)
-    for note in data.notes:
-        say(note)
+    data = FilmData(selection, config, say)
     torch.manual_seed(config.seed)
     model = make_model(config, data)
-    _quieten_lightning()
+    model.say = say
+    quieten_lightning()
     checkpoints, trainer = _trainer(config, say)
     _prepare_log_dir(trainer, config, selection)
     trainer.fit(model, datamodule=data)
@@ -85,6 +92,8 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult:
     model.load_state_dict(torch.load(checkpoints.best_model_path, weights_only=True)["state_dict"])
     if len(data.split.test):
         trainer.test(model, datamodule=data, verbose=False)
+    if not trainer.is_global_zero:
+        return None
     return FitResult(
         config=config,
         n_units=data.n_units,
@@ -94,6 +103,10 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult:
         best_checkpoint=Path(checkpoints.best_model_path),
         last_checkpoint=Path(checkpoints.last_model_path),
     )
+
+
+def _say_nothing(_line: str) -> None:
+    pass
 
 
 def build_what_is_missing(config: FitConfig, say: Say) -> list[str]:
@@ -132,19 +145,31 @@ def build_what_is_missing(config: FitConfig, say: Say) -> list[str]:
 
 def make_model(config: FitConfig, data: FilmData) -> Decoder:
     """Return the untrained model of a task."""
-    sizes: dict[str, Any] = {"hidden_size": config.hidden_size, "lr": config.lr, "batch_size": config.batch_size}
     if config.task == "label":
-        return LinearLabel(data.n_units, data.n_classes, **sizes)
-    return LinearNextBin(data.n_units, **sizes)
+        return LinearLabel(data.n_units, data.n_classes, config.hidden_size, config.lr)
+    return LinearNextBin(data.n_units, config.hidden_size, config.lr)
+
+
+class UnwrappedDDP(DDPStrategy):
+    """Lightning's DDP without torch's wrapper, which allows one backward pass a training step.
+
+    Ours has one per mini-batch of a block, so the steps add up gradients themselves. Equal seeds make equal weights
+    on every process.
+    """
+
+    def configure_ddp(self) -> None:
+        """Leave the model as it is."""
 
 
 def _trainer(config: FitConfig, say: Say) -> tuple[ModelCheckpoint, lightning.Trainer]:
     checkpoints = ModelCheckpoint(
         monitor="val_loss", filename="best", save_last=True, enable_version_counter=False, auto_insert_metric_name=False
     )
+    n_devices = config.devices or max(1, torch.cuda.device_count())
     trainer = lightning.Trainer(
         accelerator="auto",
-        devices=config.devices or ("auto" if torch.cuda.is_available() else 1),
+        devices=n_devices,
+        strategy=UnwrappedDDP() if n_devices > 1 else "auto",
         max_epochs=config.max_epochs,
         logger=CSVLogger(config.output_dir, name=config.log_name),
         callbacks=[checkpoints, EpochLines(say)],
@@ -171,11 +196,10 @@ def _prepare_log_dir(trainer: lightning.Trainer, config: FitConfig, selection: S
 
 def _scores(model: Decoder, data: FilmData) -> dict[str, dict[str, dict[str, float]]]:
     """Evaluate the model and the baselines on every part that has samples."""
-    model.eval()
+    model.eval().to(data.device)
     parts = [part for part, indices in vars(data.split).items() if len(indices)]
-    model.to(data.samples.counts.device)
     scores = {"model": {part: model.evaluate(data.blocks(part)) for part in parts}}
-    if data.samples.labels is None:
+    if data.labels is None:
         mean = training_mean(data.blocks("train"))
         scores["copy last bin"] = {part: copy_last_bin(data.blocks(part)) for part in parts}
         scores["mean count"] = {part: mean_count(data.blocks(part), mean) for part in parts}
@@ -185,7 +209,7 @@ def _scores(model: Decoder, data: FilmData) -> dict[str, dict[str, dict[str, flo
     return scores
 
 
-def _quieten_lightning() -> None:
+def quieten_lightning() -> None:
     """Keep Lightning's advertising and its remarks on what we chose on purpose out of a user's sight."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -4,13 +4,14 @@ Lightning sees one training step per block of mini-batches; the optimizer steps 
 between tasks (target, loss, metrics) is in `models.py`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import lightning
 import torch
 from torch import Tensor, nn
 
 from summer_train.batches import Block
+from summer_train.steps import AutogradSteps, Steps, TwoLayerSteps, add_over_processes, choose_steps
 
 
 class Sums:
@@ -39,11 +40,12 @@ class Decoder(lightning.LightningModule):
 
     net: nn.Module
 
-    def __init__(self, lr: float, batch_size: int) -> None:
+    def __init__(self, lr: float) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.lr = lr
-        self.batch_size = batch_size
+        self.say: Callable[[str], None] = lambda _line: None
+        self._steps: Steps
         self.sums = {part: Sums() for part in ("train", "val", "test")}
 
     def forward(self, counts: Tensor) -> Tensor:
@@ -59,25 +61,27 @@ class Decoder(lightning.LightningModule):
         """Return metrics beside the loss, summed over samples."""
         raise NotImplementedError
 
+    def written_out_steps(self, optimizer: torch.optim.Adam) -> TwoLayerSteps | None:
+        """Return a shortcut past autograd that takes the same steps; None where there is none."""
+        return None
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam with one kernel for all parameters."""
-        return torch.optim.Adam(self.parameters(), lr=self.lr, fused=True)
+        """Return Adam with one kernel for all parameters, which a CUDA graph can hold."""
+        return torch.optim.Adam(self.parameters(), lr=self.lr, fused=True, capturable=self.device.type == "cuda")
+
+    def on_train_start(self) -> None:
+        """Choose how steps are taken on this device."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Adam)
+        general = AutogradSteps(self.net, self.loss, optimizer)
+        self._steps = choose_steps(general, self.written_out_steps(optimizer), self.device, self.say)
 
     def training_step(self, block: Block, block_index: int) -> None:
         """Take one optimizer step per mini-batch of the block, in order."""
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        counts, targets = block.counts.float(), block.targets
-        n_steps = 0
-        for x, y in zip(counts.split(self.batch_size), targets.split(self.batch_size), strict=True):
-            prediction = self.net(x)
-            loss = self.loss(prediction, y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            n_steps += 1
-            self._add("train", prediction.detach(), y, loss.detach())
-        self._count_steps(n_steps)
+        predictions = self._steps(block)
+        with torch.no_grad():
+            self._add("train", predictions, block.targets)
+        self._count_steps(len(block.batch_sizes))
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means; the only time that training waits for the device."""
@@ -108,15 +112,16 @@ class Decoder(lightning.LightningModule):
         return {name: float(value) for name, value in self.sums["test"].means().items()}
 
     def _evaluate(self, part: str, block: Block) -> None:
-        prediction = self(block.counts)
-        self._add(part, prediction, block.targets, self.loss(prediction, block.targets))
+        self._add(part, self(block.counts), block.targets)
 
-    def _add(self, part: str, prediction: Tensor, targets: Tensor, mean_loss: Tensor) -> None:
-        sums = {"loss": mean_loss * len(targets), **self.metric_sums(prediction, targets)}
-        self.sums[part].add(sums, len(targets))
+    def _add(self, part: str, predictions: Tensor, targets: Tensor) -> None:
+        if len(targets):
+            loss = self.loss(predictions, targets) * len(targets)
+            self.sums[part].add({"loss": loss, **self.metric_sums(predictions, targets)}, len(targets))
 
     def _log_sums(self, part: str) -> None:
-        self.log_dict({f"{part}_{name}": value for name, value in self.sums[part].means().items()})
+        sums, n_samples = add_over_processes(self.sums[part].values, self.sums[part].n_samples)
+        self.log_dict({f"{part}_{name}": value / n_samples for name, value in sums.items()})
         self.sums[part] = Sums()
 
     def _count_steps(self, n_steps: int) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from summer_prep.build import BuildConfig, build
 from summer_prep.demo import DemoConfig, write_demo_data
 from summer_prep.errors import SettingsError
-from summer_train.batches import OrderedBlocks, Samples, ShuffledBlocks
+from summer_train.batches import OrderedBlocks, ResidentSamples, ShuffledBlocks
 from summer_train.cache import open_selection
 from summer_train.config import FitConfig
 from summer_train.data import FilmData
@@ -42,18 +42,29 @@ def data_of(config):
     selection = open_selection(
         config.cache_dir, config.patient_ids, config.bin_length_ms, config.brain_regions, config.single_units
     )
-    return FilmData(selection, config)
+    data = FilmData(selection, config)
+    data.place(torch.device("cpu"))
+    return data
 
 
 def samples_of(n_bins, n_units=3, labels=False):
     counts = torch.arange(n_bins * n_units).reshape(n_bins, n_units) % 251
-    return Samples(counts=counts.to(torch.uint8), labels=torch.arange(n_bins, dtype=torch.uint8) if labels else None)
+    return ResidentSamples(
+        counts=counts.to(torch.uint8), labels=torch.arange(n_bins, dtype=torch.uint8) if labels else None
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 1000])
 def test_every_training_sample_is_visited_once_per_epoch(batch_size):
     indices = np.arange(3, 200, 2)
-    blocks = ShuffledBlocks(samples=samples_of(256, labels=True), indices=indices, batch_size=batch_size, seed=0)
+    epochs = iter([0, 1])
+    blocks = ShuffledBlocks(
+        samples=samples_of(256, labels=True),
+        indices=indices,
+        batch_size=batch_size,
+        seed=0,
+        current_epoch=lambda: next(epochs),
+    )
     first, second = (torch.cat([block.targets for block in blocks]) for _ in range(2))
     assert sorted(first.tolist()) == sorted(second.tolist()) == indices.tolist()
     assert first.tolist() != second.tolist()
@@ -62,7 +73,11 @@ def test_every_training_sample_is_visited_once_per_epoch(batch_size):
 def test_order_is_a_function_of_seed_and_epoch():
     def order(seed, epoch):
         blocks = ShuffledBlocks(
-            samples=samples_of(100, labels=True), indices=np.arange(100), batch_size=8, seed=seed, epoch=epoch
+            samples=samples_of(100, labels=True),
+            indices=np.arange(100),
+            batch_size=8,
+            seed=seed,
+            current_epoch=lambda: epoch,
         )
         return torch.cat([block.targets for block in blocks]).tolist()
 
