@@ -30,7 +30,8 @@ seconds = time.perf_counter() - before
 assert all(result.state == "built" for result in results), results
 status = Path("/proc/self/status").read_text()
 (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
-print(json.dumps({"seconds": seconds, "megabytes": int(line.split()[1]) / 1024, "spikes": results[0].spikes["in_file"]}))
+megabytes = int(line.split()[1]) / 1024
+print(json.dumps({"seconds": seconds, "megabytes": megabytes, "spikes": results[0].spikes["in_file"]}))
 """
 
 

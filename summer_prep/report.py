@@ -114,10 +114,12 @@ def draw_key(key: Path, picture: Path) -> None:
     film_minutes = _values(group, "bin_start_s") / 60
     extent = (film_minutes[0], film_minutes[-1], attributes["n_units"] - 0.5, -0.5)
     counts = _values(group, "spike_counts")
-    rates_hz = _downsample(counts, counts.sum(axis=1)) / _downsample(counts, _values(group, "recorded_s"))
+    recorded_s = _downsample(counts, _values(group, "recorded_s"))
+    with np.errstate(invalid="ignore"):  # bins that were never seen have no rate: a hole in the curve
+        rates_hz = _downsample(counts, counts.sum(axis=1)) / recorded_s
     shown = [name for name in PICTURE_LABELS if name in attributes["label_names"]] or attributes["label_names"][:7]
     rows = [attributes["label_names"].index(name) for name in shown]
-    labels = _values(group, "labels_any")[rows] == 1
+    labels = np.stack([_downsample(counts, on) for on in _values(group, "labels_any")[rows] == 1]) > 0
 
     figure, (heat, rate, strip) = plt.subplots(
         3, 1, figsize=(12, 8), sharex=True, height_ratios=[5, 1.5, 2], layout="constrained"
@@ -140,7 +142,7 @@ def draw_key(key: Path, picture: Path) -> None:
         aspect="auto",
         extent=(film_minutes[0], film_minutes[-1], len(rows) - 0.5, -0.5),
         cmap="Greys",
-        interpolation="antialiased",
+        interpolation="nearest",
     )
     strip.set_yticks(range(len(rows)), shown)
     strip.set_xlabel("film time (min)")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,8 +22,11 @@ from summer_train.cache import Selection
 BLOCK_SAMPLES = 8192
 """At most about this many samples in a block; more would not be faster, and floats of them cost memory."""
 
-MAX_BLOCK_VALUES = 2**22
-"""At most this many counts in a block (16 MB as float32)."""
+MAX_BLOCK_VALUES = 2**21
+"""At most this many counts in a block of training samples (8 MB as float32)."""
+
+MAX_EVALUATION_VALUES = 2**20
+"""The same for evaluation: larger blocks leave the processor's cache and are slower (docs/performance.md)."""
 
 
 class Block(NamedTuple):
@@ -69,8 +72,9 @@ class ResidentSamples:
         """Yield counts and targets of each block of sample indices."""
         for block in index_blocks:
             indices = torch.from_numpy(block).to(self.counts.device)
-            targets = self.counts[indices + 1] if self.labels is None else self.labels[indices]
-            yield self.counts[indices], targets
+            # index_select copies whole rows; indexing with brackets goes element by element, 15 times slower.
+            targets = self.counts.index_select(0, indices + 1) if self.labels is None else self.labels[indices]
+            yield self.counts.index_select(0, indices), targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +160,7 @@ class ShuffledBlocks:
         for block, (counts, targets) in zip(blocks, gathered, strict=True):
             yield Block(counts, targets, *self._sizes(len(block)))
 
-    def _share(self, block: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _share(self, block: NDArray[Any]) -> NDArray[Any]:
         if self.n_processes == 1:
             return block
         place_in_batch = np.arange(len(block)) % self.batch_size
@@ -185,7 +189,7 @@ class OrderedBlocks:
             yield Block(counts, targets)
 
     def _blocks(self) -> list[NDArray[np.int64]]:
-        n_samples = max(1, MAX_BLOCK_VALUES // self.samples.n_units)
+        n_samples = max(1, MAX_EVALUATION_VALUES // self.samples.n_units)
         share = self.indices[self.rank :: self.n_processes]
         return [share[start : start + n_samples] for start in range(0, len(share), n_samples)]
 

@@ -24,6 +24,7 @@ from summer_train.cache import open_selection
 from summer_train.config import FitConfig
 from summer_train.data import FilmData
 from summer_train.fit import build_what_is_missing, make_model, quieten_lightning
+from summer_train.steps import AutogradSteps, choose_steps
 from summer_train.tasks import Decoder
 
 
@@ -87,7 +88,9 @@ def bench(config: FitConfig, n_repeats: int = 5, say: Callable[[str], None] = la
     stages, data = _time_stages(config, patient_ids, device, n_repeats)
     samples = data.samples
     if not isinstance(samples, ResidentSamples):
-        raise SettingsError("the baselines hold all counts on the device. Choose fewer patients or more --device-memory")
+        raise SettingsError(
+            "the baselines hold all counts on the device. Choose fewer patients or more --device-memory"
+        )
     epochs: dict[str, list[float]] = {OURS: [], AUTOGRAD: [], BARE: [], PUBLISHED: []}
     with tempfile.TemporaryDirectory() as folder:
         config = replace(config, output_dir=Path(folder))
@@ -116,31 +119,31 @@ def _time_stages(
 ) -> tuple[dict[str, list[float]], FilmData]:
     stages: dict[str, list[float]] = {}
 
-    def timed(name: str, call: Callable[[], Any]) -> Any:
+    def timed(name: str, call: Callable[..., Any], *arguments: Any) -> Any:
         _wait_for(device)
         started = time.perf_counter()
-        result = call()
+        result = call(*arguments)
         _wait_for(device)
         stages.setdefault(name, []).append(time.perf_counter() - started)
         return result
 
+    choice = (config.bin_length_ms, config.brain_regions, config.single_units)
     for _ in range(n_repeats):
-        selection = timed(
-            "open the cache",
-            lambda: open_selection(
-                config.cache_dir, patient_ids, config.bin_length_ms, config.brain_regions, config.single_units
-            ),
-        )
-        data = timed("read the label and split", lambda: FilmData(selection, config))
-        timed("build the tensor", lambda: data.place(device))
-        loader = data.train_dataloader()
-        block = timed("gather one block", lambda: next(iter(loader)))
+        selection = timed("open the cache", open_selection, config.cache_dir, patient_ids, *choice)
+        data: FilmData = timed("read the label and split", FilmData, selection, config)
+        timed("build the tensor", data.place, device)
+        block = timed("gather one block", next, iter(data.train_dataloader()))
         model = make_model(config, data).to(device)
-        steps = model.written_out_steps(model.configure_optimizers())
-        steps(block)
-        timed("one block of steps", lambda: steps(block))
+        optimizer = model.configure_optimizers()
+        assert isinstance(optimizer, torch.optim.Adam)
+        steps = choose_steps(
+            AutogradSteps(model.net, model.loss, optimizer), model.written_out_steps(optimizer), device
+        )
+        for _ in range(2):
+            steps(block)  # warms up, and captures the graph on a GPU
+        timed("one block of steps", steps, block)
         stages.setdefault("one step", []).append(stages["one block of steps"][-1] / len(block.batch_sizes))
-        timed("evaluate the training part", lambda: model.evaluate(data.blocks("train")))
+        timed("evaluate the training part", model.evaluate, data.blocks("train"))
     return stages, data
 
 
@@ -188,7 +191,7 @@ def _our_epochs(config: FitConfig, data: FilmData, n_epochs: int, written_out: b
     clock = _EpochClock()
     model = make_model(config, data)
     if not written_out:
-        model.written_out_steps = lambda _optimizer: None  # type: ignore[method-assign]
+        model.written_out_steps = lambda optimizer: None  # type: ignore[method-assign]
     _trainer(config, n_epochs, clock, 1).fit(model, datamodule=data)
     return clock.seconds
 
@@ -204,8 +207,9 @@ def _bare_epochs(config: FitConfig, data: FilmData, samples: ResidentSamples, n_
         _wait_for(samples.counts.device)
         started = time.perf_counter()
         for indices in train[torch.randperm(len(train), device=train.device)].split(config.batch_size):
-            y = samples.counts[indices + 1] if samples.labels is None else samples.labels[indices]
-            loss = loss_of(net(samples.counts[indices].float()), y)
+            x = samples.counts.index_select(0, indices)
+            y = samples.counts.index_select(0, indices + 1) if samples.labels is None else samples.labels[indices]
+            loss = loss_of(net(x.float()), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -265,5 +269,6 @@ def _published_epochs(config: FitConfig, data: FilmData, samples: ResidentSample
         DataLoader(_PlainDataset(samples, data.split.val), batch_size=config.batch_size),
     ]
     module = _PlainModule(make_model(config, data))
-    _trainer(config, n_epochs, clock, log_every_n_steps=50).fit(module, *loaders)
+    train, val = loaders
+    _trainer(config, n_epochs, clock, log_every_n_steps=50).fit(module, train, val)
     return clock.seconds

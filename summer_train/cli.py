@@ -120,6 +120,46 @@ def fit(
     typer.echo(f"logs: {result.log_dir}\nbest: {result.best_checkpoint}\nlast: {result.last_checkpoint}")
 
 
+@app.command()
+def bench(
+    task: Annotated[Task, typer.Option(help="Predict the next bin's counts, or a label.")] = Task.next_bin,
+    data_dir: DataDir = Path("/data"),
+    cache_dir: CacheDir = Path("data_cache"),
+    patient_ids: PatientIds = "",
+    bin_length: Annotated[int, typer.Option(help="Bin length in ms.")] = 80,
+    batch_size: Annotated[int, typer.Option(help="Samples per optimizer step.")] = 32,
+    hidden_size: Annotated[int, typer.Option(help="Width of the hidden layer.")] = 64,
+    repeats: Annotated[int, typer.Option(help="Turns; each trains a few epochs in every way.")] = 5,
+    picture: Annotated[Path | None, typer.Option(help="Write the comparison here (PNG).")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time the stages of a run, and an epoch against the published way and a bare PyTorch loop."""
+    config = FitConfig(
+        task=task.value,
+        data_dir=data_dir,
+        cache_dir=cache_dir,
+        patient_ids=split_list(patient_ids),
+        bin_length_ms=bin_length,
+        batch_size=batch_size,
+        hidden_size=hidden_size,
+    )
+    from summer_train.bench import bench as run_bench
+    from summer_train.report import bench_tables, draw_bench
+
+    result = run_bench(config, repeats, say=lambda line: typer.echo(line, err=True))
+    if picture is not None:
+        draw_bench(result.epochs_s, picture)
+        typer.echo(f"wrote {picture}", err=True)
+    if as_json:
+        typer.echo(json.dumps(result.as_plain(), indent=1))
+        return
+    typer.echo(
+        f"{result.n_units} units, {result.n_steps} steps of {result.batch_size} samples an epoch, {result.device}"
+    )
+    for table in bench_tables(result.stages_s, result.epochs_s):
+        print_table(table)
+
+
 def _two_seconds(text: str) -> tuple[float, float]:
     try:
         past, future = (float(value) for value in split_list(text))

@@ -92,6 +92,7 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult | None:
     model.load_state_dict(torch.load(checkpoints.best_model_path, weights_only=True)["state_dict"])
     if len(data.split.test):
         trainer.test(model, datamodule=data, verbose=False)
+    log_dir = Path(str(trainer.log_dir))  # asks every process, so before the others leave
     if not trainer.is_global_zero:
         return None
     return FitResult(
@@ -99,7 +100,7 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult | None:
         n_units=data.n_units,
         n_samples={part: len(indices) for part, indices in vars(data.split).items()},
         scores=_scores(model, data),
-        log_dir=Path(str(trainer.log_dir)),
+        log_dir=log_dir,
         best_checkpoint=Path(checkpoints.best_model_path),
         last_checkpoint=Path(checkpoints.last_model_path),
     )

@@ -1,8 +1,9 @@
 """What people see of a run: a line per epoch, the final table, the learning curve."""
 
 import csv
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +62,7 @@ def draw_learning_curve(log_dir: Path, scores: Mapping[str, Any], picture: Path)
     ------
     SettingsError : the picture cannot be written
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     curves = _read_curves(log_dir / "metrics.csv")
     metrics = [metric for metric in ("loss", "accuracy") if f"val_{metric}" in curves]
     figure, all_axes = plt.subplots(1, len(metrics), figsize=(6 * len(metrics), 4), squeeze=False, layout="constrained")
@@ -78,13 +75,63 @@ def draw_learning_curve(log_dir: Path, scores: Mapping[str, Any], picture: Path)
         axes.set(xlabel="epoch", ylabel=metric)
         axes.legend()
     figure.suptitle(str(log_dir))
+    _save(figure, picture)
+
+
+def bench_tables(stages_s: Mapping[str, Sequence[float]], epochs_s: Mapping[str, Sequence[float]]) -> "list[Table]":
+    """Return tables of stages, and of ways to train an epoch with their ratios to the fastest."""
+    from rich.table import Table
+
+    stages = Table("stage", "median (ms)", "range (ms)")
+    for name, values in stages_s.items():
+        stages.add_row(name, f"{statistics.median(values) * 1e3:.2f}", _range_ms(values))
+    epochs = Table("epoch", "median (ms)", "range (ms)", "times the first")
+    first = statistics.median(next(iter(epochs_s.values())))
+    for name, values in epochs_s.items():
+        median = statistics.median(values)
+        epochs.add_row(name, f"{median * 1e3:.1f}", _range_ms(values), f"{median / first:.2f}")
+    return [stages, epochs]
+
+
+def _range_ms(values: Sequence[float]) -> str:
+    return f"{min(values) * 1e3:.2f} to {max(values) * 1e3:.2f}"
+
+
+def draw_bench(epochs_s: Mapping[str, Sequence[float]], picture: Path) -> None:
+    """Write a PNG of the median epoch in each way, every repeat a dot.
+
+    Raises
+    ------
+    SettingsError : the picture cannot be written
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
+    names = list(epochs_s)
+    axes.barh(names, [statistics.median(epochs_s[name]) for name in names], color="lightsteelblue")
+    for row, name in enumerate(names):
+        axes.plot(epochs_s[name], [row] * len(epochs_s[name]), "k.", ms=3)
+    axes.invert_yaxis()
+    axes.set(xlabel="seconds per epoch", xscale="log")
+    _save(figure, picture)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _save(figure: Any, picture: Path) -> None:
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(picture, dpi=110)
     except (OSError, ValueError) as error:
         raise SettingsError(f"{picture}: the picture cannot be written ({error})") from error
     finally:
-        plt.close(figure)
+        _pyplot().close(figure)
 
 
 def _read_curves(metrics_csv: Path) -> dict[str, list[tuple[int, float]]]:

@@ -182,7 +182,12 @@ class GraphedSteps:
         return graph, static, predictions
 
 
-def choose_steps(general: AutogradSteps, shortcut: TwoLayerSteps | None, device: torch.device, say: Say) -> Steps:
+def choose_steps(
+    general: AutogradSteps,
+    shortcut: TwoLayerSteps | None,
+    device: torch.device,
+    say: Say = lambda _line: None,
+) -> Steps:
     """Return the fastest way that this device allows."""
     steps: Steps = shortcut or general
     if device.type == "cuda" and not _is_distributed():
