@@ -44,7 +44,7 @@ def main() -> None:
                 peak = peak_megabytes(RUN, cache_dir, Path(folder) / "logs", task, memory, *patient_ids)
                 over = peak - base
                 print(
-                    f"{task:9} {name:9} peak {peak:5.0f} MB = imports + {over:.0f} MB = imports + counts {over - counts:+.0f} MB"
+                    f"{task:9} {name:9} peak {peak:.0f} MB, imports + {over:.0f}, imports + counts {over - counts:+.0f}"
                 )
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -160,11 +160,12 @@ class ShuffledBlocks:
         for block, (counts, targets) in zip(blocks, gathered, strict=True):
             yield Block(counts, targets, *self._sizes(len(block)))
 
-    def _share(self, block: NDArray[Any]) -> NDArray[Any]:
+    def _share(self, block: NDArray[np.int64]) -> NDArray[np.int64]:
         if self.n_processes == 1:
             return block
         place_in_batch = np.arange(len(block)) % self.batch_size
-        return block[place_in_batch % self.n_processes == self.rank]
+        share: NDArray[np.int64] = block[place_in_batch % self.n_processes == self.rank]
+        return share
 
     def _sizes(self, n_samples: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         n_whole, rest = divmod(n_samples, self.batch_size)

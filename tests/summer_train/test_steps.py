@@ -155,11 +155,9 @@ def test_processes_share_every_batch_and_miss_no_sample(n_processes, n_samples):
 def test_two_processes_reach_the_weights_of_one(task, demo_cache, run, tmp_path):
     weights, scores = [], []
     for n_devices in ("1", "2"):
-        result = run(
-            "summer_train", "fit", "--task", task, "--cache-dir", demo_cache, "--patient-ids", "14", "20",
-            "--buffer", "10", "--max-epochs", "2", "--batch-size", "25", "--devices", n_devices, "--output-dir", n_devices, "--json",
-            cwd=tmp_path,
-        )  # fmt: skip
+        options = f"--task {task} --patient-ids 14 20 --buffer 10 --max-epochs 2 --batch-size 25 --devices {n_devices}"
+        places = ("--cache-dir", demo_cache, "--output-dir", n_devices)
+        result = run("summer_train", "fit", *options.split(), *places, "--json", cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         report = json.loads(result.stdout)
         weights.append(torch.load(tmp_path / report["last_checkpoint"], weights_only=True)["state_dict"])
