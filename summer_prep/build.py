@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from summer_prep import __version__
@@ -42,11 +44,13 @@ from summer_prep.layout import (
     key_path,
     read_attributes,
 )
-from summer_prep.nwb import file_sha256, find_recordings, patient_id_of, read_recording
+from summer_prep.nwb import find_recordings, patient_id_of, read_recording, recording_sha256
 
 if TYPE_CHECKING:
     from summer_prep.nwb import Recording
 
+LOCK_FILE = ".lock"
+_LOCK_TIMEOUT_S = 600.0
 SOURCE_NOTE = ".source.json"
 _RACE_NS = 50_000_000
 
@@ -163,27 +167,69 @@ def build(
 def build_patient(path: Path, patient_id: str, config: BuildConfig) -> list[KeyResult]:
     """Build one patient's keys, opening the file once; what goes wrong is in the results."""
     try:
-        nothing_to_skip = config.force or patient_id not in cached_keys(config.cache_dir)
-        source_sha256 = None if nothing_to_skip else note_source(path, patient_id, config.cache_dir)
-        wanted = config.bin_lengths_ms or _listed_bin_lengths(config.cache_dir, patient_id, source_sha256)
-        fresh = [
-            length
-            for length in wanted
-            if source_sha256
-            and not staleness(key_path(config.cache_dir, patient_id, length), source_sha256, config.codec)
-        ]
-        results = [
-            KeyResult(patient_id=patient_id, bin_length_ms=length, state="fresh", message="unchanged, skipped")
-            for length in fresh
-        ]
-        if wanted and len(fresh) == len(wanted):
-            return results
-        recording = read_recording(path)
-        note_source(path, patient_id, config.cache_dir, recording.source.sha256)
-        lengths = wanted or tuple(sorted(recording.grids))
-        return results + _build_keys(recording, [length for length in lengths if length not in fresh], config, path)
+        wanted, fresh = _plan(path, patient_id, config)
+        if not wanted or len(fresh) < len(wanted):
+            with _patient_lock(config.cache_dir, patient_id) as waited:
+                if waited:  # for somebody else who was building this patient: most of the work may be done
+                    wanted, fresh = _plan(path, patient_id, config)
+                built = _build_missing(path, wanted, fresh, config)
+        else:
+            built = []
     except SummerError as error:
         return [_failure(patient_id, 0, str(error))]
+    skipped = [
+        KeyResult(patient_id=patient_id, bin_length_ms=length, state="fresh", message="unchanged, skipped")
+        for length in fresh
+    ]
+    return skipped + built
+
+
+def _plan(path: Path, patient_id: str, config: BuildConfig) -> tuple[tuple[int, ...], list[int]]:
+    """Return the bin lengths wanted (empty where only the file knows), and those that are fresh."""
+    if config.force or patient_id not in cached_keys(config.cache_dir):
+        return config.bin_lengths_ms, []
+    source_sha256 = note_source(path, patient_id, config.cache_dir)
+    wanted = config.bin_lengths_ms or _listed_bin_lengths(config.cache_dir, patient_id, source_sha256)
+    keys = {length: key_path(config.cache_dir, patient_id, length) for length in wanted}
+    return wanted, [length for length, key in keys.items() if not staleness(key, source_sha256, config.codec)]
+
+
+def _build_missing(path: Path, wanted: tuple[int, ...], fresh: list[int], config: BuildConfig) -> list[KeyResult]:
+    if wanted and len(fresh) == len(wanted):
+        return []
+    recording = read_recording(path)
+    lengths = wanted or tuple(sorted(recording.grids))
+    results = _build_keys(recording, [length for length in lengths if length not in fresh], config, path)
+    if any(result.state == "built" for result in results):
+        note_source(path, recording.patient_id, config.cache_dir, recording.source.sha256)
+    return results
+
+
+@contextmanager
+def _patient_lock(cache_dir: Path, patient_id: str) -> Iterator[bool]:
+    """Keep other builders of a patient waiting, where the file system has locks; yield whether this one waited.
+
+    The lock saves work and nothing depends on it, so where there is none the build goes on without.
+    """
+    folder = cache_dir / f"sub-{patient_id}"
+    lock = FileLock(folder / LOCK_FILE)
+    waited = False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waited = True
+            lock.acquire(timeout=_LOCK_TIMEOUT_S)
+    except (OSError, NotImplementedError, Timeout):
+        waited = False
+    try:
+        yield waited
+    finally:
+        lock.release()
+        for leftover, remove in ((folder / LOCK_FILE, Path.unlink), (folder, Path.rmdir), (cache_dir, Path.rmdir)):
+            with suppress(OSError):
+                remove(leftover)
 
 
 def _build_keys(
@@ -193,6 +239,9 @@ def _build_keys(
         aligned = _Aligned(recording)
     except RecordingError as error:
         raise RecordingError(f"{path}: {error}") from error
+    from summer_prep.store import clear_debris
+
+    clear_debris(key_path(config.cache_dir, recording.patient_id, 1).parent)
     # Two keys at a time: while one waits for the disk or hashes, the other counts.
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda length: _build_key(aligned, length, config, path), bin_lengths_ms))
@@ -227,6 +276,10 @@ def _build_key(aligned: "_Aligned", bin_length_ms: int, config: BuildConfig, pat
     )
 
 
+MAX_KEY_VALUES = 2**28
+"""Twice the largest patient at 5 ms; files may declare any number of units."""
+
+
 class _Aligned:
     """One recording on the film clock, shared by its bin lengths."""
 
@@ -244,6 +297,11 @@ class _Aligned:
         """Return the arrays and the attributes of one key."""
         recording = self.recording
         grid = bin_grid(recording.grids, bin_length_ms)
+        if grid.n_bins * max(recording.n_units, len(recording.label_names)) > MAX_KEY_VALUES:
+            raise RecordingError(
+                f"{grid.n_bins} bins of {recording.n_units} units and {len(recording.label_names)} labels "
+                "are more than any recording has"
+            )
         clock, interval_of_spike = self._on_clock(grid.parts_per_frame)
         bin_of_interval = bins_of_intervals(clock, grid)
         bin_of_spike = np.where(interval_of_spike >= 0, bin_of_interval[interval_of_spike], -1)
@@ -423,7 +481,7 @@ def note_source(path: Path, patient_id: str, cache_dir: Path, sha256: str | None
     except (OSError, ValueError, KeyError, TypeError):
         pass
     read_at_ns = time.time_ns()
-    sha256 = sha256 or file_sha256(path)
+    sha256 = sha256 or recording_sha256(path)
     # A file changed within the clock's resolution of now could change again and keep its stamps.
     if note_path.parent.is_dir() and read_at_ns - max(stat.st_mtime_ns, stat.st_ctime_ns) > _RACE_NS:
         _write_note(note_path, {"identity": identity, "sha256": sha256})

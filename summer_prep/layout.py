@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +97,15 @@ def read_attributes(key: Path) -> dict[str, Any]:
     """
     metadata = key / "zarr.json"
     try:
-        attributes = json.loads(metadata.read_bytes())["attributes"]
+        document = json.loads(metadata.read_bytes())
+        attributes = document["attributes"]
         schema_version, claimed = attributes["schema_version"], (attributes["patient_id"], attributes["bin_length_ms"])
     except FileNotFoundError as error:
         raise CacheError(f"{key}: not in the cache. Build it: {build_command(key)}") from error
     except OSError as error:
         raise CacheError(f"{metadata}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        document_sha256(document)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CacheError(
             f"{metadata}: damaged, it does not describe a key. Rebuild it: {build_command(key)}"
         ) from error
@@ -119,36 +121,48 @@ def read_attributes(key: Path) -> dict[str, Any]:
             f"{key}: holds patient {claimed[0]} at {claimed[1]} ms, not what its path says. "
             f"Rebuild it: {build_command(key)}"
         )
-    if attributes.get("attributes_sha256") != attributes_sha256(attributes):
-        raise CacheError(f"{metadata}: damaged, its attributes were changed. Rebuild it: {build_command(key)}")
+    if attributes.get("document_sha256") != document_sha256(document):
+        raise CacheError(f"{metadata}: damaged, its content was changed. Rebuild it: {build_command(key)}")
     checked: dict[str, Any] = attributes
     return checked
 
 
-def check_files(key: Path, attributes: dict[str, Any]) -> None:
-    """Check that every file of a key is there with its full size, reading none of them.
+def check_files(key: Path, attributes: dict[str, Any], every_byte: bool = False) -> None:
+    """Check that every file of a key is there with its full size; and its digest, which reads it, if asked for.
 
     Raises
     ------
-    CacheError : a file is missing, short or long
+    CacheError : a file is missing, short, long or changed
     """
+    for problem in file_problems(key, attributes, every_byte):
+        raise CacheError(f"{problem}. Rebuild it: {build_command(key)}")
+
+
+def file_problems(key: Path, attributes: dict[str, Any], every_byte: bool) -> Iterator[str]:
+    """Yield what is wrong with the files of a key, one line each."""
     for name, file in attributes["files"].items():
         try:
             n_bytes = os.stat(key / name).st_size
+            sha256 = file_sha256(key / name) if every_byte and n_bytes == file["bytes"] else file["sha256"]
         except OSError as error:
-            raise CacheError(
-                f"{key / name}: the file is missing ({error.strerror}). Rebuild it: {build_command(key)}"
-            ) from error
+            yield f"{key / name}: the file is missing ({error.strerror})"
+            continue
         if n_bytes != file["bytes"]:
-            raise CacheError(
-                f"{key / name}: has {n_bytes} bytes instead of {file['bytes']}. Rebuild it: {build_command(key)}"
-            )
+            yield f"{key / name}: has {n_bytes} bytes instead of {file['bytes']}"
+        elif sha256 != file["sha256"]:
+            yield f"{key / name}: its bytes were changed"
 
 
-def attributes_sha256(attributes: dict[str, Any]) -> str:
-    """Return the digest that guards a key's attributes, of all of them but itself."""
-    guarded = {name: value for name, value in attributes.items() if name != "attributes_sha256"}
-    return hashlib.sha256(json.dumps(guarded, sort_keys=True).encode()).hexdigest()
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def document_sha256(document: dict[str, Any]) -> str:
+    """Return the digest that guards a key's zarr.json: of all its content but the digest itself."""
+    attributes = {name: value for name, value in document["attributes"].items() if name != "document_sha256"}
+    return hashlib.sha256(json.dumps({**document, "attributes": attributes}, sort_keys=True).encode()).hexdigest()
 
 
 def key_of_path(key: Path) -> tuple[str, int]:

@@ -1,6 +1,5 @@
 """The only file that knows NWB: one recording in, plain arrays with their units in their names out."""
 
-import hashlib
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -10,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from summer_prep.binning import BinGrid
 from summer_prep.errors import RecordingError, SettingsError, SummerError
 from summer_prep.film_clock import FRAME_PERIOD_S, frame_indices
-from summer_prep.layout import FRAME_PERIOD_MS, LABEL_VALUES, in_natural_order, is_patient_id
+from summer_prep.layout import DIMENSIONS, FRAME_PERIOD_MS, LABEL_VALUES, file_sha256, in_natural_order, is_patient_id
 
 if TYPE_CHECKING:
     from pynwb import NWBFile
@@ -28,7 +28,15 @@ BINNING_TABLE = "movie_binning_info"
 ANNOTATION_TABLE = "movie_annotations_indicator_functions"
 WATCHLOG_TABLE = "cleaned_watchlogs"
 
+_UNREADABLE = "cannot be read as an NWB file, it is damaged, cut short or not NWB ({}). Download it again"
+_MAX_DEPTH = 50
+_MAX_VALUES = 25_000_000
+"""Of one column: three times the annotations of the film, and more spikes than all patients have together."""
+
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+"""Unit columns become folders of the cache; others are left in the file."""
+
 _FRAME_NUMBER = re.compile(rb"(\d+)\.")
 
 
@@ -115,16 +123,15 @@ def patient_id_of(path: Path) -> str:
     return match[1]
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes.
+def recording_sha256(path: Path) -> str:
+    """Return the SHA-256 of a recording's bytes.
 
     Raises
     ------
     RecordingError : the file cannot be read
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise RecordingError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -138,9 +145,10 @@ def read_recording(path: Path) -> Recording:
     """
     patient_id = patient_id_of(path)
     _refuse_what_is_not_hdf5(path)
+    _refuse_what_leads_elsewhere(path)
     before = path.stat()
     with ThreadPoolExecutor(1) as hasher:  # hashing releases the interpreter, so it costs no time of its own
-        sha256 = hasher.submit(file_sha256, path)
+        sha256 = hasher.submit(recording_sha256, path)
         with _opened(path) as nwb_file, _located(path):
             fields = _read_tables(nwb_file)
             identifiers = {
@@ -168,6 +176,41 @@ def _refuse_what_is_not_hdf5(path: Path) -> None:
         raise RecordingError(f"{path}: not an HDF5 file, so not an NWB recording. Download it again")
 
 
+def _refuse_what_leads_elsewhere(path: Path) -> None:
+    """Refuse links and storage outside the file, and groups that contain themselves, before NWB follows them."""
+    try:
+        with h5py.File(path, "r") as file:
+            _check_group(file, "/", ())
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise RecordingError(f"{path}: {_UNREADABLE.format(_first_words(error))}") from error
+    except RecordingError as error:
+        raise RecordingError(f"{path}: {error}") from error
+
+
+def _check_group(group: h5py.Group, name: str, above: tuple[Any, ...]) -> None:
+    if len(above) > _MAX_DEPTH:
+        raise RecordingError(f"groups are nested deeper than {_MAX_DEPTH} at {name}. Download the file again")
+    above = (*above, h5py.h5o.get_info(group.id).addr)
+    for child in group:
+        link = group.get(child, getlink=True)
+        where = f"{name}{child}"
+        if isinstance(link, h5py.ExternalLink):
+            raise RecordingError(f"{where} links to another file ({link.filename}), which is refused")
+        if isinstance(link, h5py.SoftLink):
+            continue  # what it names is reached by its own name
+        item = group[child]
+        if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+            raise RecordingError(f"{where} keeps its values in another file, which is refused")
+        if isinstance(item, h5py.Group):
+            if h5py.h5o.get_info(item.id).addr in above:
+                raise RecordingError(f"{where} contains itself. Download the file again")
+            _check_group(item, f"{where}/", above)
+
+
+def _first_words(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator["NWBFile"]:
     from pynwb import NWBHDF5IO
@@ -181,10 +224,7 @@ def _opened(path: Path) -> Iterator["NWBFile"]:
     except SummerError:
         raise
     except Exception as error:  # h5py, hdmf and pynwb raise whatever broke deep inside on a damaged file
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise RecordingError(
-            f"{path}: cannot be read as an NWB file, it is damaged, cut short or not NWB ({reason}). Download it again"
-        ) from error
+        raise RecordingError(f"{path}: {_UNREADABLE.format(_first_words(error))}") from error
 
 
 @contextmanager
@@ -251,6 +291,14 @@ def _same_table(first: Any, second: Any) -> bool:
     )
 
 
+def _read(data: Any, where: str) -> NDArray[Any]:
+    """Read a data set whole, if it is of a size that a recording can have: files may declare any."""
+    n_values = int(np.prod(np.shape(data), dtype=np.float64))
+    if n_values > _MAX_VALUES:
+        raise RecordingError(f"{where} declares {n_values} values; at most {_MAX_VALUES} are read")
+    return np.asarray(data[:])
+
+
 def _column(table: Any, name: str) -> Any:
     if name not in table.colnames:
         raise RecordingError(f"no column {name} in table {table.name}; it has {', '.join(table.colnames)}")
@@ -260,7 +308,7 @@ def _column(table: Any, name: str) -> Any:
 def _numbers(table: Any, name: str) -> NDArray[Any]:
     """Read a column of plain numbers, (n_rows,)."""
     column = _column(table, name)
-    values = np.asarray(column.data[:])
+    values = _read(column.data, f"column {name} of table {table.name}")
     if hasattr(column, "target") or values.ndim != 1 or values.dtype.kind not in "iufb":
         raise RecordingError(f"column {name} of table {table.name} does not hold one number a row")
     return values
@@ -268,7 +316,7 @@ def _numbers(table: Any, name: str) -> NDArray[Any]:
 
 def _texts(table: Any, name: str) -> list[str]:
     column = _column(table, name)
-    values = column.data[:]
+    values = _read(column.data, f"column {name} of table {table.name}")
     if hasattr(column, "target") or np.ndim(values) != 1:
         raise RecordingError(f"column {name} of table {table.name} does not hold one text a row")
     return [_as_text(value, f"column {name} of table {table.name}") for value in values]
@@ -287,8 +335,8 @@ def _ragged(table: Any, name: str) -> tuple[Any, NDArray[np.int64]]:
     if not hasattr(column, "target"):
         raise RecordingError(f"column {name} of table {table.name} is not ragged: its {name}_index is missing")
     data = column.target.data
-    stops = np.asarray(column.data[:]).astype(np.int64)
-    if np.ndim(data) != 1 or hasattr(column.target, "target"):
+    stops = _read(column.data, f"{name}_index of table {table.name}").astype(np.int64)
+    if len(np.shape(data)) != 1 or stops.ndim != 1 or hasattr(column.target, "target"):
         raise RecordingError(f"column {name} of table {table.name} holds more than one list a row")
     if len(stops) and (stops[0] < 0 or (np.diff(stops) < 0).any() or stops[-1] != len(data)):
         raise RecordingError(
@@ -305,7 +353,7 @@ def _read_spikes(nwb_file: "NWBFile") -> tuple[NDArray[np.float64], NDArray[np.i
     if "spike_times" not in units.colnames:
         raise RecordingError(f"no column spike_times in table units; it has {', '.join(units.colnames)}")
     data, stops = _ragged(units, "spike_times")
-    spike_times_ms = np.asarray(data[:]).astype(np.float64)
+    spike_times_ms = _read(data, "column spike_times of table units").astype(np.float64)
     unit_of_spike = np.repeat(np.arange(len(stops)), np.diff(stops, prepend=0))
     bad = ~np.isfinite(spike_times_ms)
     if bad.any():
@@ -328,9 +376,14 @@ def _read_unit_columns(nwb_file: "NWBFile", n_units: int) -> tuple[dict[str, NDA
     text: dict[str, list[str]] = {}
     for name in nwb_file.units.colnames:
         column = nwb_file.units[name]
-        if not re.fullmatch(r"\w+", name) or hasattr(column, "target") or np.shape(column.data) != (n_units,):
+        if (
+            not _COLUMN_NAME.fullmatch(name)
+            or name in DIMENSIONS
+            or hasattr(column, "target")
+            or np.shape(column.data) != (n_units,)
+        ):
             continue
-        values = np.asarray(column.data[:])
+        values = _read(column.data, f"column {name} of table units")
         if values.dtype.kind in "iufb":
             numeric[name] = values.astype(values.dtype.newbyteorder("<"))
         elif values.dtype.kind in "OSU":
@@ -357,7 +410,7 @@ def _read_binning(
     table = _find_table(tables, BINNING_TABLE)
     lengths = _numbers(table, "bin_length")
     edge_data, edge_stops = _ragged(table, "edges")
-    edges_s = np.split(np.asarray(edge_data[:], dtype=np.float64), edge_stops[:-1])
+    edges_s = np.split(_read(edge_data, "column edges").astype(np.float64), edge_stops[:-1])
     grids = {
         int(length): _grid_of_edges(int(length), edges)
         for length, edges in zip(lengths, edges_s, strict=True)
@@ -396,8 +449,8 @@ def _grid_of_edges(bin_length_ms: int, edges_s: NDArray[np.float64]) -> BinGrid:
 
 def _raw_texts(data: Any) -> NDArray[Any]:
     """Read a data set of texts as bytes; pynwb's own view decodes them one by one, slowly."""
-    raw = getattr(data, "dset", data)
-    return np.array([text.encode() if isinstance(text, str) else text for text in raw[:]], dtype=object)
+    raw = _read(getattr(data, "dset", data), "column frames")
+    return np.array([text.encode() if isinstance(text, str) else text for text in raw], dtype=object)
 
 
 def _frames_of_names(bin_length_ms: int, names: NDArray[Any], n_bins: int) -> NDArray[np.int64]:
@@ -426,7 +479,7 @@ def _read_annotations(tables: Mapping[str, list[Any]]) -> tuple[tuple[str, ...],
             f"label {label_names[shortest]} of table {ANNOTATION_TABLE} covers {lengths[shortest]} frames, "
             f"others {lengths.max()}; all must cover the same film"
         )
-    values = np.asarray(data[:])
+    values = _read(data, "column indicator_function")
     indicators = values.astype(np.uint8)
     is_allowed = np.zeros(256, dtype=bool)
     is_allowed[list(LABEL_VALUES)] = True

@@ -7,10 +7,13 @@ renamed into place, so that a reader or a killed build sees a whole key or none.
 import ctypes
 import errno
 import hashlib
+import json
 import os
+import platform
 import shutil
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,11 +32,22 @@ from zarr.errors import BaseZarrError
 from zarr.storage import LocalStore
 
 from summer_prep.errors import CacheError
-from summer_prep.layout import DIMENSIONS, MAX_CHUNK_BYTES, attributes_sha256, build_command, read_attributes
+from summer_prep.layout import (
+    DIMENSIONS,
+    MAX_CHUNK_BYTES,
+    build_command,
+    document_sha256,
+    file_problems,
+    file_sha256,
+    read_attributes,
+)
 
 Arrays = Mapping[str, NDArray[Any]]
 
 LABEL_ZSTD_LEVEL = 1
+
+_WRITE_ATTEMPTS = 3
+_FOREIGN_DEBRIS_S = 86_400
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -53,22 +67,19 @@ def write_key(key: Path, arrays: Arrays, attributes: Mapping[str, Any], codec: s
     ------
     CacheError : the folder cannot be written, the disk is full, or what was written does not read back
     """
-    staged = key.parent / f".{key.name}.{uuid.uuid4().hex}.staging"
     try:
         key.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            metadata = {name: _array_metadata(name, values, codec) for name, values in arrays.items()}
-            list(zarr.create_hierarchy(store=LocalStore(staged), nodes={"": GroupMetadata(), **metadata}))
-            for name, values in arrays.items():
-                _write_chunks(staged / name, values, metadata[name])
-            _flush(staged)
-            digests = {name: array_sha256(values) for name, values in arrays.items()}
-            files = _manifest(staged)
-            _check_raw(key, digests, files, metadata)
-            _write_root(staged, {**attributes, "digests": digests, "files": files}, metadata)
-            _publish(staged, key)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+        for attempt in range(_WRITE_ATTEMPTS):
+            staged = key.parent / staging_name(key)
+            try:
+                _write_and_publish(staged, key, arrays, attributes, codec)
+                return
+            except FileNotFoundError:
+                # Another builder on a file system without locks or process ids took our staging folder for debris.
+                if attempt + 1 == _WRITE_ATTEMPTS or staged.exists():
+                    raise
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
     except OSError as error:
         raise CacheError(
             f"{key}: cannot be written ({error.strerror or error}). "
@@ -76,15 +87,21 @@ def write_key(key: Path, arrays: Arrays, attributes: Mapping[str, Any], codec: s
         ) from error
 
 
-def _check_raw(
-    key: Path, digests: Mapping[str, str], files: Mapping[str, Any], metadata: Mapping[str, ArrayV3Metadata]
-) -> None:
-    """Check that arrays stored raw in one chunk read back as what was counted: their file is the array."""
-    for name, digest in digests.items():
-        chunk = "/".join([name, "c", *["0"] * len(metadata[name].shape)])
-        is_raw = len(metadata[name].codecs) == 1 and isinstance(metadata[name].codecs[0], BytesCodec)
-        if is_raw and metadata[name].chunks == metadata[name].shape and files[chunk]["sha256"] != digest:
+def _write_and_publish(staged: Path, key: Path, arrays: Arrays, attributes: Mapping[str, Any], codec: str) -> None:
+    metadata = {name: _array_metadata(name, values, codec) for name, values in arrays.items()}
+    list(zarr.create_hierarchy(store=LocalStore(staged), nodes={"": GroupMetadata(), **metadata}))
+    written: dict[str, str] = {}
+    for name, values in arrays.items():
+        written |= _write_chunks(staged / name, values, metadata[name])
+    _flush(staged)
+    files = _manifest(staged)
+    for path, sha256 in written.items():
+        name = Path(path).relative_to(staged).as_posix()
+        if files[name]["sha256"] != sha256:
             raise CacheError(f"{key / name}: does not read back as it was written. Check the disk")
+    digests = {name: array_sha256(values) for name, values in arrays.items()}
+    _write_root(staged, {**attributes, "digests": digests, "files": files}, metadata)
+    _publish(staged, key)
 
 
 def verify_key(key: Path) -> list[str]:
@@ -93,27 +110,14 @@ def verify_key(key: Path) -> list[str]:
         attributes = read_attributes(key)
     except CacheError as error:
         return [str(error)]
-    problems = _verify_files(key, attributes) or _verify_arrays(key, attributes)
+    problems = [f"{key / name}: does not belong there" for name in sorted(_strangers(key, attributes))]
+    problems += file_problems(key, attributes, every_byte=True)
+    problems = problems or _verify_arrays(key, attributes)
     return [f"{problem}. Rebuild it: {build_command(key)}" for problem in problems]
 
 
-def _verify_files(key: Path, attributes: Mapping[str, Any]) -> list[str]:
-    """Read every file of a key back against its digest."""
-    problems = []
-    expected = attributes["files"]
-    found = set(_files(key))
-    for name in sorted(found - expected.keys() - {"zarr.json"}):
-        problems.append(f"{key / name}: does not belong there")
-    for name, file in expected.items():
-        if name not in found:
-            problems.append(f"{key / name}: the file is missing")
-            continue
-        n_bytes = (key / name).stat().st_size
-        if n_bytes != file["bytes"]:
-            problems.append(f"{key / name}: has {n_bytes} bytes instead of {file['bytes']}")
-        elif _file_sha256(key / name) != file["sha256"]:
-            problems.append(f"{key / name}: its bytes were changed")
-    return problems
+def _strangers(key: Path, attributes: Mapping[str, Any]) -> set[str]:
+    return set(_files(key)) - set(attributes["files"]) - {"zarr.json"}
 
 
 def _verify_arrays(key: Path, attributes: Mapping[str, Any]) -> list[str]:
@@ -170,25 +174,24 @@ def _array_metadata(name: str, values: NDArray[Any], codec: str) -> ArrayV3Metad
     )
 
 
-def _write_chunks(folder: Path, values: NDArray[Any], metadata: ArrayV3Metadata) -> None:
+def _write_chunks(folder: Path, values: NDArray[Any], metadata: ArrayV3Metadata) -> dict[str, str]:
+    """Write an array's chunk files; return the digests that those written here must read back with."""
     if isinstance(metadata.codecs[0], ShardingCodec):
-        _write_shard(folder, values)
-    elif len(metadata.codecs) == 1:
-        _write_raw_chunks(folder, values, metadata.chunks[0])
-    else:
-        # A chunk of zeros is data too: left out, it could not be told from a lost one.
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            zarr.open_array(folder, mode="r+")[...] = values
+        return _write_shard(folder, values)
+    if len(metadata.codecs) == 1:
+        return _write_raw_chunks(folder, values, metadata.chunks[0])
+    # A chunk of zeros is data too: left out, it could not be told from a lost one.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        zarr.open_array(folder, mode="r+")[...] = values
+    return {}
 
 
 def _write_root(folder: Path, attributes: dict[str, Any], metadata: dict[str, ArrayV3Metadata]) -> None:
     """Write a key's own zarr.json, with the metadata of its arrays, so that one read opens them all."""
-    root = GroupMetadata(
-        attributes={**attributes, "attributes_sha256": attributes_sha256(attributes)},
-        consolidated_metadata=ConsolidatedMetadata(metadata=dict(metadata)),
-    )
-    buffers = root.to_buffer_dict(default_buffer_prototype())
-    (folder / "zarr.json").write_bytes(buffers["zarr.json"].to_bytes())
+    root = GroupMetadata(attributes=attributes, consolidated_metadata=ConsolidatedMetadata(metadata=dict(metadata)))
+    document = json.loads(root.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes())
+    document["attributes"]["document_sha256"] = document_sha256(document)
+    (folder / "zarr.json").write_text(json.dumps(document, indent=1))
     _fsync(folder / "zarr.json")
 
 
@@ -200,22 +203,22 @@ def _compressors(codec: str) -> list[ZstdCodec | BloscCodec]:
     return []
 
 
-def _write_raw_chunks(folder: Path, values: NDArray[Any], n_rows: int) -> None:
+def _write_raw_chunks(folder: Path, values: NDArray[Any], n_rows: int) -> dict[str, str]:
     """Write the chunk files of an uncompressed array that is chunked along its first axis only.
 
     Such a file is the chunk's bytes and nothing else, which is what lets training map it; writing it here takes a
     tenth of the time of a pass through zarr. A border chunk has full size, filled up with zeros.
     """
+    written: dict[str, str] = {}
     for number, start in enumerate(range(0, len(values), n_rows)):
         block = values[start : start + n_rows]
-        path = folder.joinpath("c", str(number), *["0"] * (values.ndim - 1))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            file.write(np.ascontiguousarray(block, dtype=values.dtype.newbyteorder("<")).data)
-            file.truncate(n_rows * block[0].nbytes)
+        content = np.ascontiguousarray(block, dtype=values.dtype.newbyteorder("<")).tobytes()
+        content += bytes(n_rows * block[0].nbytes - len(content))
+        written |= _write_file(folder.joinpath("c", str(number), *["0"] * (values.ndim - 1)), content)
+    return written
 
 
-def _write_shard(folder: Path, values: NDArray[np.uint8]) -> None:
+def _write_shard(folder: Path, values: NDArray[np.uint8]) -> dict[str, str]:
     """Write an array's only shard: each row compressed, then where each row stands, then that index's checksum.
 
     The layout is that of Zarr's sharding codec with the index at the end. Encoding through zarr passes each row to
@@ -226,15 +229,19 @@ def _write_shard(folder: Path, values: NDArray[np.uint8]) -> None:
     n_bytes = np.array([len(row) for row in rows], dtype="<u8")
     index = np.stack([np.cumsum(n_bytes) - n_bytes, n_bytes], axis=1).astype("<u8").tobytes()
     checksum = np.array([crc32c(index)], dtype="<u4").tobytes()
-    path = folder.joinpath("c", *["0"] * values.ndim)
+    return _write_file(folder.joinpath("c", *["0"] * values.ndim), b"".join([*rows, index, checksum]))
+
+
+def _write_file(path: Path, content: bytes) -> dict[str, str]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join([*rows, index, checksum]))
+    path.write_bytes(content)
+    return {str(path): hashlib.sha256(content).hexdigest()}
 
 
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """Return size and digest of every file of a staged key but the root's own zarr.json."""
     return {
-        name: {"bytes": os.stat(folder / name).st_size, "sha256": _file_sha256(folder / name)}
+        name: {"bytes": os.stat(folder / name).st_size, "sha256": file_sha256(folder / name)}
         for name in sorted(_files(folder))
         if name != "zarr.json"
     }
@@ -245,11 +252,6 @@ def _files(folder: Path) -> Iterator[str]:
     for parent, _, names in os.walk(folder):
         below = Path(parent).relative_to(folder)
         yield from ((below / name).as_posix() for name in names)
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(folder: Path) -> None:
@@ -290,12 +292,52 @@ def _exchange(staged: Path, key: Path) -> None:
         code = ctypes.get_errno()
     if code not in _NO_EXCHANGE:
         raise OSError(code, os.strerror(code), str(key))
-    old = staged.with_suffix(".replaced")
+    old = staged.with_name(staged.name.removesuffix(".staging") + "-old.staging")
     os.rename(key, old)
     os.rename(staged, key)
     os.rename(old, staged)
 
 
-def debris(cache_dir: Path) -> Iterable[Path]:
-    """Return what killed builds left behind: staging folders, which no reader looks at."""
-    return [*cache_dir.glob("sub-*/.*.staging"), *cache_dir.glob("sub-*/.*.replaced")]
+def staging_name(key: Path) -> str:
+    """Return a name for a staging folder that tells whose it is: this process on this machine."""
+    return f".{key.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex}.staging"
+
+
+def clear_debris(folder: Path) -> None:
+    """Remove what killed builds left in a patient's folder; never what a builder that lives still writes.
+
+    A builder on this machine lives while its process id does. Of builders elsewhere nothing is known, so theirs go
+    after a day without a change.
+    """
+    for path in folder.glob(".*.staging"):
+        try:
+            machine, pid = path.name.split(".")[-2].split("-")[:2]
+            is_dead = (
+                not _is_alive(int(pid))
+                if machine == _machine()
+                else time.time() - path.stat().st_mtime > _FOREIGN_DEBRIS_S
+            )
+        except (OSError, ValueError):
+            continue
+        if is_dead:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _machine() -> str:
+    """Return a word for the machine and the set of process ids that ours is one of: containers share host names."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        namespace = boot = ""
+    return hashlib.sha256(f"{platform.node()} {namespace} {boot}".encode()).hexdigest()[:12]

@@ -140,6 +140,35 @@ class Selection:
             )
         return _read_label(patient, f"labels_{rule}", names.index(label_name))
 
+    def provenance(self) -> dict[str, Any]:
+        """Return what these counts are, as plain values: patients, their units, bins, and the digests of the data."""
+        return {
+            "bin_length_ms": int(self.patients[0].attributes["bin_length_ms"]),
+            "n_bins": self.n_bins,
+            "patients": [
+                {
+                    "patient_id": patient.patient_id,
+                    "units": units.tolist(),
+                    "digests": {
+                        name: digest
+                        for name, digest in patient.attributes["digests"].items()
+                        if name == "spike_counts" or name.startswith("labels_")
+                    },
+                }
+                for patient, units in zip(self.patients, self.units, strict=True)
+            ],
+        }
+
+    def verify(self) -> None:
+        """Read every byte of the keys against their digests.
+
+        Raises
+        ------
+        CacheError : a byte is wrong
+        """
+        for patient in self.patients:
+            check_files(patient.key, read_attributes(patient.key), every_byte=True)
+
     def seen(self) -> NDArray[np.bool_]:
         """Return which bins every patient saw, (n_bins,)."""
         seen = np.ones(self.n_bins, dtype=bool)

@@ -32,6 +32,7 @@ REGIONS_HELP = "Regions to keep, like A EC; H stands for AH MH PH, PHC also for 
 WORKERS_HELP = "Accepted for old command lines: counts come from the mapped cache, so no worker processes load them."
 RULE_HELP = "Which frames decide a bin's label: the first, any that is on, or most of them."
 UNDEFINED_HELP = "Leave bins with undefined labels out, or make them a class."
+RESUME_HELP = "Continue the newest run in --output-dir, which must have these settings."
 MEMORY_HELP = "GB of device memory that counts may take; more than that streams.  [default: 80 % of what is free]"
 FRACTION_HELP = "Fraction split instead of the blocked one: this last part validates, no test."
 
@@ -70,6 +71,10 @@ def fit(
         int | None, typer.Option(help="Number of GPUs (CPU processes without).  [default: all visible]")
     ] = None,
     device_memory: Annotated[float | None, typer.Option(help=MEMORY_HELP)] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every byte of the cache against its digests first.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help=RESUME_HELP)] = False,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal runs on one CPU.")] = 0,
     picture: Annotated[Path | None, typer.Option(help="Write the learning curve here (PNG).")] = None,
     as_json: JsonOption = False,
@@ -99,6 +104,8 @@ def fit(
         output_dir=output_dir,
         devices=devices,
         device_memory_gb=device_memory,
+        verify=verify,
+        resume=resume,
         seed=seed,
     )
     from summer_train.fit import fit as fit_model
@@ -118,6 +125,36 @@ def fit(
     typer.echo(f"{config.task}: {result.n_units} units, samples: {sizes}")
     print_table(score_table(result.scores))
     typer.echo(f"logs: {result.log_dir}\nbest: {result.best_checkpoint}\nlast: {result.last_checkpoint}")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="best.ckpt or last.ckpt of a run.")],
+    data_dir: DataDir = Path("/data"),
+    cache_dir: CacheDir = Path("data_cache"),
+    patient_ids: Annotated[str, typer.Option(help="Other patients.  [default: those it was trained on]")] = "",
+    fold: Annotated[int | None, typer.Option(help="Another fold.  [default: the one it was trained on]")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a checkpoint on the cache, saying how the data differ from those it was trained on."""
+    from summer_train.evaluate import evaluate as evaluate_checkpoint
+
+    result = evaluate_checkpoint(
+        checkpoint,
+        data_dir=data_dir,
+        cache_dir=cache_dir,
+        patient_ids=split_list(patient_ids),
+        fold=fold,
+        say=lambda line: typer.echo(line, err=True),
+    )
+    if as_json:
+        typer.echo(json.dumps(result.as_plain(), indent=1))
+        return
+    from summer_train.report import score_table
+
+    for difference in result.differences:
+        typer.echo(f"differs from training: {difference}", err=True)
+    print_table(score_table(result.scores))
 
 
 @app.command()

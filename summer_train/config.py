@@ -12,6 +12,12 @@ UNDEFINED_RULES = ("drop", "class")
 DEFAULT_BUFFER_S = 32.0
 DEFAULT_FOLD = 1
 
+_WITHOUT_EFFECT_ON_RESULTS = {
+    "data_dir", "nwb_path", "cache_dir", "output_dir", "max_epochs", "num_workers", "devices", "device_memory_gb",
+    "verify", "resume", "patient_ids",
+}  # fmt: skip
+"""Patients are compared by what their keys hold, not by name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
@@ -63,6 +69,10 @@ class FitConfig:
     """Number of GPUs, or of processes where there is none; by default all visible GPUs, or one process."""
     device_memory_gb: float | None = None
     """Memory that counts may take on the device; by default 80 % of what is free."""
+    verify: bool = False
+    """Read every byte of the cache against its digests first."""
+    resume: bool = False
+    """Continue the newest run with these settings in output_dir."""
     seed: int = 0
     """Equal seeds give equal runs on one CPU."""
 
@@ -100,6 +110,15 @@ class FitConfig:
             raise SettingsError(
                 f"--sequence {' '.join(map(str, self.sequence_s))}: must be two numbers of seconds, past and future"
             )
+
+    def differences(self, plain: dict[str, Any]) -> list[str]:
+        """Return how the settings that decide a run's result differ from those of another, `as_plain`."""
+        own = self.as_plain()
+        return [
+            f"{name} {plain.get(name)} then, {own[name]} now"
+            for name in own
+            if name not in _WITHOUT_EFFECT_ON_RESULTS and plain.get(name) != own[name]
+        ]
 
     @property
     def log_name(self) -> str:

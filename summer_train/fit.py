@@ -73,22 +73,18 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult | None:
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         say = _say_nothing  # the first process of a run on several devices speaks for all
-    patient_ids = build_what_is_missing(config, say)
-    selection = open_selection(
-        config.cache_dir, patient_ids, config.bin_length_ms, config.brain_regions, config.single_units
-    )
-    if not all(patient.is_mapped for patient in selection.patients):
-        say("the cache is compressed: counts are decompressed into memory instead of mapped")
-    data = FilmData(selection, config, say)
+    data = open_data(config, say)
     torch.manual_seed(config.seed)
     model = make_model(config, data)
     model.say = say
+    model.provenance = {"config": config.as_plain(), "data": data.selection.provenance()}
     quieten_lightning()
-    checkpoints, trainer = _trainer(config, say)
-    _prepare_log_dir(trainer, config, selection)
-    trainer.fit(model, datamodule=data)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    previous = find_run(config, model.provenance) if config.resume else None
+    if previous is not None:
+        say(f"continuing {previous}")
+    checkpoints, trainer = _trainer(config, say, previous)
+    _prepare_log_dir(trainer, config, data.selection)
+    _train(trainer, model, data, previous)
     model.load_state_dict(torch.load(checkpoints.best_model_path, weights_only=True)["state_dict"])
     if len(data.split.test):
         trainer.test(model, datamodule=data, verbose=False)
@@ -99,11 +95,99 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult | None:
         config=config,
         n_units=data.n_units,
         n_samples={part: len(indices) for part, indices in vars(data.split).items()},
-        scores=_scores(model, data),
+        scores=score(model, data),
         log_dir=log_dir,
         best_checkpoint=Path(checkpoints.best_model_path),
         last_checkpoint=Path(checkpoints.last_model_path),
     )
+
+
+def open_data(config: FitConfig, say: Say) -> FilmData:
+    """Open the samples of a run, building keys that are missing or stale first.
+
+    Raises
+    ------
+    SummerError : data or settings do not allow the run
+    """
+    patient_ids = build_what_is_missing(config, say)
+    selection = open_selection(
+        config.cache_dir, patient_ids, config.bin_length_ms, config.brain_regions, config.single_units
+    )
+    if config.verify:
+        selection.verify()
+    if not all(patient.is_mapped for patient in selection.patients):
+        say("the cache is compressed: counts are decompressed into memory instead of mapped")
+    return FilmData(selection, config, say)
+
+
+def find_run(config: FitConfig, provenance: dict[str, Any]) -> Path:
+    """Return the newest run's folder, checked to be a run with these settings on these data.
+
+    Raises
+    ------
+    SettingsError : there is none, or it differs
+    """
+    runs = (config.output_dir / config.log_name).glob("version_*/checkpoints/last.ckpt")
+    newest = max(runs, key=lambda path: int(path.parts[-3].removeprefix("version_")), default=None)
+    if newest is None:
+        raise SettingsError(
+            f"{config.output_dir / config.log_name}: no run to continue. Leave --resume out, or name its --output-dir"
+        )
+    checkpoint = load_checkpoint(newest)
+    differences = config.differences(checkpoint["summer"]["config"])
+    differences += data_differences(checkpoint["summer"]["data"], provenance["data"])
+    if differences:
+        raise SettingsError(
+            f"{newest}: cannot be continued, it was trained with other settings: {'; '.join(differences)}. "
+            "Give the same ones, or leave --resume out"
+        )
+    return newest.parents[1]
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint of ours, plain values and tensors only.
+
+    Raises
+    ------
+    SettingsError : the file is missing, damaged, or no checkpoint of ours
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        _ = checkpoint["summer"]["config"], checkpoint["summer"]["data"], checkpoint["state_dict"]
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path}: no such checkpoint. fit prints where it leaves them") from error
+    except Exception as error:  # torch raises whatever the damaged bytes lead to
+        raise SettingsError(f"{path}: not a checkpoint of summer-train fit, or damaged. Train again") from error
+    return checkpoint
+
+
+def data_differences(trained_on: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return how data differ from those that a checkpoint was trained on, one line each."""
+    differences = []
+    if trained_on["bin_length_ms"] != now["bin_length_ms"]:
+        differences.append(f"bins of {trained_on['bin_length_ms']} ms then, {now['bin_length_ms']} ms now")
+    then_ids, now_ids = ([patient["patient_id"] for patient in data["patients"]] for data in (trained_on, now))
+    if then_ids != now_ids:
+        differences.append(f"patients {' '.join(then_ids)} then, {' '.join(now_ids)} now")
+        return differences
+    for then, current in zip(trained_on["patients"], now["patients"], strict=True):
+        name = f"patient {then['patient_id']}"
+        if then["units"] != current["units"]:
+            differences.append(f"{name}: {len(then['units'])} units then, {len(current['units'])} now, or others")
+        changed = [array for array, digest in then["digests"].items() if current["digests"].get(array) != digest]
+        if changed:
+            differences.append(f"{name}: other {', '.join(changed)}")
+    return differences
+
+
+def _train(trainer: lightning.Trainer, model: Decoder, data: FilmData, previous: Path | None) -> None:
+    last = None if previous is None else previous / "checkpoints" / "last.ckpt"
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
+    except SystemExit as stop:
+        if not trainer.interrupted:
+            raise
+        raise KeyboardInterrupt from stop  # Lightning exits with 1 after Ctrl-C; the last checkpoint is in place
 
 
 def _say_nothing(_line: str) -> None:
@@ -162,9 +246,14 @@ class UnwrappedDDP(DDPStrategy):
         """Leave the model as it is."""
 
 
-def _trainer(config: FitConfig, say: Say) -> tuple[ModelCheckpoint, lightning.Trainer]:
+def _trainer(config: FitConfig, say: Say, previous: Path | None) -> tuple[ModelCheckpoint, lightning.Trainer]:
     checkpoints = ModelCheckpoint(
-        monitor="val_loss", filename="best", save_last=True, enable_version_counter=False, auto_insert_metric_name=False
+        dirpath=None if previous is None else previous / "checkpoints",
+        monitor="val_loss",
+        filename="best",
+        save_last=True,
+        enable_version_counter=False,
+        auto_insert_metric_name=False,
     )
     n_devices = config.devices or max(1, torch.cuda.device_count())
     trainer = lightning.Trainer(
@@ -172,7 +261,7 @@ def _trainer(config: FitConfig, say: Say) -> tuple[ModelCheckpoint, lightning.Tr
         devices=n_devices,
         strategy=UnwrappedDDP() if n_devices > 1 else "auto",
         max_epochs=config.max_epochs,
-        logger=CSVLogger(config.output_dir, name=config.log_name),
+        logger=_logger(config, previous),
         callbacks=[checkpoints, EpochLines(say)],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -180,6 +269,19 @@ def _trainer(config: FitConfig, say: Say) -> tuple[ModelCheckpoint, lightning.Tr
         log_every_n_steps=1,
     )
     return checkpoints, trainer
+
+
+def _logger(config: FitConfig, previous: Path | None) -> CSVLogger:
+    if previous is None:
+        return CSVLogger(config.output_dir, name=config.log_name)
+    # Lightning removes the metrics of a run that is opened again; they are put back, and it appends to them.
+    metrics = previous / "metrics.csv"
+    earlier = metrics.read_bytes() if metrics.exists() else b""
+    logger = CSVLogger(config.output_dir, name=config.log_name, version=previous.name)
+    _ = logger.experiment
+    if earlier:
+        metrics.write_bytes(earlier)
+    return logger
 
 
 def _prepare_log_dir(trainer: lightning.Trainer, config: FitConfig, selection: Selection) -> None:
@@ -195,7 +297,7 @@ def _prepare_log_dir(trainer: lightning.Trainer, config: FitConfig, selection: S
         ) from error
 
 
-def _scores(model: Decoder, data: FilmData) -> dict[str, dict[str, dict[str, float]]]:
+def score(model: Decoder, data: FilmData) -> dict[str, dict[str, dict[str, float]]]:
     """Evaluate the model and the baselines on every part that has samples."""
     model.eval().to(data.device)
     parts = [part for part, indices in vars(data.split).items() if len(indices)]

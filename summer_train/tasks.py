@@ -5,6 +5,7 @@ between tasks (target, loss, metrics) is in `models.py`.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import lightning
 import torch
@@ -44,6 +45,7 @@ class Decoder(lightning.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.lr = lr
+        self.provenance: dict[str, Any] = {}
         self.say: Callable[[str], None] = lambda _line: None
         self._steps: Steps
         self.sums = {part: Sums() for part in ("train", "val", "test")}
@@ -123,6 +125,10 @@ class Decoder(lightning.LightningModule):
         sums, n_samples = add_over_processes(self.sums[part].values, self.sums[part].n_samples)
         self.log_dict({f"{part}_{name}": value / n_samples for name, value in sums.items()})
         self.sums[part] = Sums()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the weights were trained on, as plain values."""
+        checkpoint["summer"] = self.provenance
 
     def _count_steps(self, n_steps: int) -> None:
         """Tell Lightning of steps taken with the bare optimizer, so that its global step stays the number of them."""

@@ -1,0 +1,70 @@
+"""A trained checkpoint on the data of a cache: the same as it was trained on, or others, which is said."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from summer_prep.errors import SettingsError
+from summer_train.config import FitConfig
+from summer_train.fit import Say, data_differences, load_checkpoint, make_model, open_data, score
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """Scores as in `FitResult`, and how the data differ from those of training, one line each."""
+
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]]
+    differences: list[str]
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the result as plain values, for JSON."""
+        scores = {row: {part: dict(values) for part, values in parts.items()} for row, parts in self.scores.items()}
+        return {"scores": scores, "differences": self.differences}
+
+
+def evaluate(
+    checkpoint_path: Path,
+    data_dir: Path,
+    cache_dir: Path,
+    patient_ids: tuple[str, ...] = (),
+    fold: int | None = None,
+    say: Say = lambda _line: None,
+) -> EvaluationResult:
+    """Evaluate a checkpoint with the settings it was trained with, on the patients and fold given or its own.
+
+    Raises
+    ------
+    SummerError : the checkpoint or the data cannot be read, or its network does not fit the data
+    """
+    checkpoint = load_checkpoint(checkpoint_path)
+    trained = checkpoint["summer"]
+    ids = patient_ids or tuple(patient["patient_id"] for patient in trained["data"]["patients"])
+    changes = {"data_dir": data_dir, "cache_dir": cache_dir, "patient_ids": ids, "nwb_path": None, "resume": False}
+    config = config_of(trained["config"], {**changes, **({} if fold is None else {"fold": fold})})
+    data = open_data(config, say)
+    differences = data_differences(trained["data"], data.selection.provenance())
+    if config.fold != trained["config"]["fold"]:
+        differences.append(f"fold {trained['config']['fold'] or 1} then, {config.fold} now")
+    data.place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    model = make_model(config, data)
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise SettingsError(
+            f"{checkpoint_path}: its network does not fit these data ({'; '.join(differences) or 'other classes'}). "
+            "Give the patients, regions and label that it was trained on"
+        ) from error
+    return EvaluationResult(scores=score(model, data), differences=differences)
+
+
+def config_of(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> FitConfig:
+    """Return settings from a checkpoint's plain values, with changes."""
+    values = {field.name: plain[field.name] for field in fields(FitConfig) if field.name in plain}
+    for name in ("data_dir", "cache_dir", "output_dir"):
+        values[name] = Path(values[name])
+    for name in ("patient_ids", "brain_regions", "sequence_s"):
+        values[name] = tuple(values[name])
+    return FitConfig(**{**values, **changes})
