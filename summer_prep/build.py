@@ -45,6 +45,7 @@ from summer_prep.layout import (
     read_attributes,
 )
 from summer_prep.nwb import find_recordings, patient_id_of, read_recording, recording_sha256
+from summer_prep.staging import clear_debris
 
 if TYPE_CHECKING:
     from summer_prep.nwb import Recording
@@ -166,6 +167,7 @@ def build(
 
 def build_patient(path: Path, patient_id: str, config: BuildConfig) -> list[KeyResult]:
     """Build one patient's keys, opening the file once; what goes wrong is in the results."""
+    clear_debris(config.cache_dir / f"sub-{patient_id}")
     try:
         wanted, fresh = _plan(path, patient_id, config)
         if not wanted or len(fresh) < len(wanted):
@@ -239,9 +241,6 @@ def _build_keys(
         aligned = _Aligned(recording)
     except RecordingError as error:
         raise RecordingError(f"{path}: {error}") from error
-    from summer_prep.store import clear_debris
-
-    clear_debris(key_path(config.cache_dir, recording.patient_id, 1).parent)
     # Two keys at a time: while one waits for the disk or hashes, the other counts.
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda length: _build_key(aligned, length, config, path), bin_lengths_ms))
@@ -494,7 +493,8 @@ def _write_note(note_path: Path, note: dict[str, Any]) -> None:
         staged.write_text(json.dumps(note))
         staged.replace(note_path)
     except OSError:
-        staged.unlink(missing_ok=True)  # a read-only cache works too, one read slower
+        with suppress(OSError):  # a read-only cache works too, one read slower
+            staged.unlink(missing_ok=True)
 
 
 def _listed_bin_lengths(cache_dir: Path, patient_id: str, source_sha256: str | None) -> tuple[int, ...]:

@@ -30,6 +30,8 @@ WATCHLOG_TABLE = "cleaned_watchlogs"
 
 _UNREADABLE = "cannot be read as an NWB file, it is damaged, cut short or not NWB ({}). Download it again"
 _MAX_DEPTH = 50
+MEMORY_BYTES = 800 * 2**20
+"""Four times what a film-length recording takes to read, address space of threads included."""
 _MAX_VALUES = 25_000_000
 """Of one column: three times the annotations of the film, and more spikes than all patients have together."""
 
@@ -145,10 +147,13 @@ def read_recording(path: Path) -> Recording:
     """
     patient_id = patient_id_of(path)
     _refuse_what_is_not_hdf5(path)
-    _refuse_what_leads_elsewhere(path)
     before = path.stat()
-    with ThreadPoolExecutor(1) as hasher:  # hashing releases the interpreter, so it costs no time of its own
+    with (
+        _bounded_memory(),
+        ThreadPoolExecutor(1) as hasher,
+    ):  # hashing releases the interpreter, so it costs no time of its own
         sha256 = hasher.submit(recording_sha256, path)
+        _refuse_what_leads_elsewhere(path)
         with _opened(path) as nwb_file, _located(path):
             fields = _read_tables(nwb_file)
             identifiers = {
@@ -160,6 +165,27 @@ def read_recording(path: Path) -> Recording:
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise RecordingError(f"{path}: the file changed while it was read. Run the build again")
     return Recording(patient_id=patient_id, source=source, **fields)
+
+
+@contextmanager
+def _bounded_memory() -> Iterator[None]:
+    """Let this process grow by MEMORY_BYTES at most: a damaged length makes HDF5 ask for gigabytes of text."""
+    try:
+        import resource
+
+        in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):  # no such limits on this system
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    bound = in_use + MEMORY_BYTES
+    if soft != resource.RLIM_INFINITY:
+        bound = min(bound, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _refuse_what_is_not_hdf5(path: Path) -> None:
@@ -181,7 +207,7 @@ def _refuse_what_leads_elsewhere(path: Path) -> None:
     try:
         with h5py.File(path, "r") as file:
             _check_group(file, "/", ())
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise RecordingError(f"{path}: {_UNREADABLE.format(_first_words(error))}") from error
     except RecordingError as error:
         raise RecordingError(f"{path}: {error}") from error

@@ -9,10 +9,7 @@ import errno
 import hashlib
 import json
 import os
-import platform
 import shutil
-import time
-import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +26,6 @@ from zarr.core.group import ConsolidatedMetadata, GroupMetadata
 from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.dtype import parse_dtype
 from zarr.errors import BaseZarrError
-from zarr.storage import LocalStore
 
 from summer_prep.errors import CacheError
 from summer_prep.layout import (
@@ -41,13 +37,13 @@ from summer_prep.layout import (
     file_sha256,
     read_attributes,
 )
+from summer_prep.staging import staging_name
 
 Arrays = Mapping[str, NDArray[Any]]
 
 LABEL_ZSTD_LEVEL = 1
 
 _WRITE_ATTEMPTS = 3
-_FOREIGN_DEBRIS_S = 86_400
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -89,14 +85,16 @@ def write_key(key: Path, arrays: Arrays, attributes: Mapping[str, Any], codec: s
 
 def _write_and_publish(staged: Path, key: Path, arrays: Arrays, attributes: Mapping[str, Any], codec: str) -> None:
     metadata = {name: _array_metadata(name, values, codec) for name, values in arrays.items()}
-    list(zarr.create_hierarchy(store=LocalStore(staged), nodes={"": GroupMetadata(), **metadata}))
     written: dict[str, str] = {}
     for name, values in arrays.items():
+        written |= _write_file(staged / name / "zarr.json", _json_of(metadata[name]))
         written |= _write_chunks(staged / name, values, metadata[name])
     _flush(staged)
     files = _manifest(staged)
     for path, sha256 in written.items():
         name = Path(path).relative_to(staged).as_posix()
+        if name not in files:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         if files[name]["sha256"] != sha256:
             raise CacheError(f"{key / name}: does not read back as it was written. Check the disk")
     digests = {name: array_sha256(values) for name, values in arrays.items()}
@@ -151,7 +149,7 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
 
 
 def _array_metadata(name: str, values: NDArray[Any], codec: str) -> ArrayV3Metadata:
-    """Return how an array stands on disk; all arrays at once, since zarr takes 20 ms a key to add them one by one."""
+    """Return how an array stands on disk."""
     chunk_shape = values.shape
     codecs: list[Any] = [BytesCodec()]
     if name == "spike_counts":
@@ -186,10 +184,16 @@ def _write_chunks(folder: Path, values: NDArray[Any], metadata: ArrayV3Metadata)
     return {}
 
 
+def _json_of(metadata: ArrayV3Metadata | GroupMetadata) -> bytes:
+    """Return a node's zarr.json; written here, since zarr's own writers go on in the background after an error."""
+    content: bytes = metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes()
+    return content
+
+
 def _write_root(folder: Path, attributes: dict[str, Any], metadata: dict[str, ArrayV3Metadata]) -> None:
     """Write a key's own zarr.json, with the metadata of its arrays, so that one read opens them all."""
     root = GroupMetadata(attributes=attributes, consolidated_metadata=ConsolidatedMetadata(metadata=dict(metadata)))
-    document = json.loads(root.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes())
+    document = json.loads(_json_of(root))
     document["attributes"]["document_sha256"] = document_sha256(document)
     (folder / "zarr.json").write_text(json.dumps(document, indent=1))
     _fsync(folder / "zarr.json")
@@ -296,48 +300,3 @@ def _exchange(staged: Path, key: Path) -> None:
     os.rename(key, old)
     os.rename(staged, key)
     os.rename(old, staged)
-
-
-def staging_name(key: Path) -> str:
-    """Return a name for a staging folder that tells whose it is: this process on this machine."""
-    return f".{key.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex}.staging"
-
-
-def clear_debris(folder: Path) -> None:
-    """Remove what killed builds left in a patient's folder; never what a builder that lives still writes.
-
-    A builder on this machine lives while its process id does. Of builders elsewhere nothing is known, so theirs go
-    after a day without a change.
-    """
-    for path in folder.glob(".*.staging"):
-        try:
-            machine, pid = path.name.split(".")[-2].split("-")[:2]
-            is_dead = (
-                not _is_alive(int(pid))
-                if machine == _machine()
-                else time.time() - path.stat().st_mtime > _FOREIGN_DEBRIS_S
-            )
-        except (OSError, ValueError):
-            continue
-        if is_dead:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _machine() -> str:
-    """Return a word for the machine and the set of process ids that ours is one of: containers share host names."""
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-    except OSError:
-        namespace = boot = ""
-    return hashlib.sha256(f"{platform.node()} {namespace} {boot}".encode()).hexdigest()[:12]

@@ -276,11 +276,12 @@ def _logger(config: FitConfig, previous: Path | None) -> CSVLogger:
         return CSVLogger(config.output_dir, name=config.log_name)
     # Lightning removes the metrics of a run that is opened again; they are put back, and it appends to them.
     metrics = previous / "metrics.csv"
-    earlier = metrics.read_bytes() if metrics.exists() else b""
+    earlier = metrics.read_text() if metrics.exists() else ""
     logger = CSVLogger(config.output_dir, name=config.log_name, version=previous.name)
-    _ = logger.experiment
+    writer = logger.experiment
     if earlier:
-        metrics.write_bytes(earlier)
+        metrics.write_text(earlier)
+        writer.metrics_keys = earlier.splitlines()[0].split(",")
     return logger
 
 

@@ -1,0 +1,152 @@
+"""Kill real builds with SIGKILL, at random moments and at every write point, and look at what is left.
+
+    python tests/soak/kill_builds.py --kills 200 --seed 0 [--write-points]
+
+Every build is a forked process that bins a small recording into a cache. First builds and rebuilds (the recording
+has changed, so old and new key differ) take turns. After each kill another process checks that all that is visible
+verifies and is wholly the old or the new key, that the next build completes, and that it clears the debris. The write
+points are the operating-system calls that change files, seen through Python's audit hook: the product has no hook.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pynwb  # noqa: F401  (loaded once, so that the forked builds start at once)
+
+import summer_prep.store
+from summer_prep.build import BuildConfig, build
+from summer_prep.demo import DemoConfig, write_demo_data
+from summer_prep.layout import cached_keys, key_path, read_attributes
+
+BIN_LENGTHS_MS = (200, 1000)
+WRITE_EVENTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "ctypes.call_function"}
+
+
+def in_process(work: Callable[[], None], kill_after_s: float | None = None) -> int:
+    """Run something in a forked process, perhaps killed; return its wait status."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException as error:
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+            os._exit(1)
+        os._exit(0)
+    if kill_after_s is not None:
+        time.sleep(kill_after_s)
+        os.kill(pid, signal.SIGKILL)
+    return os.waitpid(pid, 0)[1]
+
+
+def build_all(data_dir: Path, cache_dir: Path) -> None:
+    config = BuildConfig(data_dir=data_dir, cache_dir=cache_dir, bin_lengths_ms=BIN_LENGTHS_MS, n_workers=1)
+    results = build(config)
+    assert all(result.state in ("built", "fresh") for result in results), results
+
+
+def check(cache_dir: Path, must_exist: bool) -> None:
+    """Check that every visible key is whole, and there if it was there before."""
+    cached = cached_keys(cache_dir)
+    if must_exist:
+        assert cached == {"14": list(BIN_LENGTHS_MS)}, cached
+    for patient_id, lengths in cached.items():
+        for length in lengths:
+            problems = summer_prep.store.verify_key(key_path(cache_dir, patient_id, length))
+            assert not problems, problems
+
+
+def check_and_finish(data_dir: Path, cache_dir: Path, must_exist: bool) -> None:
+    check(cache_dir, must_exist)
+    build_all(data_dir, cache_dir)
+    check(cache_dir, must_exist=True)
+    leftovers = list(cache_dir.rglob("*.staging"))
+    assert not leftovers, leftovers
+    sources = {read_attributes(key_path(cache_dir, "14", length))["source"]["sha256"] for length in BIN_LENGTHS_MS}
+    assert len(sources) == 1, sources
+
+
+def kill_self_at(write_point: int, cache_dir: Path) -> None:
+    """Die at the n-th call that changes a file of the cache."""
+    seen = 0
+    inside = os.fspath(cache_dir)
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal seen
+        is_write = event in WRITE_EVENTS or (event == "open" and isinstance(arguments[2], int) and arguments[2] & 3)
+        if is_write and (event.startswith("ctypes") or inside in str(arguments)):
+            seen += 1
+            if seen == write_point:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write-points", action="store_true", help="also kill once at every write point")
+    options = parser.parse_args()
+    generator = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        versions = []
+        for seed in (1, 2):
+            data_dir = folder / f"data-{seed}"
+            config = DemoConfig(folder=data_dir, patient_ids=("14",), n_units=4, minutes=1, seed=seed)
+            assert in_process(lambda config=config: write_demo_data(config) and None) == 0
+            versions.append(data_dir)
+        started = time.perf_counter()
+        assert in_process(lambda: build_all(versions[0], folder / "old")) == 0
+        longest = 1.3 * (time.perf_counter() - started)
+
+        def attempt(is_rebuild: bool, kill: Callable[[Path], int]) -> bool:
+            """Start a build, kill it, check what is left; return whether it was killed before it ended."""
+            cache_dir = folder / "cache"
+            shutil.rmtree(cache_dir, ignore_errors=True)
+            if is_rebuild:
+                shutil.copytree(folder / "old", cache_dir)
+            status = kill(cache_dir)
+            assert status in (0, signal.SIGKILL), status
+            finished = in_process(lambda: check_and_finish(versions[1], cache_dir, must_exist=is_rebuild))
+            assert finished == 0, f"after a kill ({'rebuild' if is_rebuild else 'first build'})"
+            return status == signal.SIGKILL
+
+        n_killed = n_tried = 0
+        while n_killed < options.kills:
+            delay = generator.uniform(0, longest)
+            n_killed += attempt(
+                n_tried % 2 == 1, lambda cache: in_process(lambda: build_all(versions[1], cache), kill_after_s=delay)
+            )
+            n_tried += 1
+        print(f"{n_killed} builds killed at random moments ({n_tried - n_killed} more had ended), nothing lost")
+        if options.write_points:
+            counts = []
+            for is_rebuild in (False, True):
+                point = 0
+
+                def kill_at_point(cache: Path) -> int:
+                    def work() -> None:
+                        kill_self_at(point, cache)
+                        build_all(versions[1], cache)
+
+                    return in_process(work)
+
+                was_killed = True
+                while was_killed:
+                    point += 1
+                    was_killed = attempt(is_rebuild, kill_at_point)
+                counts.append(point - 1)
+            print(f"each of {counts[0]} write points of a first build and {counts[1]} of a rebuild: nothing lost")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""A corpus of malformed recordings: each ends in a result or in one line that names the file."""
+
+import shutil
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from summer_prep.build import BuildConfig, build
+from summer_prep.demo import DemoConfig, write_demo_data
+from summer_prep.layout import key_path
+from summer_prep.store import verify_key
+
+LOG = "stimulus/presentation/cleaned_watchlogs"
+BINNING = "processing/misc/movie_binning_info"
+ANNOTATION = "processing/misc/movie_annotations_indicator_functions"
+COLUMNS = [
+    f"{LOG}/pts", f"{LOG}/neural_recording_time", f"{BINNING}/bin_length", f"{BINNING}/edges",
+    f"{BINNING}/edges_index", f"{BINNING}/frames", f"{BINNING}/frames_index", f"{ANNOTATION}/label_name",
+    f"{ANNOTATION}/indicator_function", f"{ANNOTATION}/indicator_function_index", "units/spike_times",
+    "units/spike_times_index", "units/brain_region", "units/is_single_unit", "units/id", "identifier",
+]  # fmt: skip
+
+
+def delete(name):
+    return lambda file: file.__delitem__(name)
+
+
+def replace(name, make):
+    """Replace a data set by another with the same attributes."""
+
+    def edit(file):
+        attributes = dict(file[name].attrs)
+        old = file[name][()]
+        del file[name]
+        new = make(file, name, old)
+        if new is not None:
+            file[name] = new
+        for attribute, value in attributes.items():
+            file[name].attrs[attribute] = value
+
+    return edit
+
+
+def assign(name, change):
+    def edit(file):
+        file[name][...] = change(file[name][...])
+
+    return edit
+
+
+def declare_gigantic(file, name, _old):
+    file.create_dataset(name, shape=(10**12,), chunks=(1024,), dtype="f8")
+
+
+def store_elsewhere(file, name, old):
+    file.create_dataset(name, shape=old.shape, dtype=old.dtype, external=[("/etc/hostname", 0, h5py.h5f.UNLIMITED)])
+
+
+def make_virtual(file, name, old):
+    layout = h5py.VirtualLayout(shape=old.shape, dtype=old.dtype)
+    layout[...] = h5py.VirtualSource("/tmp/elsewhere.h5", "x", shape=old.shape)
+    file.create_virtual_dataset(name, layout)
+
+
+def link(name, target):
+    def edit(file):
+        del file[name]
+        file[name] = target
+
+    return edit
+
+
+def cycle(file):
+    file["processing/misc/again"] = file["processing"]
+
+
+def deep(file):
+    group = file["general"]
+    for _ in range(100):
+        group = group.create_group("deeper")
+
+
+def many_units(file):
+    """Declare 200,000 units without spikes."""
+    for name in list(file["units"]):
+        if name not in ("id", "spike_times", "spike_times_index"):
+            del file["units"][name]
+    file["units"].attrs["colnames"] = np.array(["spike_times"], dtype=h5py.string_dtype())
+    replace("units/id", lambda *_: np.arange(200_000))(file)
+    stops = np.full(200_000, len(file["units/spike_times"]), dtype=np.int64)
+    target = file["units/spike_times"].ref
+    replace("units/spike_times_index", lambda *_: stops)(file)
+    file["units/spike_times_index"].attrs["target"] = target
+
+
+CORPUS = {f"without {name}": delete(name) for name in COLUMNS}
+CORPUS |= {f"{name} as text": replace(name, lambda *_: np.array([b"x"] * 3, dtype="S1")) for name in COLUMNS}
+CORPUS |= {f"{name} in 2-D": replace(name, lambda *_: np.zeros((3, 2))) for name in COLUMNS}
+CORPUS |= {f"{name} empty": replace(name, lambda *_: np.zeros(0)) for name in COLUMNS}
+CORPUS |= {f"{name} gigantic": replace(name, declare_gigantic) for name in COLUMNS}
+CORPUS |= {
+    "spikes stored elsewhere": replace("units/spike_times", store_elsewhere),
+    "spikes virtual": replace("units/spike_times", make_virtual),
+    "spikes behind an external link": link("units/spike_times", h5py.ExternalLink("/tmp/elsewhere.h5", "/x")),
+    "units behind an external link": link("units", h5py.ExternalLink("/etc/passwd", "/")),
+    "spikes behind a dangling link": link("units/spike_times", h5py.SoftLink("/nowhere")),
+    "units linked to itself": link("units", h5py.SoftLink("/units")),
+    "a group that contains itself": cycle,
+    "groups nested too deep": deep,
+    "too many units": many_units,
+    "negative spike times": assign("units/spike_times", lambda times: -times),
+    "equal spike times": assign("units/spike_times", lambda times: np.full_like(times, 30_000)),
+    "infinite spike times": assign("units/spike_times", lambda times: np.full_like(times, np.inf)),
+    "unsorted spike times": assign("units/spike_times", lambda times: times[::-1]),
+    "first unit without spikes": assign("units/spike_times_index", lambda stops: np.r_[0, stops[1:]]),
+    "index runs backwards": assign("units/spike_times_index", lambda stops: stops[::-1]),
+    "negative bin lengths": assign(f"{BINNING}/bin_length", lambda lengths: -lengths),
+    "equal bin lengths": assign(f"{BINNING}/bin_length", lambda lengths: np.full_like(lengths, 40)),
+    "bins of no length": assign(f"{BINNING}/bin_length", lambda lengths: lengths * 0),
+    "edges that are no numbers": assign(f"{BINNING}/edges", lambda edges: edges * np.nan),
+    "edges before the film": assign(f"{BINNING}/edges", lambda edges: edges - 1000),
+    "edges after the film": assign(f"{BINNING}/edges", lambda edges: edges + 1e6),
+    "frame numbers beyond all bounds": assign(
+        f"{BINNING}/frames", lambda f: np.full(f.shape, b"9" * 30 + b".jpg", "O")
+    ),
+    "labels with slashes and dots": assign(f"{ANNOTATION}/label_name", lambda n: np.array([b"../../x"] * len(n), "O")),
+    "labels not in UTF-8": replace(f"{ANNOTATION}/label_name", lambda *_: np.array([b"\xff\xfe"] * 53, dtype="S2")),
+    "regions not in UTF-8": replace("units/brain_region", lambda *_: np.array([b"\xff\xfe"] * 3, dtype="S2")),
+    "labels of value 7": assign(f"{ANNOTATION}/indicator_function", lambda values: values + 7),
+    "film time standing still": assign(f"{LOG}/pts", lambda pts: pts * 0),
+    "film time beyond all bounds": assign(f"{LOG}/pts", lambda pts: pts * 1e300),
+    "film time backwards": assign(f"{LOG}/pts", lambda pts: pts[::-1]),
+    "recording time standing still": assign(f"{LOG}/neural_recording_time", lambda times: times * 0),
+    "recording time infinite": assign(f"{LOG}/neural_recording_time", lambda times: times * np.inf),
+}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile")
+    (path,) = write_demo_data(DemoConfig(folder=folder, patient_ids=("14",), n_units=3, minutes=1, layout="misc"))
+    return path
+
+
+def build_and_look(path, tmp_path):
+    """Build; return the result, after looking that it took no time and left nothing but a whole key."""
+    started = time.perf_counter()
+    cache_dir = tmp_path / "cache"
+    (result,) = build(BuildConfig(data_dir=path.parent, cache_dir=cache_dir, bin_lengths_ms=(1000,), n_workers=1))
+    assert time.perf_counter() - started < 10
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"data", "cache"}
+    if result.state == "built":
+        assert verify_key(key_path(cache_dir, "14", 1000)) == []
+    else:
+        assert str(path) in result.message
+        assert "\n" not in result.message
+        assert not cache_dir.exists()
+    return result
+
+
+@pytest.fixture
+def path(original, tmp_path):
+    copy = tmp_path / "data" / "sub14.nwb"
+    copy.parent.mkdir()
+    shutil.copy(original, copy)
+    return copy
+
+
+@pytest.mark.parametrize("damage", CORPUS)
+def test_malformed_recording_ends_in_a_result_or_one_line(damage, path, tmp_path):
+    with h5py.File(path, "r+") as file:
+        CORPUS[damage](file)
+    build_and_look(path, tmp_path)
+
+
+@pytest.mark.parametrize("share", np.linspace(0.001, 0.999, 20).round(3).tolist())
+def test_recording_cut_short_anywhere_is_refused(share, path, tmp_path):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    assert build_and_look(path, tmp_path).state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("spikes stored elsewhere", "keeps its values in another file, which is refused"),
+        ("spikes virtual", "keeps its values in another file, which is refused"),
+        ("units behind an external link", "links to another file (/etc/passwd), which is refused"),
+        ("a group that contains itself", "contains itself"),
+        ("labels not in UTF-8", "text that is not UTF-8"),
+    ],
+)
+def test_the_reason_is_named(damage, message, path, tmp_path):
+    with h5py.File(path, "r+") as file:
+        CORPUS[damage](file)
+    assert message in build_and_look(path, tmp_path).message

@@ -1,0 +1,289 @@
+"""What the cache promises, under real faults: kills, builders side by side, damage, full and read-only disks."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from summer_prep.build import BuildConfig, build
+from summer_prep.demo import DemoConfig, write_demo_data
+from summer_prep.errors import CacheError
+from summer_prep.layout import cached_keys, check_files, key_path, read_attributes
+from summer_prep.staging import clear_debris, staging_name
+from summer_prep.store import verify_key
+from summer_train.cache import open_patient
+from tests.conftest import error_line
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory):
+    """Two recordings of one patient that differ, as two folders."""
+    folders = []
+    for seed in (1, 2):
+        folder = tmp_path_factory.mktemp(f"version-{seed}")
+        write_demo_data(DemoConfig(folder=folder, patient_ids=("14",), n_units=3, minutes=1, seed=seed))
+        folders.append(folder)
+    return folders
+
+
+def build_version(data_dir, cache_dir, **options):
+    config = BuildConfig(data_dir=data_dir, cache_dir=cache_dir, bin_lengths_ms=(1000,), n_workers=1, **options)
+    (result,) = build(config)
+    return result
+
+
+def source_of(cache_dir):
+    return read_attributes(key_path(cache_dir, "14", 1000))["source"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    "script", ["kill_builds.py --kills 12 --seed 3", "fuzz_recordings.py --mutations 100 --seed 3"]
+)
+def test_soak_script_finds_nothing(script, tmp_path):
+    name, *options = script.split()
+    command = [sys.executable, str(ROOT / "tests" / "soak" / name), *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+NO_LOCKS = """
+import contextlib, sys
+from pathlib import Path
+import summer_prep.build as build
+if sys.argv[3] == "no locks":
+    build._patient_lock = lambda *_: contextlib.nullcontext(False)
+config = build.BuildConfig(
+    data_dir=Path(sys.argv[1]), cache_dir=Path(sys.argv[2]), bin_lengths_ms=(200, 1000), n_workers=1, force=True
+)
+assert all(result.state == "built" for result in build.build(config)), build.build(config)
+"""
+
+
+@pytest.mark.parametrize("locks", ["locks", "no locks"])
+def test_builders_side_by_side_neither_corrupt_nor_lose_a_key(locks, versions, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    builders = [
+        subprocess.Popen([sys.executable, "-c", NO_LOCKS, data_dir, tmp_path, locks], env=environment)
+        for data_dir in versions * 2
+    ]
+    n_seen = 0
+    while any(builder.poll() is None for builder in builders):
+        for length in cached_keys(tmp_path).get("14", []):
+            patient = open_patient(key_path(tmp_path, "14", length))
+            assert patient.chunks[0].sum() == patient.attributes["spikes"]["counted"]
+            n_seen += 1
+    assert [builder.returncode for builder in builders] == [0] * 4
+    assert n_seen
+    assert cached_keys(tmp_path) == {"14": [200, 1000]}
+    assert [verify_key(key_path(tmp_path, "14", length)) for length in (200, 1000)] == [[], []]
+    assert not list(tmp_path.rglob("*.staging"))
+
+
+def test_debris_of_the_dead_is_cleared_and_that_of_the_living_is_not(tmp_path):
+    key = key_path(tmp_path, "14", 80)
+    mine = key.parent / staging_name(key)
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    of_the_dead = key.parent / mine.name.replace(f"-{os.getpid()}-", f"-{int(dead.stdout)}-")
+    elsewhere = key.parent / ".bin-80ms.zarr.0123456789ab-1-x.staging"
+    old_elsewhere = key.parent / ".bin-80ms.zarr.0123456789ab-2-x.staging"
+    for folder in (mine, of_the_dead, elsewhere, old_elsewhere):
+        folder.mkdir(parents=True)
+    os.utime(old_elsewhere, (0, 0))
+    clear_debris(key.parent)
+    assert {path.name for path in key.parent.iterdir()} == {mine.name, elsewhere.name}
+
+
+def test_builder_whose_staging_folder_is_taken_away_starts_again(versions, tmp_path, monkeypatch):
+    from summer_prep import store
+
+    flush, n_calls = store._flush, []
+
+    def steal_first(folder):
+        n_calls.append(folder)
+        if len(n_calls) == 1:
+            shutil.rmtree(folder)
+        flush(folder)
+
+    monkeypatch.setattr(store, "_flush", steal_first)
+    assert build_version(versions[0], tmp_path).state == "built"
+    assert len(n_calls) == 2
+    assert verify_key(key_path(tmp_path, "14", 1000)) == []
+
+
+def damage_at_random(path, generator):
+    """Flip a byte, cut, lengthen or remove a file; return what was done."""
+    content = path.read_bytes()
+    kind = generator.choice(["flip", "flip", "cut", "grow", "remove"]) if content else "grow"
+    if kind == "flip":
+        at = generator.randrange(len(content))
+        changed = bytes([content[at] ^ generator.randrange(1, 256)])
+        path.write_bytes(content[:at] + changed + content[at + 1 :])
+    elif kind == "cut":
+        path.write_bytes(content[: generator.randrange(len(content))])
+    elif kind == "grow":
+        path.write_bytes(content + b"\0")
+    else:
+        path.unlink()
+    return kind
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_every_one_of_300_random_damages_is_found(codec, versions, tmp_path):
+    build_version(versions[0], tmp_path, codec=codec)
+    key = key_path(tmp_path, "14", 1000)
+    files = sorted(path for path in key.rglob("*") if path.is_file() and path != key / "zarr.json")
+    attributes = read_attributes(key)
+    generator = random.Random(0)
+    for number in range(300):
+        path = generator.choice(files)
+        original = path.read_bytes()
+        kind = damage_at_random(path, generator)
+        problems = verify_key(key)
+        assert any(str(path) in problem for problem in problems), (number, path, kind)
+        with pytest.raises(CacheError, match="Rebuild it"):
+            check_files(key, attributes, every_byte=True)
+        if kind != "flip":
+            with pytest.raises(CacheError, match="Rebuild it"):
+                open_patient(key)
+        path.write_bytes(original)
+    assert verify_key(key) == []
+
+
+def test_damaged_description_of_a_key_is_found_wherever_its_meaning_changes(versions, tmp_path):
+    build_version(versions[0], tmp_path)
+    metadata = key_path(tmp_path, "14", 1000) / "zarr.json"
+    original = metadata.read_bytes()
+    meaningful = [at for at, byte in enumerate(original) if not chr(byte).isspace()]
+    generator = random.Random(0)
+    for _ in range(200):
+        at = generator.choice(meaningful)
+        metadata.write_bytes(original[:at] + bytes([original[at] ^ generator.randrange(1, 256)]) + original[at + 1 :])
+        with pytest.raises(CacheError, match="damaged|schema|path says"):
+            read_attributes(metadata.parent)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB of its own, where mounting is allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_full_disk_is_a_clear_error_and_damages_nothing(small_disk, versions):
+    assert build_version(versions[0], small_disk).state == "built"
+    before = source_of(small_disk)
+    (small_disk / "filler").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize - 8192))
+    result = build_version(versions[1], small_disk)
+    assert result.state == "failed"
+    assert "cannot be written (No space left on device). Free space" in result.message
+    assert source_of(small_disk) == before
+    assert verify_key(key_path(small_disk, "14", 1000)) == []
+    assert not list(small_disk.rglob("*.staging"))
+
+
+def test_read_only_cache_trains_and_refuses_builds(small_disk, versions, run, tmp_path):
+    build_version(versions[0], small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    result = build_version(versions[1], small_disk)
+    assert "cannot be written (Read-only file system)" in result.message
+    options = ("--cache-dir", small_disk, "--bin-length", "1000", "--val-fraction", "0.2", "--max-epochs", "1")
+    trained = run("summer_train", "fit", *options, "--data-dir", versions[0], "--verify", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+
+
+def test_vanished_cache_is_said(versions, run, tmp_path):
+    options = ("--cache-dir", tmp_path / "gone", "--data-dir", tmp_path / "gone too", "--bin-length", "1000")
+    assert "no key at 1000 ms in" in error_line(run("summer_train", "fit", *options, cwd=tmp_path))
+
+
+def test_read_only_recording_is_enough(versions, tmp_path):
+    data_dir = tmp_path / "data"
+    shutil.copytree(versions[0], data_dir)
+    for path in data_dir.rglob("*.nwb"):
+        path.chmod(0o444)
+    assert build_version(data_dir, tmp_path / "cache").state == "built"
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Builds, rebuilds, removals, damage and readings in any order, against what must be visible."""
+
+    folders: tuple[Path, Path]
+
+    @initialize()
+    def start(self):
+        import tempfile
+
+        self.folder = Path(tempfile.mkdtemp())
+        self.key = key_path(self.folder, "14", 1000)
+        self.visible = None
+        self.is_damaged = False
+
+    @rule(version=st.integers(0, 1), force=st.booleans())
+    def build(self, version, force):
+        is_fresh = self.visible == version and not force and not self.is_damaged
+        result = build_version(self.folders[version], self.folder, force=force or self.is_damaged)
+        assert result.state == ("fresh" if is_fresh else "built")
+        self.visible, self.is_damaged = version, False
+
+    @rule()
+    def remove(self):
+        shutil.rmtree(self.key, ignore_errors=True)
+        self.visible, self.is_damaged = None, False
+
+    @rule(seed=st.integers(0, 1000))
+    def damage(self, seed):
+        if self.visible is None or self.is_damaged:
+            return
+        generator = random.Random(seed)
+        files = sorted(path for path in self.key.rglob("*") if path.is_file() and path != self.key / "zarr.json")
+        damage_at_random(generator.choice(files), generator)
+        self.is_damaged = True
+
+    @rule()
+    def leave_debris(self):
+        folder = self.key.parent / ".bin-1000ms.zarr.0-0-dead.staging"
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @invariant()
+    def what_is_visible_is_right(self):
+        if not hasattr(self, "key"):
+            return
+        assert cached_keys(self.folder) == ({} if self.visible is None else {"14": [1000]})
+        if self.visible is None:
+            with pytest.raises(CacheError, match="not in the cache"):
+                open_patient(self.key)
+            return
+        assert bool(verify_key(self.key)) == self.is_damaged
+        if not self.is_damaged:
+            patient = open_patient(self.key)
+            (path,) = self.folders[self.visible].rglob("*.nwb")
+            assert patient.attributes["source"]["bytes"] == path.stat().st_size
+            assert patient.chunks[0].sum() == patient.attributes["spikes"]["counted"]
+
+    def teardown(self):
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def test_any_order_of_operations_leaves_what_must_be_visible(versions):
+    from hypothesis.stateful import run_state_machine_as_test
+
+    CacheMachine.folders = tuple(versions)
+    run_state_machine_as_test(CacheMachine, settings=settings(max_examples=12, stateful_step_count=8, deadline=None))

@@ -1,0 +1,164 @@
+"""Checkpoints: plain, telling what they were trained on; interrupted runs continue to the same weights."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from summer_prep.errors import SettingsError
+from summer_prep.layout import key_path
+from summer_train.config import FitConfig
+from summer_train.evaluate import evaluate
+from summer_train.fit import fit
+from tests.conftest import error_line
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config(demo_cache, tmp_path):
+    def make(**changes):
+        common = {
+            "data_dir": tmp_path / "none", "cache_dir": demo_cache, "patient_ids": ("14", "20"), "buffer_s": 10.0,
+            "max_epochs": 2, "hidden_size": 8, "output_dir": tmp_path / "logs", "devices": 1,
+        }  # fmt: skip
+        return FitConfig(**{**common, **changes})
+
+    return make
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def test_checkpoint_says_what_it_was_trained_on(config):
+    result = fit(config(task="label", brain_regions=("A", "H", "EC", "PHC")))
+    summer = torch.load(result.best_checkpoint, weights_only=True)["summer"]
+    assert summer["config"]["label_name"] == "summer"
+    assert summer["config"]["buffer_s"] == 10.0
+    assert summer["data"]["bin_length_ms"] == 80
+    assert [patient["patient_id"] for patient in summer["data"]["patients"]] == ["14", "20"]
+    for patient in summer["data"]["patients"]:
+        assert len(patient["digests"]["spike_counts"]) == 64
+    assert sum(len(patient["units"]) for patient in summer["data"]["patients"]) == result.n_units
+
+
+def test_evaluating_the_best_checkpoint_gives_the_scores_of_its_run(config, demo_cache, tmp_path):
+    result = fit(config(task="label"))
+    again = evaluate(result.best_checkpoint, data_dir=tmp_path / "none", cache_dir=demo_cache)
+    assert again.differences == []
+    assert again.scores == result.scores
+
+
+def test_evaluating_on_other_data_says_what_differs(config, demo_cache, run, tmp_path):
+    result = fit(config(task="label"))
+    places = ("--cache-dir", demo_cache, "--data-dir", tmp_path / "none")
+    other = run("summer_train", "evaluate", result.best_checkpoint, *places, "--patient-ids", "29", "8", "--fold", "3")
+    assert other.returncode == 0, other.stderr
+    assert "differs from training: patients 14 20 then, 29 8 now" in other.stderr
+    assert "differs from training: fold 1 then, 3 now" in other.stderr
+    misfit = run("summer_train", "evaluate", result.best_checkpoint, *places, "--patient-ids", "29")
+    assert "its network does not fit these data (patients 14 20 then, 29 now)" in error_line(misfit)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a checkpoint", "other"])
+def test_what_is_no_checkpoint_of_ours_is_refused(content, demo_cache, tmp_path):
+    path = tmp_path / "a.ckpt"
+    if content == "other":
+        torch.save({"state_dict": {}}, path)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError, match="no such checkpoint|not a checkpoint of summer-train fit"):
+        evaluate(path, data_dir=tmp_path, cache_dir=demo_cache)
+
+
+@pytest.mark.parametrize("task", ["next_bin", "label"])
+def test_resumed_run_reaches_the_weights_of_one_that_was_not_interrupted(task, config, tmp_path):
+    whole = fit(config(task=task, max_epochs=5, output_dir=tmp_path / "whole"))
+    fit(config(task=task, max_epochs=2))
+    resumed = fit(config(task=task, max_epochs=5, resume=True))
+    for part in ("last_checkpoint", "best_checkpoint"):
+        expected = weights(getattr(whole, part))
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(getattr(resumed, part)).items())
+    assert resumed.scores == whole.scores
+    epochs = [line.split(",")[0] for line in (resumed.log_dir / "metrics.csv").read_text().splitlines()[1:]]
+    assert set(epochs) >= set("01234")
+
+
+def test_resuming_with_other_settings_is_refused_by_name(config):
+    fit(config())
+    with pytest.raises(SettingsError, match="lr 0.001 then, 0.01 now"):
+        fit(config(lr=0.01, resume=True))
+    with pytest.raises(SettingsError, match="patients 14 20 then, 14 now"):
+        fit(config(patient_ids=("14",), resume=True))
+
+
+def test_nothing_to_resume_is_said(config):
+    with pytest.raises(SettingsError, match="no run to continue"):
+        fit(config(resume=True))
+
+
+def test_interrupted_run_leaves_a_last_checkpoint_that_continues_to_the_same_weights(config, demo_cache, run, tmp_path):
+    options = ["fit", "--cache-dir", str(demo_cache), "--patient-ids", "14", "20", "--buffer", "10"]
+    options += ["--hidden-size", "8", "--data-dir", str(tmp_path / "none")]
+    command = [sys.executable, "-m", "summer_train", *options, "--max-epochs", "100000"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stderr:
+        if line.startswith("epoch 3/"):
+            break
+    time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait() == 130, rest
+    assert "Traceback" not in rest
+    process.stderr.close()
+    last = tmp_path / "lightning_logs" / "dhv" / "version_0" / "checkpoints" / "last.ckpt"
+    n_epochs = torch.load(last, weights_only=True)["epoch"] + 3
+    resumed = run("summer_train", *options, "--max-epochs", str(n_epochs), "--resume", "--json", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["log_dir"] == "lightning_logs/dhv/version_0"
+    whole = fit(config(max_epochs=n_epochs))
+    assert all(torch.equal(tensor, weights(last)[name]) for name, tensor in weights(whole.last_checkpoint).items())
+
+
+def test_verify_finds_a_changed_byte_before_training(demo_cache, run, tmp_path):
+    key = key_path(tmp_path / "cache", "14", 80)
+    shutil.copytree(key_path(demo_cache, "14", 80), key)
+    chunk = key / "spike_counts" / "c" / "0" / "0"
+    content = bytearray(chunk.read_bytes())
+    content[1000] += 1
+    chunk.write_bytes(content)
+    options = ("--cache-dir", "cache", "--data-dir", "none", "--patient-ids", "14", "--buffer", "10", "--verify")
+    result = run("summer_train", "fit", *options, cwd=tmp_path)
+    assert "spike_counts/c/0/0: its bytes were changed. Rebuild it: summer-prep build --force" in error_line(result)
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_stale_key_is_rebuilt_before_training_and_refused_where_it_cannot_be(demo_dir, demo_cache, config, tmp_path):
+    data_dir, cache_dir = tmp_path / "data", tmp_path / "cache"
+    shutil.copytree(demo_dir / "sub-14", data_dir / "sub-14")
+    shutil.copytree(demo_cache / "sub-14", cache_dir / "sub-14")
+    (path,) = data_dir.rglob("*.nwb")
+    with path.open("ab") as file:
+        file.write(b"\0")
+    lines = []
+    settings = config(data_dir=data_dir, cache_dir=cache_dir, patient_ids=("14",), max_epochs=1)
+    fit(settings, lines.append)
+    assert lines[0] == f"building patient 14 at 80 ms: the content of {path.name} changed"
+    lines.clear()
+    fit(settings, lines.append)
+    assert not lines[0].startswith("building")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("summer_prep.build.ALGORITHM_VERSION", 2)
+        path.unlink()
+        with pytest.raises(Exception, match=r"stale \(algorithm version 1, now 2\), and its recording is not in"):
+            fit(settings)
