@@ -57,7 +57,7 @@ def main() -> None:
         config = DemoConfig(folder=data, n_patients=options.patients, n_units=79, film_length=True, median_rate_hz=1.2)
         write_demo_data(config)
         first = config.ids[0]
-        one = [measure(ONE_BUILD, data, Path(folder) / f"cache-{i}", 1, first) for i in range(options.repeats)]
+        one = [measure(ONE_BUILD, data, Path(folder) / f"cache-{i}", 0, first) for i in range(options.repeats)]
         print(f"one patient, {one[0]['spikes']:.0f} spikes, 5 bin lengths: {median_and_range(one)} s")
         print(f"  largest memory: {max(run['megabytes'] for run in one):.0f} MB")
         medians = {}

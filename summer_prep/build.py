@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -71,7 +71,7 @@ class BuildConfig:
     bin_lengths_ms: tuple[int, ...] = ()
     """Bin lengths; empty for all that the file lists."""
     n_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes; a patient is built by one."""
+    """Processes; a patient is built by one. 0 builds in this process, which a file that crashes HDF5 takes along."""
     codec: str = "none"
     """How spike_counts are stored: none (can be mapped), zstd or blosc."""
     force: bool = False
@@ -80,7 +80,7 @@ class BuildConfig:
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
             raise SettingsError(f"no codec {self.codec!r}. Choose one of {', '.join(CODECS)}")
-        if self.n_workers < 1:
+        if self.n_workers < 0:
             raise SettingsError(f"{self.n_workers} workers cannot build anything. Choose 1 or more")
         for bin_length_ms in self.bin_lengths_ms:
             check_bin_length(bin_length_ms)
@@ -151,18 +151,40 @@ def build(
     """
     paths = select_recordings(config.data_dir, config.nwb_path, config.patient_ids)
     results: dict[str, list[KeyResult]] = {}
-    with _executor(min(config.n_workers, len(paths))) as executor:
-        futures: dict[Future[list[KeyResult]], str] = {
-            executor.submit(build_patient, path, patient_id, config): patient_id for patient_id, path in paths.items()
-        }
-        for future in as_completed(futures):
-            patient_id = futures[future]
-            try:
-                results[patient_id] = future.result()
-            except BrokenProcessPool:
-                results[patient_id] = [_failure(patient_id, 0, f"{paths[patient_id]}: the building process was killed")]
-            report(patient_id, paths[patient_id])
+
+    def take(patient_id: str, found: list[KeyResult]) -> None:
+        results[patient_id] = found
+        report(patient_id, paths[patient_id])
+
+    if config.n_workers == 0:
+        for patient_id, path in paths.items():
+            take(patient_id, build_patient(path, patient_id, config))
+    else:
+        crashed = _build_in_processes(paths, config, take)
+        for patient_id in crashed:
+            # A crash takes its neighbours along: each of them alone shows whose file it is.
+            if _build_in_processes({patient_id: paths[patient_id]}, config, take):
+                message = f"{paths[patient_id]}: the process that read it crashed, it is damaged. Download it again"
+                take(patient_id, [_failure(patient_id, 0, message)])
     return [result for patient_id in paths for result in results[patient_id]]
+
+
+def _build_in_processes(
+    paths: Mapping[str, Path], config: BuildConfig, take: Callable[[str, list[KeyResult]], None]
+) -> list[str]:
+    """Build patients in processes of their own; return those of which a crash left no result."""
+    context = get_context("forkserver")
+    # Loaded once in the server, so that every worker starts with them.
+    context.set_forkserver_preload(["pynwb", "summer_prep.store"])
+    crashed = []
+    with ProcessPoolExecutor(min(config.n_workers, len(paths)), mp_context=context) as executor:
+        futures = {executor.submit(build_patient, path, name, config): name for name, path in paths.items()}
+        for future in as_completed(futures):
+            try:
+                take(futures[future], future.result())
+            except BrokenProcessPool:
+                crashed.append(futures[future])
+    return crashed
 
 
 def build_patient(path: Path, patient_id: str, config: BuildConfig) -> list[KeyResult]:
@@ -508,28 +530,3 @@ def _listed_bin_lengths(cache_dir: Path, patient_id: str, source_sha256: str | N
 
 def _failure(patient_id: str, bin_length_ms: int, message: str) -> KeyResult:
     return KeyResult(patient_id=patient_id, bin_length_ms=bin_length_ms, state="failed", message=message)
-
-
-def _executor(n_workers: int) -> Executor:
-    if n_workers == 1:
-        return _InThisProcess()
-    context = get_context("forkserver")
-    # Loaded once in the server, so that every worker starts with them.
-    context.set_forkserver_preload(["pynwb", "summer_prep.store"])
-    return ProcessPoolExecutor(n_workers, mp_context=context)
-
-
-class _InThisProcess(Executor):
-    """Runs every call at once, in place."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
-
-
-def iter_messages(results: Sequence[KeyResult]) -> Iterator[str]:
-    """Yield one line per problem or remark, for people."""
-    for result in results:
-        if result.message and result.state != "fresh":
-            yield f"patient {result.patient_id}, {result.bin_length_ms} ms: {result.message}"

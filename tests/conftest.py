@@ -38,7 +38,7 @@ def demo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo_cache(demo_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Their keys at 80 and 1000 ms. Read-only by agreement: a test that changes keys copies it."""
     folder = tmp_path_factory.mktemp("cache")
-    build(BuildConfig(data_dir=demo_dir, cache_dir=folder, bin_lengths_ms=(80, 1000), n_workers=1))
+    build(BuildConfig(data_dir=demo_dir, cache_dir=folder, bin_lengths_ms=(80, 1000), n_workers=0))
     return folder
 
 

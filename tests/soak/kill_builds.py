@@ -47,7 +47,7 @@ def in_process(work: Callable[[], None], kill_after_s: float | None = None) -> i
 
 
 def build_all(data_dir: Path, cache_dir: Path) -> None:
-    config = BuildConfig(data_dir=data_dir, cache_dir=cache_dir, bin_lengths_ms=BIN_LENGTHS_MS, n_workers=1)
+    config = BuildConfig(data_dir=data_dir, cache_dir=cache_dir, bin_lengths_ms=BIN_LENGTHS_MS, n_workers=0)
     results = build(config)
     assert all(result.state in ("built", "fresh") for result in results), results
 

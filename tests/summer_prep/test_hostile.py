@@ -148,7 +148,7 @@ def build_and_look(path, tmp_path):
     """Build; return the result, after looking that it took no time and left nothing but a whole key."""
     started = time.perf_counter()
     cache_dir = tmp_path / "cache"
-    (result,) = build(BuildConfig(data_dir=path.parent, cache_dir=cache_dir, bin_lengths_ms=(1000,), n_workers=1))
+    (result,) = build(BuildConfig(data_dir=path.parent, cache_dir=cache_dir, bin_lengths_ms=(1000,), n_workers=0))
     assert time.perf_counter() - started < 10
     assert {entry.name for entry in tmp_path.iterdir()} <= {"data", "cache"}
     if result.state == "built":

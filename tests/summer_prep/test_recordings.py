@@ -25,7 +25,7 @@ BIN_LENGTHS_MS = (10, 20, 40, 80, 120, 200, 480, 1000)
 @pytest.fixture(scope="module")
 def golden_cache(tmp_path_factory):
     cache_dir = tmp_path_factory.mktemp("golden")
-    results = build(BuildConfig(data_dir=RECORDINGS, cache_dir=cache_dir, bin_lengths_ms=BIN_LENGTHS_MS, n_workers=1))
+    results = build(BuildConfig(data_dir=RECORDINGS, cache_dir=cache_dir, bin_lengths_ms=BIN_LENGTHS_MS, n_workers=0))
     assert {result.state for result in results} == {"built"}
     return cache_dir
 
@@ -197,7 +197,7 @@ def test_broken_recording_is_refused_in_one_line_and_nothing_is_written(damage, 
     shutil.copy(small_recording, path)
     with h5py.File(path, "r+") as file:
         edit(file)
-    config = BuildConfig(data_dir=path.parent, cache_dir=tmp_path / "cache", bin_lengths_ms=(40,), n_workers=1)
+    config = BuildConfig(data_dir=path.parent, cache_dir=tmp_path / "cache", bin_lengths_ms=(40,), n_workers=0)
     (result,) = build(config)
     assert result.state == "failed"
     assert message in result.message
@@ -250,7 +250,7 @@ def test_missing_log_rows_leave_bins_unseen_with_a_warning(small_recording, tmp_
     with h5py.File(path, "r+") as file:
         pts = file[f"{LOG}/pts"]
         pts[700:] = pts[700:] + 4.0  # 100 frames that nobody saw
-    config = BuildConfig(data_dir=path.parent, cache_dir=tmp_path / "cache", bin_lengths_ms=(1000,), n_workers=1)
+    config = BuildConfig(data_dir=path.parent, cache_dir=tmp_path / "cache", bin_lengths_ms=(1000,), n_workers=0)
     (result,) = build(config)
     assert result.state == "built"
     group = zarr.open_group(key_path(tmp_path / "cache", "14", 1000), mode="r")

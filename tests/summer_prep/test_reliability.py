@@ -36,7 +36,7 @@ def versions(tmp_path_factory):
 
 
 def build_version(data_dir, cache_dir, **options):
-    config = BuildConfig(data_dir=data_dir, cache_dir=cache_dir, bin_lengths_ms=(1000,), n_workers=1, **options)
+    config = BuildConfig(data_dir=data_dir, cache_dir=cache_dir, bin_lengths_ms=(1000,), n_workers=0, **options)
     (result,) = build(config)
     return result
 
@@ -64,7 +64,7 @@ import summer_prep.build as build
 if sys.argv[3] == "no locks":
     build._patient_lock = lambda *_: contextlib.nullcontext(False)
 config = build.BuildConfig(
-    data_dir=Path(sys.argv[1]), cache_dir=Path(sys.argv[2]), bin_lengths_ms=(200, 1000), n_workers=1, force=True
+    data_dir=Path(sys.argv[1]), cache_dir=Path(sys.argv[2]), bin_lengths_ms=(200, 1000), n_workers=0, force=True
 )
 assert all(result.state == "built" for result in build.build(config)), build.build(config)
 """

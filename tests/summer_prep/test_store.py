@@ -3,6 +3,8 @@
 import filecmp
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -181,9 +183,9 @@ def test_extra_file_in_a_key_is_found(key):
 
 def test_file_system_without_exchange_still_replaces_a_key(demo_dir, tmp_path, monkeypatch):
     config = {"data_dir": demo_dir, "cache_dir": tmp_path, "patient_ids": ("14",), "bin_lengths_ms": (1000,)}
-    build(BuildConfig(n_workers=1, **config))
+    build(BuildConfig(n_workers=0, **config))
     monkeypatch.setattr(store.ctypes, "CDLL", lambda *_args, **_options: object())
-    (result,) = build(BuildConfig(force=True, n_workers=1, **config))
+    (result,) = build(BuildConfig(force=True, n_workers=0, **config))
     assert result.state == "built"
     assert verify_key(key_path(tmp_path, "14", 1000)) == []
     assert not list(tmp_path.rglob("*.staging"))
@@ -197,6 +199,36 @@ def test_folder_that_cannot_be_written_is_an_error_that_names_it(demo_dir, tmp_p
     assert result.state == "failed"
     assert "cannot be written (Not a directory)" in result.message
     assert "--cache-dir" in result.message
+
+
+def test_file_that_crashes_its_reader_is_named_and_the_others_are_built(demo_dir, tmp_path):
+    data_dir = tmp_path / "data"
+    shutil.copytree(demo_dir, data_dir)
+    crasher = next(data_dir.glob("sub-20/*.nwb"))
+    # libhdf5 ends in a segmentation fault on some damaged files; here the kernel sends the same signal.
+    module = tmp_path / "sitecustomize.py"
+    module.write_text(
+        "import os, sys\n"
+        "def hook(event, arguments):\n"
+        f"    if event == 'open' and str(arguments[0]) == {str(crasher)!r}: os.kill(os.getpid(), 11)\n"
+        "sys.addaudithook(hook)\n"
+    )
+    code = (
+        "from pathlib import Path\nfrom summer_prep.build import BuildConfig, build\n"
+        "if __name__ == '__main__':\n"
+        f"    config = BuildConfig(data_dir=Path({str(data_dir)!r}), cache_dir=Path({str(tmp_path / 'cache')!r}),\n"
+        "        bin_lengths_ms=(1000,), n_workers=2)\n"
+        "    for result in build(config): print(result.patient_id, result.state, result.message)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    lines = dict(line.split(" ", 1) for line in result.stdout.splitlines())
+    assert {name: line.split()[0] for name, line in lines.items()} == {
+        "8": "built", "14": "built", "20": "failed", "29": "built",
+    }  # fmt: skip
+    assert f"{crasher}: the process that read it crashed" in lines["20"]
 
 
 def test_unknown_patient_lists_those_found(demo_dir, tmp_path):

@@ -37,7 +37,7 @@ def test_counts_are_the_same_under_every_codec_and_chunking(
     monkeypatch.setattr(store, "MAX_CHUNK_BYTES", chunk_bytes)
     build(
         BuildConfig(
-            data_dir=demo_dir, cache_dir=tmp_path, patient_ids=("14",), bin_lengths_ms=(1000,), codec=codec, n_workers=1
+            data_dir=demo_dir, cache_dir=tmp_path, patient_ids=("14",), bin_lengths_ms=(1000,), codec=codec, n_workers=0
         )
     )
     selection = open_selection(tmp_path, ["14"], 1000)
@@ -154,7 +154,7 @@ def test_mapped_counts_survive_a_rebuild_of_their_key(small_cache, demo_dir, dem
             patient_ids=("14",),
             bin_lengths_ms=(1000,),
             force=True,
-            n_workers=1,
+            n_workers=0,
         )
     )
     assert np.array_equal(counts, zarr_counts(demo_cache, "14", 1000))
