@@ -13,10 +13,17 @@ import tempfile
 import time
 from pathlib import Path
 
+import lightning
+import torch
 from caches import UNITS_OF_29, write_cache
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
-from summer_train.bench import AUTOGRAD, BARE, OURS, PUBLISHED, bench
+from summer_train.bench import AUTOGRAD, BARE, OURS, PUBLISHED, EpochClock, bench
+from summer_train.cache import open_selection
 from summer_train.config import FitConfig
+from summer_train.data import FilmData
+from summer_train.fit import make_model
 
 BASE = "import os, torch, lightning; os._exit(0)"
 UNTIL_FIRST_STEP = """
@@ -47,6 +54,38 @@ def time_start(cache_dir: Path, patient_ids: list[str], n_repeats: int) -> None:
     )
 
 
+def time_extras(config: FitConfig, n_repeats: int) -> None:
+    """Print what validation and checkpoints add to an epoch, all combinations by turns."""
+    data = FilmData(open_selection(config.cache_dir, ["1", "2"], config.bin_length_ms), config)
+    data.place(torch.device("cpu"))
+    times: dict[bool, list[float]] = {True: [], False: []}
+    with tempfile.TemporaryDirectory() as logs:
+        for _ in range(n_repeats):
+            for has_extras, epochs in times.items():
+                clock = EpochClock()
+                saver = [ModelCheckpoint(monitor="val_loss", save_last=True)] if has_extras else []
+                trainer = lightning.Trainer(
+                    accelerator="cpu",
+                    devices=1,
+                    max_epochs=6,
+                    logger=CSVLogger(logs),
+                    callbacks=[clock, *saver],
+                    enable_checkpointing=has_extras,
+                    limit_val_batches=1.0 if has_extras else 0,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                    num_sanity_val_steps=0,
+                    log_every_n_steps=1,
+                )
+                trainer.fit(make_model(config, data), datamodule=data)
+                epochs.extend(clock.seconds[1:])
+    with_extras, without = (statistics.median(epochs) * 1e3 for epochs in times.values())
+    share = (with_extras - without) / with_extras
+    print(
+        f"{config.task}: epoch {with_extras:.1f} ms, without validation and checkpoints {without:.1f} ms: {share:.1%}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
@@ -67,6 +106,8 @@ def main() -> None:
                     f"{result.ratio(PUBLISHED, AUTOGRAD):.1f}, autograd / bare {result.ratio(AUTOGRAD, BARE):.2f}, "
                     f"published / bare {result.ratio(PUBLISHED, BARE):.1f}"
                 )
+        for task in ("next_bin", "label"):
+            time_extras(FitConfig(task=task, cache_dir=two, data_dir=Path(folder) / "none"), options.repeats)
         time_start(two, patient_ids, options.repeats)
         time_start(all_patients, write_cache(all_patients, UNITS_OF_29), options.repeats)
 

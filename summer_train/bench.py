@@ -152,16 +152,18 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-class _EpochClock(Callback):
+class EpochClock(Callback):
     """Times epochs from the start of one to the start of the next: validation, logging and checkpoints included."""
 
     def __init__(self) -> None:
         self.starts: list[float] = []
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Mark the start of an epoch."""
         self._tick(pl_module)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Mark the end of the last."""
         self._tick(pl_module)
 
     def _tick(self, pl_module: lightning.LightningModule) -> None:
@@ -170,10 +172,11 @@ class _EpochClock(Callback):
 
     @property
     def seconds(self) -> list[float]:
+        """Length of each epoch."""
         return [after - before for before, after in zip(self.starts, self.starts[1:], strict=False)]
 
 
-def _trainer(config: FitConfig, n_epochs: int, clock: _EpochClock, log_every_n_steps: int) -> lightning.Trainer:
+def _trainer(config: FitConfig, n_epochs: int, clock: EpochClock, log_every_n_steps: int) -> lightning.Trainer:
     return lightning.Trainer(
         accelerator="auto",
         devices=1,
@@ -188,7 +191,7 @@ def _trainer(config: FitConfig, n_epochs: int, clock: _EpochClock, log_every_n_s
 
 
 def _our_epochs(config: FitConfig, data: FilmData, n_epochs: int, written_out: bool) -> list[float]:
-    clock = _EpochClock()
+    clock = EpochClock()
     model = make_model(config, data)
     if not written_out:
         model.written_out_steps = lambda optimizer: None  # type: ignore[method-assign]
@@ -263,7 +266,7 @@ class _PlainModule(lightning.LightningModule):
 
 
 def _published_epochs(config: FitConfig, data: FilmData, samples: ResidentSamples, n_epochs: int) -> list[float]:
-    clock = _EpochClock()
+    clock = EpochClock()
     loaders = [
         DataLoader(_PlainDataset(samples, data.split.train), batch_size=config.batch_size, shuffle=True),
         DataLoader(_PlainDataset(samples, data.split.val), batch_size=config.batch_size),
