@@ -110,7 +110,13 @@ def test_interrupted_run_leaves_a_last_checkpoint_that_continues_to_the_same_wei
     options += ["--hidden-size", "8", "--data-dir", str(tmp_path / "none")]
     command = [sys.executable, "-m", "summer_train", *options, "--max-epochs", "100000"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        # A suite that runs in the background of a shell hands down that interrupts are ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     for line in process.stderr:
         if line.startswith("epoch 3/"):
