@@ -116,7 +116,7 @@ def test_interrupted_run_leaves_a_last_checkpoint_that_continues_to_the_same_wei
         stderr=subprocess.PIPE,
         text=True,
         # A suite that runs in the background of a shell hands down that interrupts are ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
     for line in process.stderr:
         if line.startswith("epoch 3/"):
