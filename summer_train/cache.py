@@ -4,6 +4,7 @@ Uncompressed arrays are mapped from their chunk files without zarr, whose import
 opening; everything that such a file must satisfy is checked first, and other codecs go through zarr.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ class Selection:
         Raises
         ------
         SettingsError : no such label
-        CacheError : the file cannot be read
+        CacheError : the file cannot be read, or is not what was there when the key was opened
         """
         patient = self.patients[0]
         names = patient.attributes["label_names"]
@@ -167,7 +168,7 @@ class Selection:
         CacheError : a byte is wrong
         """
         for patient in self.patients:
-            check_files(patient.key, read_attributes(patient.key), every_byte=True)
+            check_files(patient.key, patient.attributes, every_byte=True)
 
     def seen(self) -> NDArray[np.bool_]:
         """Return which bins every patient saw, (n_bins,)."""
@@ -259,22 +260,31 @@ def _read_label(patient: CachedPatient, name: str, row: int) -> NDArray[np.uint8
     """Read one row of a sharded label array: its place stands in the index at the shard's end."""
     from numcodecs.zstd import Zstd
 
-    shard = (patient.key / name / "c" / "0" / "0").read_bytes()
+    shard = _read_file(patient, f"{name}/c/0/0")
     n_labels = len(patient.attributes["label_names"])
     index = np.frombuffer(shard[-16 * n_labels - 4 : -4], dtype="<u8").reshape(n_labels, 2)
     start, n_bytes = (int(value) for value in index[row])
-    try:
-        values = np.frombuffer(Zstd().decode(shard[start : start + n_bytes]), dtype=np.uint8)
-    except RuntimeError as error:
-        raise CacheError(f"{patient.key / name}: damaged. Rebuild it: {build_command(patient.key)}") from error
-    if len(values) != patient.n_bins:
-        raise CacheError(f"{patient.key / name}: damaged. Rebuild it: {build_command(patient.key)}")
-    return values
+    return np.frombuffer(Zstd().decode(shard[start : start + n_bytes]), dtype=np.uint8)
 
 
 def _read_vector(patient: CachedPatient, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Read a small array that is stored as one raw chunk."""
-    return np.fromfile(patient.key / name / "c" / "0", dtype=dtype)
+    return np.frombuffer(_read_file(patient, f"{name}/c/0"), dtype=dtype)
+
+
+def _read_file(patient: CachedPatient, name: str) -> bytes:
+    """Read a small file of a key against its digest: since it was opened, the key may have been rebuilt or damaged."""
+    path = patient.key / name
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CacheError(f"{path}: cannot be read ({error.strerror}). Check --cache-dir") from error
+    if hashlib.sha256(content).hexdigest() != patient.attributes["files"][name]["sha256"]:
+        raise CacheError(
+            f"{path}: damaged, or rebuilt since it was opened. Run again; if this comes back: "
+            f"{build_command(patient.key)}"
+        )
+    return content
 
 
 def _check_same_film(first: CachedPatient, other: CachedPatient) -> None:

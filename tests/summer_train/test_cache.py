@@ -158,3 +158,25 @@ def test_mapped_counts_survive_a_rebuild_of_their_key(small_cache, demo_dir, dem
         )
     )
     assert np.array_equal(counts, zarr_counts(demo_cache, "14", 1000))
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("labels_first/c/0/0", lambda selection: selection.labels("summer", "first")),
+        ("recorded_s/c/0", lambda selection: selection.seen()),
+    ],
+)
+def test_what_is_read_after_opening_is_checked_against_its_digest(name, read, small_cache, monkeypatch):
+    def read_with_unseen_bins(key):
+        return {**read_attributes(key), "n_unseen_bins": 1}
+
+    monkeypatch.setattr("summer_train.cache.read_attributes", read_with_unseen_bins)
+    selection = open_selection(small_cache, ["14"], 1000)
+    read(selection)
+    path = selection.patients[0].key / name
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CacheError, match="damaged, or rebuilt since it was opened"):
+        read(selection)
