@@ -256,3 +256,16 @@ def test_decoding_finds_a_tuned_label_and_no_untuned_one(tmp_path):
 
     assert margin("summer") > 0.15
     assert margin("summer-presence") < 0.02
+
+
+@pytest.mark.parametrize("task", ["next_bin", "label"])
+def test_streamed_training_gives_the_weights_of_resident_training(task, config, monkeypatch):
+    monkeypatch.setattr("summer_train.batches.BLOCK_SAMPLES", 512)  # many blocks, so that buffers are used again
+    lines = []
+    resident = fit(config(task=task))
+    streamed = fit(config(task=task, device_memory_gb=1e-6), say=lines.append)
+    assert any("streaming" in line for line in lines)
+    expected = torch.load(resident.last_checkpoint, weights_only=True)["state_dict"]
+    weights = torch.load(streamed.last_checkpoint, weights_only=True)["state_dict"]
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+    assert streamed.scores == resident.scores
