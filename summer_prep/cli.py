@@ -16,6 +16,7 @@ from summer_prep.command_line import (
     JsonOption,
     NwbPath,
     PatientIds,
+    PictureOption,
     new_app,
     print_table,
     run,
@@ -146,7 +147,7 @@ def inspect(
     patient: Annotated[str | None, typer.Argument(help="A patient id.  [default: a list of all keys]")] = None,
     cache_dir: CacheDir = Path("data_cache"),
     bin_length: BinLengths = "80",
-    picture: Annotated[Path | None, typer.Option(help="Write a picture of the patient's key here (PNG).")] = None,
+    picture: PictureOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what is in the cache: all keys, or one patient's arrays, rates, labels and pauses."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from summer_prep.errors import SettingsError, SummerError
+from summer_prep.output import check_picture
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,6 +23,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 DataDir = Annotated[Path, typer.Option(help="Folder with the NWB files.")]
 CacheDir = Annotated[Path, typer.Option(help="Folder of the cache.")]
 NwbPath = Annotated[Path | None, typer.Option(help="One NWB file; ignored when --patient-ids is given.")]
+PictureOption = Annotated[Path | None, typer.Option(callback=check_picture, help="Draw it here (.png, .pdf or .svg).")]
 PatientIds = Annotated[str, typer.Option(help="Patients, like 14 20 or 14,20.  [default: every one found]")]
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from summer_prep.errors import SettingsError
 from summer_prep.layout import LABEL_RULES, LABEL_VALUES, check_files, read_attributes
+from summer_prep.output import pyplot, save_picture
 
 PICTURE_LABELS = ("summer", "tom", "tom-faces", "indoor-setting", "office", "park", "camera-cuts")
 _MAX_COLUMNS = 1200
@@ -96,18 +96,14 @@ def _label_shares(group: zarr.Group, label_names: list[str]) -> list[dict[str, A
 
 
 def draw_key(key: Path, picture: Path) -> None:
-    """Write a PNG: spike counts over film time, the population rate, some labels, pauses marked.
+    """Write a picture: spike counts over film time, the population rate, some labels, pauses marked.
 
     Raises
     ------
     CacheError : the key is missing or damaged
     SettingsError : the picture cannot be written
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     attributes = read_attributes(key)
     check_files(key, attributes)
     group = zarr.open_group(key, mode="r")
@@ -150,13 +146,7 @@ def draw_key(key: Path, picture: Path) -> None:
         for axes in (heat, rate, strip):
             axes.axvline(pause["frame"] / 1500, color="tab:cyan", ls="--", lw=1)
     strip.set_xlim(film_minutes[0], film_minutes[-1])
-    try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(picture, dpi=110)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{picture}: the picture cannot be written ({error})") from error
-    finally:
-        plt.close(figure)
+    save_picture(figure, picture)
 
 
 def _downsample(counts: NDArray[Any], values: NDArray[Any]) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from summer_prep.command_line import (
     JsonOption,
     NwbPath,
     PatientIds,
+    PictureOption,
     new_app,
     print_table,
     run,
@@ -76,7 +77,7 @@ def fit(
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help=RESUME_HELP)] = False,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal runs on one CPU.")] = 0,
-    picture: Annotated[Path | None, typer.Option(help="Write the learning curve here (PNG).")] = None,
+    picture: PictureOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train and evaluate one model; keys that are missing or stale are built from --data-dir first."""
@@ -167,7 +168,7 @@ def bench(
     batch_size: Annotated[int, typer.Option(help="Samples per optimizer step.")] = 32,
     hidden_size: Annotated[int, typer.Option(help="Width of the hidden layer.")] = 64,
     repeats: Annotated[int, typer.Option(help="Turns; each trains a few epochs in every way.")] = 5,
-    picture: Annotated[Path | None, typer.Option(help="Write the comparison here (PNG).")] = None,
+    picture: PictureOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time the stages of a run, and an epoch against the published way and a bare PyTorch loop."""

@@ -3,7 +3,8 @@
 import logging
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from summer_prep.errors import CacheError, SettingsError
+from summer_prep.output import check_folder
 from summer_train.baselines import class_counts, copy_last_bin, majority_class, mean_count, training_mean
 from summer_train.cache import Selection, open_selection
 from summer_train.config import FitConfig
@@ -73,6 +75,7 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult | None:
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         say = _say_nothing  # the first process of a run on several devices speaks for all
+    check_folder(config.output_dir, "--output-dir")
     data = open_data(config, say)
     torch.manual_seed(config.seed)
     model = make_model(config, data)
@@ -82,9 +85,10 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult | None:
     previous = find_run(config, model.provenance) if config.resume else None
     if previous is not None:
         say(f"continuing {previous}")
-    checkpoints, trainer = _trainer(config, say, previous)
-    _prepare_log_dir(trainer, config, data.selection)
-    _train(trainer, model, data, previous)
+    with _writing_below(config.output_dir):
+        checkpoints, trainer = _trainer(config, say, previous)
+        _prepare_log_dir(trainer, config, data.selection)
+        _train(trainer, model, data, previous)
     model.load_state_dict(torch.load(checkpoints.best_model_path, weights_only=True)["state_dict"])
     if len(data.split.test):
         trainer.test(model, datamodule=data, verbose=False)
@@ -178,6 +182,17 @@ def data_differences(trained_on: Mapping[str, Any], now: Mapping[str, Any]) -> l
         if changed:
             differences.append(f"{name}: other {', '.join(changed)}")
     return differences
+
+
+@contextmanager
+def _writing_below(output_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(
+            f"{output_dir}: logs and checkpoints cannot be written ({error.strerror or error}). "
+            "Free space, or name another folder with --output-dir"
+        ) from error
 
 
 def _train(trainer: lightning.Trainer, model: Decoder, data: FilmData, previous: Path | None) -> None:
@@ -290,12 +305,7 @@ def _prepare_log_dir(trainer: lightning.Trainer, config: FitConfig, selection: S
     assert isinstance(logger, CSVLogger)
     patients = [patient.patient_id for patient in selection.patients]
     logger.log_hyperparams({**config.as_plain(), "patient_ids": patients})
-    try:
-        Path(logger.log_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(
-            f"{logger.log_dir}: cannot be made ({error.strerror}). Name another folder with --output-dir"
-        ) from error
+    Path(logger.log_dir).mkdir(parents=True, exist_ok=True)
 
 
 def score(model: Decoder, data: FilmData) -> dict[str, dict[str, dict[str, float]]]:

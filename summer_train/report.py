@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from summer_prep.errors import SettingsError
+from summer_prep.output import pyplot, save_picture
 from summer_train.tasks import Decoder
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def draw_learning_curve(log_dir: Path, scores: Mapping[str, Any], picture: Path)
     ------
     SettingsError : the picture cannot be written
     """
-    plt = _pyplot()
+    plt = pyplot()
     curves = _read_curves(log_dir / "metrics.csv")
     metrics = [metric for metric in ("loss", "accuracy") if f"val_{metric}" in curves]
     figure, all_axes = plt.subplots(1, len(metrics), figsize=(6 * len(metrics), 4), squeeze=False, layout="constrained")
@@ -75,7 +75,7 @@ def draw_learning_curve(log_dir: Path, scores: Mapping[str, Any], picture: Path)
         axes.set(xlabel="epoch", ylabel=metric)
         axes.legend()
     figure.suptitle(str(log_dir))
-    _save(figure, picture)
+    save_picture(figure, picture)
 
 
 def bench_tables(stages_s: Mapping[str, Sequence[float]], epochs_s: Mapping[str, Sequence[float]]) -> "list[Table]":
@@ -104,7 +104,7 @@ def draw_bench(epochs_s: Mapping[str, Sequence[float]], picture: Path) -> None:
     ------
     SettingsError : the picture cannot be written
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
     names = list(epochs_s)
     axes.barh(names, [statistics.median(epochs_s[name]) for name in names], color="lightsteelblue")
@@ -112,26 +112,7 @@ def draw_bench(epochs_s: Mapping[str, Sequence[float]], picture: Path) -> None:
         axes.plot(epochs_s[name], [row] * len(epochs_s[name]), "k.", ms=3)
     axes.invert_yaxis()
     axes.set(xlabel="seconds per epoch", xscale="log")
-    _save(figure, picture)
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
-def _save(figure: Any, picture: Path) -> None:
-    try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(picture, dpi=110)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{picture}: the picture cannot be written ({error})") from error
-    finally:
-        _pyplot().close(figure)
+    save_picture(figure, picture)
 
 
 def _read_curves(metrics_csv: Path) -> dict[str, list[tuple[int, float]]]:

@@ -132,6 +132,9 @@ def test_whole_path_by_hand(published_data, run, tmp_path):
         ("summer_train fit --cache-dir {cache} --fold 0", "--fold 0: must be 1, 2, 3, 4 or 5"),
         ("summer_train fit --cache-dir {cache} --val-fraction 0", "--val-fraction 0.0: must lie between 0 and 1"),
         ("summer_train fit --cache-dir {cache} --val-fraction 0.1 --fold 2", "two splits were asked for"),
+        ("summer_train fit --cache-dir {cache} --output-dir {cache}/sub-14/.source.json", ".source.json is a file"),
+        ("summer_train fit --cache-dir {cache} --picture curve", "--picture curve: name a file that ends in .png"),
+        ("summer_prep inspect 14 --cache-dir {cache} --picture {cache}/sub-14/.source.json/a.png", "is a file"),
         ("summer_train fit --cache-dir {cache} --sequence 3", "--sequence 3: must be two numbers"),
     ],
 )

@@ -1,0 +1,67 @@
+"""Where results go: places are checked before the work whose results they are to hold; pictures are saved here."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from summer_prep.errors import SettingsError
+
+PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Check that a folder can be written into, or can be made.
+
+    Raises
+    ------
+    SettingsError : a file stands in its way, or permission is missing
+    """
+    place = folder.absolute()
+    while not os.path.exists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise SettingsError(f"{option} {folder}: {place} is a file, not a folder. Name another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise SettingsError(f"{option} {folder}: {place} may not be written to. Name another folder")
+
+
+def check_picture(picture: Path | None) -> Path | None:
+    """Check the value of a --picture option, and return it.
+
+    Raises
+    ------
+    SettingsError : not the name of a picture, or it cannot be written there
+    """
+    if picture is not None:
+        if picture.suffix.lower() not in PICTURE_SUFFIXES:
+            raise SettingsError(f"--picture {picture}: name a file that ends in {', '.join(PICTURE_SUFFIXES)}")
+        if picture.is_dir():
+            raise SettingsError(f"--picture {picture}: is a folder. Name a file")
+        check_folder(picture.parent, "--picture")
+    return picture
+
+
+def pyplot() -> Any:
+    """Return matplotlib's pyplot, set up to draw without a display."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def save_picture(figure: Any, picture: Path) -> None:
+    """Write a figure and close it.
+
+    Raises
+    ------
+    SettingsError : the picture cannot be written
+    """
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(picture, dpi=110)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{picture}: the picture cannot be written ({error}). Name another file") from error
+    finally:
+        pyplot().close(figure)
