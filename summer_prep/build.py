@@ -4,7 +4,6 @@ Imports stay light: `summer_train fit` asks this module what is missing or stale
 find nothing to do. NWB and Zarr are loaded only by a build that builds.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,8 +11,9 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_compl
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +44,8 @@ from summer_prep.layout import (
     key_path,
     read_attributes,
 )
-from summer_prep.nwb import find_recordings, patient_id_of, read_recording, recording_sha256
+from summer_prep.nwb import find_recordings, patient_id_of, read_recording
+from summer_prep.source_note import file_identity, note_source, source_sha256
 from summer_prep.staging import clear_debris
 
 if TYPE_CHECKING:
@@ -52,8 +53,6 @@ if TYPE_CHECKING:
 
 LOCK_FILE = ".lock"
 _LOCK_TIMEOUT_S = 600.0
-SOURCE_NOTE = ".source.json"
-_RACE_NS = 50_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +150,7 @@ def build(
     """
     paths = select_recordings(config.data_dir, config.nwb_path, config.patient_ids)
     results: dict[str, list[KeyResult]] = {}
+    was_there = config.cache_dir.exists()
 
     def take(patient_id: str, found: list[KeyResult]) -> None:
         results[patient_id] = found
@@ -164,8 +164,14 @@ def build(
         for patient_id in crashed:
             # A crash takes its neighbours along: each of them alone shows whose file it is.
             if _build_in_processes({patient_id: paths[patient_id]}, config, take):
-                message = f"{paths[patient_id]}: the process that read it crashed, it is damaged. Download it again"
+                message = (
+                    f"{paths[patient_id]}: the process that read it crashed or was killed: it is damaged, "
+                    "or memory ran out. Download it again, or use fewer --workers"
+                )
                 take(patient_id, [_failure(patient_id, 0, message)])
+    if not was_there:  # a build that built nothing leaves nothing
+        with suppress(OSError):
+            config.cache_dir.rmdir()
     return [result for patient_id in paths for result in results[patient_id]]
 
 
@@ -177,7 +183,8 @@ def _build_in_processes(
     # Loaded once in the server, so that every worker starts with them.
     context.set_forkserver_preload(["pynwb", "summer_prep.store"])
     crashed = []
-    with ProcessPoolExecutor(min(config.n_workers, len(paths)), mp_context=context) as executor:
+    n_workers = min(config.n_workers, len(paths))
+    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_end_with_parent) as executor:
         futures = {executor.submit(build_patient, path, name, config): name for name, path in paths.items()}
         for future in as_completed(futures):
             try:
@@ -185,6 +192,18 @@ def _build_in_processes(
             except BrokenProcessPool:
                 crashed.append(futures[future])
     return crashed
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when the build does, however that ends: killed, it cannot tell its workers."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def build_patient(path: Path, patient_id: str, config: BuildConfig) -> list[KeyResult]:
@@ -212,20 +231,21 @@ def _plan(path: Path, patient_id: str, config: BuildConfig) -> tuple[tuple[int, 
     """Return the bin lengths wanted (empty where only the file knows), and those that are fresh."""
     if config.force or patient_id not in cached_keys(config.cache_dir):
         return config.bin_lengths_ms, []
-    source_sha256 = note_source(path, patient_id, config.cache_dir)
-    wanted = config.bin_lengths_ms or _listed_bin_lengths(config.cache_dir, patient_id, source_sha256)
+    current_sha256 = source_sha256(path, patient_id, config.cache_dir)
+    wanted = config.bin_lengths_ms or _listed_bin_lengths(config.cache_dir, patient_id, current_sha256)
     keys = {length: key_path(config.cache_dir, patient_id, length) for length in wanted}
-    return wanted, [length for length, key in keys.items() if not staleness(key, source_sha256, config.codec)]
+    return wanted, [length for length, key in keys.items() if not staleness(key, current_sha256, config.codec)]
 
 
 def _build_missing(path: Path, wanted: tuple[int, ...], fresh: list[int], config: BuildConfig) -> list[KeyResult]:
     if wanted and len(fresh) == len(wanted):
         return []
+    identity = file_identity(path)  # before reading, so that a file replaced during the build does not get this note
     recording = read_recording(path)
     lengths = wanted or tuple(sorted(recording.grids))
     results = _build_keys(recording, [length for length in lengths if length not in fresh], config, path)
     if any(result.state == "built" for result in results):
-        note_source(path, recording.patient_id, config.cache_dir, recording.source.sha256)
+        note_source(recording.patient_id, config.cache_dir, identity, recording.source.sha256)
     return results
 
 
@@ -251,7 +271,7 @@ def _patient_lock(cache_dir: Path, patient_id: str) -> Iterator[bool]:
         yield waited
     finally:
         lock.release()
-        for leftover, remove in ((folder / LOCK_FILE, Path.unlink), (folder, Path.rmdir), (cache_dir, Path.rmdir)):
+        for leftover, remove in ((folder / LOCK_FILE, Path.unlink), (folder, Path.rmdir)):
             with suppress(OSError):
                 remove(leftover)
 
@@ -372,12 +392,12 @@ class _Aligned:
         }
 
 
-def staleness(key: Path, source_sha256: str | None, codec: str | None = None) -> str:
+def staleness(key: Path, current_sha256: str | None, codec: str | None = None) -> str:
     """Return why a key cannot be used as it is, naming what changed; empty if it is fresh.
 
     Parameters
     ----------
-    source_sha256 : digest of the recording as it is now; None if it is not there to compare
+    current_sha256 : digest of the recording as it is now; None if it is not there to compare
     codec : the codec asked for; None if any will do, as for training
     """
     if not key.exists():
@@ -388,7 +408,7 @@ def staleness(key: Path, source_sha256: str | None, codec: str | None = None) ->
         return str(error)
     if attributes.get("algorithm_version") != ALGORITHM_VERSION:
         return f"algorithm version {attributes.get('algorithm_version')}, now {ALGORITHM_VERSION}"
-    if source_sha256 is not None and attributes["source"]["sha256"] != source_sha256:
+    if current_sha256 is not None and attributes["source"]["sha256"] != current_sha256:
         return f"the content of {attributes['source']['file_name']} changed"
     if codec is not None and attributes["codec"] != codec:
         return f"codec {attributes['codec']}, now {codec}"
@@ -424,7 +444,7 @@ def key_status(
 
 def _key_status(recording: Path | None, cache_dir: Path, patient_id: str, bin_length_ms: int) -> KeyStatus:
     key = key_path(cache_dir, patient_id, bin_length_ms)
-    sha256 = note_source(recording, patient_id, cache_dir) if recording and key.exists() else None
+    sha256 = source_sha256(recording, patient_id, cache_dir) if recording and key.exists() else None
     reason = staleness(key, sha256)
     if reason:
         state = "missing" if reason == "missing" else "stale"
@@ -479,51 +499,11 @@ def unusable_keys(
     }
 
 
-def note_source(path: Path, patient_id: str, cache_dir: Path, sha256: str | None = None) -> str:
-    """Return the digest of a recording, from a note in the cache if the file is untouched since it was taken.
-
-    The note saves reading 80 MB a patient before every run. It holds the file's size, inode and both time stamps;
-    the change time cannot be set back, so a file with the same four is the same file. Losing it costs a read.
-
-    Raises
-    ------
-    RecordingError : the file cannot be read
-    """
-    note_path = cache_dir / f"sub-{patient_id}" / SOURCE_NOTE
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise RecordingError(f"{path}: no such file or not readable ({error.strerror})") from error
-    identity = [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
-    try:
-        note = json.loads(note_path.read_text())
-        if sha256 is None and note["identity"] == identity:
-            return str(note["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    read_at_ns = time.time_ns()
-    sha256 = sha256 or recording_sha256(path)
-    # A file changed within the clock's resolution of now could change again and keep its stamps.
-    if note_path.parent.is_dir() and read_at_ns - max(stat.st_mtime_ns, stat.st_ctime_ns) > _RACE_NS:
-        _write_note(note_path, {"identity": identity, "sha256": sha256})
-    return sha256
-
-
-def _write_note(note_path: Path, note: dict[str, Any]) -> None:
-    staged = note_path.with_name(f"{note_path.name}.{os.getpid()}")
-    try:
-        staged.write_text(json.dumps(note))
-        staged.replace(note_path)
-    except OSError:
-        with suppress(OSError):  # a read-only cache works too, one read slower
-            staged.unlink(missing_ok=True)
-
-
-def _listed_bin_lengths(cache_dir: Path, patient_id: str, source_sha256: str | None) -> tuple[int, ...]:
+def _listed_bin_lengths(cache_dir: Path, patient_id: str, current_sha256: str) -> tuple[int, ...]:
     """Return the bin lengths that the file lists, as far as a fresh key tells without opening it."""
     for length in cached_keys(cache_dir).get(patient_id, []):
         key = key_path(cache_dir, patient_id, length)
-        if source_sha256 and not staleness(key, source_sha256):
+        if not staleness(key, current_sha256):
             return tuple(read_attributes(key)["source_bin_lengths_ms"])
     return ()
 

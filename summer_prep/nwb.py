@@ -162,7 +162,7 @@ def read_recording(path: Path) -> Recording:
             }
         source = Source(file_name=path.name, bytes=before.st_size, sha256=sha256.result(), **identifiers)
     after = path.stat()
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    if (before.st_size, before.st_ino, before.st_mtime_ns) != (after.st_size, after.st_ino, after.st_mtime_ns):
         raise RecordingError(f"{path}: the file changed while it was read. Run the build again")
     return Recording(patient_id=patient_id, source=source, **fields)
 

@@ -1,4 +1,4 @@
-"""The folders that builders write into before they publish: whose they are, and which may be removed."""
+"""What builders write into before they publish: whose it is, and what may be removed."""
 
 import hashlib
 import os
@@ -6,14 +6,15 @@ import platform
 import shutil
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 _FOREIGN_DEBRIS_S = 86_400
 
 
-def staging_name(key: Path) -> str:
-    """Return a name for a staging folder that tells whose it is: this process on this machine."""
-    return f".{key.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex}.staging"
+def staging_name(target: Path) -> str:
+    """Return a name for what will replace `target` that tells whose it is: this process on this machine."""
+    return f".{target.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex}.staging"
 
 
 def clear_debris(folder: Path) -> None:
@@ -32,8 +33,11 @@ def clear_debris(folder: Path) -> None:
             )
         except (OSError, ValueError):
             continue
-        if is_dead:
+        if is_dead and path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
+        elif is_dead:
+            with suppress(OSError):
+                path.unlink()
 
 
 def _is_alive(pid: int) -> bool:

@@ -95,11 +95,16 @@ def _write_and_publish(staged: Path, key: Path, arrays: Arrays, attributes: Mapp
         name = Path(path).relative_to(staged).as_posix()
         if name not in files:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        if files[name]["sha256"] != sha256:
-            raise CacheError(f"{key / name}: does not read back as it was written. Check the disk")
+        _check_read_back(key / name, files[name]["sha256"], sha256)
     digests = {name: array_sha256(values) for name, values in arrays.items()}
-    _write_root(staged, {**attributes, "digests": digests, "files": files}, metadata)
+    root_sha256 = _write_root(staged, {**attributes, "digests": digests, "files": files}, metadata)
+    _check_read_back(key / "zarr.json", file_sha256(staged / "zarr.json"), root_sha256)
     _publish(staged, key)
+
+
+def _check_read_back(path: Path, sha256: str, written_sha256: str) -> None:
+    if sha256 != written_sha256:
+        raise CacheError(f"{path}: does not read back as it was written. Check the disk")
 
 
 def verify_key(key: Path) -> list[str]:
@@ -190,13 +195,20 @@ def _json_of(metadata: ArrayV3Metadata | GroupMetadata) -> bytes:
     return content
 
 
-def _write_root(folder: Path, attributes: dict[str, Any], metadata: dict[str, ArrayV3Metadata]) -> None:
-    """Write a key's own zarr.json, with the metadata of its arrays, so that one read opens them all."""
+def _write_root(folder: Path, attributes: dict[str, Any], metadata: dict[str, ArrayV3Metadata]) -> str:
+    """Write and flush a key's own zarr.json, with the metadata of its arrays, so that one read opens them all.
+
+    Returns
+    -------
+    The digest of the file
+    """
     root = GroupMetadata(attributes=attributes, consolidated_metadata=ConsolidatedMetadata(metadata=dict(metadata)))
     document = json.loads(_json_of(root))
     document["attributes"]["document_sha256"] = document_sha256(document)
-    (folder / "zarr.json").write_text(json.dumps(document, indent=1))
+    (sha256,) = _write_file(folder / "zarr.json", json.dumps(document, indent=1).encode()).values()
     _fsync(folder / "zarr.json")
+    _fsync(folder)
+    return sha256
 
 
 def _compressors(codec: str) -> list[ZstdCodec | BloscCodec]:
@@ -282,7 +294,8 @@ def _publish(staged: Path, key: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
         _exchange(staged, key)
-    _fsync(key.parent)
+    for folder in (key.parent, key.parent.parent):  # the latter holds the patient's folder, which may be new
+        _fsync(folder)
 
 
 def _exchange(staged: Path, key: Path) -> None:

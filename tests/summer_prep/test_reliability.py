@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -90,15 +91,29 @@ def test_builders_side_by_side_neither_corrupt_nor_lose_a_key(locks, versions, t
     assert not list(tmp_path.rglob("*.staging"))
 
 
+def test_killed_build_leaves_no_process_behind(demo_dir, tmp_path):
+    command = [sys.executable, "-m", "summer_prep", "build", "--data-dir", str(demo_dir), "--cache-dir", "cache"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    builder = subprocess.Popen([*command, "--workers", "2"], cwd=tmp_path, env=environment, **streams)
+    while not list(tmp_path.rglob("*.staging")):
+        assert builder.poll() is None
+        time.sleep(0.01)
+    builder.kill()
+    builder.communicate(timeout=30)  # ends when every process that shares the pipe has
+
+
 def test_debris_of_the_dead_is_cleared_and_that_of_the_living_is_not(tmp_path):
     key = key_path(tmp_path, "14", 80)
     mine = key.parent / staging_name(key)
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     of_the_dead = key.parent / mine.name.replace(f"-{os.getpid()}-", f"-{int(dead.stdout)}-")
+    note_of_the_dead = of_the_dead.with_name(of_the_dead.name.replace(key.name, ".source.json"))
     elsewhere = key.parent / ".bin-80ms.zarr.0123456789ab-1-x.staging"
     old_elsewhere = key.parent / ".bin-80ms.zarr.0123456789ab-2-x.staging"
     for folder in (mine, of_the_dead, elsewhere, old_elsewhere):
         folder.mkdir(parents=True)
+    note_of_the_dead.touch()
     os.utime(old_elsewhere, (0, 0))
     clear_debris(key.parent)
     assert {path.name for path in key.parent.iterdir()} == {mine.name, elsewhere.name}
@@ -119,6 +134,58 @@ def test_builder_whose_staging_folder_is_taken_away_starts_again(versions, tmp_p
     assert build_version(versions[0], tmp_path).state == "built"
     assert len(n_calls) == 2
     assert verify_key(key_path(tmp_path, "14", 1000)) == []
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "spike_counts/c/0/0"])
+def test_what_does_not_read_back_is_not_published(name, versions, tmp_path, monkeypatch):
+    from summer_prep import store
+
+    fsync = store._fsync
+
+    def lose_a_byte(path):
+        if Path(path).as_posix().endswith(f".staging/{name}"):
+            Path(path).write_bytes(Path(path).read_bytes()[:-1])
+        fsync(path)
+
+    assert build_version(versions[0], tmp_path).state == "built"
+    before = source_of(tmp_path)
+    monkeypatch.setattr(store, "_fsync", lose_a_byte)
+    result = build_version(versions[1], tmp_path)
+    assert result.state == "failed"
+    assert f"bin-1000ms.zarr/{name}: does not read back as it was written" in result.message
+    assert source_of(tmp_path) == before
+    assert not list(tmp_path.rglob("*.staging"))
+
+
+def test_recording_replaced_during_its_build_is_seen_by_the_next(versions, tmp_path, monkeypatch):
+    from summer_prep import build as builds
+
+    data_dir, cache_dir = tmp_path / "data", tmp_path / "cache"
+    shutil.copytree(versions[0], data_dir)
+    (path,), (newer,) = data_dir.rglob("*.nwb"), versions[1].rglob("*.nwb")
+    build_keys = builds._build_keys
+
+    def replace_and_build(*arguments):
+        shutil.copyfile(newer, path)
+        time.sleep(0.1)  # beyond the times that a note would not be trusted with
+        return build_keys(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builds, "_build_keys", replace_and_build)
+        assert build_version(data_dir, cache_dir).state == "built"
+    assert build_version(data_dir, cache_dir).state == "built"
+    assert build_version(data_dir, cache_dir).state == "fresh"
+
+
+def test_failed_build_removes_only_a_cache_folder_that_it_made(versions, tmp_path):
+    data_dir, theirs = tmp_path / "data", tmp_path / "theirs"
+    data_dir.mkdir()
+    theirs.mkdir()
+    (data_dir / "sub14.nwb").write_bytes(b"not NWB")
+    for cache_dir in (theirs, tmp_path / "ours"):
+        assert build_version(data_dir, cache_dir).state == "failed"
+    assert list(theirs.iterdir()) == []
+    assert not (tmp_path / "ours").exists()
 
 
 def damage_at_random(path, generator):
@@ -207,6 +274,14 @@ def test_read_only_cache_trains_and_refuses_builds(small_disk, versions, run, tm
     options = ("--cache-dir", small_disk, "--bin-length", "1000", "--val-fraction", "0.2", "--max-epochs", "1")
     trained = run("summer_train", "fit", *options, "--data-dir", versions[0], "--verify", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
+
+
+def test_full_disk_under_the_checkpoints_is_one_line(small_disk, versions, run, tmp_path):
+    build_version(versions[0], tmp_path / "data_cache")
+    options = ("--bin-length", "1000", "--val-fraction", "0.2", "--hidden-size", "50000", "--data-dir", versions[0])
+    result = run("summer_train", "fit", *options, "--output-dir", small_disk / "logs", cwd=tmp_path)
+    message = "logs and checkpoints cannot be written (No space left on device). Free space"
+    assert message in error_line(result)
 
 
 def test_vanished_cache_is_said(versions, run, tmp_path):
