@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from summer_prep.errors import SettingsError
+from summer_train.checkpoints import data_differences, load_checkpoint
 from summer_train.config import FitConfig
-from summer_train.fit import Say, data_differences, load_checkpoint, make_model, open_data, score
+from summer_train.fit import Say, make_model, open_data, score
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -19,6 +18,14 @@ from summer_prep.errors import CacheError, SettingsError
 from summer_prep.output import check_folder
 from summer_train.baselines import class_counts, copy_last_bin, majority_class, mean_count, training_mean
 from summer_train.cache import Selection, open_selection
+from summer_train.checkpoints import (
+    WholeCheckpoints,
+    best_checkpoint,
+    checkpoint_callbacks,
+    find_run,
+    last_checkpoint,
+    load_checkpoint,
+)
 from summer_train.config import FitConfig
 from summer_train.data import FilmData
 from summer_train.models import LinearLabel, LinearNextBin
@@ -86,13 +93,13 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult | None:
     if previous is not None:
         say(f"continuing {previous}")
     with _writing_below(config.output_dir):
-        checkpoints, trainer = _trainer(config, say, previous)
+        trainer = _trainer(config, say, previous)
         _prepare_log_dir(trainer, config, data.selection)
         _train(trainer, model, data, previous)
-    model.load_state_dict(torch.load(checkpoints.best_model_path, weights_only=True)["state_dict"])
-    if len(data.split.test):
-        trainer.test(model, datamodule=data, verbose=False)
-    log_dir = Path(str(trainer.log_dir))  # asks every process, so before the others leave
+        log_dir = Path(str(trainer.log_dir))  # that of the first process, in all of them
+        model.load_state_dict(load_checkpoint(best_checkpoint(log_dir))["state_dict"])
+        if len(data.split.test):
+            trainer.test(model, datamodule=data, verbose=False)
     if not trainer.is_global_zero:
         return None
     return FitResult(
@@ -101,8 +108,8 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult | None:
         n_samples={part: len(indices) for part, indices in vars(data.split).items()},
         scores=score(model, data),
         log_dir=log_dir,
-        best_checkpoint=Path(checkpoints.best_model_path),
-        last_checkpoint=Path(checkpoints.last_model_path),
+        best_checkpoint=best_checkpoint(log_dir),
+        last_checkpoint=last_checkpoint(log_dir),
     )
 
 
@@ -124,66 +131,6 @@ def open_data(config: FitConfig, say: Say) -> FilmData:
     return FilmData(selection, config, say)
 
 
-def find_run(config: FitConfig, provenance: dict[str, Any]) -> Path:
-    """Return the newest run's folder, checked to be a run with these settings on these data.
-
-    Raises
-    ------
-    SettingsError : there is none, or it differs
-    """
-    runs = (config.output_dir / config.log_name).glob("version_*/checkpoints/last.ckpt")
-    newest = max(runs, key=lambda path: int(path.parts[-3].removeprefix("version_")), default=None)
-    if newest is None:
-        raise SettingsError(
-            f"{config.output_dir / config.log_name}: no run to continue. Leave --resume out, or name its --output-dir"
-        )
-    checkpoint = load_checkpoint(newest)
-    differences = config.differences(checkpoint["summer"]["config"])
-    differences += data_differences(checkpoint["summer"]["data"], provenance["data"])
-    if differences:
-        raise SettingsError(
-            f"{newest}: cannot be continued, it was trained with other settings: {'; '.join(differences)}. "
-            "Give the same ones, or leave --resume out"
-        )
-    return newest.parents[1]
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint of ours, plain values and tensors only.
-
-    Raises
-    ------
-    SettingsError : the file is missing, damaged, or no checkpoint of ours
-    """
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        _ = checkpoint["summer"]["config"], checkpoint["summer"]["data"], checkpoint["state_dict"]
-    except FileNotFoundError as error:
-        raise SettingsError(f"{path}: no such checkpoint. fit prints where it leaves them") from error
-    except Exception as error:  # torch raises whatever the damaged bytes lead to
-        raise SettingsError(f"{path}: not a checkpoint of summer-train fit, or damaged. Train again") from error
-    return checkpoint
-
-
-def data_differences(trained_on: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return how data differ from those that a checkpoint was trained on, one line each."""
-    differences = []
-    if trained_on["bin_length_ms"] != now["bin_length_ms"]:
-        differences.append(f"bins of {trained_on['bin_length_ms']} ms then, {now['bin_length_ms']} ms now")
-    then_ids, now_ids = ([patient["patient_id"] for patient in data["patients"]] for data in (trained_on, now))
-    if then_ids != now_ids:
-        differences.append(f"patients {' '.join(then_ids)} then, {' '.join(now_ids)} now")
-        return differences
-    for then, current in zip(trained_on["patients"], now["patients"], strict=True):
-        name = f"patient {then['patient_id']}"
-        if then["units"] != current["units"]:
-            differences.append(f"{name}: {len(then['units'])} units then, {len(current['units'])} now, or others")
-        changed = [array for array, digest in then["digests"].items() if current["digests"].get(array) != digest]
-        if changed:
-            differences.append(f"{name}: other {', '.join(changed)}")
-    return differences
-
-
 @contextmanager
 def _writing_below(output_dir: Path) -> Iterator[None]:
     try:
@@ -196,13 +143,16 @@ def _writing_below(output_dir: Path) -> Iterator[None]:
 
 
 def _train(trainer: lightning.Trainer, model: Decoder, data: FilmData, previous: Path | None) -> None:
-    last = None if previous is None else previous / "checkpoints" / "last.ckpt"
+    resumed = None if previous is None else last_checkpoint(previous)
     try:
-        trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
+        trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
     except SystemExit as stop:
         if not trainer.interrupted:
             raise
-        raise KeyboardInterrupt from stop  # Lightning exits with 1 after Ctrl-C; the last checkpoint is in place
+        last = last_checkpoint(_log_dir(trainer))
+        if last.exists():
+            model.say(f"interrupted: {last} holds the last whole epoch; the same command with --resume continues")
+        raise KeyboardInterrupt from stop  # Lightning exits with 1 after Ctrl-C
 
 
 def _say_nothing(_line: str) -> None:
@@ -261,51 +211,52 @@ class UnwrappedDDP(DDPStrategy):
         """Leave the model as it is."""
 
 
-def _trainer(config: FitConfig, say: Say, previous: Path | None) -> tuple[ModelCheckpoint, lightning.Trainer]:
-    checkpoints = ModelCheckpoint(
-        dirpath=None if previous is None else previous / "checkpoints",
-        monitor="val_loss",
-        filename="best",
-        save_last=True,
-        enable_version_counter=False,
-        auto_insert_metric_name=False,
-    )
+def _trainer(config: FitConfig, say: Say, previous: Path | None) -> lightning.Trainer:
     n_devices = config.devices or max(1, torch.cuda.device_count())
-    trainer = lightning.Trainer(
+    return lightning.Trainer(
         accelerator="auto",
         devices=n_devices,
         strategy=UnwrappedDDP() if n_devices > 1 else "auto",
         max_epochs=config.max_epochs,
         logger=_logger(config, previous),
-        callbacks=[checkpoints, EpochLines(say)],
+        callbacks=[*checkpoint_callbacks(), EpochLines(say)],
+        plugins=[WholeCheckpoints()],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
-    return checkpoints, trainer
 
 
 def _logger(config: FitConfig, previous: Path | None) -> CSVLogger:
     if previous is None:
         return CSVLogger(config.output_dir, name=config.log_name)
-    # Lightning removes the metrics of a run that is opened again; they are put back, and it appends to them.
+    # Lightning removes the metrics of a run that is opened again; those of whole epochs are put back.
     metrics = previous / "metrics.csv"
-    earlier = metrics.read_text() if metrics.exists() else ""
+    header, *rows = metrics.read_text().splitlines() if metrics.exists() else [""]
+    n_epochs = load_checkpoint(last_checkpoint(previous))["epoch"] + 1
+    place = header.split(",").index("epoch") if header else 0
     logger = CSVLogger(config.output_dir, name=config.log_name, version=previous.name)
     writer = logger.experiment
-    if earlier:
-        metrics.write_text(earlier)
-        writer.metrics_keys = earlier.splitlines()[0].split(",")
+    if header:
+        kept = [row for row in rows if int(row.split(",")[place]) < n_epochs]
+        metrics.write_text("".join(f"{line}\n" for line in [header, *kept]))
+        writer.metrics_keys = header.split(",")
     return logger
 
 
 def _prepare_log_dir(trainer: lightning.Trainer, config: FitConfig, selection: Selection) -> None:
-    logger = trainer.logger
-    assert isinstance(logger, CSVLogger)
+    if not trainer.is_global_zero:
+        return
     patients = [patient.patient_id for patient in selection.patients]
-    logger.log_hyperparams({**config.as_plain(), "patient_ids": patients})
-    Path(logger.log_dir).mkdir(parents=True, exist_ok=True)
+    for logger in trainer.loggers:
+        logger.log_hyperparams({**config.as_plain(), "patient_ids": patients})
+    _log_dir(trainer).mkdir(parents=True, exist_ok=True)
+
+
+def _log_dir(trainer: lightning.Trainer) -> Path:
+    """Return the run's folder as this process names it."""
+    return Path(str(trainer.loggers[0].log_dir))
 
 
 def score(model: Decoder, data: FilmData) -> dict[str, dict[str, dict[str, float]]]:

@@ -32,11 +32,10 @@ class EpochLines(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say the epoch's losses."""
+        assert isinstance(pl_module, Decoder)
+        train = pl_module.means("train")  # logged only after this
         if not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, Decoder)
-        # The epoch's own training means are logged only after this, so they are read where they are summed.
-        train = {f"train_{name}": value for name, value in pl_module.sums["train"].means().items()}
         val = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
         values = "  ".join(f"{name} {float(value):.4f}" for name, value in {**train, **val}.items())
         seconds = time.perf_counter() - self.started

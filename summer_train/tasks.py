@@ -121,9 +121,14 @@ class Decoder(lightning.LightningModule):
             loss = self.loss(predictions, targets) * len(targets)
             self.sums[part].add({"loss": loss, **self.metric_sums(predictions, targets)}, len(targets))
 
-    def _log_sums(self, part: str) -> None:
+    def means(self, part: str) -> dict[str, Tensor]:
+        """Return the means over the epoch so far and all processes, each of which must ask."""
         sums, n_samples = add_over_processes(self.sums[part].values, self.sums[part].n_samples)
-        self.log_dict({f"{part}_{name}": value / n_samples for name, value in sums.items()})
+        return {f"{part}_{name}": value / n_samples for name, value in sums.items()}
+
+    def _log_sums(self, part: str) -> None:
+        means = self.means(part)
+        self.log_dict(means)
         self.sums[part] = Sums()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints: plain, telling what they were trained on; interrupted runs continue to the same weights."""
 
+import csv
 import json
 import os
 import shutil
@@ -92,6 +93,44 @@ def test_resumed_run_reaches_the_weights_of_one_that_was_not_interrupted(task, c
     assert set(epochs) >= set("01234")
 
 
+@pytest.fixture
+def overfitting(config, monkeypatch, tmp_path):
+    """Settings whose best epoch is far from the last, with a relative output folder, as by default."""
+    monkeypatch.chdir(tmp_path)
+    return lambda **changes: config(**{"task": "label", "lr": 0.005, "output_dir": Path("logs"), **changes})
+
+
+def test_last_checkpoint_is_of_the_last_epoch_and_the_best_of_the_best(overfitting):
+    result = fit(overfitting(max_epochs=6))
+    with (result.log_dir / "metrics.csv").open() as file:
+        losses = {int(row["epoch"]): float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]}
+    best = min(losses, key=losses.get)
+    assert 0 < best < 5
+    assert torch.load(result.last_checkpoint, weights_only=True)["epoch"] == 5
+    assert torch.load(result.best_checkpoint, weights_only=True)["epoch"] == best
+    assert not list(result.log_dir.rglob("*.staging"))
+
+
+def test_resumed_run_keeps_the_best_epoch_of_before_also_where_it_was_moved(overfitting):
+    whole = fit(overfitting(max_epochs=7, output_dir=Path("whole")))
+    fit(overfitting(max_epochs=6))
+    Path("logs").rename("moved")
+    resumed = fit(overfitting(max_epochs=7, output_dir=Path("moved"), resume=True))
+    assert resumed.scores == whole.scores
+    for part in ("last_checkpoint", "best_checkpoint"):
+        expected = weights(getattr(whole, part))
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(getattr(resumed, part)).items())
+    assert (resumed.log_dir / "metrics.csv").read_text() == (whole.log_dir / "metrics.csv").read_text()
+
+
+def test_a_run_that_has_had_its_epochs_is_not_resumed(config, tmp_path):
+    fit(config())
+    (tmp_path / "logs" / "dhv" / "version_old").mkdir()
+    for max_epochs in (1, 2):
+        with pytest.raises(SettingsError, match="trained for 2 epochs, so with --max-epochs .* nothing is left"):
+            fit(config(max_epochs=max_epochs, resume=True))
+
+
 def test_resuming_with_other_settings_is_refused_by_name(config):
     fit(config())
     with pytest.raises(SettingsError, match="lr 0.001 then, 0.01 now"):
@@ -135,6 +174,7 @@ def test_interrupted_run_leaves_a_last_checkpoint_that_continues_to_the_same_wei
         pytest.fail(process.communicate()[1][-2000:])
     assert process.returncode == 130, rest
     assert "Traceback" not in rest
+    assert "last.ckpt holds the last whole epoch; the same command with --resume continues" in rest
     last = tmp_path / "lightning_logs" / "dhv" / "version_0" / "checkpoints" / "last.ckpt"
     n_epochs = torch.load(last, weights_only=True)["epoch"] + 3
     resumed = run("summer_train", *options, "--max-epochs", str(n_epochs), "--resume", "--json", cwd=tmp_path)
