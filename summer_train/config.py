@@ -48,9 +48,9 @@ class FitConfig:
     val_fraction: float | None = None
     """Fraction split: the last part validates; cannot be combined with buffer_s and fold."""
     buffer_s: float | None = None
-    """Blocked split: time between training, validation and test; 32 by default."""
+    """Blocked split: time between training, validation and test; 32 unless a fraction split is asked for."""
     fold: int | None = None
-    """Blocked split: which of the five segments validates, 1 to 5; 1 by default."""
+    """Blocked split: which of the five segments validates, 1 to 5; 1 unless a fraction split is asked for."""
     sequence_s: tuple[float, float] = (3.0, 1.0)
     """Past and future around a sample, added to the buffer."""
     batch_size: int = 32
@@ -90,7 +90,11 @@ class FitConfig:
         }
         for option, value in positive.items():
             if not 0 < value < float("inf"):
-                raise SettingsError(f"{option} {value}: must be greater than 0")
+                raise SettingsError(f"{option} {value}: must be a number greater than 0")
+        if self.val_fraction is None:
+            # What is recorded and compared is what was used, named or not.
+            object.__setattr__(self, "buffer_s", DEFAULT_BUFFER_S if self.buffer_s is None else self.buffer_s)
+            object.__setattr__(self, "fold", DEFAULT_FOLD if self.fold is None else self.fold)
         self._check_split()
 
     def _check_split(self) -> None:

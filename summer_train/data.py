@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from summer_prep.errors import SettingsError
 from summer_prep.layout import UNDEFINED
 from summer_train.batches import Block, OrderedBlocks, ResidentSamples, Samples, ShuffledBlocks, StreamedSamples
-from summer_train.config import DEFAULT_BUFFER_S, DEFAULT_FOLD, FitConfig
+from summer_train.config import FitConfig
 from summer_train.splits import Split, blocked_split, fraction_split
 
 if TYPE_CHECKING:
@@ -72,9 +72,9 @@ class FilmData(lightning.LightningDataModule):
         config = self.config
         if config.val_fraction is not None:
             return fraction_split(n_samples, config.val_fraction)
-        buffer_s = DEFAULT_BUFFER_S if config.buffer_s is None else config.buffer_s
-        fold = DEFAULT_FOLD if config.fold is None else config.fold
-        return blocked_split(n_samples, config.bin_length_ms, buffer_s, fold, config.sequence_s)
+        assert config.buffer_s is not None
+        assert config.fold is not None
+        return blocked_split(n_samples, config.bin_length_ms, config.buffer_s, config.fold, config.sequence_s)
 
     def _usable(self, selection: "Selection", labels: NDArray[np.uint8] | None, n_samples: int) -> NDArray[np.bool_]:
         seen = selection.seen()

@@ -5,11 +5,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from summer_prep.errors import SettingsError
 from summer_train.checkpoints import data_differences, load_checkpoint
 from summer_train.config import FitConfig
+from summer_train.data import FilmData
 from summer_train.fit import Say, make_model, open_data, score
 
 
@@ -48,17 +50,38 @@ def evaluate(
     data = open_data(config, say)
     differences = data_differences(trained["data"], data.selection.provenance())
     if config.fold != trained["config"]["fold"]:
-        differences.append(f"fold {trained['config']['fold'] or 1} then, {config.fold} now")
+        differences.append(f"fold {trained['config']['fold']} then, {config.fold} now")
+        differences += _seen_in_training(data, config_of(trained["config"], changes))
     data.place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     model = make_model(config, data)
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise SettingsError(
-            f"{checkpoint_path}: its network does not fit these data ({'; '.join(differences) or 'other classes'}). "
+            f"{checkpoint_path}: its network does not fit these data "
+            f"({'; '.join(differences) or 'nothing differs, so the file was changed'}). "
             "Give the patients, regions and label that it was trained on"
         ) from error
+    if _units(data.selection.provenance()) != _units(trained["data"]):
+        differences.append(
+            "the network's inputs are other units than it was trained on: its scores are those of chance"
+        )
     return EvaluationResult(scores=score(model, data), differences=differences)
+
+
+def _units(provenance: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
+    return [(patient["patient_id"], patient["units"]) for patient in provenance["patients"]]
+
+
+def _seen_in_training(data: FilmData, trained: FitConfig) -> list[str]:
+    """Return a line for each part to be evaluated that holds samples of the training part of another fold."""
+    training = FilmData(data.selection, trained).split.train
+    n_seen = {part: int(np.isin(getattr(data.split, part), training).sum()) for part in ("val", "test")}
+    return [
+        f"{n} of {len(getattr(data.split, part))} {part} samples were trained on: not a score on unseen data"
+        for part, n in n_seen.items()
+        if n
+    ]
 
 
 def config_of(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> FitConfig:

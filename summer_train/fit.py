@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.output import check_folder
 from summer_train.baselines import class_counts, copy_last_bin, majority_class, mean_count, training_mean
-from summer_train.cache import Selection, open_selection
+from summer_train.cache import open_selection
 from summer_train.checkpoints import (
     WholeCheckpoints,
     best_checkpoint,
@@ -84,6 +84,7 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult | None:
         say = _say_nothing  # the first process of a run on several devices speaks for all
     check_folder(config.output_dir, "--output-dir")
     data = open_data(config, say)
+    config = replace(config, patient_ids=tuple(patient.patient_id for patient in data.selection.patients))
     torch.manual_seed(config.seed)
     model = make_model(config, data)
     model.say = say
@@ -94,7 +95,7 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult | None:
         say(f"continuing {previous}")
     with _writing_below(config.output_dir):
         trainer = _trainer(config, say, previous)
-        _prepare_log_dir(trainer, config, data.selection)
+        _prepare_log_dir(trainer, config)
         _train(trainer, model, data, previous)
         log_dir = Path(str(trainer.log_dir))  # that of the first process, in all of them
         model.load_state_dict(load_checkpoint(best_checkpoint(log_dir))["state_dict"])
@@ -245,12 +246,11 @@ def _logger(config: FitConfig, previous: Path | None) -> CSVLogger:
     return logger
 
 
-def _prepare_log_dir(trainer: lightning.Trainer, config: FitConfig, selection: Selection) -> None:
+def _prepare_log_dir(trainer: lightning.Trainer, config: FitConfig) -> None:
     if not trainer.is_global_zero:
         return
-    patients = [patient.patient_id for patient in selection.patients]
     for logger in trainer.loggers:
-        logger.log_hyperparams({**config.as_plain(), "patient_ids": patients})
+        logger.log_hyperparams(config.as_plain())
     _log_dir(trainer).mkdir(parents=True, exist_ok=True)
 
 

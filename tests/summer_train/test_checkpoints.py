@@ -65,8 +65,16 @@ def test_evaluating_on_other_data_says_what_differs(config, demo_cache, run, tmp
     assert other.returncode == 0, other.stderr
     assert "differs from training: patients 14 20 then, 29 8 now" in other.stderr
     assert "differs from training: fold 1 then, 3 now" in other.stderr
+    assert "test samples were trained on: not a score on unseen data" in other.stderr
+    assert "inputs are other units than it was trained on" in other.stderr
     misfit = run("summer_train", "evaluate", result.best_checkpoint, *places, "--patient-ids", "29")
     assert "its network does not fit these data (patients 14 20 then, 29 now)" in error_line(misfit)
+
+
+def test_the_default_split_is_no_difference_when_it_is_named(config, demo_cache, tmp_path):
+    result = fit(config(fold=None, buffer_s=10))
+    assert evaluate(result.best_checkpoint, data_dir=tmp_path, cache_dir=demo_cache, fold=1).differences == []
+    fit(config(fold=1, max_epochs=3, resume=True))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a checkpoint", "other"])
