@@ -33,18 +33,18 @@ from summer_prep.binning import (
 )
 from summer_prep.errors import CacheError, RecordingError, SettingsError, SummerError
 from summer_prep.film_clock import FilmClock, cut_frames, film_clock, find_pauses
+from summer_prep.freshness import staleness
 from summer_prep.labels import align_labels
 from summer_prep.layout import (
     ALGORITHM_VERSION,
     CODECS,
-    DATASET_BIN_LENGTHS_MS,
     SCHEMA_VERSION,
     cached_keys,
-    in_natural_order,
     key_path,
     read_attributes,
 )
-from summer_prep.nwb import find_recordings, patient_id_of, read_recording
+from summer_prep.nwb import read_recording, select_recordings
+from summer_prep.output import check_folder
 from summer_prep.source_note import file_identity, note_source, source_sha256
 from summer_prep.staging import clear_debris
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from summer_prep.nwb import Recording
 
 LOCK_FILE = ".lock"
-_LOCK_TIMEOUT_S = 600.0
+_LOCK_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,40 +101,6 @@ class KeyResult:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class KeyStatus:
-    """Whether one key can be used as it is."""
-
-    patient_id: str
-    bin_length_ms: int
-    state: str
-    """built, missing, stale or unchecked (built, but its source is not there to compare)."""
-    reason: str = ""
-
-
-def select_recordings(data_dir: Path, nwb_path: Path | None, patient_ids: Sequence[str]) -> dict[str, Path]:
-    """Return patient id -> NWB file of the patients asked for, in the order asked for.
-
-    Raises
-    ------
-    SettingsError : a patient or any recording at all is not there
-    """
-    if nwb_path is not None and not patient_ids:
-        return {patient_id_of(nwb_path): nwb_path}
-    found = find_recordings(data_dir)
-    if not found:
-        raise SettingsError(
-            f"{data_dir}: no recordings named like sub14.nwb or sub-14_ses-sub14_ecephys.nwb. Check --data-dir"
-        )
-    unknown = [patient_id for patient_id in patient_ids if patient_id not in found]
-    if unknown:
-        raise SettingsError(
-            f"no recording of patient {', '.join(unknown)} in {data_dir}; found are {', '.join(found)}. "
-            "Choose among these with --patient-ids"
-        )
-    return {patient_id: found[patient_id] for patient_id in patient_ids or found}
-
-
 def build(
     config: BuildConfig, report: Callable[[str, Path], None] = lambda _patient_id, _path: None
 ) -> list[KeyResult]:
@@ -146,8 +112,9 @@ def build(
 
     Raises
     ------
-    SettingsError : the selection is impossible; problems of single patients are in the results
+    SettingsError : the selection is impossible, or no worker can start; problems of single patients are in the results
     """
+    check_folder(config.cache_dir, "--cache-dir", is_written=False)
     paths = select_recordings(config.data_dir, config.nwb_path, config.patient_ids)
     results: dict[str, list[KeyResult]] = {}
     was_there = config.cache_dir.exists()
@@ -185,6 +152,13 @@ def _build_in_processes(
     crashed = []
     n_workers = min(config.n_workers, len(paths))
     with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_end_with_parent) as executor:
+        try:
+            executor.submit(os.getpid).result()
+        except BrokenProcessPool as error:
+            raise SettingsError(
+                "no worker process can start. In a script, call build below `if __name__ == '__main__':`, "
+                "or with n_workers=0"
+            ) from error
         futures = {executor.submit(build_patient, path, name, config): name for name, path in paths.items()}
         for future in as_completed(futures):
             try:
@@ -321,6 +295,10 @@ MAX_KEY_VALUES = 2**28
 """Twice the largest patient at 5 ms; files may declare any number of units."""
 
 
+MAX_PAUSES = 10_000
+"""A key lists its pauses; recordings have a few dozen at most."""
+
+
 class _Aligned:
     """One recording on the film clock, shared by its bin lengths."""
 
@@ -328,6 +306,8 @@ class _Aligned:
         self.recording = recording
         clock = film_clock(recording.frame_index, recording.recording_time_ms)
         self.pauses = find_pauses(clock)
+        if len(self.pauses) > MAX_PAUSES:
+            raise RecordingError(f"the film was paused {len(self.pauses)} times; at most {MAX_PAUSES} are recorded")
         self.clocks: dict[int, tuple[FilmClock, NDArray[np.int64]]] = {
             1: (clock, locate_spikes(clock, recording.spike_times_ms))
         }
@@ -390,113 +370,6 @@ class _Aligned:
             "source_bin_lengths_ms": sorted(recording.grids),
             "notes": list(recording.notes),
         }
-
-
-def staleness(key: Path, current_sha256: str | None, codec: str | None = None) -> str:
-    """Return why a key cannot be used as it is, naming what changed; empty if it is fresh.
-
-    Parameters
-    ----------
-    current_sha256 : digest of the recording as it is now; None if it is not there to compare
-    codec : the codec asked for; None if any will do, as for training
-    """
-    if not key.exists():
-        return "missing"
-    try:
-        attributes = read_attributes(key)
-    except CacheError as error:
-        return str(error)
-    if attributes.get("algorithm_version") != ALGORITHM_VERSION:
-        return f"algorithm version {attributes.get('algorithm_version')}, now {ALGORITHM_VERSION}"
-    if current_sha256 is not None and attributes["source"]["sha256"] != current_sha256:
-        return f"the content of {attributes['source']['file_name']} changed"
-    if codec is not None and attributes["codec"] != codec:
-        return f"codec {attributes['codec']}, now {codec}"
-    return ""
-
-
-def key_status(
-    data_dir: Path, cache_dir: Path, patient_ids: Sequence[str] = (), bin_lengths_ms: Sequence[int] = ()
-) -> list[KeyStatus]:
-    """Return the state of every key asked for; by default of every patient and bin length found anywhere.
-
-    Raises
-    ------
-    SettingsError : a patient has neither a recording nor a key
-    """
-    recordings = find_recordings(data_dir) if data_dir.is_dir() else {}
-    cached = cached_keys(cache_dir)
-    known = {**recordings, **cached}
-    unknown = [patient_id for patient_id in patient_ids if patient_id not in known]
-    if unknown or not known:
-        raise SettingsError(
-            f"no recording and no key of patient {', '.join(unknown) or '(any)'} in {data_dir} and {cache_dir}; "
-            f"found are {', '.join(known) or 'none'}. Check --data-dir and --cache-dir"
-        )
-    lengths = bin_lengths_ms or sorted({length for found in cached.values() for length in found})
-    lengths = lengths or DATASET_BIN_LENGTHS_MS
-    return [
-        _key_status(recordings.get(patient_id), cache_dir, patient_id, length)
-        for patient_id in patient_ids or known
-        for length in lengths
-    ]
-
-
-def _key_status(recording: Path | None, cache_dir: Path, patient_id: str, bin_length_ms: int) -> KeyStatus:
-    key = key_path(cache_dir, patient_id, bin_length_ms)
-    sha256 = source_sha256(recording, patient_id, cache_dir) if recording and key.exists() else None
-    reason = staleness(key, sha256)
-    if reason:
-        state = "missing" if reason == "missing" else "stale"
-        return KeyStatus(patient_id=patient_id, bin_length_ms=bin_length_ms, state=state, reason=reason)
-    if recording is None:
-        return KeyStatus(
-            patient_id=patient_id, bin_length_ms=bin_length_ms, state="unchecked", reason="its recording is not there"
-        )
-    return KeyStatus(patient_id=patient_id, bin_length_ms=bin_length_ms, state="built")
-
-
-def unusable_keys(
-    data_dir: Path, cache_dir: Path, nwb_path: Path | None, patient_ids: Sequence[str], bin_length_ms: int
-) -> dict[str, str]:
-    """Return patient id -> why its key cannot be trained on, empty if it can, in the order asked for.
-
-    Without `patient_ids`: the patients with a recording, or those in the cache where there are no recordings. A key
-    whose recording is not there is taken as it is.
-
-    Raises
-    ------
-    SettingsError : a patient has neither a recording nor a key
-    CacheError : a key must be rebuilt and its recording is not there
-    """
-    check_bin_length(bin_length_ms)
-    if nwb_path is not None and not patient_ids:
-        recordings = {patient_id_of(nwb_path): nwb_path}
-    else:
-        recordings = find_recordings(data_dir) if data_dir.is_dir() else {}
-    cached = [patient_id for patient_id, lengths in cached_keys(cache_dir).items() if bin_length_ms in lengths]
-    chosen = list(patient_ids) or list(recordings) or cached
-    unknown = [patient_id for patient_id in chosen if patient_id not in recordings and patient_id not in cached]
-    if unknown or not chosen:
-        raise SettingsError(
-            f"no recording of patient {', '.join(unknown) or '(any)'} in {data_dir}"
-            f"{'' if data_dir.is_dir() else ' (no such folder)'} and no key at {bin_length_ms} ms in {cache_dir}; "
-            f"found are {', '.join(in_natural_order({*recordings, *cached})) or 'none'}. "
-            "Check --patient-ids, --data-dir and --cache-dir"
-        )
-    states = {
-        patient_id: _key_status(recordings.get(patient_id), cache_dir, patient_id, bin_length_ms)
-        for patient_id in chosen
-    }
-    for patient_id, state in states.items():
-        if state.state == "stale" and patient_id not in recordings:
-            key = key_path(cache_dir, patient_id, bin_length_ms)
-            raise CacheError(
-                f"{key}: stale ({state.reason}), and its recording is not in {data_dir} to rebuild it from"
-            )
-    return {
-        patient_id: state.reason if state.state in ("missing", "stale") else "" for patient_id, state in states.items()
-    }
 
 
 def _listed_bin_lengths(cache_dir: Path, patient_id: str, current_sha256: str) -> tuple[int, ...]:

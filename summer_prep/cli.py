@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,7 +33,6 @@ app = new_app("Bin the SUMMER recordings into film bins and cache them as Zarr a
 CODEC_HELP = "How spike counts are stored: none can be memory-mapped; zstd and blosc are smaller, for archiving."
 Codec = StrEnum("Codec", ["none", "zstd", "blosc"])
 Layout = StrEnum("Layout", ["dandi", "flat", "misc", "separate", "stimulus"])
-BinLengths = Annotated[str, typer.Option(help="Bin lengths in ms, like 80 or 80,200.")]
 
 
 @app.command("demo-data")
@@ -99,13 +98,12 @@ def build(
         _print_results(results)
     n_failed = sum(result.state == "failed" for result in results)
     if n_failed:
-        n_patients = len({result.patient_id for result in results})
         failures = [result.message for result in results if result.state == "failed"]
-        if n_patients == 1 and n_failed == 1:
+        if len(results) == 1:
             raise CacheError(failures[0])
         for failure in failures:
             typer.echo(f"failed: {failure}", err=True)
-        raise CacheError(f"{n_failed} problems in {n_patients} patients, listed above; the rest was built")
+        raise CacheError(f"{n_failed} builds failed, listed above; {len(results) - n_failed} keys are built or fresh")
 
 
 def build_with_progress(config: "BuildConfig") -> "list[KeyResult]":
@@ -114,10 +112,14 @@ def build_with_progress(config: "BuildConfig") -> "list[KeyResult]":
     from rich.progress import Progress
 
     from summer_prep.build import build as build_keys
-    from summer_prep.build import select_recordings
+    from summer_prep.nwb import other_nwb_files, select_recordings
 
     n_patients = len(select_recordings(config.data_dir, config.nwb_path, config.patient_ids))
-    with Progress(console=Console(file=sys.stderr), transient=True) as progress:
+    if config.nwb_path is None and not config.patient_ids:
+        for path in other_nwb_files(config.data_dir):
+            typer.echo(f"left out {path}: its name has no patient id, as sub14.nwb has", err=True)
+    console = Console(file=sys.stderr)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("binning", total=n_patients)
         results = build_keys(config, report=lambda _patient_id, _path: progress.advance(task))
     for result in results:
@@ -129,7 +131,7 @@ def build_with_progress(config: "BuildConfig") -> "list[KeyResult]":
 def _print_results(results: "list[KeyResult]") -> None:
     from rich.table import Table
 
-    table = Table("patient", "bin (ms)", "", "bins", "units", "counted", "in pauses", "outside", "seconds")
+    table = Table("patient", "bin (ms)", "state", "bins", "units", "counted", "in pauses", "outside", "seconds")
     for result in results:
         if result.state == "failed":
             continue
@@ -146,12 +148,12 @@ def _print_results(results: "list[KeyResult]") -> None:
 def inspect(
     patient: Annotated[str | None, typer.Argument(help="A patient id.  [default: a list of all keys]")] = None,
     cache_dir: CacheDir = Path("data_cache"),
-    bin_length: BinLengths = "80",
+    bin_length: Annotated[str, typer.Option(help="Bin length in ms.")] = "80",
     picture: PictureOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what is in the cache: all keys, or one patient's arrays, rates, labels and pauses."""
-    from summer_prep.layout import cached_keys, key_path, read_attributes
+    from summer_prep.layout import cached_keys, key_path
 
     if patient is None:
         if picture is not None:
@@ -163,9 +165,11 @@ def inspect(
         ]
         if not keys:
             raise SettingsError(f"{cache_dir}: nothing in the cache. Build it: summer-prep build --data-dir DIR")
-        _print_keys([read_attributes(key) for key in keys], as_json)
+        _print_keys(keys, as_json)
         return
-    (length_ms,) = split_numbers(bin_length, "--bin-length") or (80,)
+    length_ms, *others = split_numbers(bin_length, "--bin-length") or (80,)
+    if others:
+        raise SettingsError(f"--bin-length {bin_length}: one key is shown at a time. Name one bin length")
     cached = cached_keys(cache_dir)
     if length_ms not in cached.get(patient, []):
         found = ", ".join(f"{name} ({' '.join(map(str, lengths))} ms)" for name, lengths in cached.items())
@@ -176,18 +180,38 @@ def inspect(
     _print_key(key_path(cache_dir, patient, length_ms), picture, as_json)
 
 
-def _print_keys(keys: list[dict[str, Any]], as_json: bool) -> None:
-    names = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "codec", "spikes", "source")
-    if as_json:
-        typer.echo(json.dumps([{name: key[name] for name in names} for key in keys], indent=1))
-        return
+def _print_keys(keys: list[Path], as_json: bool) -> None:
     from rich.table import Table
 
-    table = Table("patient", "bin (ms)", "bins", "units", "spikes counted", "codec", "source")
+    from summer_prep.layout import read_attributes
+
+    readable, problems = [], []
     for key in keys:
-        cells = [key["n_bins"], key["n_units"], key["spikes"]["counted"], key["codec"], key["source"]["file_name"]]
-        table.add_row(key["patient_id"], str(key["bin_length_ms"]), *map(str, cells))
-    print_table(table)
+        try:
+            readable.append(read_attributes(key))
+        except CacheError as error:
+            problems.append(str(error))
+    if as_json:
+        names = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "codec", "spikes", "source")
+        typer.echo(json.dumps([{name: facts[name] for name in names} for facts in readable], indent=1))
+    else:
+        table = Table("patient", "bin (ms)", "bins", "units", "spikes counted", "codec", "source")
+        for facts in readable:
+            cells = [facts[name] for name in ("patient_id", "bin_length_ms", "n_bins", "n_units")]
+            cells += [facts["spikes"]["counted"], facts["codec"], facts["source"]["file_name"]]
+            table.add_row(*map(str, cells))
+        print_table(table)
+    _fail_if_wrong(problems, len(problems), len(keys))
+
+
+def _fail_if_wrong(problems: list[str], n_wrong: int, n_keys: int) -> None:
+    """Say what is wrong with keys, one line each, and end with exit code 1."""
+    if len(problems) == 1 and n_keys == 1:
+        raise CacheError(problems[0])
+    for problem in problems:
+        typer.echo(f"wrong: {problem}", err=True)
+    if problems:
+        raise CacheError(f"{n_wrong} of {n_keys} keys are damaged, listed above")
 
 
 def _print_key(key: Path, picture: Path | None, as_json: bool) -> None:
@@ -238,7 +262,7 @@ def status(
     """Say which keys are built, missing or stale, and why; nothing is changed."""
     from rich.table import Table
 
-    from summer_prep.build import key_status
+    from summer_prep.freshness import key_status
 
     keys = key_status(data_dir, cache_dir, split_list(patient_ids), split_numbers(bin_length, "--bin-length"))
     if as_json:
@@ -265,10 +289,11 @@ def verify(
     chosen = split_list(patient_ids) or tuple(cached)
     lengths_ms = split_numbers(bin_length, "--bin-length")
     unknown = [patient_id for patient_id in chosen if patient_id not in cached]
-    if unknown or not cached:
+    if not cached:
+        raise SettingsError(f"{cache_dir}: nothing in the cache. Check --cache-dir")
+    if unknown:
         raise SettingsError(
-            f"{cache_dir}: no keys of patient {', '.join(unknown) or '(any)'}; "
-            f"found are {', '.join(cached) or 'none'}. Check --cache-dir and --patient-ids"
+            f"{cache_dir}: no keys of patient {', '.join(unknown)}; found are {', '.join(cached)}. Check --patient-ids"
         )
     keys = [
         key_path(cache_dir, patient_id, length)
@@ -276,14 +301,14 @@ def verify(
         for length in cached[patient_id]
         if not lengths_ms or length in lengths_ms
     ]
+    if not keys:
+        found = sorted({length for patient_id in chosen for length in cached[patient_id]})
+        raise SettingsError(f"--bin-length {bin_length}: no such keys; found are {', '.join(map(str, found))} ms")
     problems = {str(key): verify_key(key) for key in keys}
     if as_json:
         typer.echo(json.dumps(problems, indent=1))
-    n_bad = sum(bool(found) for found in problems.values())
-    for problem in (problem for found in problems.values() for problem in found):
-        typer.echo(f"wrong: {problem}", err=True)
-    if n_bad:
-        raise CacheError(f"{n_bad} of {len(keys)} keys are damaged, listed above")
+    every_problem = [problem for found in problems.values() for problem in found]
+    _fail_if_wrong(every_problem, sum(bool(found) for found in problems.values()), len(keys))
     if not as_json:
         typer.echo(f"{len(keys)} keys verified: every byte is as it was written")
 

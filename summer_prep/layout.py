@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,14 +138,17 @@ def check_files(key: Path, attributes: dict[str, Any], every_byte: bool = False)
         raise CacheError(f"{problem}. Rebuild it: {build_command(key)}")
 
 
-def file_problems(key: Path, attributes: dict[str, Any], every_byte: bool) -> Iterator[str]:
+def file_problems(key: Path, attributes: Mapping[str, Any], every_byte: bool) -> Iterator[str]:
     """Yield what is wrong with the files of a key, one line each."""
     for name, file in attributes["files"].items():
         try:
             n_bytes = os.stat(key / name).st_size
             sha256 = file_sha256(key / name) if every_byte and n_bytes == file["bytes"] else file["sha256"]
+        except (FileNotFoundError, NotADirectoryError):
+            yield f"{key / name}: the file is missing"
+            continue
         except OSError as error:
-            yield f"{key / name}: the file is missing ({error.strerror})"
+            yield f"{key / name}: the file cannot be read ({error.strerror})"
             continue
         if n_bytes != file["bytes"]:
             yield f"{key / name}: has {n_bytes} bytes instead of {file['bytes']}"

@@ -1,8 +1,9 @@
 """The only file that knows NWB: one recording in, plain arrays with their units in their names out."""
 
+import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,11 +34,17 @@ _MAX_DEPTH = 50
 MEMORY_BYTES = 800 * 2**20
 """Four times what a film-length recording takes to read, address space of threads included."""
 _MAX_VALUES = 25_000_000
-"""Of one column: three times the annotations of the film, and more spikes than all patients have together."""
+"""Of one column: three times the annotations of the film."""
+_MAX_SPIKES = 10_000_000
+"""Five times those of the largest patient."""
+_MAX_LOG_ROWS = 1_000_000
+"""Eight times the frames of the film."""
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 """Unit columns become folders of the cache; others are left in the file."""
+
+_SESSION_ID = re.compile(r"sub-?([A-Za-z0-9]+)")
 
 _FRAME_NUMBER = re.compile(rb"(\d+)\.")
 
@@ -92,10 +99,14 @@ def find_recordings(data_dir: Path) -> dict[str, Path]:
 
     Raises
     ------
-    SettingsError : the folder does not exist, or two files are of one patient
+    SettingsError : the folder does not exist, a patient's folder cannot be read, or two files are of one patient
     """
     if not data_dir.is_dir():
-        raise SettingsError(f"{data_dir}: no such folder. Name the folder with the NWB files with --data-dir")
+        problem = "is a file, not a folder" if data_dir.exists() else "no such folder"
+        raise SettingsError(f"{data_dir}: {problem}. Name the folder with the NWB files with --data-dir")
+    for folder in data_dir.glob("sub*/"):
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise SettingsError(f"{folder}: may not be read. Change its permissions, or name another --data-dir")
     found: dict[str, Path] = {}
     for pattern in ("*.nwb", "*/*.nwb", "*/*/*.nwb"):
         for path in sorted(data_dir.glob(pattern)):
@@ -108,6 +119,50 @@ def find_recordings(data_dir: Path) -> dict[str, Path]:
                 )
             found[match[1]] = path
     return {patient_id: found[patient_id] for patient_id in in_natural_order(found)}
+
+
+def other_nwb_files(data_dir: Path) -> list[Path]:
+    """Return the NWB files below `data_dir` that `find_recordings` leaves out for their names."""
+    return [
+        path
+        for path in sorted(data_dir.rglob("*.nwb"))
+        if FILE_NAME.fullmatch(path.name) is None and not path.name.startswith(".")
+    ]
+
+
+def select_recordings(data_dir: Path, nwb_path: Path | None, patient_ids: Sequence[str]) -> dict[str, Path]:
+    """Return patient id -> NWB file of the patients asked for, in the order asked for.
+
+    Raises
+    ------
+    SettingsError : a patient or any recording at all is not there
+    """
+    if nwb_path is not None and not patient_ids:
+        return recording_at(nwb_path)
+    found = find_recordings(data_dir)
+    if not found:
+        raise SettingsError(
+            f"{data_dir}: no recordings named like sub14.nwb or sub-14_ses-sub14_ecephys.nwb. Check --data-dir"
+        )
+    unknown = [patient_id for patient_id in patient_ids if patient_id not in found]
+    if unknown:
+        raise SettingsError(
+            f"no recording of patient {', '.join(unknown)} in {data_dir}; found are {', '.join(found)}. "
+            "Choose among these with --patient-ids"
+        )
+    return {patient_id: found[patient_id] for patient_id in patient_ids or found}
+
+
+def recording_at(nwb_path: Path) -> dict[str, Path]:
+    """Return patient id -> file of the one recording named.
+
+    Raises
+    ------
+    SettingsError : there is no such file, or it is not named like a SUMMER recording
+    """
+    if not nwb_path.is_file():
+        raise SettingsError(f"{nwb_path}: {'is a folder' if nwb_path.is_dir() else 'no such file'}. Check --nwb-path")
+    return {patient_id_of(nwb_path): nwb_path}
 
 
 def patient_id_of(path: Path) -> str:
@@ -147,7 +202,7 @@ def read_recording(path: Path) -> Recording:
     """
     patient_id = patient_id_of(path)
     _refuse_what_is_not_hdf5(path)
-    before = path.stat()
+    before = _stat(path)
     with (
         _bounded_memory(),
         ThreadPoolExecutor(1) as hasher,
@@ -161,10 +216,20 @@ def read_recording(path: Path) -> Recording:
                 "session_id": str(nwb_file.session_id or ""),
             }
         source = Source(file_name=path.name, bytes=before.st_size, sha256=sha256.result(), **identifiers)
-    after = path.stat()
+    after = _stat(path)
     if (before.st_size, before.st_ino, before.st_mtime_ns) != (after.st_size, after.st_ino, after.st_mtime_ns):
         raise RecordingError(f"{path}: the file changed while it was read. Run the build again")
+    session = _SESSION_ID.fullmatch(source.session_id)
+    if session is not None and session[1] != patient_id:
+        fields["notes"] += (f"{path.name} says that it is session {source.session_id}",)
     return Recording(patient_id=patient_id, source=source, **fields)
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be read any more ({error.strerror}). Check --data-dir") from error
 
 
 @contextmanager
@@ -206,17 +271,17 @@ def _refuse_what_leads_elsewhere(path: Path) -> None:
     """Refuse links and storage outside the file, and groups that contain themselves, before NWB follows them."""
     try:
         with h5py.File(path, "r") as file:
-            _check_group(file, "/", ())
+            _check_group(file, "/", 0, set())
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise RecordingError(f"{path}: {_UNREADABLE.format(_first_words(error))}") from error
     except RecordingError as error:
         raise RecordingError(f"{path}: {error}") from error
 
 
-def _check_group(group: h5py.Group, name: str, above: tuple[Any, ...]) -> None:
-    if len(above) > _MAX_DEPTH:
+def _check_group(group: h5py.Group, name: str, depth: int, known: set[Any]) -> None:
+    if depth > _MAX_DEPTH:
         raise RecordingError(f"groups are nested deeper than {_MAX_DEPTH} at {name}. Download the file again")
-    above = (*above, h5py.h5o.get_info(group.id).addr)
+    known.add(h5py.h5o.get_info(group.id).addr)
     for child in group:
         link = group.get(child, getlink=True)
         where = f"{name}{child}"
@@ -228,9 +293,10 @@ def _check_group(group: h5py.Group, name: str, above: tuple[Any, ...]) -> None:
         if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
             raise RecordingError(f"{where} keeps its values in another file, which is refused")
         if isinstance(item, h5py.Group):
-            if h5py.h5o.get_info(item.id).addr in above:
-                raise RecordingError(f"{where} contains itself. Download the file again")
-            _check_group(item, f"{where}/", above)
+            # Twice the same group is a cycle, or doubles the ways through the file with every level.
+            if h5py.h5o.get_info(item.id).addr in known:
+                raise RecordingError(f"{where} is a group that has another name, too. Download the file again")
+            _check_group(item, f"{where}/", depth + 1, known)
 
 
 def _first_words(error: BaseException) -> str:
@@ -317,11 +383,11 @@ def _same_table(first: Any, second: Any) -> bool:
     )
 
 
-def _read(data: Any, where: str) -> NDArray[Any]:
+def _read(data: Any, where: str, at_most: int = _MAX_VALUES) -> NDArray[Any]:
     """Read a data set whole, if it is of a size that a recording can have: files may declare any."""
     n_values = int(np.prod(np.shape(data), dtype=np.float64))
-    if n_values > _MAX_VALUES:
-        raise RecordingError(f"{where} declares {n_values} values; at most {_MAX_VALUES} are read")
+    if n_values > at_most:
+        raise RecordingError(f"{where} declares {n_values} values; at most {at_most} are read")
     return np.asarray(data[:])
 
 
@@ -331,10 +397,10 @@ def _column(table: Any, name: str) -> Any:
     return table[name]
 
 
-def _numbers(table: Any, name: str) -> NDArray[Any]:
+def _numbers(table: Any, name: str, at_most: int = _MAX_VALUES) -> NDArray[Any]:
     """Read a column of plain numbers, (n_rows,)."""
     column = _column(table, name)
-    values = _read(column.data, f"column {name} of table {table.name}")
+    values = _read(column.data, f"column {name} of table {table.name}", at_most)
     if hasattr(column, "target") or values.ndim != 1 or values.dtype.kind not in "iufb":
         raise RecordingError(f"column {name} of table {table.name} does not hold one number a row")
     return values
@@ -379,7 +445,7 @@ def _read_spikes(nwb_file: "NWBFile") -> tuple[NDArray[np.float64], NDArray[np.i
     if "spike_times" not in units.colnames:
         raise RecordingError(f"no column spike_times in table units; it has {', '.join(units.colnames)}")
     data, stops = _ragged(units, "spike_times")
-    spike_times_ms = _read(data, "column spike_times of table units").astype(np.float64)
+    spike_times_ms = _read(data, "column spike_times of table units", _MAX_SPIKES).astype(np.float64)
     unit_of_spike = np.repeat(np.arange(len(stops)), np.diff(stops, prepend=0))
     bad = ~np.isfinite(spike_times_ms)
     if bad.any():
@@ -410,7 +476,7 @@ def _read_unit_columns(nwb_file: "NWBFile", n_units: int) -> tuple[dict[str, NDA
         ):
             continue
         values = _read(column.data, f"column {name} of table units")
-        if values.dtype.kind in "iufb":
+        if values.dtype.kind in "iufb" and values.dtype.itemsize <= 8:  # wider floats are not portable
             numeric[name] = values.astype(values.dtype.newbyteorder("<"))
         elif values.dtype.kind in "OSU":
             text[name] = [_as_text(value, f"column {name} of table units") for value in values]
@@ -419,8 +485,8 @@ def _read_unit_columns(nwb_file: "NWBFile", n_units: int) -> tuple[dict[str, NDA
 
 def _read_watchlog(tables: Mapping[str, list[Any]]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     table = _find_table(tables, WATCHLOG_TABLE)
-    pts_s = _numbers(table, "pts").astype(np.float64)
-    recording_time_ms = _numbers(table, "neural_recording_time").astype(np.float64)
+    pts_s = _numbers(table, "pts", _MAX_LOG_ROWS).astype(np.float64)
+    recording_time_ms = _numbers(table, "neural_recording_time", _MAX_LOG_ROWS).astype(np.float64)
     if len(pts_s) == 0:
         raise RecordingError(f"table {WATCHLOG_TABLE} is empty, so no film frame has a recording time")
     if len(pts_s) != len(recording_time_ms):

@@ -9,8 +9,8 @@ from summer_prep.errors import SettingsError
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 
 
-def check_folder(folder: Path, option: str) -> None:
-    """Check that a folder can be written into, or can be made.
+def check_folder(folder: Path, option: str, is_written: bool = True) -> None:
+    """Check that a folder is there or can be made, and that it may be written into if it is to be.
 
     Raises
     ------
@@ -21,7 +21,7 @@ def check_folder(folder: Path, option: str) -> None:
         place = place.parent
     if not place.is_dir():
         raise SettingsError(f"{option} {folder}: {place} is a file, not a folder. Name another folder")
-    if not os.access(place, os.W_OK | os.X_OK):
+    if is_written and not os.access(place, os.W_OK | os.X_OK):
         raise SettingsError(f"{option} {folder}: {place} may not be written to. Name another folder")
 
 

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,13 @@ Arrays = Mapping[str, NDArray[Any]]
 LABEL_ZSTD_LEVEL = 1
 
 _WRITE_ATTEMPTS = 3
+_READ_ATTEMPTS = 5
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
+_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.ENOENT}
+
+_PUBLISH_ATTEMPTS = 20
 
 
 def write_key(key: Path, arrays: Arrays, attributes: Mapping[str, Any], codec: str) -> None:
@@ -97,6 +101,9 @@ def _write_and_publish(staged: Path, key: Path, arrays: Arrays, attributes: Mapp
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         _check_read_back(key / name, files[name]["sha256"], sha256)
     digests = {name: array_sha256(values) for name, values in arrays.items()}
+    if codec != "none":  # written by zarr, so no digest of what went to disk is at hand
+        read = np.asarray(zarr.open_array(staged / "spike_counts", mode="r")[...])
+        _check_read_back(key / "spike_counts", array_sha256(read), digests["spike_counts"])
     root_sha256 = _write_root(staged, {**attributes, "digests": digests, "files": files}, metadata)
     _check_read_back(key / "zarr.json", file_sha256(staged / "zarr.json"), root_sha256)
     _publish(staged, key)
@@ -109,14 +116,22 @@ def _check_read_back(path: Path, sha256: str, written_sha256: str) -> None:
 
 def verify_key(key: Path) -> list[str]:
     """Return what is wrong with a key, one line each; an empty list if every byte is right."""
-    try:
-        attributes = read_attributes(key)
-    except CacheError as error:
-        return [str(error)]
+    problems: list[str] = []
+    for _ in range(_READ_ATTEMPTS):
+        try:
+            attributes = read_attributes(key)
+            problems = _find_problems(key, attributes)
+            if not problems or read_attributes(key) == attributes:
+                break  # else it was rebuilt meanwhile
+        except CacheError as error:
+            return [str(error)]
+    return [f"{problem}. Rebuild it: {build_command(key)}" for problem in problems]
+
+
+def _find_problems(key: Path, attributes: Mapping[str, Any]) -> list[str]:
     problems = [f"{key / name}: does not belong there" for name in sorted(_strangers(key, attributes))]
     problems += file_problems(key, attributes, every_byte=True)
-    problems = problems or _verify_arrays(key, attributes)
-    return [f"{problem}. Rebuild it: {build_command(key)}" for problem in problems]
+    return problems or _verify_arrays(key, attributes)
 
 
 def _strangers(key: Path, attributes: Mapping[str, Any]) -> set[str]:
@@ -133,7 +148,7 @@ def _verify_arrays(key: Path, attributes: Mapping[str, Any]) -> list[str]:
             continue  # stored raw in one chunk: the file is the array, and it has just been checked
         try:
             values = np.asarray(_array(group, name)[...])
-        except (BaseZarrError, ValueError, RuntimeError, KeyError) as error:
+        except (BaseZarrError, OSError, ValueError, RuntimeError, KeyError) as error:
             problems.append(f"{key / name}: cannot be decoded ({error})")
             continue
         if array_sha256(values) != digest:
@@ -287,29 +302,53 @@ def _fsync(path: str | Path) -> None:
 
 
 def _publish(staged: Path, key: Path) -> None:
-    """Put the staged folder in the key's place in one step; what stood there before ends up in the staging folder."""
+    """Put the staged folder in the key's place; what stood there before is gone or ends up in the staging folder."""
+    for _ in range(_PUBLISH_ATTEMPTS):
+        if _rename(staged, key) or _swap(staged, key) or _replace(staged, key):
+            break  # else another builder was quicker and the key is there now, or is not any more
+    else:
+        raise OSError(errno.EBUSY, "other builds keep replacing it", str(key))
+    for folder in (key.parent, key.parent.parent):  # the latter holds the patient's folder, which may be new
+        _fsync(folder)
+
+
+def _rename(staged: Path, key: Path) -> bool:
+    """Put the staged folder where no key is; return whether none was."""
     try:
         os.rename(staged, key)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
-        _exchange(staged, key)
-    for folder in (key.parent, key.parent.parent):  # the latter holds the patient's folder, which may be new
-        _fsync(folder)
+        return False
+    return True
 
 
-def _exchange(staged: Path, key: Path) -> None:
-    """Swap two folders atomically; on file systems that cannot, in two steps with no key in between."""
+def _swap(staged: Path, key: Path) -> bool:
+    """Exchange two folders in one step; return whether the file system can and both were there."""
     libc = ctypes.CDLL(None, use_errno=True)
-    code = errno.ENOSYS
-    if hasattr(libc, "renameat2"):
-        paths = os.fsencode(staged), os.fsencode(key)
-        if libc.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0:
-            return
-        code = ctypes.get_errno()
+    if not hasattr(libc, "renameat2"):
+        return False
+    paths = os.fsencode(staged), os.fsencode(key)
+    if libc.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
     if code not in _NO_EXCHANGE:
         raise OSError(code, os.strerror(code), str(key))
+    return False
+
+
+def _replace(staged: Path, key: Path) -> bool:
+    """Replace a key in two steps, with none in between; return False, with a key in place, if another was quicker."""
     old = staged.with_name(staged.name.removesuffix(".staging") + "-old.staging")
-    os.rename(key, old)
-    os.rename(staged, key)
-    os.rename(old, staged)
+    try:
+        os.rename(key, old)
+    except FileNotFoundError:
+        return False
+    try:
+        return _rename(staged, key)
+    except OSError:
+        with suppress(OSError):
+            os.rename(old, key)  # rather the old key than none
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

@@ -219,6 +219,8 @@ def open_patient(key: Path) -> CachedPatient:
         try:
             check_files(key, attributes)
             chunks, is_mapped = _open_counts(key, attributes)
+        except OSError as error:
+            raise CacheError(f"{key}: cannot be read ({error.strerror}). Check its permissions") from error
         except CacheError:
             if attempt + 1 == _OPEN_ATTEMPTS or read_attributes(key) == attributes:
                 raise
@@ -230,7 +232,7 @@ def open_patient(key: Path) -> CachedPatient:
 
 def _open_counts(key: Path, attributes: dict[str, Any]) -> tuple[list[NDArray[Any]], bool]:
     """Map the chunk files of spike_counts where they are plain bytes; read the array through zarr where not."""
-    metadata = json.loads((key / "spike_counts" / "zarr.json").read_bytes())
+    metadata = json.loads(_read_file(key, attributes, "spike_counts/zarr.json"))
     shape = (attributes["n_bins"], attributes["n_units"])
     chunk_rows, chunk_units = metadata["chunk_grid"]["configuration"]["chunk_shape"]
     dtypes: dict[str, np.dtype[Any]] = {"uint8": np.dtype("u1"), "uint16": np.dtype("<u2")}
@@ -238,7 +240,7 @@ def _open_counts(key: Path, attributes: dict[str, Any]) -> tuple[list[NDArray[An
     if tuple(metadata["shape"]) != shape or dtype is None or chunk_units != shape[1] or chunk_rows < 1:
         raise CacheError(f"{key / 'spike_counts'}: is not what the key describes. Rebuild it: {build_command(key)}")
     if [codec["name"] for codec in metadata["codecs"]] != ["bytes"]:
-        return [_decompress(key)], False
+        return [_decompress(key, attributes)], False
     # Copy-on-write: torch wants writable memory, and nothing that is written there reaches the file.
     return [
         np.memmap(key / "spike_counts" / "c" / str(number) / "0", dtype, mode="c", shape=(chunk_rows, chunk_units))
@@ -246,21 +248,24 @@ def _open_counts(key: Path, attributes: dict[str, Any]) -> tuple[list[NDArray[An
     ], True
 
 
-def _decompress(key: Path) -> NDArray[Any]:
+def _decompress(key: Path, attributes: dict[str, Any]) -> NDArray[Any]:
     import zarr
 
     array: Any = zarr.open_array(key / "spike_counts", mode="r")
     try:
-        return np.asarray(array[...])
+        counts = np.ascontiguousarray(array[...])
     except (ValueError, RuntimeError) as error:
         raise CacheError(f"{key / 'spike_counts'}: cannot be decoded. Rebuild it: {build_command(key)}") from error
+    if hashlib.sha256(counts.data).hexdigest() != attributes["digests"]["spike_counts"]:
+        raise CacheError(f"{key / 'spike_counts'}: its bytes were changed. Rebuild it: {build_command(key)}")
+    return counts
 
 
 def _read_label(patient: CachedPatient, name: str, row: int) -> NDArray[np.uint8]:
     """Read one row of a sharded label array: its place stands in the index at the shard's end."""
     from numcodecs.zstd import Zstd
 
-    shard = _read_file(patient, f"{name}/c/0/0")
+    shard = _read_file(patient.key, patient.attributes, f"{name}/c/0/0")
     n_labels = len(patient.attributes["label_names"])
     index = np.frombuffer(shard[-16 * n_labels - 4 : -4], dtype="<u8").reshape(n_labels, 2)
     start, n_bytes = (int(value) for value in index[row])
@@ -269,20 +274,20 @@ def _read_label(patient: CachedPatient, name: str, row: int) -> NDArray[np.uint8
 
 def _read_vector(patient: CachedPatient, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Read a small array that is stored as one raw chunk."""
-    return np.frombuffer(_read_file(patient, f"{name}/c/0"), dtype=dtype)
+    return np.frombuffer(_read_file(patient.key, patient.attributes, f"{name}/c/0"), dtype=dtype)
 
 
-def _read_file(patient: CachedPatient, name: str) -> bytes:
+def _read_file(key: Path, attributes: dict[str, Any], name: str) -> bytes:
     """Read a small file of a key against its digest: since it was opened, the key may have been rebuilt or damaged."""
-    path = patient.key / name
+    path = key / name
     try:
         content = path.read_bytes()
     except OSError as error:
         raise CacheError(f"{path}: cannot be read ({error.strerror}). Check --cache-dir") from error
-    if hashlib.sha256(content).hexdigest() != patient.attributes["files"][name]["sha256"]:
+    if hashlib.sha256(content).hexdigest() != attributes["files"][name]["sha256"]:
         raise CacheError(
-            f"{path}: damaged, or rebuilt since it was opened. Run again; if this comes back: "
-            f"{build_command(patient.key)}"
+            f"{path}: its bytes were changed, or it was rebuilt since it was opened. Run again; if this comes back, "
+            f"rebuild it: {build_command(key)}"
         )
     return content
 

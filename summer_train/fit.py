@@ -167,31 +167,40 @@ def build_what_is_missing(config: FitConfig, say: Say) -> list[str]:
     ------
     SummerError : a key cannot be built
     """
-    from summer_prep.build import BuildConfig, build, unusable_keys
+    from summer_prep.freshness import training_status
 
-    reasons = unusable_keys(
+    states = training_status(
         config.data_dir, config.cache_dir, config.nwb_path, config.patient_ids, config.bin_length_ms
     )
-    wanted = tuple(patient_id for patient_id, reason in reasons.items() if reason)
+    unchecked = [state.patient_id for state in states if state.state == "unchecked"]
+    if unchecked:
+        say(f"no recording of patient {', '.join(unchecked)} in {config.data_dir}: whether keys are fresh is not known")
+    wanted = {state.patient_id: state for state in states if state.state in ("missing", "stale")}
+    for patient_id, state in wanted.items():
+        say(f"building patient {patient_id} at {config.bin_length_ms} ms: {state.reason or state.state}")
     if wanted:
-        for patient_id in wanted:
-            say(f"building patient {patient_id} at {config.bin_length_ms} ms: {reasons[patient_id]}")
-        is_file = config.nwb_path is not None and not config.patient_ids
-        results = build(
-            BuildConfig(
-                data_dir=config.data_dir,
-                cache_dir=config.cache_dir,
-                nwb_path=config.nwb_path,
-                patient_ids=() if is_file else wanted,
-                bin_lengths_ms=(config.bin_length_ms,),
-            )
+        _build(config, tuple(wanted), say)
+    return [state.patient_id for state in states]
+
+
+def _build(config: FitConfig, patient_ids: tuple[str, ...], say: Say) -> None:
+    from summer_prep.build import BuildConfig, build
+
+    is_file = config.nwb_path is not None and not config.patient_ids
+    results = build(
+        BuildConfig(
+            data_dir=config.data_dir,
+            cache_dir=config.cache_dir,
+            nwb_path=config.nwb_path,
+            patient_ids=() if is_file else patient_ids,
+            bin_lengths_ms=(config.bin_length_ms,),
         )
-        for result in results:
-            if result.state == "failed":
-                raise CacheError(result.message)
-            if result.message and result.state == "built":
-                say(f"patient {result.patient_id}: {result.message}")
-    return list(reasons)
+    )
+    for result in results:
+        if result.state == "failed":
+            raise CacheError(result.message)
+        if result.message and result.state == "built":
+            say(f"patient {result.patient_id}: {result.message}")
 
 
 def make_model(config: FitConfig, data: FilmData) -> Decoder:

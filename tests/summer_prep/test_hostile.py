@@ -95,6 +95,34 @@ def many_units(file):
     file["units/spike_times_index"].attrs["target"] = target
 
 
+def two_names(file):
+    """Nest groups that each have two names: 2 ** 30 ways to the last one."""
+    group = file["general"]
+    for _ in range(30):
+        child = group.create_group("one")
+        group["other"] = child
+        group = child
+
+
+def write_log(file, pts_s):
+    """Replace the watch log by one with these film times, 40 ms of recording apart."""
+    for name, values in (("pts", pts_s), ("neural_recording_time", np.arange(len(pts_s)) * 40.0)):
+        replace(f"{LOG}/{name}", lambda *_, values=values: values)(file)
+    replace(f"{LOG}/id", lambda *_: np.arange(len(pts_s)))(file)
+
+
+def long_log(file):
+    write_log(file, np.arange(1_000_001) * 0.04)
+
+
+def many_pauses(file):
+    write_log(file, np.repeat(np.arange(12_000), 2) * 0.04)
+
+
+def path_like_names(names):
+    return np.array([f"../../{number}/.".encode() for number in range(len(names))], "O")
+
+
 CORPUS = {f"without {name}": delete(name) for name in COLUMNS}
 CORPUS |= {f"{name} as text": replace(name, lambda *_: np.array([b"x"] * 3, dtype="S1")) for name in COLUMNS}
 CORPUS |= {f"{name} in 2-D": replace(name, lambda *_: np.zeros((3, 2))) for name in COLUMNS}
@@ -109,7 +137,11 @@ CORPUS |= {
     "units linked to itself": link("units", h5py.SoftLink("/units")),
     "a group that contains itself": cycle,
     "groups nested too deep": deep,
-    "too many units": many_units,
+    "200,000 units": many_units,
+    "two names for every group": two_names,
+    "a log without end": long_log,
+    "a pause at every other row": many_pauses,
+    "a unit column of long doubles": replace("units/peak_SNR", lambda *_: np.zeros(3, np.longdouble)),
     "negative spike times": assign("units/spike_times", lambda times: -times),
     "equal spike times": assign("units/spike_times", lambda times: np.full_like(times, 30_000)),
     "infinite spike times": assign("units/spike_times", lambda times: np.full_like(times, np.inf)),
@@ -125,7 +157,7 @@ CORPUS |= {
     "frame numbers beyond all bounds": assign(
         f"{BINNING}/frames", lambda f: np.full(f.shape, b"9" * 30 + b".jpg", "O")
     ),
-    "labels with slashes and dots": assign(f"{ANNOTATION}/label_name", lambda n: np.array([b"../../x"] * len(n), "O")),
+    "labels with slashes and dots": assign(f"{ANNOTATION}/label_name", path_like_names),
     "labels not in UTF-8": replace(f"{ANNOTATION}/label_name", lambda *_: np.array([b"\xff\xfe"] * 53, dtype="S2")),
     "regions not in UTF-8": replace("units/brain_region", lambda *_: np.array([b"\xff\xfe"] * 3, dtype="S2")),
     "labels of value 7": assign(f"{ANNOTATION}/indicator_function", lambda values: values + 7),
@@ -188,7 +220,10 @@ def test_recording_cut_short_anywhere_is_refused(share, path, tmp_path):
         ("spikes stored elsewhere", "keeps its values in another file, which is refused"),
         ("spikes virtual", "keeps its values in another file, which is refused"),
         ("units behind an external link", "links to another file (/etc/passwd), which is refused"),
-        ("a group that contains itself", "contains itself"),
+        ("a group that contains itself", "has another name, too"),
+        ("two names for every group", "has another name, too"),
+        ("a log without end", "declares 1000001 values"),
+        ("a pause at every other row", "the film was paused"),
         ("labels not in UTF-8", "text that is not UTF-8"),
     ],
 )
@@ -196,3 +231,12 @@ def test_the_reason_is_named(damage, message, path, tmp_path):
     with h5py.File(path, "r+") as file:
         CORPUS[damage](file)
     assert message in build_and_look(path, tmp_path).message
+
+
+@pytest.mark.parametrize(
+    "oddity", ["labels with slashes and dots", "200,000 units", "a unit column of long doubles", "negative spike times"]
+)
+def test_what_is_only_odd_is_built(oddity, path, tmp_path):
+    with h5py.File(path, "r+") as file:
+        CORPUS[oddity](file)
+    assert build_and_look(path, tmp_path).state == "built"

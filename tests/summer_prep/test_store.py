@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from summer_prep import store
-from summer_prep.build import BuildConfig, build, key_status
+from summer_prep.build import BuildConfig, build
 from summer_prep.errors import CacheError, SettingsError
+from summer_prep.freshness import key_status
 from summer_prep.layout import cached_keys, check_files, key_path, read_attributes
 from summer_prep.store import verify_key, write_key
 
@@ -192,12 +193,10 @@ def test_file_system_without_exchange_still_replaces_a_key(demo_dir, tmp_path, m
 
 
 def test_folder_that_cannot_be_written_is_an_error_that_names_it(demo_dir, tmp_path):
-    (tmp_path / "file").touch()
-    (result,) = build(
-        BuildConfig(data_dir=demo_dir, cache_dir=tmp_path / "file", patient_ids=("14",), bin_lengths_ms=(1000,))
-    )
+    (tmp_path / "sub-14").touch()
+    (result,) = build(BuildConfig(data_dir=demo_dir, cache_dir=tmp_path, patient_ids=("14",), bin_lengths_ms=(1000,)))
     assert result.state == "failed"
-    assert "cannot be written (Not a directory)" in result.message
+    assert "cannot be written (File exists)" in result.message
     assert "--cache-dir" in result.message
 
 

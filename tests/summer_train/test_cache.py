@@ -178,5 +178,5 @@ def test_what_is_read_after_opening_is_checked_against_its_digest(name, read, sm
     content = bytearray(path.read_bytes())
     content[0] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CacheError, match="damaged, or rebuilt since it was opened"):
+    with pytest.raises(CacheError, match="its bytes were changed, or it was rebuilt since it was opened"):
         read(selection)

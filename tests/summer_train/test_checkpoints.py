@@ -220,7 +220,7 @@ def test_stale_key_is_rebuilt_before_training_and_refused_where_it_cannot_be(dem
     fit(settings, lines.append)
     assert not lines[0].startswith("building")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("summer_prep.build.ALGORITHM_VERSION", 2)
+        patch.setattr("summer_prep.freshness.ALGORITHM_VERSION", 2)
         path.unlink()
         with pytest.raises(Exception, match=r"stale \(algorithm version 1, now 2\), and its recording is not in"):
             fit(settings)
