@@ -1,14 +1,16 @@
 """Kill real builds with SIGKILL, at random moments and at every write point, and look at what is left.
 
-    python tests/soak/kill_builds.py --kills 200 --seed 0 [--write-points]
+    python tests/soak/kill_builds.py --kills 200 --seed 0 [--write-points [--every 1]]
 
 Every build is a forked process that bins a small recording into a cache. First builds and rebuilds (the recording
 has changed, so old and new key differ) take turns. After each kill another process checks that all that is visible
 verifies and is wholly the old or the new key, that the next build completes, and that it clears the debris. The write
-points are the operating-system calls that change files, seen through Python's audit hook: the product has no hook.
+points are the operating-system calls that change files, seen through Python's audit hook, and the moments before and
+after the exchange of two folders, which that hook does not see: the product has no hook.
 """
 
 import argparse
+import itertools
 import os
 import random
 import shutil
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pynwb  # noqa: F401  (loaded once, so that the forked builds start at once)
@@ -27,7 +30,7 @@ from summer_prep.demo import DemoConfig, write_demo_data
 from summer_prep.layout import cached_keys, key_path, read_attributes
 
 BIN_LENGTHS_MS = (200, 1000)
-WRITE_EVENTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "ctypes.call_function"}
+WRITE_EVENTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link"}
 
 
 def in_process(work: Callable[[], None], kill_after_s: float | None = None) -> int:
@@ -78,15 +81,34 @@ def kill_self_at(write_point: int, cache_dir: Path) -> None:
     seen = 0
     inside = os.fspath(cache_dir)
 
-    def hook(event: str, arguments: tuple[object, ...]) -> None:
+    def pass_point() -> None:
         nonlocal seen
-        is_write = event in WRITE_EVENTS or (event == "open" and isinstance(arguments[2], int) and arguments[2] & 3)
-        if is_write and (event.startswith("ctypes") or inside in str(arguments)):
-            seen += 1
-            if seen == write_point:
-                os.kill(os.getpid(), signal.SIGKILL)
+        seen += 1
+        if seen == write_point:
+            os.kill(os.getpid(), signal.SIGKILL)
 
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        is_write = event in WRITE_EVENTS or (event == "open" and isinstance(arguments[2], int) and arguments[2] & 3)
+        if is_write and any(inside in path for path in paths_of(arguments)):
+            pass_point()
+
+    swap = summer_prep.store._swap
+
+    def swap_and_pass(staged: Path, key: Path) -> bool:
+        pass_point()
+        is_done = swap(staged, key)
+        pass_point()
+        return is_done
+
+    summer_prep.store._swap = swap_and_pass
     sys.addaudithook(hook)
+
+
+def paths_of(arguments: tuple[object, ...]) -> list[str]:
+    """Return the paths that a call names, those relative to an open folder included."""
+    folders = [f"/proc/self/fd/{argument}" for argument in arguments if type(argument) is int and argument > 2]
+    parents = [os.readlink(folder) for folder in folders if os.path.islink(folder)]
+    return [str(argument) for argument in arguments] + parents
 
 
 def main() -> None:
@@ -94,6 +116,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write-points", action="store_true", help="also kill once at every write point")
+    parser.add_argument("--every", type=int, default=1, help="take only every so many of the write points")
     options = parser.parse_args()
     generator = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
@@ -131,21 +154,23 @@ def main() -> None:
         if options.write_points:
             counts = []
             for is_rebuild in (False, True):
-                point = 0
+                n_points = 0
 
-                def kill_at_point(cache: Path) -> int:
+                def kill_at(point: int, cache: Path) -> int:
                     def work() -> None:
                         kill_self_at(point, cache)
                         build_all(versions[1], cache)
 
                     return in_process(work)
 
-                was_killed = True
-                while was_killed:
-                    point += 1
-                    was_killed = attempt(is_rebuild, kill_at_point)
-                counts.append(point - 1)
-            print(f"each of {counts[0]} write points of a first build and {counts[1]} of a rebuild: nothing lost")
+                for point in itertools.count(1, options.every):
+                    if not attempt(is_rebuild, partial(kill_at, point)):
+                        break
+                    n_points += 1
+                counts.append(n_points)
+            print(
+                f"{counts[0]} write points of a first build and {counts[1]} of a rebuild, a kill at each: nothing lost"
+            )
 
 
 if __name__ == "__main__":
