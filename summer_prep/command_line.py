@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from summer_prep import __version__
 from summer_prep.errors import SettingsError, SummerError
 from summer_prep.output import check_picture
 
@@ -28,15 +29,30 @@ PatientIds = Annotated[str, typer.Option(help="Patients, like 14 20 or 14,20.  [
 
 
 def new_app(help_text: str) -> typer.Typer:
-    """Return an empty program."""
-    return typer.Typer(
-        help=help_text,
+    """Return a program without commands yet."""
+    app = typer.Typer(
         epilog=EPILOG,
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,  # plain help answers in half the time
     )
+
+    @app.callback(help=help_text)
+    def take_common_options(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        ] = False,
+    ) -> None:
+        pass
+
+    return app
+
+
+def _print_version(is_asked_for: bool) -> None:
+    if is_asked_for:
+        typer.echo(__version__)
+        raise typer.Exit
 
 
 def run(app: Callable[[list[str]], object], arguments: Sequence[str]) -> NoReturn:

@@ -17,6 +17,7 @@ from summer_prep.errors import SettingsError
 from summer_prep.film_clock import FRAME_PERIOD_S
 from summer_prep.layout import DATASET_BIN_LENGTHS_MS, FRAME_PERIOD_MS, UNDEFINED, is_patient_id
 from summer_prep.nwb import ANNOTATION_TABLE, BINNING_TABLE, WATCHLOG_TABLE
+from summer_prep.output import check_folder
 
 if TYPE_CHECKING:
     from pynwb import NWBFile
@@ -134,8 +135,9 @@ def write_demo_data(config: DemoConfig) -> list[Path]:
 
     Raises
     ------
-    SettingsError : a file is already there
+    SettingsError : a file is already there, or none can be written there
     """
+    check_folder(config.folder, "demo-data")
     file_name, _, _ = LAYOUTS[config.layout]
     paths = {patient_id: config.folder / file_name.format(patient_id) for patient_id in config.ids}
     for path in paths.values():

@@ -38,11 +38,6 @@ MEMORY_HELP = "GB of device memory that counts may take; more than that streams.
 FRACTION_HELP = "Fraction split instead of the blocked one: this last part validates, no test."
 
 
-@app.callback()
-def summer_train() -> None:
-    """Train decoders on the cached SUMMER arrays."""
-
-
 @app.command()
 def fit(
     task: Annotated[Task, typer.Option(help="Predict the next bin's counts, or a label.")] = Task.next_bin,
@@ -76,7 +71,7 @@ def fit(
         bool, typer.Option("--verify", help="Read every byte of the cache against its digests first.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help=RESUME_HELP)] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal runs on one CPU.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Equal seeds give equal runs on one CPU.")] = 0,
     picture: PictureOption = None,
     as_json: JsonOption = False,
 ) -> None:

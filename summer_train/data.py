@@ -132,7 +132,7 @@ class FilmData(lightning.LightningDataModule):
             return self.config.device_memory_gb * 1e9
         if device.type == "cuda":
             return DEFAULT_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
-        return DEFAULT_MEMORY_SHARE * _available_bytes()
+        return DEFAULT_MEMORY_SHARE * available_bytes()
 
     def train_dataloader(self) -> ShuffledBlocks:
         """Return the shuffled training samples."""
@@ -165,7 +165,7 @@ class FilmData(lightning.LightningDataModule):
         return batch
 
 
-def _available_bytes() -> float:
+def available_bytes() -> float:
     """Return the memory that the system could give, by its own estimate."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

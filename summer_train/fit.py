@@ -27,7 +27,7 @@ from summer_train.checkpoints import (
     load_checkpoint,
 )
 from summer_train.config import FitConfig
-from summer_train.data import FilmData
+from summer_train.data import FilmData, available_bytes
 from summer_train.models import LinearLabel, LinearNextBin
 from summer_train.report import EpochLines
 from summer_train.tasks import Decoder
@@ -83,8 +83,10 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult | None:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         say = _say_nothing  # the first process of a run on several devices speaks for all
     check_folder(config.output_dir, "--output-dir")
+    _check_devices(config)
     data = open_data(config, say)
     config = replace(config, patient_ids=tuple(patient.patient_id for patient in data.selection.patients))
+    _check_memory(config, data)
     torch.manual_seed(config.seed)
     model = make_model(config, data)
     model.say = say
@@ -112,6 +114,25 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult | None:
         best_checkpoint=best_checkpoint(log_dir),
         last_checkpoint=last_checkpoint(log_dir),
     )
+
+
+def _check_devices(config: FitConfig) -> None:
+    n_gpus = torch.cuda.device_count()
+    n_there = n_gpus or os.cpu_count() or 1
+    if config.devices is not None and config.devices > n_there:
+        kind = "GPUs" if n_gpus else "processors and no GPU"
+        raise SettingsError(f"--devices {config.devices}: this machine has {n_there} {kind}. Choose at most as many")
+
+
+def _check_memory(config: FitConfig, data: FilmData) -> None:
+    n_outputs = data.n_classes or data.n_units
+    n_weights = config.hidden_size * (data.n_units + n_outputs + 1) + n_outputs
+    n_bytes = 16 * n_weights  # float32 weights and gradients, and Adam's two averages of them
+    if n_bytes > available_bytes():
+        raise SettingsError(
+            f"--hidden-size {config.hidden_size}: training takes {n_bytes / 1e9:.1f} GB, "
+            f"{available_bytes() / 1e9:.1f} GB are free. Choose a smaller one"
+        )
 
 
 def open_data(config: FitConfig, say: Say) -> FilmData:

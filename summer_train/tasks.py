@@ -11,6 +11,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from summer_prep.errors import SettingsError
 from summer_train.batches import Block
 from summer_train.steps import AutogradSteps, Steps, TwoLayerSteps, add_over_processes, choose_steps
 
@@ -94,8 +95,18 @@ class Decoder(lightning.LightningModule):
         self._evaluate("val", block)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means."""
-        self._log_sums("val")
+        """Log the means.
+
+        Raises
+        ------
+        SettingsError : the loss is no number any more
+        """
+        loss = self._log_sums("val")["val_loss"]
+        if not torch.isfinite(loss):
+            raise SettingsError(
+                f"training diverged: the validation loss of epoch {self.current_epoch + 1} is {float(loss)}. "
+                f"Choose a smaller --lr than {self.lr}"
+            )
 
     def test_step(self, block: Block, block_index: int) -> None:
         """Evaluate a block."""
@@ -126,10 +137,11 @@ class Decoder(lightning.LightningModule):
         sums, n_samples = add_over_processes(self.sums[part].values, self.sums[part].n_samples)
         return {f"{part}_{name}": value / n_samples for name, value in sums.items()}
 
-    def _log_sums(self, part: str) -> None:
+    def _log_sums(self, part: str) -> dict[str, Tensor]:
         means = self.means(part)
         self.log_dict(means)
         self.sums[part] = Sums()
+        return means
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the weights were trained on, as plain values."""

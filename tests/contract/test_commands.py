@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from summer_prep import __version__
 from summer_prep.command_line import normalise
 from summer_prep.layout import key_path
 from tests.conftest import error_line
@@ -141,6 +142,9 @@ def test_whole_path_by_hand(published_data, run, tmp_path):
         ("summer_train fit --cache-dir {cache} --output-dir {cache}/sub-14/.source.json", ".source.json is a file"),
         ("summer_train fit --cache-dir {cache} --picture curve", "--picture curve: name a file that ends in .png"),
         ("summer_prep inspect 14 --cache-dir {cache} --picture {cache}/sub-14/.source.json/a.png", "is a file"),
+        ("summer_train fit --cache-dir {cache} --devices 1000", "--devices 1000: this machine has"),
+        ("summer_train fit --cache-dir {cache} --buffer 10 --hidden-size 1000000000", "Choose a smaller one"),
+        ("summer_prep demo-data {data}/truth.json", "truth.json is a file, not a folder"),
         ("summer_train fit --cache-dir {cache} --sequence 3", "--sequence 3: must be two numbers"),
     ],
 )
@@ -157,3 +161,14 @@ def test_wrong_usage_exits_with_2_and_debug_shows_the_traceback(run, tmp_path):
     result = run("summer_prep", "verify", "--debug", cwd=tmp_path)
     assert result.returncode == 1
     assert "Traceback" in result.stderr
+
+
+def test_version_is_that_of_the_package(run):
+    for module in ("summer_prep", "summer_train"):
+        assert run(module, "--version").stdout.strip() == __version__
+
+
+def test_diverged_training_is_one_line(demo_cache, run, tmp_path):
+    options = ("--cache-dir", demo_cache, "--patient-ids", "14", "--buffer", "10", "--lr", "1e30")
+    message = "training diverged: the validation loss of epoch 1 is nan. Choose a smaller --lr than 1e+30"
+    assert message in error_line(run("summer_train", "fit", *options, cwd=tmp_path))
