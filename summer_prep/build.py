@@ -5,6 +5,7 @@ find nothing to do. NWB and Zarr are loaded only by a build that builds.
 """
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -153,19 +154,47 @@ def _build_in_processes(
     n_workers = min(config.n_workers, len(paths))
     with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_end_with_parent) as executor:
         try:
-            executor.submit(os.getpid).result()
-        except BrokenProcessPool as error:
-            raise SettingsError(
-                "no worker process can start. In a script, call build below `if __name__ == '__main__':`, "
-                "or with n_workers=0"
-            ) from error
-        futures = {executor.submit(build_patient, path, name, config): name for name, path in paths.items()}
-        for future in as_completed(futures):
-            try:
-                take(futures[future], future.result())
-            except BrokenProcessPool:
-                crashed.append(futures[future])
+            _start_workers(executor)
+            futures = {executor.submit(build_patient, path, name, config): name for name, path in paths.items()}
+            for future in as_completed(futures):
+                try:
+                    take(futures[future], future.result())
+                except BrokenProcessPool:
+                    crashed.append(futures[future])
+        except BaseException:
+            executor.shutdown(cancel_futures=True)  # Ctrl-C: the patients at hand are finished, no more are begun
+            raise
     return crashed
+
+
+def _start_workers(executor: ProcessPoolExecutor) -> None:
+    """Start the processes that all workers come from, deaf to Ctrl-C, which goes to them as well as to us."""
+    with _interrupts_later():
+        first = executor.submit(os.getpid)
+    try:
+        first.result()
+    except BrokenProcessPool as error:
+        raise SettingsError(
+            "no worker process can start. In a script, call build below `if __name__ == '__main__':`, "
+            "or with n_workers=0"
+        ) from error
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold Ctrl-C back: half-started workers complain, and those started here never hear of it."""
+    interrupts: list[int] = []
+    in_main_thread = current_thread() is main_thread()
+    handler = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number)) if in_main_thread else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which new processes inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
+    if interrupts:
+        raise KeyboardInterrupt
 
 
 def _end_with_parent() -> None:

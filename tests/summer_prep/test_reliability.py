@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -102,16 +103,47 @@ def test_builders_side_by_side_neither_corrupt_nor_lose_a_key(without, versions,
     assert not list(tmp_path.rglob("*.staging"))
 
 
-def test_killed_build_leaves_no_process_behind(demo_dir, tmp_path):
+def start_build(demo_dir, folder, n_workers, is_ready):
+    """Start `summer-prep build` in a session of its own, wait until something is so, return the process."""
     command = [sys.executable, "-m", "summer_prep", "build", "--data-dir", str(demo_dir), "--cache-dir", "cache"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    builder = subprocess.Popen([*command, "--workers", "2"], cwd=tmp_path, env=environment, **streams)
-    while not list(tmp_path.rglob("*.staging")):
+    builder = subprocess.Popen(
+        [*command, "--workers", str(n_workers)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        # A suite that runs in the background of a shell hands down that interrupts are ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    )
+    while not is_ready():
         assert builder.poll() is None
-        time.sleep(0.01)
+        time.sleep(0.005)
+    return builder
+
+
+def test_killed_build_leaves_no_process_behind(demo_dir, tmp_path):
+    builder = start_build(demo_dir, tmp_path, 2, lambda: list(tmp_path.rglob("*.staging")))
     builder.kill()
     builder.communicate(timeout=30)  # ends when every process that shares the pipe has
+
+
+@pytest.mark.parametrize("moment", ["workers start", "first patient"])
+def test_interrupted_build_ends_after_the_patients_at_hand(moment, demo_dir, tmp_path):
+    started = time.monotonic()
+
+    def is_ready():
+        if moment == "workers start":
+            return time.monotonic() - started > 1
+        return list(tmp_path.rglob("*.staging"))
+
+    builder = start_build(demo_dir, tmp_path, 1, is_ready)
+    os.killpg(builder.pid, signal.SIGINT)
+    output, _ = builder.communicate(timeout=60)
+    assert (builder.returncode, output) == (130, "")
+    assert len(cached_keys(tmp_path / "cache")) < 4  # one was being built, and two waited in line at most
+    assert not list(tmp_path.rglob("*.staging"))
 
 
 def test_debris_of_the_dead_is_cleared_and_that_of_the_living_is_not(tmp_path):
