@@ -397,6 +397,51 @@ def test_read_only_recording_is_enough(versions, tmp_path):
     assert build_version(data_dir, tmp_path / "cache").state == "built"
 
 
+@pytest.fixture
+def run_without_privileges(tmp_path):
+    """Runs a command as somebody whom permissions stop, which they do not stop root."""
+    prefix = []
+    if os.geteuid() == 0:
+        prefix = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"]
+        if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("privileges cannot be dropped here")
+
+    def run_module(module, *arguments):
+        command = [*prefix, sys.executable, "-m", module, *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    return run_module
+
+
+PLACES = ("--data-dir", "data", "--cache-dir", "cache")
+
+
+@pytest.mark.parametrize(
+    ("place", "mode", "command", "message"),
+    [
+        ("cache/sub-14", 0o555, "summer_prep build --force", "cannot be written (Permission denied)"),
+        ("cache/sub-14/bin-1000ms.zarr/spike_counts/c/0/0", 0o000, "summer_train fit", "cannot be read (Permission"),
+        ("cache/sub-14/bin-1000ms.zarr/spike_counts/c/0/0", 0o000, "summer_prep verify", "cannot be read (Permission"),
+        ("data/sub-14/sub-14_ses-sub14_ecephys.nwb", 0o000, "summer_prep build --force", "cannot be read (Permission"),
+        ("data/sub-14", 0o000, "summer_prep build", "may not be read"),
+        (".", 0o555, "summer_train fit --val-fraction 0.2", "may not be written to"),
+    ],
+)
+def test_missing_permission_is_one_line(place, mode, command, message, versions, tmp_path, run_without_privileges):
+    shutil.copytree(versions[0], tmp_path / "data")
+    build_version(tmp_path / "data", tmp_path / "cache")
+    (tmp_path / place).chmod(mode)
+    module, name, *options = command.split()
+    places = PLACES if name != "verify" else PLACES[2:]
+    try:
+        result = run_without_privileges(module, name, *options, *places, "--bin-length", "1000")
+    finally:
+        (tmp_path / place).chmod(0o755)
+    assert message in error_line(result)
+    assert verify_key(key_path(tmp_path / "cache", "14", 1000)) == []
+
+
 class CacheMachine(RuleBasedStateMachine):
     """Builds, rebuilds, removals, damage and readings in any order, against what must be visible."""
 
