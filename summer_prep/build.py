@@ -1,21 +1,16 @@
-"""From NWB files to cached keys: what to build, in what order, in parallel, and what is still fresh.
+"""From NWB files to cached keys: what to build, in what order, in parallel.
 
-Imports stay light: `summer_train fit` asks this module what is missing or stale before every run, and most runs
-find nothing to do. NWB and Zarr are loaded only by a build that builds.
+Imports stay light: pynwb and Zarr are loaded by the processes that build, once, and not by the one that waits for them.
 """
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread, current_thread, main_thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -44,13 +39,12 @@ from summer_prep.layout import (
     key_path,
     read_attributes,
 )
-from summer_prep.nwb import read_recording, select_recordings
+from summer_prep.nwb import Recording, read_recording
 from summer_prep.output import check_folder
+from summer_prep.recordings import select_recordings
 from summer_prep.source_note import file_identity, note_source, source_sha256
 from summer_prep.staging import clear_debris
-
-if TYPE_CHECKING:
-    from summer_prep.nwb import Recording
+from summer_prep.workers import run_in_workers
 
 LOCK_FILE = ".lock"
 _LOCK_TIMEOUT_S = 60.0
@@ -128,10 +122,11 @@ def build(
         for patient_id, path in paths.items():
             take(patient_id, build_patient(path, patient_id, config))
     else:
-        crashed = _build_in_processes(paths, config, take)
+        tasks = {patient_id: (path, patient_id, config) for patient_id, path in paths.items()}
+        crashed = run_in_workers(build_patient, tasks, config.n_workers, take)
         for patient_id in crashed:
             # A crash takes its neighbours along: each of them alone shows whose file it is.
-            if _build_in_processes({patient_id: paths[patient_id]}, config, take):
+            if run_in_workers(build_patient, {patient_id: tasks[patient_id]}, 1, take):
                 message = (
                     f"{paths[patient_id]}: the process that read it crashed or was killed: it is damaged, "
                     "or memory ran out. Download it again, or use fewer --workers"
@@ -141,72 +136,6 @@ def build(
         with suppress(OSError):
             config.cache_dir.rmdir()
     return [result for patient_id in paths for result in results[patient_id]]
-
-
-def _build_in_processes(
-    paths: Mapping[str, Path], config: BuildConfig, take: Callable[[str, list[KeyResult]], None]
-) -> list[str]:
-    """Build patients in processes of their own; return those of which a crash left no result."""
-    context = get_context("forkserver")
-    # Loaded once in the server, so that every worker starts with them.
-    context.set_forkserver_preload(["pynwb", "summer_prep.store"])
-    crashed = []
-    n_workers = min(config.n_workers, len(paths))
-    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_end_with_parent) as executor:
-        try:
-            _start_workers(executor)
-            futures = {executor.submit(build_patient, path, name, config): name for name, path in paths.items()}
-            for future in as_completed(futures):
-                try:
-                    take(futures[future], future.result())
-                except BrokenProcessPool:
-                    crashed.append(futures[future])
-        except BaseException:
-            executor.shutdown(cancel_futures=True)  # Ctrl-C: the patients at hand are finished, no more are begun
-            raise
-    return crashed
-
-
-def _start_workers(executor: ProcessPoolExecutor) -> None:
-    """Start the processes that all workers come from, deaf to Ctrl-C, which goes to them as well as to us."""
-    with _interrupts_later():
-        first = executor.submit(os.getpid)
-    try:
-        first.result()
-    except BrokenProcessPool as error:
-        raise SettingsError(
-            "no worker process can start. In a script, call build below `if __name__ == '__main__':`, "
-            "or with n_workers=0"
-        ) from error
-
-
-@contextmanager
-def _interrupts_later() -> Iterator[None]:
-    """Hold Ctrl-C back: half-started workers complain, and those started here never hear of it."""
-    interrupts: list[int] = []
-    in_main_thread = current_thread() is main_thread()
-    handler = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number)) if in_main_thread else None
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which new processes inherit
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if in_main_thread:
-            signal.signal(signal.SIGINT, handler)
-    if interrupts:
-        raise KeyboardInterrupt
-
-
-def _end_with_parent() -> None:
-    """Let this worker end when the build does, however that ends: killed, it cannot tell its workers."""
-    parent = parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    Thread(target=wait, daemon=True).start()
 
 
 def build_patient(path: Path, patient_id: str, config: BuildConfig) -> list[KeyResult]:
@@ -280,7 +209,7 @@ def _patient_lock(cache_dir: Path, patient_id: str) -> Iterator[bool]:
 
 
 def _build_keys(
-    recording: "Recording", bin_lengths_ms: Sequence[int], config: BuildConfig, path: Path
+    recording: Recording, bin_lengths_ms: Sequence[int], config: BuildConfig, path: Path
 ) -> list[KeyResult]:
     try:
         aligned = _Aligned(recording)
@@ -331,7 +260,7 @@ MAX_PAUSES = 10_000
 class _Aligned:
     """One recording on the film clock, shared by its bin lengths."""
 
-    def __init__(self, recording: "Recording") -> None:
+    def __init__(self, recording: Recording) -> None:
         self.recording = recording
         clock = film_clock(recording.frame_index, recording.recording_time_ms)
         self.pauses = find_pauses(clock)

@@ -112,7 +112,7 @@ def build_with_progress(config: "BuildConfig") -> "list[KeyResult]":
     from rich.progress import Progress
 
     from summer_prep.build import build as build_keys
-    from summer_prep.nwb import other_nwb_files, select_recordings
+    from summer_prep.recordings import other_nwb_files, select_recordings
 
     n_patients = len(select_recordings(config.data_dir, config.nwb_path, config.patient_ids))
     if config.nwb_path is None and not config.patient_ids:

@@ -17,7 +17,7 @@ from summer_prep.layout import (
     key_path,
     read_attributes,
 )
-from summer_prep.nwb import find_recordings, recording_at
+from summer_prep.recordings import find_recordings, recording_at
 from summer_prep.source_note import source_sha256
 
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from summer_prep.errors import RecordingError
-from summer_prep.nwb import recording_sha256
+from summer_prep.recordings import recording_sha256
 from summer_prep.staging import staging_name
 
 SOURCE_NOTE = ".source.json"

@@ -15,7 +15,8 @@ from summer_prep.demo import LAYOUTS, DemoConfig, write_demo_data
 from summer_prep.errors import RecordingError, SettingsError
 from summer_prep.film_clock import film_clock, find_pauses
 from summer_prep.layout import key_path, read_attributes
-from summer_prep.nwb import find_recordings, read_recording
+from summer_prep.nwb import read_recording
+from summer_prep.recordings import find_recordings
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
 EXPECTED = json.loads((RECORDINGS / "expected.json").read_text())
