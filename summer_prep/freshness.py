@@ -125,7 +125,7 @@ def _refuse_unknown(patient_ids: Sequence[str], known: Iterable[str], data_dir: 
 
 def _key_status(recording: Path | None, cache_dir: Path, patient_id: str, bin_length_ms: int) -> KeyStatus:
     key = key_path(cache_dir, patient_id, bin_length_ms)
-    sha256, unchecked = None, "its recording is not there"
+    sha256, unchecked = None, "no recording to compare with"
     if recording is not None and os.path.exists(key):
         try:
             sha256, unchecked = source_sha256(recording, patient_id, cache_dir), ""

@@ -76,7 +76,7 @@ def write_key(key: Path, arrays: Arrays, attributes: Mapping[str, Any], codec: s
                 return
             except FileNotFoundError:
                 # Another builder on a file system without locks or process ids took our staging folder for debris.
-                if attempt + 1 == _WRITE_ATTEMPTS or staged.exists():
+                if attempt + 1 == _WRITE_ATTEMPTS:
                     raise
             finally:
                 shutil.rmtree(staged, ignore_errors=True)

@@ -41,7 +41,12 @@ def run_in_workers(
     with ProcessPoolExecutor(min(n_workers, len(tasks)), mp_context=context, initializer=_end_with_parent) as executor:
         try:
             _start_workers(executor)
-            futures = {executor.submit(work, *arguments): name for name, arguments in tasks.items()}
+            futures = {}
+            for name, arguments in tasks.items():
+                try:
+                    futures[executor.submit(work, *arguments)] = name
+                except BrokenProcessPool:  # by a task that was submitted a moment ago
+                    crashed.append(name)
             for future in as_completed(futures):
                 try:
                     take(futures[future], future.result())
@@ -80,7 +85,7 @@ def _interrupts_later() -> Iterator[None]:
         if in_main_thread:
             signal.signal(signal.SIGINT, handler)
     if interrupts:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
 
 def _end_with_parent() -> None:

@@ -214,19 +214,23 @@ def open_patient(key: Path) -> CachedPatient:
     ------
     CacheError : the key is missing, damaged or of another schema
     """
-    for attempt in range(_OPEN_ATTEMPTS):
+    for _ in range(_OPEN_ATTEMPTS):
         attributes = read_attributes(key)
+        problem: Exception | None = None
         try:
             check_files(key, attributes)
             chunks, is_mapped = _open_counts(key, attributes)
-        except OSError as error:
-            raise CacheError(f"{key}: cannot be read ({error.strerror}). Check its permissions") from error
-        except CacheError:
-            if attempt + 1 == _OPEN_ATTEMPTS or read_attributes(key) == attributes:
-                raise
-            continue
-        if read_attributes(key) == attributes:
+        except (CacheError, OSError, ValueError) as error:
+            problem = error
+        if read_attributes(key) != attributes:
+            continue  # rebuilt meanwhile
+        if problem is None:
             return CachedPatient(key=key, attributes=attributes, chunks=chunks, is_mapped=is_mapped)
+        if isinstance(problem, CacheError):
+            raise problem
+        raise CacheError(
+            f"{key}: cannot be read ({problem}). Check its permissions, or rebuild it: {build_command(key)}"
+        ) from problem
     raise CacheError(f"{key}: is being rebuilt again and again. Wait for the builds to end")
 
 

@@ -88,9 +88,22 @@ def find_run(config: FitConfig, provenance: dict[str, Any]) -> Path:
     if n_epochs >= config.max_epochs:
         raise SettingsError(
             f"{newest}: has been trained for {n_epochs} epochs, so with --max-epochs {config.max_epochs} nothing is "
-            "left to do. Give more epochs, or leave --resume out"
+            "left to do. Evaluate it with summer-train evaluate, give more epochs, or leave --resume out"
         )
     return runs[trained[-1]]
+
+
+def metrics_of_whole_epochs(log_dir: Path) -> list[str]:
+    """Return the lines of a run's metrics.csv up to its last checkpoint, header first; none if it was damaged."""
+    path = log_dir / "metrics.csv"
+    lines = path.read_text().splitlines() if path.exists() else []
+    columns = lines[0].split(",") if lines else []
+    if "epoch" not in columns:
+        return []
+    n_epochs = load_checkpoint(last_checkpoint(log_dir))["epoch"] + 1
+    cells = (line.split(",") for line in lines[1:])
+    kept = [row for row in cells if len(row) == len(columns) and int(row[columns.index("epoch")]) < n_epochs]
+    return [lines[0], *(",".join(row) for row in kept)]
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The commands of `summer-train`: parse, one library call, print."""
 
 import json
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -203,4 +204,7 @@ def _two_seconds(text: str) -> tuple[float, float]:
 
 def main() -> None:
     """Run `summer-train`."""
+    if os.environ.get("LOCAL_RANK", "0") != "0" and "--debug" not in sys.argv:
+        # The first process of a run on several devices speaks for all, of errors too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     run(app, sys.argv[1:])

@@ -46,6 +46,8 @@ def evaluate(
     trained = checkpoint["summer"]
     ids = patient_ids or tuple(patient["patient_id"] for patient in trained["data"]["patients"])
     changes = {"data_dir": data_dir, "cache_dir": cache_dir, "patient_ids": ids, "nwb_path": None, "resume": False}
+    if fold is not None and trained["config"]["val_fraction"] is not None:
+        raise SettingsError(f"--fold {fold}: {checkpoint_path} was trained with the fraction split, which has no folds")
     config = config_of(trained["config"], {**changes, **({} if fold is None else {"fold": fold})})
     data = open_data(config, say)
     differences = data_differences(trained["data"], data.selection.provenance())

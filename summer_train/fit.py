@@ -25,6 +25,7 @@ from summer_train.checkpoints import (
     find_run,
     last_checkpoint,
     load_checkpoint,
+    metrics_of_whole_epochs,
 )
 from summer_train.config import FitConfig
 from summer_train.data import FilmData, available_bytes
@@ -80,8 +81,8 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult | None:
     ------
     SummerError : data or settings do not allow the run
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        say = _say_nothing  # the first process of a run on several devices speaks for all
+    if not _speaks():
+        say = _say_nothing
     check_folder(config.output_dir, "--output-dir")
     _check_devices(config)
     data = open_data(config, say)
@@ -98,11 +99,7 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult | None:
     with _writing_below(config.output_dir):
         trainer = _trainer(config, say, previous)
         _prepare_log_dir(trainer, config)
-        _train(trainer, model, data, previous)
-        log_dir = Path(str(trainer.log_dir))  # that of the first process, in all of them
-        model.load_state_dict(load_checkpoint(best_checkpoint(log_dir))["state_dict"])
-        if len(data.split.test):
-            trainer.test(model, datamodule=data, verbose=False)
+        log_dir = _train(trainer, model, data, previous)
     if not trainer.is_global_zero:
         return None
     return FitResult(
@@ -164,10 +161,15 @@ def _writing_below(output_dir: Path) -> Iterator[None]:
         ) from error
 
 
-def _train(trainer: lightning.Trainer, model: Decoder, data: FilmData, previous: Path | None) -> None:
+def _train(trainer: lightning.Trainer, model: Decoder, data: FilmData, previous: Path | None) -> Path:
+    """Train, test the best epoch, and return the run's folder."""
     resumed = None if previous is None else last_checkpoint(previous)
     try:
         trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
+        log_dir = Path(str(trainer.log_dir))  # that of the first process, in all of them
+        model.load_state_dict(load_checkpoint(best_checkpoint(log_dir))["state_dict"])
+        if len(data.split.test):
+            trainer.test(model, datamodule=data, verbose=False)
     except SystemExit as stop:
         if not trainer.interrupted:
             raise
@@ -175,6 +177,12 @@ def _train(trainer: lightning.Trainer, model: Decoder, data: FilmData, previous:
         if last.exists():
             model.say(f"interrupted: {last} holds the last whole epoch; the same command with --resume continues")
         raise KeyboardInterrupt from stop  # Lightning exits with 1 after Ctrl-C
+    return log_dir
+
+
+def _speaks() -> bool:
+    """Return whether this is the first process of a run on several devices, which speaks for all."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _say_nothing(_line: str) -> None:
@@ -193,9 +201,10 @@ def build_what_is_missing(config: FitConfig, say: Say) -> list[str]:
     states = training_status(
         config.data_dir, config.cache_dir, config.nwb_path, config.patient_ids, config.bin_length_ms
     )
-    unchecked = [state.patient_id for state in states if state.state == "unchecked"]
-    if unchecked:
-        say(f"no recording of patient {', '.join(unchecked)} in {config.data_dir}: whether keys are fresh is not known")
+    unchecked = [state for state in states if state.state == "unchecked"]
+    for reason in dict.fromkeys(state.reason for state in unchecked):
+        patients = ", ".join(state.patient_id for state in unchecked if state.reason == reason)
+        say(f"patient {patients}: whether the cache is fresh is not known ({reason})")
     wanted = {state.patient_id: state for state in states if state.state in ("missing", "stale")}
     for patient_id, state in wanted.items():
         say(f"building patient {patient_id} at {config.bin_length_ms} ms: {state.reason or state.state}")
@@ -260,19 +269,16 @@ def _trainer(config: FitConfig, say: Say, previous: Path | None) -> lightning.Tr
 
 
 def _logger(config: FitConfig, previous: Path | None) -> CSVLogger:
-    if previous is None:
-        return CSVLogger(config.output_dir, name=config.log_name)
+    version = None if previous is None else previous.name
+    logger = CSVLogger(config.output_dir, name=config.log_name, version=version)
+    if previous is None or not _speaks():
+        return logger
     # Lightning removes the metrics of a run that is opened again; those of whole epochs are put back.
-    metrics = previous / "metrics.csv"
-    header, *rows = metrics.read_text().splitlines() if metrics.exists() else [""]
-    n_epochs = load_checkpoint(last_checkpoint(previous))["epoch"] + 1
-    place = header.split(",").index("epoch") if header else 0
-    logger = CSVLogger(config.output_dir, name=config.log_name, version=previous.name)
+    lines = metrics_of_whole_epochs(previous)
     writer = logger.experiment
-    if header:
-        kept = [row for row in rows if int(row.split(",")[place]) < n_epochs]
-        metrics.write_text("".join(f"{line}\n" for line in [header, *kept]))
-        writer.metrics_keys = header.split(",")
+    if lines:
+        (previous / "metrics.csv").write_text("".join(f"{line}\n" for line in lines))
+        writer.metrics_keys = lines[0].split(",")
     return logger
 
 

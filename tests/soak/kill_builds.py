@@ -30,6 +30,9 @@ from summer_prep.demo import DemoConfig, write_demo_data
 from summer_prep.layout import cached_keys, key_path, read_attributes
 
 BIN_LENGTHS_MS = (200, 1000)
+FEWEST_WRITE_POINTS = 100
+"""A build writes 40 files and renames twice; fewer points would mean that the hook sees nothing."""
+
 WRITE_EVENTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link"}
 
 
@@ -152,9 +155,7 @@ def main() -> None:
             n_tried += 1
         print(f"{n_killed} builds killed at random moments ({n_tried - n_killed} more had ended), nothing lost")
         if options.write_points:
-            counts = []
             for is_rebuild in (False, True):
-                n_points = 0
 
                 def kill_at(point: int, cache: Path) -> int:
                     def work() -> None:
@@ -163,14 +164,11 @@ def main() -> None:
 
                     return in_process(work)
 
-                for point in itertools.count(1, options.every):
-                    if not attempt(is_rebuild, partial(kill_at, point)):
-                        break
-                    n_points += 1
-                counts.append(n_points)
-            print(
-                f"{counts[0]} write points of a first build and {counts[1]} of a rebuild, a kill at each: nothing lost"
-            )
+                points = itertools.count(1, options.every)
+                killed = list(itertools.takewhile(lambda point: attempt(is_rebuild, partial(kill_at, point)), points))
+                assert killed[-1:] > [FEWEST_WRITE_POINTS], f"too few write points were seen: {killed}"
+                kind = "rebuild" if is_rebuild else "first build"
+                print(f"{len(killed)} kills at write points 1 to {killed[-1]} of a {kind}, nothing lost")
 
 
 if __name__ == "__main__":

@@ -421,7 +421,7 @@ PLACES = ("--data-dir", "data", "--cache-dir", "cache")
     ("place", "mode", "command", "message"),
     [
         ("cache/sub-14", 0o555, "summer_prep build --force", "cannot be written (Permission denied)"),
-        ("cache/sub-14/bin-1000ms.zarr/spike_counts/c/0/0", 0o000, "summer_train fit", "cannot be read (Permission"),
+        ("cache/sub-14/bin-1000ms.zarr/spike_counts/c/0/0", 0o000, "summer_train fit", "Permission denied"),
         ("cache/sub-14/bin-1000ms.zarr/spike_counts/c/0/0", 0o000, "summer_prep verify", "cannot be read (Permission"),
         ("data/sub-14/sub-14_ses-sub14_ecephys.nwb", 0o000, "summer_prep build --force", "cannot be read (Permission"),
         ("data/sub-14", 0o000, "summer_prep build", "may not be read"),

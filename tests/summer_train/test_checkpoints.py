@@ -131,6 +131,25 @@ def test_resumed_run_keeps_the_best_epoch_of_before_also_where_it_was_moved(over
     assert (resumed.log_dir / "metrics.csv").read_text() == (whole.log_dir / "metrics.csv").read_text()
 
 
+@pytest.mark.parametrize("content", ["", "epo", "epoch,val_loss\n0,0.5\n1,"])
+def test_run_with_torn_metrics_is_resumed(content, config):
+    first = fit(config())
+    (first.log_dir / "metrics.csv").write_text(content)
+    assert fit(config(max_epochs=3, resume=True)).log_dir == first.log_dir
+
+
+def test_fraction_split_has_no_fold_to_evaluate(config, demo_cache, tmp_path):
+    result = fit(config(val_fraction=0.2, buffer_s=None))
+    with pytest.raises(SettingsError, match="was trained with the fraction split, which has no folds"):
+        evaluate(result.best_checkpoint, data_dir=tmp_path, cache_dir=demo_cache, fold=2)
+
+
+def test_error_of_a_run_in_two_processes_is_one_line(demo_cache, run, tmp_path):
+    options = ("--cache-dir", demo_cache, "--patient-ids", "14", "--buffer", "10", "--lr", "1e30", "--devices", "2")
+    result = run("summer_train", "fit", *options, "--data-dir", tmp_path, cwd=tmp_path)
+    assert "training diverged" in error_line(result)
+
+
 def test_a_run_that_has_had_its_epochs_is_not_resumed(config, tmp_path):
     fit(config())
     (tmp_path / "logs" / "dhv" / "version_old").mkdir()
