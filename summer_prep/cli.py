@@ -96,14 +96,10 @@ def build(
         typer.echo(json.dumps([asdict(result) for result in results], indent=1))
     else:
         _print_results(results)
-    n_failed = sum(result.state == "failed" for result in results)
-    if n_failed:
-        failures = [result.message for result in results if result.state == "failed"]
-        if len(results) == 1:
-            raise CacheError(failures[0])
-        for failure in failures:
-            typer.echo(f"failed: {failure}", err=True)
-        raise CacheError(f"{n_failed} builds failed, listed above; {len(results) - n_failed} keys are built or fresh")
+    failures = [result.message for result in results if result.state == "failed"]
+    n_good = len(results) - len(failures)
+    summary = f"{len(failures)} builds failed, listed above; {n_good} keys are built or fresh"
+    _fail_if_any(failures, "failed", len(results), summary)
 
 
 def build_with_progress(config: "BuildConfig") -> "list[KeyResult]":
@@ -201,17 +197,17 @@ def _print_keys(keys: list[Path], as_json: bool) -> None:
             cells += [facts["spikes"]["counted"], facts["codec"], facts["source"]["file_name"]]
             table.add_row(*map(str, cells))
         print_table(table)
-    _fail_if_wrong(problems, len(problems), len(keys))
+    _fail_if_any(problems, "wrong", len(keys), f"{len(problems)} of {len(keys)} keys are damaged, listed above")
 
 
-def _fail_if_wrong(problems: list[str], n_wrong: int, n_keys: int) -> None:
-    """Say what is wrong with keys, one line each, and end with exit code 1."""
+def _fail_if_any(problems: list[str], word: str, n_keys: int, summary: str) -> None:
+    """Say the problems of keys, one line each, and end with exit code 1; the only one of the only key in one line."""
     if len(problems) == 1 and n_keys == 1:
         raise CacheError(problems[0])
     for problem in problems:
-        typer.echo(f"wrong: {problem}", err=True)
+        typer.echo(f"{word}: {problem}", err=True)
     if problems:
-        raise CacheError(f"{n_wrong} of {n_keys} keys are damaged, listed above")
+        raise CacheError(summary)
 
 
 def _print_key(key: Path, picture: Path | None, as_json: bool) -> None:
@@ -308,7 +304,8 @@ def verify(
     if as_json:
         typer.echo(json.dumps(problems, indent=1))
     every_problem = [problem for found in problems.values() for problem in found]
-    _fail_if_wrong(every_problem, sum(bool(found) for found in problems.values()), len(keys))
+    n_wrong = sum(bool(found) for found in problems.values())
+    _fail_if_any(every_problem, "wrong", len(keys), f"{n_wrong} of {len(keys)} keys are damaged, listed above")
     if not as_json:
         typer.echo(f"{len(keys)} keys verified: every byte is as it was written")
 

@@ -22,7 +22,7 @@ from summer_prep.command_line import (
     split_list,
 )
 from summer_prep.errors import SettingsError
-from summer_train.config import FitConfig
+from summer_train.config import FitConfig, is_first_process
 
 app = new_app("Train decoders on the cached SUMMER arrays.")
 
@@ -38,16 +38,21 @@ RESUME_HELP = "Continue the newest run in --output-dir, which must have these se
 MEMORY_HELP = "GB of device memory that counts may take; more than that streams.  [default: 80 % of what is free]"
 FRACTION_HELP = "Fraction split instead of the blocked one: this last part validates, no test."
 
+TaskOption = Annotated[Task, typer.Option(help="Predict the next bin's counts, or a label.")]
+BinLength = Annotated[int, typer.Option(help="Bin length in ms.")]
+BatchSize = Annotated[int, typer.Option(help="Samples per optimizer step.")]
+HiddenSize = Annotated[int, typer.Option(help="Width of the hidden layer.")]
+
 
 @app.command()
 def fit(
-    task: Annotated[Task, typer.Option(help="Predict the next bin's counts, or a label.")] = Task.next_bin,
+    task: TaskOption = Task.next_bin,
     label_name: Annotated[str, typer.Option(help="The label to decode (task label).")] = "summer",
     data_dir: DataDir = Path("/data"),
     nwb_path: NwbPath = None,
     cache_dir: CacheDir = Path("data_cache"),
     patient_ids: PatientIds = "",
-    bin_length: Annotated[int, typer.Option(help="Bin length in ms.")] = 80,
+    bin_length: BinLength = 80,
     brain_regions: Annotated[str, typer.Option(help=REGIONS_HELP)] = "",
     single_units: Annotated[bool, typer.Option("--single-units", help="Keep single units only.")] = False,
     label_rule: Annotated[LabelRule, typer.Option(help=RULE_HELP)] = LabelRule.first,
@@ -58,9 +63,9 @@ def fit(
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Blocked split: fold, 1 to 5.  [default: 1]")] = None,
     sequence: Annotated[str, typer.Option(help="Past and future seconds added to the buffer.")] = "3 1",
-    batch_size: Annotated[int, typer.Option(help="Samples per optimizer step.")] = 32,
+    batch_size: BatchSize = 32,
     max_epochs: Annotated[int, typer.Option(help="Passes over the training samples.")] = 20,
-    hidden_size: Annotated[int, typer.Option(help="Width of the hidden layer.")] = 64,
+    hidden_size: HiddenSize = 64,
     lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 1e-3,
     num_workers: Annotated[int, typer.Option(help=WORKERS_HELP)] = 0,
     output_dir: Annotated[Path, typer.Option(help="Where logs and checkpoints go.")] = Path("lightning_logs"),
@@ -107,14 +112,14 @@ def fit(
     )
     from summer_train.fit import fit as fit_model
 
-    result = fit_model(config, say=lambda line: typer.echo(line, err=True))
+    result = fit_model(config, say=_say)
     if result is None:
         return
     from summer_train.report import draw_learning_curve, score_table
 
     if picture is not None:
         draw_learning_curve(result.log_dir, result.scores, picture)
-        typer.echo(f"wrote {picture}", err=True)
+        _say(f"wrote {picture}")
     if as_json:
         typer.echo(json.dumps(result.as_plain(), indent=1))
         return
@@ -142,7 +147,7 @@ def evaluate(
         cache_dir=cache_dir,
         patient_ids=split_list(patient_ids),
         fold=fold,
-        say=lambda line: typer.echo(line, err=True),
+        say=_say,
     )
     if as_json:
         typer.echo(json.dumps(result.as_plain(), indent=1))
@@ -150,19 +155,19 @@ def evaluate(
     from summer_train.report import score_table
 
     for difference in result.differences:
-        typer.echo(f"differs from training: {difference}", err=True)
+        _say(f"differs from training: {difference}")
     print_table(score_table(result.scores))
 
 
 @app.command()
 def bench(
-    task: Annotated[Task, typer.Option(help="Predict the next bin's counts, or a label.")] = Task.next_bin,
+    task: TaskOption = Task.next_bin,
     data_dir: DataDir = Path("/data"),
     cache_dir: CacheDir = Path("data_cache"),
     patient_ids: PatientIds = "",
-    bin_length: Annotated[int, typer.Option(help="Bin length in ms.")] = 80,
-    batch_size: Annotated[int, typer.Option(help="Samples per optimizer step.")] = 32,
-    hidden_size: Annotated[int, typer.Option(help="Width of the hidden layer.")] = 64,
+    bin_length: BinLength = 80,
+    batch_size: BatchSize = 32,
+    hidden_size: HiddenSize = 64,
     repeats: Annotated[int, typer.Option(help="Turns; each trains a few epochs in every way.")] = 5,
     picture: PictureOption = None,
     as_json: JsonOption = False,
@@ -180,10 +185,10 @@ def bench(
     from summer_train.bench import bench as run_bench
     from summer_train.report import bench_tables, draw_bench
 
-    result = run_bench(config, repeats, say=lambda line: typer.echo(line, err=True))
+    result = run_bench(config, repeats, say=_say)
     if picture is not None:
         draw_bench(result.epochs_s, picture)
-        typer.echo(f"wrote {picture}", err=True)
+        _say(f"wrote {picture}")
     if as_json:
         typer.echo(json.dumps(result.as_plain(), indent=1))
         return
@@ -192,6 +197,11 @@ def bench(
     )
     for table in bench_tables(result.stages_s, result.epochs_s):
         print_table(table)
+
+
+def _say(line: str) -> None:
+    """Tell people, beside the results that go to stdout."""
+    typer.echo(line, err=True)
 
 
 def _two_seconds(text: str) -> tuple[float, float]:
@@ -204,7 +214,6 @@ def _two_seconds(text: str) -> tuple[float, float]:
 
 def main() -> None:
     """Run `summer-train`."""
-    if os.environ.get("LOCAL_RANK", "0") != "0" and "--debug" not in sys.argv:
-        # The first process of a run on several devices speaks for all, of errors too.
+    if not is_first_process() and "--debug" not in sys.argv:  # the first one speaks for all, of errors too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     run(app, sys.argv[1:])

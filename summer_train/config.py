@@ -1,5 +1,6 @@
 """What one training run is: checked when it is made, taken by the library, stored with the results."""
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -135,6 +136,11 @@ class FitConfig:
             name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
         }
+
+
+def is_first_process() -> bool:
+    """Return whether this is the first process of a run on several devices, which speaks for all of them."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _check_choice(

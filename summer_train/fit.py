@@ -27,7 +27,7 @@ from summer_train.checkpoints import (
     load_checkpoint,
     metrics_of_whole_epochs,
 )
-from summer_train.config import FitConfig
+from summer_train.config import FitConfig, is_first_process
 from summer_train.data import FilmData, available_bytes
 from summer_train.models import LinearLabel, LinearNextBin
 from summer_train.report import EpochLines
@@ -81,7 +81,7 @@ def fit(config: FitConfig, say: Say = lambda _line: None) -> FitResult | None:
     ------
     SummerError : data or settings do not allow the run
     """
-    if not _speaks():
+    if not is_first_process():
         say = _say_nothing
     check_folder(config.output_dir, "--output-dir")
     _check_devices(config)
@@ -180,11 +180,6 @@ def _train(trainer: lightning.Trainer, model: Decoder, data: FilmData, previous:
     return log_dir
 
 
-def _speaks() -> bool:
-    """Return whether this is the first process of a run on several devices, which speaks for all."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
 def _say_nothing(_line: str) -> None:
     pass
 
@@ -271,7 +266,7 @@ def _trainer(config: FitConfig, say: Say, previous: Path | None) -> lightning.Tr
 def _logger(config: FitConfig, previous: Path | None) -> CSVLogger:
     version = None if previous is None else previous.name
     logger = CSVLogger(config.output_dir, name=config.log_name, version=version)
-    if previous is None or not _speaks():
+    if previous is None or not is_first_process():
         return logger
     # Lightning removes the metrics of a run that is opened again; those of whole epochs are put back.
     lines = metrics_of_whole_epochs(previous)

@@ -1,6 +1,7 @@
 """Recordings and caches that several tests share, built once per test process."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -52,6 +53,11 @@ def run() -> Run:
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
     return run_module
+
+
+def hear_interrupts() -> None:
+    """Undo, in a new process, that a suite in the background of a shell hands down that interrupts are ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def error_line(result: "subprocess.CompletedProcess[str]") -> str:

@@ -21,7 +21,7 @@ from summer_prep.layout import cached_keys, check_files, key_path, read_attribut
 from summer_prep.staging import clear_debris, staging_name
 from summer_prep.store import verify_key
 from summer_train.cache import open_patient
-from tests.conftest import error_line
+from tests.conftest import error_line, hear_interrupts
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,8 +114,7 @@ def start_build(demo_dir, folder, n_workers, is_ready):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        # A suite that runs in the background of a shell hands down that interrupts are ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+        preexec_fn=hear_interrupts,  # noqa: PLW1509
     )
     while not is_ready():
         assert builder.poll() is None

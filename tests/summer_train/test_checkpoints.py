@@ -18,7 +18,7 @@ from summer_prep.layout import key_path
 from summer_train.config import FitConfig
 from summer_train.evaluate import evaluate
 from summer_train.fit import fit
-from tests.conftest import error_line
+from tests.conftest import error_line, hear_interrupts
 
 ROOT = Path(__file__).parents[2]
 
@@ -181,8 +181,7 @@ def test_interrupted_run_leaves_a_last_checkpoint_that_continues_to_the_same_wei
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
-        # A suite that runs in the background of a shell hands down that interrupts are ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+        preexec_fn=hear_interrupts,  # noqa: PLW1509
     )
     for line in process.stderr:
         if line.startswith("epoch 3/"):
