@@ -20,12 +20,12 @@ ONE_BUILD = """
 import json, sys, time
 from pathlib import Path
 import pynwb, summer_prep.store
-from summer_prep.build import BuildConfig, build
+from summer_prep.building import BuildConfig, build_keys
 data, cache, n_workers, *patients = sys.argv[1:]
 places = {"data_dir": Path(data), "cache_dir": Path(cache)}
 config = BuildConfig(**places, patient_ids=tuple(patients), n_workers=int(n_workers))
 before = time.perf_counter()
-results = build(config)
+results = build_keys(config)
 seconds = time.perf_counter() - before
 assert all(result.state == "built" for result in results), results
 status = Path("/proc/self/status").read_text()

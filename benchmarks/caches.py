@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from summer_prep.layout import SCHEMA_VERSION, key_path
+from summer_prep.key import SCHEMA_VERSION, key_path
 from summer_prep.store import write_key
 
 UNITS_OF_29 = [79] * 24 + [78] * 5

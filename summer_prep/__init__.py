@@ -1,3 +1,36 @@
-"""Bin the SUMMER recordings into film bins and cache them as Zarr arrays."""
+"""Bin the SUMMER recordings into film bins and cache them as Zarr arrays.
+
+    import summer_prep
+
+    summer_prep.demo_data("recordings", patients=2)
+    summer_prep.build(data_dir="recordings", cache_dir="cache", bin_length=80, workers=0)
+    group = summer_prep.open_key("cache", 14, 80)
+
+The commands are those of `summer-prep --help`; what raises a SummerError tells what to do in one line.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from summer_prep.building import build
+    from summer_prep.demo import demo_data
+    from summer_prep.errors import SummerError
+    from summer_prep.store import open_key
 
 __version__ = "0.1.0"
+__all__ = ["SummerError", "build", "demo_data", "open_key"]
+
+_HOMES = {"SummerError": "errors", "build": "building", "demo_data": "demo", "open_key": "store"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first asked for: pynwb and Zarr take their time."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted([*__all__, "__version__"])

@@ -7,12 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from summer_prep.dataset import FRAME_PERIOD_MS, check_bin_length
 from summer_prep.errors import RecordingError, SettingsError
 from summer_prep.film_clock import FilmClock, FilmState
-from summer_prep.layout import FRAME_PERIOD_MS
-
-PARTS_PER_FRAME = (2, 4, 5, 8)
-"""Cuts of a 40 ms frame that give whole milliseconds: bins of 20, 10, 8 and 5 ms."""
 
 SpikeCounts = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -93,21 +90,6 @@ def bin_grid(file_grids: Mapping[int, BinGrid], bin_length_ms: int) -> BinGrid:
     return BinGrid(first_frame=base.first_frame, n_bins=n_frames // frames_per_bin, frames_per_bin=frames_per_bin)
 
 
-def check_bin_length(bin_length_ms: int) -> None:
-    """Refuse bin lengths that no grid of film frames can have.
-
-    Raises
-    ------
-    SettingsError : neither a multiple of the frame period nor a cut of it into whole milliseconds
-    """
-    cuts = [FRAME_PERIOD_MS // parts for parts in PARTS_PER_FRAME]
-    if bin_length_ms not in cuts and (bin_length_ms <= 0 or bin_length_ms % FRAME_PERIOD_MS):
-        raise SettingsError(
-            f"no bins of {bin_length_ms} ms can be made; possible are the multiples of {FRAME_PERIOD_MS} ms "
-            f"(40, 80, 120, 200, 480, 1000, ...) and {', '.join(map(str, cuts))} ms. Choose one with --bin-length"
-        )
-
-
 def bins_of_intervals(clock: FilmClock, grid: BinGrid) -> NDArray[np.int64]:
     """Return the bin that each interval of the clock belongs to, (n_intervals,); -1 for none."""
     assert clock.parts_per_frame == grid.parts_per_frame
@@ -121,6 +103,21 @@ def recorded_s(clock: FilmClock, bin_of_interval: NDArray[np.int64], n_bins: int
     inside = bin_of_interval >= 0
     durations_ms = np.diff(clock.edges_ms)
     return np.bincount(bin_of_interval[inside], weights=durations_ms[inside], minlength=n_bins) / 1000
+
+
+def recording_spans_ms(
+    clock: FilmClock, bin_of_interval: NDArray[np.int64], n_bins: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return when each bin began and ended on the recording clock, (n_bins,) each; NaN where it was never seen.
+
+    A bin that ends when the next begins is its neighbour in recording time, too; one whose span is longer than
+    `recorded_s` was interrupted by a pause or a skip.
+    """
+    inside = bin_of_interval >= 0
+    start_ms, stop_ms = np.full(n_bins, np.inf), np.full(n_bins, -np.inf)
+    np.minimum.at(start_ms, bin_of_interval[inside], clock.edges_ms[:-1][inside])
+    np.maximum.at(stop_ms, bin_of_interval[inside], clock.edges_ms[1:][inside])
+    return np.where(np.isinf(start_ms), np.nan, start_ms), np.where(np.isinf(stop_ms), np.nan, stop_ms)
 
 
 def locate_spikes(clock: FilmClock, spike_times_ms: NDArray[np.float64]) -> NDArray[np.int64]:

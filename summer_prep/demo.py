@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from summer_prep.dataset import DATASET_BIN_LENGTHS_MS, FRAME_PERIOD_MS, FRAMES_PER_MINUTE, UNDEFINED, FileLayout
 from summer_prep.errors import SettingsError
-from summer_prep.film_clock import FRAME_PERIOD_S
-from summer_prep.layout import DATASET_BIN_LENGTHS_MS, FRAME_PERIOD_MS, UNDEFINED, is_patient_id
+from summer_prep.key import is_patient_id
+from summer_prep.machine import available_bytes
 from summer_prep.nwb import ANNOTATION_TABLE, BINNING_TABLE, WATCHLOG_TABLE
 from summer_prep.output import check_folder
+from summer_prep.values import as_path, as_patient_ids
 
 if TYPE_CHECKING:
     from pynwb import NWBFile
@@ -25,11 +27,10 @@ if TYPE_CHECKING:
 FILM_FRAMES = 125_743
 FILM_FIRST_ANALYSED = 918
 FILM_ANALYSED_FRAMES = 118_161
-FRAMES_PER_MINUTE = 1500
 LAG_MS = 320
 TRUTH_FILE = "truth.json"
 
-LAYOUTS: dict[str, tuple[str, str, str]] = {
+LAYOUTS: dict[FileLayout, tuple[str, str, str]] = {
     "dandi": ("sub-{0}/sub-{0}_ses-sub{0}_ecephys.nwb", "machine_learning", "machine_learning"),
     "flat": ("sub-{0}_ses-sub{0}_ecephys.nwb", "machine_learning", "machine_learning"),
     "misc": ("sub{0}.nwb", "misc", "misc"),
@@ -83,7 +84,7 @@ class DemoConfig:
     """Units per patient."""
     median_rate_hz: float = 0.9
     """Median firing rate of untuned units; rates are log-normal."""
-    layout: str = "dandi"
+    layout: FileLayout = "dandi"
     """One of LAYOUTS."""
     seed: int = 0
     """Equal seeds make equal recordings."""
@@ -91,13 +92,29 @@ class DemoConfig:
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise SettingsError(f"no layout {self.layout!r}. Choose one of {', '.join(LAYOUTS)}")
-        if self.n_units < 1 or self.n_patients < 1 or self.minutes < 1:
+        if self.n_units < 1 or self.n_patients < 1 or not 1 <= self.minutes < float("inf"):
             raise SettingsError(
                 "a demo needs at least 1 patient (--patients), 1 unit (--units) and 1 minute (--minutes)"
+            )
+        if self._n_bytes > available_bytes():
+            raise SettingsError(
+                f"--units {self.n_units} over {self.n_frames / FRAMES_PER_MINUTE:g} minutes take about "
+                f"{self._n_bytes / 1e9:.0f} GB, {available_bytes() / 1e9:.1f} GB are free. Choose fewer or less"
             )
         wrong = [patient_id for patient_id in self.patient_ids if not is_patient_id(patient_id)]
         if wrong:
             raise SettingsError(f"{wrong[0]!r} is no patient id; letters and digits are allowed")
+
+    @property
+    def n_frames(self) -> int:
+        """Length of the film."""
+        return FILM_FRAMES if self.film_length else round(self.minutes * FRAMES_PER_MINUTE)
+
+    @property
+    def _n_bytes(self) -> float:
+        """Memory that one patient takes: spike times and unit columns, frame names and annotations, copies included."""
+        n_spikes = self.n_units * self.n_frames * FRAME_PERIOD_MS / 1000 * 4 * self.median_rate_hz
+        return 32 * n_spikes + 4096 * self.n_units + 16 * len(SHARES_PERCENT) * self.n_frames
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -130,6 +147,45 @@ class Tuning:
     lag_ms: int = LAG_MS
 
 
+def demo_data(
+    folder: str | Path,
+    *,
+    patients: int = 2,
+    patient_ids: object = None,
+    minutes: float = 10.0,
+    film_length: bool = False,
+    units: int = 40,
+    layout: FileLayout = "dandi",
+    seed: int = 0,
+) -> list[Path]:
+    """Write SUMMER-shaped synthetic recordings and `truth.json`, as `summer-prep demo-data` does; return their paths.
+
+    Parameters
+    ----------
+    patients : how many, instead of `patient_ids`, like 14 or [14, "20"]
+    minutes, film_length : length of the film; as long as the real one, 83.8 minutes
+    units : per patient
+    layout : file names and places of the tables
+    seed : equal seeds make equal recordings
+
+    Raises
+    ------
+    SettingsError : a file is already there, or none can be written there
+    """
+    return write_demo_data(
+        DemoConfig(
+            folder=as_path(folder, "folder"),
+            n_patients=patients,
+            patient_ids=as_patient_ids(patient_ids),
+            minutes=minutes,
+            film_length=film_length,
+            n_units=units,
+            layout=layout,
+            seed=seed,
+        )
+    )
+
+
 def write_demo_data(config: DemoConfig) -> list[Path]:
     """Write the recordings and `truth.json`; return the recordings' paths.
 
@@ -155,7 +211,7 @@ def write_demo_data(config: DemoConfig) -> list[Path]:
 
 def make_film(config: DemoConfig, generator: np.random.Generator) -> Film:
     """Return a film of scenes, each label on in some of them until its listed share is reached."""
-    n_frames = FILM_FRAMES if config.film_length else round(config.minutes * FRAMES_PER_MINUTE)
+    n_frames = config.n_frames
     first = FILM_FIRST_ANALYSED * n_frames // FILM_FRAMES
     n_analysed = FILM_ANALYSED_FRAMES * n_frames // FILM_FRAMES
     indicators = np.zeros((len(SHARES_PERCENT), n_frames), dtype=np.uint8)
@@ -259,7 +315,7 @@ def _make_spikes(
 def _write_nwb(
     path: Path,
     patient_id: str,
-    layout: str,
+    layout: FileLayout,
     film: Film,
     watchlog: tuple[NDArray[np.int64], NDArray[np.float64]],
     spikes: list[NDArray[np.float64]],
@@ -279,7 +335,7 @@ def _write_nwb(
     )
     frame_index, recording_time_ms = watchlog
     for name in (WATCHLOG_TABLE, "raw_watchlogs"):
-        columns = {"pts": frame_index * FRAME_PERIOD_S, "neural_recording_time": recording_time_ms}
+        columns = {"pts": frame_index * (FRAME_PERIOD_MS / 1000), "neural_recording_time": recording_time_ms}
         nwb_file.add_stimulus(_table(name, "film frame and recording clock of each row", columns))
     _, binning_module, annotation_module = LAYOUTS[layout]
     _place(nwb_file, binning_module, _binning_table(film))
@@ -326,7 +382,7 @@ def _binning_table(film: Film) -> Any:
         frames_per_bin = length // FRAME_PERIOD_MS
         n_bins = film.n_analysed // frames_per_bin
         frames = film.first_analysed + np.arange(n_bins + 1) * frames_per_bin
-        edges.append(frames * FRAME_PERIOD_S)
+        edges.append(frames * (FRAME_PERIOD_MS / 1000))
         names.append(np.array([f"frame_{frame + 1:06d}.jpg" for frame in frames[:-1]], dtype=object))
     columns = {"bin_length": np.array(DATASET_BIN_LENGTHS_MS), "edges": edges, "frames": names}
     return _table(BINNING_TABLE, "edges (s, film clock) and first frames of the bins of each length (ms)", columns)

@@ -6,9 +6,9 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from summer_prep.dataset import FRAME_PERIOD_MS
 from summer_prep.errors import RecordingError
 
-FRAME_PERIOD_S = 0.04
 MAX_FILLED_STEP_FRAMES = 5
 
 
@@ -47,19 +47,23 @@ class Pause:
     duration_ms: float
 
 
-def frame_indices(pts_s: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the 0-based film frame of each presentation time: floats carry rounding noise, frames compare exactly.
+def frame_indices(film_times_s: NDArray[np.float64], where: str) -> NDArray[np.int64]:
+    """Return the 0-based film frame of each film time: floats carry rounding noise, frames compare exactly.
+
+    Parameters
+    ----------
+    where : what holds these times, for the error
 
     Raises
     ------
     RecordingError : a time is not a number, or further from 0 than any film is long
     """
     # A year of film: far beyond any recording, far below what an int64 frame number holds.
-    bad = ~(np.abs(pts_s) < 366 * 86400)
+    bad = ~(np.abs(film_times_s) < 366 * 86400)
     if bad.any():
         row = int(np.argmax(bad))
-        raise RecordingError(f"the watch log has pts = {pts_s[row]} s in row {row}; a film time was expected")
-    return np.rint(pts_s / FRAME_PERIOD_S).astype(np.int64)
+        raise RecordingError(f"{where} = {film_times_s[row]} s in row {row}; a film time was expected")
+    return np.rint(film_times_s / (FRAME_PERIOD_MS / 1000)).astype(np.int64)
 
 
 def film_clock(frame_index: NDArray[np.int64], recording_time_ms: NDArray[np.float64]) -> FilmClock:

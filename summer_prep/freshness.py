@@ -1,64 +1,51 @@
-"""Which keys are built, missing or stale, and why: fresh is a key of the same content, settings and algorithm."""
+"""May a key be used, and if not, why: fresh is a key of the same content, settings and algorithm."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from summer_prep.binning import check_bin_length
+from summer_prep.dataset import DATASET_BIN_LENGTHS_MS, check_bin_length
 from summer_prep.errors import CacheError, RecordingError, SettingsError
-from summer_prep.layout import (
+from summer_prep.key import (
     ALGORITHM_VERSION,
-    DATASET_BIN_LENGTHS_MS,
+    Codec,
+    Description,
     build_command,
     cached_keys,
     check_files,
+    describe,
     in_natural_order,
     key_path,
-    read_attributes,
+    patient_path,
 )
-from summer_prep.recordings import find_recordings, recording_at
-from summer_prep.source_note import source_sha256
+from summer_prep.sources import find_recordings, source_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeyStatus:
-    """Whether one key can be used as it is."""
+class KeyState:
+    """Whether one key can be used as it is, and what it says of itself if it can."""
 
     patient_id: str
     bin_length_ms: int
     state: str
-    """built, missing, stale or unchecked (built, but its recording is not there to compare)."""
+    """fresh, missing, stale, or unchecked (as good, but its recording is not there to compare with)."""
     reason: str = ""
+    description: Description | None = None
+
+    def as_plain(self) -> dict[str, str | int]:
+        """Return what people ask for, as plain values."""
+        return {
+            "patient_id": self.patient_id,
+            "bin_length_ms": self.bin_length_ms,
+            "state": self.state,
+            "reason": self.reason,
+        }
 
 
-def staleness(key: Path, current_sha256: str | None, codec: str | None = None) -> str:
-    """Return why a key cannot be used as it is, naming what changed; empty if it is fresh.
-
-    Parameters
-    ----------
-    current_sha256 : digest of the recording as it is now; None if it is not there to compare
-    codec : the codec asked for; None if any will do, as for training
-    """
-    if not os.path.exists(key):
-        return "missing"
-    try:
-        attributes = read_attributes(key)
-        check_files(key, attributes)
-    except CacheError as error:
-        return str(error).removesuffix(f". Rebuild it: {build_command(key)}")
-    if attributes.get("algorithm_version") != ALGORITHM_VERSION:
-        return f"algorithm version {attributes.get('algorithm_version')}, now {ALGORITHM_VERSION}"
-    if current_sha256 is not None and attributes["source"]["sha256"] != current_sha256:
-        return f"the content of {attributes['source']['file_name']} changed"
-    if codec is not None and attributes["codec"] != codec:
-        return f"codec {attributes['codec']}, now {codec}"
-    return ""
-
-
-def key_status(
+def cache_states(
     data_dir: Path, cache_dir: Path, patient_ids: Sequence[str] = (), bin_lengths_ms: Sequence[int] = ()
-) -> list[KeyStatus]:
+) -> list[KeyState]:
     """Return the state of every key asked for; by default of every patient and bin length found anywhere.
 
     Raises
@@ -67,72 +54,100 @@ def key_status(
     """
     for bin_length_ms in bin_lengths_ms:
         check_bin_length(bin_length_ms)
-    recordings = find_recordings(data_dir) if data_dir.is_dir() else {}
+    recordings = find_recordings(data_dir, may_be_missing=True)
     cached = cached_keys(cache_dir)
-    _refuse_unknown(patient_ids, {**recordings, **cached}, data_dir, f"key in {cache_dir}")
+    known = in_natural_order({*recordings, *cached})
+    check_known(patient_ids, known, data_dir, f"key in {cache_dir}")
     lengths = bin_lengths_ms or sorted({length for found in cached.values() for length in found})
-    return [
-        _key_status(recordings.get(patient_id), cache_dir, patient_id, length)
-        for patient_id in patient_ids or {**recordings, **cached}
-        for length in lengths or DATASET_BIN_LENGTHS_MS
-    ]
+    return key_states(cache_dir, recordings, patient_ids or known, lengths or DATASET_BIN_LENGTHS_MS)
 
 
-def training_status(
-    data_dir: Path, cache_dir: Path, nwb_path: Path | None, patient_ids: Sequence[str], bin_length_ms: int
-) -> list[KeyStatus]:
-    """Return the state of the keys of a training run, in the order asked for; the stale ones can all be rebuilt.
-
-    Without `patient_ids`: of the patients with a recording, or those in the cache where there are no recordings.
+def check_known(patient_ids: Iterable[str], known: Iterable[str], data_dir: Path, key: str) -> None:
+    """Check that there is a recording or a key of every patient asked for, and of any patient at all.
 
     Raises
     ------
-    SettingsError : a patient has neither a recording nor a key
-    CacheError : a key must be rebuilt and its recording is not there
+    SettingsError : there is not
     """
-    check_bin_length(bin_length_ms)
-    if nwb_path is not None and not patient_ids:
-        recordings = recording_at(nwb_path)
-    else:
-        recordings = find_recordings(data_dir) if data_dir.is_dir() else {}
-    cached = [patient_id for patient_id, lengths in cached_keys(cache_dir).items() if bin_length_ms in lengths]
-    _refuse_unknown(patient_ids, {*recordings, *cached}, data_dir, f"key at {bin_length_ms} ms in {cache_dir}")
-    states = [
-        _key_status(recordings.get(patient_id), cache_dir, patient_id, bin_length_ms)
-        for patient_id in dict.fromkeys(patient_ids) or recordings or cached
-    ]
-    for state in states:
-        if state.state == "stale" and state.patient_id not in recordings:
-            key = key_path(cache_dir, state.patient_id, bin_length_ms)
-            raise CacheError(
-                f"{key}: stale ({state.reason}), and its recording is not in {data_dir} to rebuild it from"
-            )
-    return states
-
-
-def _refuse_unknown(patient_ids: Sequence[str], known: Iterable[str], data_dir: Path, key: str) -> None:
     where = f"{data_dir}{'' if data_dir.is_dir() else ' (no such folder)'} and no {key}"
-    unknown = [patient_id for patient_id in patient_ids if patient_id not in known]
+    found = in_natural_order(known)
+    unknown = [patient_id for patient_id in patient_ids if patient_id not in found]
     if unknown:
         raise SettingsError(
-            f"no recording of patient {', '.join(unknown)} in {where}; "
-            f"found are {', '.join(in_natural_order(known)) or 'none'}. "
+            f"no recording of patient {', '.join(unknown)} in {where}; found are {', '.join(found) or 'none'}. "
             "Check --patient-ids, --data-dir and --cache-dir"
         )
-    if not known:
+    if not found:
         raise SettingsError(f"no recording in {where}. Check --data-dir and --cache-dir")
 
 
-def _key_status(recording: Path | None, cache_dir: Path, patient_id: str, bin_length_ms: int) -> KeyStatus:
-    key = key_path(cache_dir, patient_id, bin_length_ms)
-    sha256, unchecked = None, "no recording to compare with"
-    if recording is not None and os.path.exists(key):
+def key_states(
+    cache_dir: Path, recordings: Mapping[str, Path], patient_ids: Iterable[str], bin_lengths_ms: Iterable[int]
+) -> list[KeyState]:
+    """Return the state of every key of these patients at these bin lengths, patient after patient."""
+    lengths = list(bin_lengths_ms)
+    return [
+        state
+        for patient_id in patient_ids
+        for state in _patient_states(cache_dir, patient_id, lengths, recordings.get(patient_id))
+    ]
+
+
+def _patient_states(
+    cache_dir: Path, patient_id: str, bin_lengths_ms: Iterable[int], recording: Path | None
+) -> list[KeyState]:
+    sha256, why_unchecked = None, "no recording to compare with"
+    if recording is not None and patient_path(cache_dir, patient_id).is_dir():
         try:
-            sha256, unchecked = source_sha256(recording, patient_id, cache_dir), ""
+            sha256, why_unchecked = source_sha256(recording, patient_id, cache_dir), ""
         except RecordingError as error:
-            unchecked = str(error)
-    reason = staleness(key, sha256)
-    if reason == "missing":
-        return KeyStatus(patient_id=patient_id, bin_length_ms=bin_length_ms, state="missing")
-    state = "stale" if reason else "unchecked" if unchecked else "built"
-    return KeyStatus(patient_id=patient_id, bin_length_ms=bin_length_ms, state=state, reason=reason or unchecked)
+            why_unchecked = str(error)
+    return [key_state(cache_dir, patient_id, length, sha256, why_unchecked=why_unchecked) for length in bin_lengths_ms]
+
+
+def key_state(
+    cache_dir: Path,
+    patient_id: str,
+    bin_length_ms: int,
+    current_sha256: str | None,
+    codec: Codec | None = None,
+    why_unchecked: str = "",
+) -> KeyState:
+    """Return whether one key can be used.
+
+    Parameters
+    ----------
+    current_sha256 : digest of the recording as it is now; None if it cannot be compared, which `why_unchecked` says
+    codec : the codec asked for; None if any will do, as for training
+    """
+    key = key_path(cache_dir, patient_id, bin_length_ms)
+    description = None
+    if not os.path.exists(key):
+        state, reason = "missing", ""
+    else:
+        try:
+            description = describe(key)
+            check_files(description)
+            reason = _difference(description, current_sha256, codec)
+        except CacheError as error:
+            reason = str(error).removesuffix(f". Rebuild it: {build_command(key)}")
+        state = "stale" if reason else "unchecked" if current_sha256 is None else "fresh"
+    return KeyState(
+        patient_id=patient_id,
+        bin_length_ms=bin_length_ms,
+        state=state,
+        reason=reason or (why_unchecked if state == "unchecked" else ""),
+        description=description,
+    )
+
+
+def _difference(description: Description, current_sha256: str | None, codec: Codec | None) -> str:
+    """Return what changed since a key was built; empty if nothing did."""
+    attributes = description.attributes
+    if attributes["algorithm_version"] != ALGORITHM_VERSION:
+        return f"algorithm version {attributes['algorithm_version']}, now {ALGORITHM_VERSION}"
+    if current_sha256 is not None and attributes["source"]["sha256"] != current_sha256:
+        return f"the content of {attributes['source']['file_name']} changed"
+    if codec is not None and attributes["codec"] != codec:
+        return f"codec {attributes['codec']}, now {codec}"
+    return ""

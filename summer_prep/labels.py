@@ -6,16 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from summer_prep.binning import BinGrid
+from summer_prep.dataset import FRAME_PERIOD_MS, UNDEFINED, LabelRule
 from summer_prep.errors import RecordingError
-from summer_prep.layout import FRAME_PERIOD_MS, UNDEFINED
 
 Indicators = NDArray[np.uint8]
 
 
 def align_labels(
     indicators: Indicators, grid: BinGrid, named_frames: NDArray[np.int64] | None = None
-) -> dict[str, Indicators]:
-    """Return each label's value in each bin under every rule of `layout.LABEL_RULES`, (n_labels, n_bins) each.
+) -> dict[LabelRule, Indicators]:
+    """Return each label's value in each bin under every rule of `dataset.LABEL_RULES`, (n_labels, n_bins) each.
 
     Parameters
     ----------

@@ -1,24 +1,22 @@
-"""The only file that knows NWB: one recording in, plain arrays with their units in their names out."""
+"""SUMMER's tables in an NWB file: one recording in, plain arrays with their units in their names out."""
 
-import os
 import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from summer_prep.binning import BinGrid
-from summer_prep.errors import RecordingError, SummerError
-from summer_prep.film_clock import FRAME_PERIOD_S, frame_indices
-from summer_prep.layout import DIMENSIONS, FRAME_PERIOD_MS, LABEL_VALUES
-from summer_prep.recordings import patient_id_of, recording_sha256
+from summer_prep.dataset import FRAME_PERIOD_MS, LABEL_VALUES
+from summer_prep.errors import RecordingError
+from summer_prep.film_clock import frame_indices
+from summer_prep.key import DIMENSIONS
+from summer_prep.nwb_file import opened
+from summer_prep.recording import Recording, Source
+from summer_prep.sources import file_identity, patient_id_of, recording_sha256
 
 if TYPE_CHECKING:
     from pynwb import NWBFile
@@ -27,10 +25,6 @@ BINNING_TABLE = "movie_binning_info"
 ANNOTATION_TABLE = "movie_annotations_indicator_functions"
 WATCHLOG_TABLE = "cleaned_watchlogs"
 
-_UNREADABLE = "cannot be read as an NWB file, it is damaged, cut short or not NWB ({}). Download it again"
-_MAX_DEPTH = 50
-MEMORY_BYTES = 800 * 2**20
-"""Four times what a film-length recording takes to read, address space of threads included."""
 _MAX_VALUES = 25_000_000
 """Of one column: three times the annotations of the film."""
 _MAX_SPIKES = 10_000_000
@@ -38,58 +32,13 @@ _MAX_SPIKES = 10_000_000
 _MAX_LOG_ROWS = 1_000_000
 """Eight times the frames of the film."""
 
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 """Unit columns become folders of the cache; others are left in the file."""
+_TAKEN_NAMES = {*DIMENSIONS, *(dimension for dimensions in DIMENSIONS.values() for dimension in dimensions)}
 
 _SESSION_ID = re.compile(r"sub-?([A-Za-z0-9]+)")
 
 _FRAME_NUMBER = re.compile(rb"(\d+)\.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where a recording came from; `sha256` is of the file's bytes."""
-
-    file_name: str
-    bytes: int
-    sha256: str
-    nwb_identifier: str
-    session_id: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recording:
-    """One patient's session as plain arrays.
-
-    spike_times_ms : (n_spikes,) recording clock, unit after unit, ascending within each
-    spike_stops : (n_units,) int64, where each unit's spikes end
-    frame_index, recording_time_ms : (n_rows,) the cleaned watch log
-    grids : bin length (ms) -> the bins that the file lists
-    named_frames : bin length (ms) -> (n_bins,) 0-based first frames as the file names them
-    indicators : (n_labels, n_frames) uint8, values 0, 1, 99
-    numeric_columns, text_columns : the unit table's other columns, (n_units,) each
-    notes : what the reader put right, for people
-    """
-
-    patient_id: str
-    source: Source
-    spike_times_ms: NDArray[np.float64]
-    spike_stops: NDArray[np.int64]
-    frame_index: NDArray[np.int64]
-    recording_time_ms: NDArray[np.float64]
-    grids: Mapping[int, BinGrid]
-    named_frames: Mapping[int, NDArray[np.int64]]
-    label_names: tuple[str, ...]
-    indicators: NDArray[np.uint8]
-    numeric_columns: Mapping[str, NDArray[Any]]
-    text_columns: Mapping[str, list[str]]
-    notes: tuple[str, ...]
-
-    @property
-    def n_units(self) -> int:
-        """Number of sorted units, single and multi."""
-        return len(self.spike_stops)
 
 
 def read_recording(path: Path) -> Recording:
@@ -100,23 +49,14 @@ def read_recording(path: Path) -> Recording:
     RecordingError : the file is missing, damaged, or does not hold what a SUMMER recording must hold
     """
     patient_id = patient_id_of(path)
-    _refuse_what_is_not_hdf5(path)
-    before = _stat(path)
-    with (
-        _bounded_memory(),
-        ThreadPoolExecutor(1) as hasher,
-    ):  # hashing releases the interpreter, so it costs no time of its own
+    before = file_identity(path)
+    with ThreadPoolExecutor(1) as hasher:  # hashing releases the interpreter, so it costs no time of its own
         sha256 = hasher.submit(recording_sha256, path)
-        _refuse_what_leads_elsewhere(path)
-        with _opened(path) as nwb_file, _located(path):
+        with opened(path) as nwb_file:
             fields = _read_tables(nwb_file)
-            identifiers = {
-                "nwb_identifier": str(nwb_file.identifier),
-                "session_id": str(nwb_file.session_id or ""),
-            }
-        source = Source(file_name=path.name, bytes=before.st_size, sha256=sha256.result(), **identifiers)
-    after = _stat(path)
-    if (before.st_size, before.st_ino, before.st_mtime_ns) != (after.st_size, after.st_ino, after.st_mtime_ns):
+            identifiers = {"nwb_identifier": str(nwb_file.identifier), "session_id": str(nwb_file.session_id or "")}
+        source = Source(file_name=path.name, bytes=before.n_bytes, sha256=sha256.result(), **identifiers)
+    if file_identity(path) != before:
         raise RecordingError(f"{path}: the file changed while it was read. Run the build again")
     session = _SESSION_ID.fullmatch(source.session_id)
     if session is not None and session[1] != patient_id:
@@ -124,115 +64,12 @@ def read_recording(path: Path) -> Recording:
     return Recording(patient_id=patient_id, source=source, **fields)
 
 
-def _stat(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as error:
-        raise RecordingError(f"{path}: cannot be read any more ({error.strerror}). Check --data-dir") from error
-
-
-@contextmanager
-def _bounded_memory() -> Iterator[None]:
-    """Let this process grow by MEMORY_BYTES at most: a damaged length makes HDF5 ask for gigabytes of text."""
-    try:
-        import resource
-
-        in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    except (ImportError, OSError):  # no such limits on this system
-        yield
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    bound = in_use + MEMORY_BYTES
-    if soft != resource.RLIM_INFINITY:
-        bound = min(bound, soft)
-    resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def _refuse_what_is_not_hdf5(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            signature = file.read(len(_HDF5_SIGNATURE))
-    except FileNotFoundError as error:
-        raise RecordingError(f"{path}: no such file. Check --data-dir and --nwb-path") from error
-    except OSError as error:
-        raise RecordingError(f"{path}: cannot be read ({error.strerror})") from error
-    if not signature:
-        raise RecordingError(f"{path}: the file is empty. Download it again")
-    if signature != _HDF5_SIGNATURE:
-        raise RecordingError(f"{path}: not an HDF5 file, so not an NWB recording. Download it again")
-
-
-def _refuse_what_leads_elsewhere(path: Path) -> None:
-    """Refuse links and storage outside the file, and groups that contain themselves, before NWB follows them."""
-    try:
-        with h5py.File(path, "r") as file:
-            _check_group(file, "/", 0, set())
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-        raise RecordingError(f"{path}: {_UNREADABLE.format(_first_words(error))}") from error
-    except RecordingError as error:
-        raise RecordingError(f"{path}: {error}") from error
-
-
-def _check_group(group: h5py.Group, name: str, depth: int, known: set[Any]) -> None:
-    if depth > _MAX_DEPTH:
-        raise RecordingError(f"groups are nested deeper than {_MAX_DEPTH} at {name}. Download the file again")
-    known.add(h5py.h5o.get_info(group.id).addr)
-    for child in group:
-        link = group.get(child, getlink=True)
-        where = f"{name}{child}"
-        if isinstance(link, h5py.ExternalLink):
-            raise RecordingError(f"{where} links to another file ({link.filename}), which is refused")
-        if isinstance(link, h5py.SoftLink):
-            continue  # what it names is reached by its own name
-        item = group[child]
-        if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
-            raise RecordingError(f"{where} keeps its values in another file, which is refused")
-        if isinstance(item, h5py.Group):
-            # Twice the same group is a cycle, or doubles the ways through the file with every level.
-            if h5py.h5o.get_info(item.id).addr in known:
-                raise RecordingError(f"{where} is a group that has another name, too. Download the file again")
-            _check_group(item, f"{where}/", depth + 1, known)
-
-
-def _first_words(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator["NWBFile"]:
-    from pynwb import NWBHDF5IO
-
-    try:
-        with warnings.catch_warnings():
-            # Namespace versions and the like: of interest to who wrote the file, not to who bins it.
-            warnings.simplefilter("ignore")
-            with NWBHDF5IO(path, "r", load_namespaces=True) as io:
-                yield io.read()
-    except SummerError:
-        raise
-    except Exception as error:  # h5py, hdmf and pynwb raise whatever broke deep inside on a damaged file
-        raise RecordingError(f"{path}: {_UNREADABLE.format(_first_words(error))}") from error
-
-
-@contextmanager
-def _located(path: Path) -> Iterator[None]:
-    """Put the file's path in front of what the readers of its tables complain about."""
-    try:
-        yield
-    except RecordingError as error:
-        raise RecordingError(f"{path}: {error}") from error
-
-
 def _read_tables(nwb_file: "NWBFile") -> dict[str, Any]:
     tables = _tables_by_name(nwb_file)
     with ThreadPoolExecutor(1) as pool:  # the annotations are most of a file; they read while Python parses names
         annotations = pool.submit(_read_annotations, tables)
         spike_times_ms, spike_stops, notes = _read_spikes(nwb_file)
-        numeric_columns, text_columns = _read_unit_columns(nwb_file, len(spike_stops))
+        columns = _read_unit_columns(nwb_file, len(spike_stops))
         frame_index, recording_time_ms = _read_watchlog(tables)
         grids, named_frames = _read_binning(tables)
         label_names, indicators = annotations.result()
@@ -245,8 +82,9 @@ def _read_tables(nwb_file: "NWBFile") -> dict[str, Any]:
         "named_frames": named_frames,
         "label_names": label_names,
         "indicators": indicators,
-        "numeric_columns": numeric_columns,
-        "text_columns": text_columns,
+        "numeric_columns": {name: values for name, values in columns.items() if isinstance(values, np.ndarray)},
+        "text_columns": {name: values for name, values in columns.items() if isinstance(values, list)},
+        "column_descriptions": {name: str(nwb_file.units[name].description)[:200] for name in columns},
         "notes": tuple(notes),
     }
 
@@ -361,25 +199,24 @@ def _read_spikes(nwb_file: "NWBFile") -> tuple[NDArray[np.float64], NDArray[np.i
     return spike_times_ms, stops, notes
 
 
-def _read_unit_columns(nwb_file: "NWBFile", n_units: int) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]]]:
+def _read_unit_columns(nwb_file: "NWBFile", n_units: int) -> dict[str, NDArray[Any] | list[str]]:
     """Read the optional columns that hold one number or one text a unit; ragged and 2-D ones are left in the file."""
-    numeric: dict[str, NDArray[Any]] = {}
-    text: dict[str, list[str]] = {}
+    columns: dict[str, NDArray[Any] | list[str]] = {}
     for name in nwb_file.units.colnames:
         column = nwb_file.units[name]
         if (
             not _COLUMN_NAME.fullmatch(name)
-            or name in DIMENSIONS
+            or name in _TAKEN_NAMES
             or hasattr(column, "target")
             or np.shape(column.data) != (n_units,)
         ):
             continue
         values = _read(column.data, f"column {name} of table units")
         if values.dtype.kind in "iufb" and values.dtype.itemsize <= 8:  # wider floats are not portable
-            numeric[name] = values.astype(values.dtype.newbyteorder("<"))
+            columns[name] = values.astype(values.dtype.newbyteorder("<"))
         elif values.dtype.kind in "OSU":
-            text[name] = [_as_text(value, f"column {name} of table units") for value in values]
-    return numeric, text
+            columns[name] = [_as_text(value, f"column {name} of table units") for value in values]
+    return columns
 
 
 def _read_watchlog(tables: Mapping[str, list[Any]]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -392,7 +229,7 @@ def _read_watchlog(tables: Mapping[str, list[Any]]) -> tuple[NDArray[np.int64], 
         raise RecordingError(
             f"table {WATCHLOG_TABLE} has {len(pts_s)} pts but {len(recording_time_ms)} neural_recording_time values"
         )
-    return frame_indices(pts_s), recording_time_ms
+    return frame_indices(pts_s, "the watch log has pts"), recording_time_ms
 
 
 def _read_binning(
@@ -424,10 +261,10 @@ def _read_binning(
 
 def _grid_of_edges(bin_length_ms: int, edges_s: NDArray[np.float64]) -> BinGrid:
     where = f"edges of bin_length {bin_length_ms} in table {BINNING_TABLE}"
-    if len(edges_s) < 2 or not np.isfinite(edges_s).all() or np.abs(edges_s).max() > 366 * 86400:
+    if len(edges_s) < 2:
         raise RecordingError(f"the {where} are not at least two film times")
     frames_per_bin = bin_length_ms // FRAME_PERIOD_MS
-    frames = np.rint(edges_s / FRAME_PERIOD_S).astype(np.int64)
+    frames = frame_indices(edges_s, f"one of the {where}")
     wrong = np.diff(frames) != frames_per_bin
     if frames_per_bin < 1 or wrong.any():
         bin_index = int(np.argmax(wrong))

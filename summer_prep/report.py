@@ -1,5 +1,6 @@
 """What `inspect` shows of a key: facts as plain data, and a picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,52 +8,49 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from summer_prep.layout import LABEL_RULES, LABEL_VALUES, check_files, read_attributes
+from summer_prep.dataset import FRAME_PERIOD_MS, FRAMES_PER_MINUTE, LABEL_RULES, UNDEFINED
+from summer_prep.errors import SettingsError
+from summer_prep.key import Description, check_files, describe
 from summer_prep.output import pyplot, save_picture
+from summer_prep.store import read_array
 
 PICTURE_LABELS = ("summer", "tom", "tom-faces", "indoor-setting", "office", "park", "camera-cuts")
 _MAX_COLUMNS = 1200
+_AS_IT_IS = {"aspect": "auto", "interpolation": "nearest"}
 
 
 def describe_key(key: Path) -> dict[str, Any]:
     """Return what a key holds: arrays, rates (Hz of recorded time) per region, label shares per rule, pauses.
 
+    Every byte is checked first: what is shown is what was written.
+
     Raises
     ------
     CacheError : the key is missing or damaged
     """
-    attributes = read_attributes(key)
-    check_files(key, attributes)
-    group = zarr.open_group(key, mode="r")
-    counts = _values(group, "spike_counts")
-    recorded_s = _values(group, "recorded_s")
+    description = _checked(key)
+    attributes = description.attributes
+    recorded_s = float(read_array(key, "recorded_s").sum(dtype=np.float64))
+    names = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "codec", "source", "spikes")
     return {
         "key": str(key),
-        "patient_id": attributes["patient_id"],
-        "bin_length_ms": attributes["bin_length_ms"],
-        "n_bins": attributes["n_bins"],
-        "n_units": attributes["n_units"],
-        "n_unseen_bins": attributes["n_unseen_bins"],
-        "codec": attributes["codec"],
-        "source": attributes["source"],
-        "spikes": attributes["spikes"],
-        "pauses": attributes["pauses"],
-        "arrays": [_describe_array(group, key, name) for name in sorted(attributes["digests"])],
-        "regions": _rates_by_region(
-            counts, float(recorded_s.sum(dtype=np.float64)), attributes["units"].get("brain_region")
-        ),
-        "labels": _label_shares(group, attributes["label_names"]),
+        **{name: attributes[name] for name in (*names, "notes")},
+        "pauses": [{**pause, "film_time_s": pause["frame"] * FRAME_PERIOD_MS / 1000} for pause in attributes["pauses"]],
+        "arrays": [_describe_array(description, name) for name in sorted(attributes["digests"])],
+        "regions": _rates_by_region(read_array(key, "spike_counts"), recorded_s, attributes["units"]),
+        "labels": _label_shares(key, attributes["label_names"]),
     }
 
 
-def _values(group: zarr.Group, name: str) -> NDArray[Any]:
-    array: Any = group[name]
-    return np.asarray(array[...])
+def _checked(key: Path) -> Description:
+    description = describe(key)
+    check_files(description, every_byte=True)
+    return description
 
 
-def _describe_array(group: zarr.Group, key: Path, name: str) -> dict[str, Any]:
-    array: Any = group[name]
-    stored = sum(path.stat().st_size for path in (key / name).rglob("*") if path.is_file())
+def _describe_array(description: Description, name: str) -> dict[str, Any]:
+    array: Any = zarr.open_array(description.key / name, mode="r")
+    files = description.attributes["files"]
     return {
         "name": name,
         "dimensions": list(array.metadata.dimension_names),
@@ -61,13 +59,13 @@ def _describe_array(group: zarr.Group, key: Path, name: str) -> dict[str, Any]:
         "chunks": list(array.chunks),
         "codec": ", ".join(type(codec).__name__.removesuffix("Codec").lower() for codec in array.compressors) or "none",
         "bytes": int(array.nbytes),
-        "stored_bytes": stored,
+        "stored_bytes": sum(file["bytes"] for path, file in files.items() if path.startswith(f"{name}/")),
     }
 
 
-def _rates_by_region(counts: NDArray[Any], recorded_s: float, regions: list[str] | None) -> list[dict[str, Any]]:
+def _rates_by_region(counts: NDArray[Any], recorded_s: float, units: dict[str, list[str]]) -> list[dict[str, Any]]:
     rates_hz = counts.sum(axis=0, dtype=np.int64) / recorded_s
-    names = np.array(regions if regions is not None else ["unknown"] * len(rates_hz))
+    names = np.array(units.get("brain_region", ["unknown"] * len(rates_hz)))
     return [
         {
             "region": str(name),
@@ -79,12 +77,10 @@ def _rates_by_region(counts: NDArray[Any], recorded_s: float, regions: list[str]
     ]
 
 
-def _label_shares(group: zarr.Group, label_names: list[str]) -> list[dict[str, Any]]:
+def _label_shares(key: Path, label_names: list[str]) -> list[dict[str, Any]]:
     """Return each label's percentage of bins with value 1 under every rule, and of undefined ones."""
-    labels: dict[str, NDArray[Any]] = {}
-    for rule in LABEL_RULES:
-        labels[rule] = _values(group, f"labels_{rule}")
-    undefined = (labels["first"] == LABEL_VALUES[-1]).mean(axis=1)
+    labels = {rule: read_array(key, f"labels_{rule}") for rule in LABEL_RULES}
+    undefined = (labels["first"] == UNDEFINED).mean(axis=1)
     return [
         {
             "label": name,
@@ -95,62 +91,81 @@ def _label_shares(group: zarr.Group, label_names: list[str]) -> list[dict[str, A
     ]
 
 
-def draw_key(key: Path, picture: Path) -> None:
+def draw_key(key: Path, picture: Path, labels: Sequence[str] = ()) -> None:
     """Write a picture: spike counts over film time, the population rate, some labels, pauses marked.
+
+    Parameters
+    ----------
+    labels : the labels to draw; a few that most films have by default
 
     Raises
     ------
     CacheError : the key is missing or damaged
-    SettingsError : the picture cannot be written
+    SettingsError : no such label; the picture cannot be written
     """
-    plt = pyplot()
-    attributes = read_attributes(key)
-    check_files(key, attributes)
-    group = zarr.open_group(key, mode="r")
-    film_minutes = _values(group, "bin_start_s") / 60
-    extent = (film_minutes[0], film_minutes[-1], attributes["n_units"] - 0.5, -0.5)
-    counts = _values(group, "spike_counts")
-    recorded_s = _downsample(counts, _values(group, "recorded_s"))
+    attributes = _checked(key).attributes
+    names = attributes["label_names"]
+    unknown = [name for name in labels if name not in names]
+    if unknown:
+        raise SettingsError(f"--labels {' '.join(unknown)}: no such label in {key}; found are {', '.join(names)}")
+    shown = labels or [name for name in PICTURE_LABELS if name in names] or names[:7]
+    counts = read_array(key, "spike_counts")
+    film_minutes = read_array(key, "bin_start_s") / 60
+    n_columns = min(len(counts), _MAX_COLUMNS)
+    starts = np.unique(np.linspace(0, len(counts), n_columns, endpoint=False).astype(int))
+    recorded_s = _sums(starts, read_array(key, "recorded_s"))
     with np.errstate(invalid="ignore"):  # bins that were never seen have no rate: a hole in the curve
-        rates_hz = _downsample(counts, counts.sum(axis=1)) / recorded_s
-    shown = [name for name in PICTURE_LABELS if name in attributes["label_names"]] or attributes["label_names"][:7]
-    rows = [attributes["label_names"].index(name) for name in shown]
-    labels = np.stack([_downsample(counts, on) for on in _values(group, "labels_any")[rows] == 1]) > 0
+        rates_hz = _sums(starts, counts.sum(axis=1)) / recorded_s
+    is_on = read_array(key, "labels_any")[[names.index(name) for name in shown]] == 1
 
+    plt = pyplot()
     figure, (heat, rate, strip) = plt.subplots(
         3, 1, figsize=(12, 8), sharex=True, height_ratios=[5, 1.5, 2], layout="constrained"
     )
-    order = np.argsort(np.array(attributes["units"].get("brain_region", [""] * counts.shape[1])), kind="stable")
-    image = np.stack([_downsample(counts, counts[:, unit]) for unit in order])
+    start, stop = film_minutes[0], film_minutes[-1] + attributes["bin_length_ms"] / 60_000
+    regions = np.array(attributes["units"].get("brain_region", [""] * counts.shape[1]))
+    order = np.argsort(regions, kind="stable")
     mesh = heat.imshow(
-        np.log1p(image), aspect="auto", extent=extent, cmap="magma", interpolation="nearest", rasterized=True
+        np.log1p(np.stack([_sums(starts, counts[:, unit]) for unit in order])),
+        extent=(start, stop, len(order) - 0.5, -0.5),
+        cmap="magma",
+        rasterized=True,
+        **_AS_IT_IS,
     )
-    figure.colorbar(mesh, ax=heat, label="log(1 + spikes)", pad=0.01)
-    heat.set_ylabel("unit (sorted by region)")
+    interval_s = (stop - start) * 60 / len(starts)
+    figure.colorbar(mesh, ax=heat, label=f"log(1 + spikes in {interval_s:.3g} s of film)", pad=0.01)
+    _name_regions(heat, regions[order])
     heat.set_title(
         f"patient {attributes['patient_id']}: {attributes['n_units']} units, "
         f"{attributes['n_bins']} bins of {attributes['bin_length_ms']} ms; dashed: film paused"
     )
-    rate.plot(np.linspace(film_minutes[0], film_minutes[-1], len(rates_hz)), rates_hz, lw=0.6, color="black")
+    rate.plot(np.linspace(start, stop, len(rates_hz)), rates_hz, lw=0.6, color="black")
     rate.set_ylabel("population\nrate (Hz)")
-    strip.imshow(
-        labels,
-        aspect="auto",
-        extent=(film_minutes[0], film_minutes[-1], len(rows) - 0.5, -0.5),
-        cmap="Greys",
-        interpolation="nearest",
-    )
-    strip.set_yticks(range(len(rows)), shown)
+    on = np.stack([_sums(starts, row) for row in is_on]) > 0
+    strip.imshow(on, extent=(start, stop, len(shown) - 0.5, -0.5), cmap="Greys", **_AS_IT_IS)
+    strip.set_yticks(range(len(shown)), [_as_text(name) for name in shown])
     strip.set_xlabel("film time (min)")
     for pause in attributes["pauses"]:
         for axes in (heat, rate, strip):
-            axes.axvline(pause["frame"] / 1500, color="tab:cyan", ls="--", lw=1)
-    strip.set_xlim(film_minutes[0], film_minutes[-1])
+            axes.axvline(pause["frame"] / FRAMES_PER_MINUTE, color="tab:cyan", ls="--", lw=1)
+    strip.set_xlim(start, stop)
     save_picture(figure, picture)
 
 
-def _downsample(counts: NDArray[Any], values: NDArray[Any]) -> NDArray[np.float64]:
-    """Sum values over runs of bins, so that the picture has at most `_MAX_COLUMNS` columns."""
-    n_bins = len(counts)
-    starts = np.unique(np.linspace(0, n_bins, min(n_bins, _MAX_COLUMNS), endpoint=False).astype(int))
+def _name_regions(axes: Any, regions: NDArray[Any]) -> None:
+    """Write each region's name beside its rows, and draw a line where the next begins."""
+    names, firsts, sizes = np.unique(regions, return_index=True, return_counts=True)
+    axes.set_yticks(firsts + (sizes - 1) / 2, [_as_text(name) for name in names])
+    axes.tick_params(axis="y", length=0)
+    for first in firsts[1:]:
+        axes.axhline(first - 0.5, color="white", lw=0.5)
+    axes.set_ylabel("units by region")
+
+
+def _as_text(name: str) -> str:
+    return name.replace("$", r"\$")  # matplotlib would read formulas
+
+
+def _sums(starts: NDArray[np.int64], values: NDArray[Any]) -> NDArray[np.float64]:
+    """Sum values over the runs of bins that begin at `starts`."""
     return np.add.reduceat(values.astype(np.float64), starts)

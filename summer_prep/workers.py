@@ -14,7 +14,7 @@ from summer_prep.errors import SettingsError
 
 Result = TypeVar("Result")
 
-PRELOADED = ["pynwb", "summer_prep.store"]
+PRELOADED = ["pynwb", "summer_prep.align", "summer_prep.store"]
 """What every worker needs: loaded once, in the process that they are forked from."""
 
 

@@ -1,50 +1,41 @@
-"""What a decoder must beat: predictions that need no network."""
+"""What a decoder must beat: predictions that need no network, (n_samples, n_outputs) for a block."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from summer_train.batches import Block
 
-
-def copy_last_bin(blocks: Iterable[Block]) -> dict[str, float]:
-    """Return the mean squared error of predicting that the next bin is like this one."""
-    return _squared_error((block.counts.float(), block.targets.float()) for block in blocks)
+Predict = Callable[[Block], Tensor]
 
 
-def mean_count(blocks: Iterable[Block], mean: Tensor) -> dict[str, float]:
-    """Return the mean squared error of always predicting each unit's mean count in training, (n_units,)."""
-    return _squared_error((mean, block.targets.float()) for block in blocks)
+def copy_last_bin(block: Block) -> Tensor:
+    """Predict that the next bin is like this one."""
+    return block.counts.double()
 
 
-def training_mean(blocks: Iterable[Block]) -> Tensor:
-    """Return each unit's mean target count, (n_units,)."""
-    total, n_samples = torch.zeros(()), 0
-    for block in blocks:
+def mean_count(training: Iterable[Block]) -> Predict:
+    """Return what always predicts each unit's mean target count in training."""
+    total, n_samples = torch.zeros((), dtype=torch.float64), 0
+    for block in training:
         total = total.to(block.targets.device) + block.targets.sum(dim=0, dtype=torch.float64)
         n_samples += len(block.targets)
-    return (total / n_samples).float()
+    mean = total / n_samples
+    return lambda block: mean.expand(len(block.targets), -1)
+
+
+def majority_class(training: Iterable[Block], n_classes: int) -> Predict:
+    """Return what always predicts the most frequent class of training, with the classes' shares as odds."""
+    counts = class_counts(training, n_classes)
+    shares = counts.double() / counts.sum()
+    logits = shares.clamp_min(torch.finfo(torch.float32).tiny).log()
+    return lambda block: logits.expand(len(block.targets), -1)
 
 
 def class_counts(blocks: Iterable[Block], n_classes: int) -> Tensor:
     """Return the number of samples of each class, (n_classes,)."""
-    count = sum(torch.bincount(block.targets.int(), minlength=n_classes) for block in blocks)
-    assert isinstance(count, Tensor)
-    return count
-
-
-def majority_class(blocks: Iterable[Block], training_counts: Tensor) -> dict[str, float]:
-    """Return the accuracy of always predicting the most frequent training class, and the loss of its shares as odds."""
-    count = class_counts(blocks, len(training_counts))
-    shares = training_counts / training_counts.sum()
-    loss = -(count * shares.clamp_min(torch.finfo(shares.dtype).tiny).log()).sum() / count.sum()
-    return {"loss": float(loss), "accuracy": float(count[training_counts.argmax()] / count.sum())}
-
-
-def _squared_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    total, n_values = 0.0, 0
-    for prediction, target in pairs:
-        total += float((prediction - target).square().sum(dtype=torch.float64))
-        n_values += target.numel()
-    return {"loss": total / n_values}
+    counts = torch.zeros((), dtype=torch.int64)
+    for block in blocks:
+        counts = counts.to(block.targets.device) + torch.bincount(block.targets.int(), minlength=n_classes)
+    return counts

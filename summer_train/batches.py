@@ -2,22 +2,22 @@
 
 A block is many mini-batches in one piece, so that Python, Lightning and the gather are paid for once per block.
 Block after block and batch after batch, the samples come in the order of the permutation, which is a function of seed
-and epoch alone: the same for samples on the device and for samples that stream from the mapped file, and the same for
-one process and for several, each of which takes its share of every batch.
+and epoch alone: the same for samples on the device and for samples that stream from the mapped file, for one process
+and for several, each of which takes its share of every batch, and for the plain batches of other people's trainers.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from summer_train.cache import Selection
+Indices = NDArray[np.int64]
 
 BLOCK_SAMPLES = 8192
 """At most about this many samples in a block; more would not be faster, and floats of them cost memory."""
@@ -41,6 +41,49 @@ class Block(NamedTuple):
     batch_sizes: tuple[int, ...] = ()
 
 
+class Rows(Protocol):
+    """One row per bin, in files or in memory."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a value."""
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of a row."""
+
+    def all_rows(self) -> NDArray[Any]:
+        """Return the rows of all bins, (n_bins, *row_shape)."""
+
+    def take_rows(self, indices: Indices, out: NDArray[Any]) -> None:
+        """Fill `out`, (n_rows, *row_shape), with the rows of the bins named, in that order."""
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """Rows in memory: one value per bin, (n_bins,)."""
+
+    values: NDArray[Any]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a value."""
+        return self.values.dtype
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """A row is one value."""
+        return ()
+
+    def all_rows(self) -> NDArray[Any]:
+        """Return the values of all bins, (n_bins,)."""
+        return self.values
+
+    def take_rows(self, indices: Indices, out: NDArray[Any]) -> None:
+        """Fill `out`, (n_rows,), with the values of the bins named."""
+        np.take(self.values, indices, out=out)
+
+
 class Samples(Protocol):
     """Where samples come from: `ResidentSamples` or `StreamedSamples`."""
 
@@ -57,24 +100,25 @@ class ResidentSamples:
     """All samples on the device.
 
     counts : (n_bins, n_units), uint8 (int32 where a count needs more)
-    labels : (n_bins,) class indices uint8, or None for next-bin prediction, whose target is the next row of counts
+    targets : (n_bins, ...) on the same bins; for the next bin's counts, the counts themselves
+    reach : how many bins after a sample's own its target lies
     """
 
     counts: Tensor
-    labels: Tensor | None = None
+    targets: Tensor
+    reach: int
 
     @property
     def n_units(self) -> int:
         """Width of a row of counts."""
         return self.counts.shape[1]
 
-    def gather(self, index_blocks: Iterable[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def gather(self, index_blocks: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield counts and targets of each block of sample indices."""
         for block in index_blocks:
             indices = torch.from_numpy(block).to(self.counts.device)
             # index_select copies whole rows; indexing with brackets goes element by element, 15 times slower.
-            targets = self.counts.index_select(0, indices + 1) if self.labels is None else self.labels[indices]
-            yield self.counts.index_select(0, indices), targets
+            yield self.counts.index_select(0, indices), self.targets.index_select(0, indices + self.reach)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,16 +128,17 @@ class StreamedSamples:
     On a GPU the buffers are pinned, so that copies overlap with computing too.
     """
 
-    selection: Selection
-    labels: NDArray[np.uint8] | None
+    counts: Rows
+    targets: Rows
+    reach: int
     device: torch.device
 
     @property
     def n_units(self) -> int:
         """Width of a row of counts."""
-        return self.selection.n_units
+        return self.counts.row_shape[0]
 
-    def gather(self, index_blocks: Iterable[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def gather(self, index_blocks: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield counts and targets of each block of sample indices."""
         staging: tuple[list[Tensor], list[Tensor]] = ([], [])
         with ThreadPoolExecutor(1) as reader:
@@ -107,25 +152,36 @@ class StreamedSamples:
             if pending is not None:
                 yield self._on_device(pending.result())
 
-    def _stage(self, indices: NDArray[np.int64], buffers: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _stage(self, indices: Indices, buffers: list[Tensor]) -> list[Tensor]:
         n_rows = len(indices)
         if not buffers or len(buffers[0]) < n_rows:
-            shape, dtype = (n_rows, self.n_units), torch_dtype(self.selection.dtype)
             pin = self.device.type == "cuda"
-            buffers[:] = [torch.empty(shape, dtype=dtype, pin_memory=pin) for _ in range(2)]
-        counts, following = (buffer[:n_rows] for buffer in buffers)
-        self.selection.take_rows(indices, counts.numpy())
-        if self.labels is not None:
-            return counts, torch.from_numpy(self.labels[indices])
-        self.selection.take_rows(indices + 1, following.numpy())
-        return counts, following
+            buffers[:] = [
+                torch.empty((n_rows, *rows.row_shape), dtype=torch_dtype(rows.dtype), pin_memory=pin)
+                for rows in (self.counts, self.targets)
+            ]
+        staged = [buffer[:n_rows] for buffer in buffers]
+        self.counts.take_rows(indices, staged[0].numpy())
+        self.targets.take_rows(indices + self.reach, staged[1].numpy())
+        return staged
 
-    def _on_device(self, staged: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def _on_device(self, staged: list[Tensor]) -> tuple[Tensor, Tensor]:
         counts, targets = (tensor.to(self.device, non_blocking=True) for tensor in staged)
         if self.device.type == "cuda":
             # The buffers are filled again by a thread that knows nothing of streams.
             torch.cuda.current_stream(self.device).synchronize()
         return counts, targets
+
+
+def shuffled(indices: Indices, seed: int, epoch: int) -> Indices:
+    """Return samples in the order of one epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(indices)
+
+
+def samples_per_block(n_units: int, batch_size: int) -> int:
+    """Return how many samples a block of training samples has: whole mini-batches."""
+    n_samples = min(BLOCK_SAMPLES, MAX_BLOCK_VALUES // n_units)
+    return max(1, n_samples // batch_size) * batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,48 +193,45 @@ class ShuffledBlocks:
     """
 
     samples: Samples
-    indices: NDArray[np.int64]
+    indices: Indices
     batch_size: int
     seed: int
     rank: int = 0
     n_processes: int = 1
     current_epoch: Callable[[], int] = lambda: 0
 
-    @property
-    def block_samples(self) -> int:
-        """Samples per block: whole mini-batches."""
-        n_samples = min(BLOCK_SAMPLES, MAX_BLOCK_VALUES // self.samples.n_units)
-        return max(1, n_samples // self.batch_size) * self.batch_size
-
     def __len__(self) -> int:
-        return math.ceil(len(self.indices) / self.block_samples)
+        return math.ceil(len(self.indices) / samples_per_block(self.samples.n_units, self.batch_size))
 
     def __iter__(self) -> Iterator[Block]:
-        order = np.random.default_rng([self.seed, self.current_epoch()]).permutation(self.indices)
-        blocks = [order[start : start + self.block_samples] for start in range(0, len(order), self.block_samples)]
+        order = shuffled(self.indices, self.seed, self.current_epoch())
+        n_samples = samples_per_block(self.samples.n_units, self.batch_size)
+        blocks = [order[start : start + n_samples] for start in range(0, len(order), n_samples)]
         gathered = self.samples.gather(self._share(block) for block in blocks)
         for block, (counts, targets) in zip(blocks, gathered, strict=True):
             yield Block(counts, targets, *self._sizes(len(block)))
 
-    def _share(self, block: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _share(self, block: Indices) -> Indices:
         if self.n_processes == 1:
             return block
         place_in_batch = np.arange(len(block)) % self.batch_size
-        share: NDArray[np.int64] = block[place_in_batch % self.n_processes == self.rank]
+        share: Indices = block[place_in_batch % self.n_processes == self.rank]
         return share
 
     def _sizes(self, n_samples: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        n_whole, rest = divmod(n_samples, self.batch_size)
-        batch_sizes = (self.batch_size,) * n_whole + ((rest,) if rest else ())
+        batch_sizes = batch_sizes_of(n_samples, self.batch_size)
         return tuple(math.ceil((size - self.rank) / self.n_processes) for size in batch_sizes), batch_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrderedBlocks:
-    """Samples in ascending order, for evaluation, in as few blocks as memory allows; each process takes its share."""
+    """Samples in ascending order, for evaluation, in as few blocks as memory allows; each process takes its share.
+
+    Every process has as many blocks, some of them perhaps empty: what follows a block may wait for all processes.
+    """
 
     samples: Samples
-    indices: NDArray[np.int64]
+    indices: Indices
     rank: int = 0
     n_processes: int = 1
 
@@ -189,10 +242,53 @@ class OrderedBlocks:
         for counts, targets in self.samples.gather(self._blocks()):
             yield Block(counts, targets)
 
-    def _blocks(self) -> list[NDArray[np.int64]]:
-        n_samples = max(1, MAX_EVALUATION_VALUES // self.samples.n_units)
-        share = self.indices[self.rank :: self.n_processes]
-        return [share[start : start + n_samples] for start in range(0, len(share), n_samples)]
+    def _blocks(self) -> list[Indices]:
+        n_samples = max(1, MAX_EVALUATION_VALUES // self.samples.n_units) * self.n_processes
+        starts = range(0, len(self.indices), n_samples)
+        return [self.indices[start : start + n_samples][self.rank :: self.n_processes] for start in starts]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """Plain batches (x, y) of `batch_size` for any trainer: float32 counts, and targets as torch's losses take them.
+
+    Of several processes each gets as many batches; where samples do not divide by processes, the first few come
+    twice, as with torch's DistributedSampler.
+
+    as_target : stored targets -> y
+    epoch_of_pass : asked at the start of each pass for the epoch whose order it has; None = in ascending order
+    """
+
+    samples: Samples
+    indices: Indices
+    batch_size: int
+    as_target: Callable[[Tensor], Tensor]
+    seed: int = 0
+    epoch_of_pass: Callable[[], int] | None = None
+    rank: int = 0
+    n_processes: int = 1
+
+    def __len__(self) -> int:
+        return math.ceil(math.ceil(len(self.indices) / self.n_processes) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = self.indices
+        if self.epoch_of_pass is not None:
+            order = shuffled(order, self.seed, self.epoch_of_pass())
+        share = np.resize(order, math.ceil(len(order) / self.n_processes) * self.n_processes)[
+            self.rank :: self.n_processes
+        ]
+        n_samples = samples_per_block(self.samples.n_units, self.batch_size)
+        blocks = (share[start : start + n_samples] for start in range(0, len(share), n_samples))
+        for counts, targets in self.samples.gather(blocks):
+            sizes = batch_sizes_of(len(counts), self.batch_size)
+            yield from zip(counts.float().split(sizes), self.as_target(targets).split(sizes), strict=True)
+
+
+def batch_sizes_of(n_samples: int, batch_size: int) -> tuple[int, ...]:
+    """Return the sizes of the batches that some samples make, the last perhaps smaller."""
+    n_whole, rest = divmod(n_samples, batch_size)
+    return (batch_size,) * n_whole + ((rest,) if rest else ())
 
 
 def torch_dtype(counts_dtype: np.dtype[np.generic]) -> torch.dtype:

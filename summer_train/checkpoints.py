@@ -1,8 +1,8 @@
-"""Checkpoints of a run: written whole after every epoch, found again, loaded, and compared with the data at hand."""
+"""Checkpoints of a run: written whole after every epoch, loaded, and compared with the data at hand."""
 
 import io
-import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from summer_prep.errors import SettingsError
-from summer_train.config import FitConfig
-
-_VERSION = re.compile(r"version_(\d+)")
-
-
-def best_checkpoint(log_dir: Path) -> Path:
-    """Return the checkpoint of the epoch with the lowest validation loss."""
-    return log_dir / "checkpoints" / "best.ckpt"
-
-
-def last_checkpoint(log_dir: Path) -> Path:
-    """Return the checkpoint of the last whole epoch."""
-    return log_dir / "checkpoints" / "last.ckpt"
+from summer_train.config import Choice
+from summer_train.runs import best_checkpoint, last_checkpoint, replace_file, run_folders
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -31,19 +20,22 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best score so far; Lightning forgets it where a path is spelt in another way."""
-        best = str(Path(str(self.dirpath)) / "best.ckpt")
+        best = str(Path(str(self.dirpath)) / best_checkpoint(Path()).name)
         score = state_dict["best_model_score"]
         here = {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best}
         super().load_state_dict({**state_dict, **here, "best_k_models": {best: score}})
 
 
-def checkpoint_callbacks() -> list[Callback]:
+def checkpoint_callbacks(log_dir: Path) -> list[Callback]:
     """Return what writes best.ckpt, and after it last.ckpt, which so knows the best score."""
-    common: dict[str, Any] = {"enable_version_counter": False, "auto_insert_metric_name": False}
+    best, last = best_checkpoint(log_dir), last_checkpoint(log_dir)
+    common: dict[str, Any] = {
+        "dirpath": best.parent, "enable_version_counter": False, "auto_insert_metric_name": False,
+    }  # fmt: skip
     # Lightning's own save_last writes only when the best one is written, too.
     return [
-        BestCheckpoint(monitor="val_loss", filename="best", **common),
-        ModelCheckpoint(filename="last", **common),
+        BestCheckpoint(monitor="val_loss", filename=best.stem, **common),
+        ModelCheckpoint(filename=last.stem, **common),
     ]
 
 
@@ -54,56 +46,29 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Write a checkpoint; raises OSError if the disk does not allow it."""
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        staged = Path(path).with_suffix(".staging")
-        staged.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            staged.write_bytes(content.getbuffer())
-            staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
+        replace_file(Path(path), content.getbuffer())
 
 
-def find_run(config: FitConfig, provenance: dict[str, Any]) -> Path:
-    """Return the newest run's folder, checked to be a run with these settings on these data, and not yet complete.
+def find_run(parent: Path, choice: Choice, data: Mapping[str, Any]) -> Path:
+    """Return the newest run's folder, checked to be a run of this choice on these data.
 
     Raises
     ------
-    SettingsError : there is none, it differs, or it has had its epochs
+    SettingsError : there is none, or it differs
     """
-    folder = config.output_dir / config.log_name
-    runs = {int(match[1]): path for path in folder.glob("version_*") if (match := _VERSION.fullmatch(path.name))}
-    trained = [number for number in sorted(runs) if last_checkpoint(runs[number]).exists()]
+    trained = [folder for folder in run_folders(parent).values() if last_checkpoint(folder).exists()]
     if not trained:
-        raise SettingsError(f"{folder}: no run to continue. Leave --resume out, or name its --output-dir")
-    newest = last_checkpoint(runs[trained[-1]])
-    checkpoint = load_checkpoint(newest)
-    differences = config.differences(checkpoint["summer"]["config"])
-    differences += data_differences(checkpoint["summer"]["data"], provenance["data"])
+        raise SettingsError(f"{parent}: no run to continue. Leave --resume out, or name its --output-dir")
+    newest = last_checkpoint(trained[-1])
+    then = load_checkpoint(newest)["summer"]
+    differences = choice.differences(choice_of(then["config"], newest).as_plain())
+    differences += data_differences(then["data"], data)
     if differences:
         raise SettingsError(
             f"{newest}: cannot be continued, it was trained with other settings: {'; '.join(differences)}. "
             "Give the same ones, or leave --resume out"
         )
-    n_epochs = checkpoint["epoch"] + 1
-    if n_epochs >= config.max_epochs:
-        raise SettingsError(
-            f"{newest}: has been trained for {n_epochs} epochs, so with --max-epochs {config.max_epochs} nothing is "
-            "left to do. Evaluate it with summer-train evaluate, give more epochs, or leave --resume out"
-        )
-    return runs[trained[-1]]
-
-
-def metrics_of_whole_epochs(log_dir: Path) -> list[str]:
-    """Return the lines of a run's metrics.csv up to its last checkpoint, header first; none if it was damaged."""
-    path = log_dir / "metrics.csv"
-    lines = path.read_text().splitlines() if path.exists() else []
-    columns = lines[0].split(",") if lines else []
-    if "epoch" not in columns:
-        return []
-    n_epochs = load_checkpoint(last_checkpoint(log_dir))["epoch"] + 1
-    cells = (line.split(",") for line in lines[1:])
-    kept = [row for row in cells if len(row) == len(columns) and int(row[columns.index("epoch")]) < n_epochs]
-    return [lines[0], *(",".join(row) for row in kept)]
+    return trained[-1]
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -123,10 +88,33 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     try:
         checkpoint: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-        _ = checkpoint["summer"]["config"], checkpoint["summer"]["data"], checkpoint["state_dict"]
     except Exception as error:  # torch raises whatever the damaged bytes lead to
         raise SettingsError(f"{path}: not a checkpoint of summer-train fit, or damaged. Train again") from error
+    try:
+        _ = checkpoint["summer"]["config"]["task"], checkpoint["summer"]["data"]["patients"], checkpoint["state_dict"]
+    except (KeyError, TypeError) as error:
+        raise SettingsError(
+            f"{path}: not a checkpoint of summer-train fit: it does not say which data it was trained on. "
+            "Train with summer_train.film_data, which notes that"
+        ) from error
     return checkpoint
+
+
+def choice_of(plain: Mapping[str, Any], path: Path, **changes: Any) -> Choice:
+    """Return the choice that a checkpoint was trained with, with changes.
+
+    Raises
+    ------
+    SettingsError : its settings are none that this version knows
+    """
+    known = {field.name: field for field in fields(Choice)}
+    try:
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+        return Choice(**{**{name: value for name, value in values.items() if name in known}, **changes})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise SettingsError(f"{path}: its settings cannot be read ({error}). Train again") from error
+    except SettingsError as error:
+        raise SettingsError(f"{path}: its settings cannot be used: {error}") from error
 
 
 def data_differences(trained_on: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

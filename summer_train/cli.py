@@ -1,215 +1,180 @@
 """The commands of `summer-train`: parse, one library call, print."""
 
+import csv
+import inspect
+import io
 import json
 import os
 import sys
-from enum import StrEnum
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from summer_prep.command_line import (
+from summer_prep.console import (
+    LIST_MARK,
     CacheDir,
     DataDir,
     JsonOption,
-    NwbPath,
-    PatientIds,
     PictureOption,
+    as_data,
     new_app,
-    print_table,
+    path_option,
     run,
-    split_list,
+    say,
+    show,
+    show_table,
 )
-from summer_prep.errors import SettingsError
-from summer_train.config import FitConfig, is_first_process
+from summer_train.config import Choice, Run, is_first_process, option_of, settings_from
 
 app = new_app("Train decoders on the cached SUMMER arrays.")
 
-Task = StrEnum("Task", ["next_bin", "label"])
-LabelRule = StrEnum("LabelRule", ["first", "any", "majority"])
-Undefined = StrEnum("Undefined", ["drop", "class"])
 
-REGIONS_HELP = "Regions to keep, like A EC; H stands for AH MH PH, PHC also for APH MPH PPH.  [default: all]"
-WORKERS_HELP = "Accepted for old command lines: counts come from the mapped cache, so no worker processes load them."
-RULE_HELP = "Which frames decide a bin's label: the first, any that is on, or most of them."
-UNDEFINED_HELP = "Leave bins with undefined labels out, or make them a class."
-RESUME_HELP = "Continue the newest run in --output-dir, which must have these settings."
-MEMORY_HELP = "GB of device memory that counts may take; more than that streams.  [default: 80 % of what is free]"
-FRACTION_HELP = "Fraction split instead of the blocked one: this last part validates, no test."
+def takes_options(
+    *kinds: type[Choice] | type[Run], only: tuple[str, ...] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option per field of some settings; name, default and help stand with the field."""
 
-TaskOption = Annotated[Task, typer.Option(help="Predict the next bin's counts, or a label.")]
-BinLength = Annotated[int, typer.Option(help="Bin length in ms.")]
-BatchSize = Annotated[int, typer.Option(help="Samples per optimizer step.")]
-HiddenSize = Annotated[int, typer.Option(help="Width of the hidden layer.")]
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in inspect.signature(command).parameters.values()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        options = [
+            _parameter(field) for kind in kinds for field in fields(kind) if not only or option_of(field) in only
+        ]
+        command.__signature__ = inspect.Signature([*options, *own])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _parameter(field: Any) -> inspect.Parameter:
+    """Return the parameter that typer makes an option of."""
+    name, help_text, default, kind = option_of(field), field.metadata["help"], field.default, field.type
+    option = typer.Option(help=help_text)
+    if field.metadata["several"]:
+        option = typer.Option(help=help_text, metavar=field.metadata["several"] + LIST_MARK)
+        kind, default = str | None, " ".join(f"{value:g}" for value in default) or None
+    elif isinstance(default, Path) or kind == Path | None:
+        option = path_option(help_text, f"--{name.replace('_', '-')}")
+    elif kind is bool:
+        option = typer.Option(f"--{name.replace('_', '-')}", help=help_text)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
 @app.command()
-def fit(
-    task: TaskOption = Task.next_bin,
-    label_name: Annotated[str, typer.Option(help="The label to decode (task label).")] = "summer",
-    data_dir: DataDir = Path("/data"),
-    nwb_path: NwbPath = None,
-    cache_dir: CacheDir = Path("data_cache"),
-    patient_ids: PatientIds = "",
-    bin_length: BinLength = 80,
-    brain_regions: Annotated[str, typer.Option(help=REGIONS_HELP)] = "",
-    single_units: Annotated[bool, typer.Option("--single-units", help="Keep single units only.")] = False,
-    label_rule: Annotated[LabelRule, typer.Option(help=RULE_HELP)] = LabelRule.first,
-    undefined: Annotated[Undefined, typer.Option(help=UNDEFINED_HELP)] = Undefined.drop,
-    val_fraction: Annotated[float | None, typer.Option(help=FRACTION_HELP)] = None,
-    buffer: Annotated[
-        float | None, typer.Option(help="Blocked split: seconds between training, validation, test.  [default: 32]")
-    ] = None,
-    fold: Annotated[int | None, typer.Option(help="Blocked split: fold, 1 to 5.  [default: 1]")] = None,
-    sequence: Annotated[str, typer.Option(help="Past and future seconds added to the buffer.")] = "3 1",
-    batch_size: BatchSize = 32,
-    max_epochs: Annotated[int, typer.Option(help="Passes over the training samples.")] = 20,
-    hidden_size: HiddenSize = 64,
-    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 1e-3,
-    num_workers: Annotated[int, typer.Option(help=WORKERS_HELP)] = 0,
-    output_dir: Annotated[Path, typer.Option(help="Where logs and checkpoints go.")] = Path("lightning_logs"),
-    devices: Annotated[
-        int | None, typer.Option(help="Number of GPUs (CPU processes without).  [default: all visible]")
-    ] = None,
-    device_memory: Annotated[float | None, typer.Option(help=MEMORY_HELP)] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read every byte of the cache against its digests first.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help=RESUME_HELP)] = False,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Equal seeds give equal runs on one CPU.")] = 0,
-    picture: PictureOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@takes_options(Choice, Run)
+def fit(picture: PictureOption = None, as_json: JsonOption = False, **options: Any) -> None:
     """Train and evaluate one model; keys that are missing or stale are built from --data-dir first."""
-    config = FitConfig(
-        task=task.value,
-        label_name=label_name,
-        data_dir=data_dir,
-        nwb_path=nwb_path,
-        cache_dir=cache_dir,
-        patient_ids=split_list(patient_ids),
-        bin_length_ms=bin_length,
-        brain_regions=split_list(brain_regions),
-        single_units=single_units,
-        label_rule=label_rule.value,
-        undefined=undefined.value,
-        val_fraction=val_fraction,
-        buffer_s=buffer,
-        fold=fold,
-        sequence_s=_two_seconds(sequence),
-        batch_size=batch_size,
-        max_epochs=max_epochs,
-        hidden_size=hidden_size,
-        lr=lr,
-        num_workers=num_workers,
-        output_dir=output_dir,
-        devices=devices,
-        device_memory_gb=device_memory,
-        verify=verify,
-        resume=resume,
-        seed=seed,
-    )
-    from summer_train.fit import fit as fit_model
+    choice, where = settings_from(Choice, options), settings_from(Run, options)
+    from summer_train.training import run_fit
 
-    result = fit_model(config, say=_say)
+    result = run_fit(choice, where, say)
     if result is None:
         return
     from summer_train.report import draw_learning_curve, score_table
 
     if picture is not None:
-        draw_learning_curve(result.log_dir, result.scores, picture)
-        _say(f"wrote {picture}")
+        draw_learning_curve(result, picture)
+        say(f"wrote {picture}")
     if as_json:
-        typer.echo(json.dumps(result.as_plain(), indent=1))
+        show(json.dumps(result.as_plain(), indent=1))
         return
     sizes = ", ".join(f"{n} {part}" for part, n in result.n_samples.items() if n)
-    typer.echo(f"{config.task}: {result.n_units} units, samples: {sizes}")
-    print_table(score_table(result.scores))
-    typer.echo(f"logs: {result.log_dir}\nbest: {result.best_checkpoint}\nlast: {result.last_checkpoint}")
+    show(f"{choice.task}: {result.n_units} units, samples: {sizes}")
+    show(f"best epoch: {result.best_epoch} of {result.n_epochs} (lowest validation loss); its scores:")
+    show_table(score_table(result.scores))
+    show(as_data(f"run: {result.log_dir}"))
 
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="best.ckpt or last.ckpt of a run.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its best.ckpt or last.ckpt.")],
     data_dir: DataDir = Path("/data"),
     cache_dir: CacheDir = Path("data_cache"),
-    patient_ids: Annotated[str, typer.Option(help="Other patients.  [default: those it was trained on]")] = "",
+    patient_ids: Annotated[
+        str | None,
+        typer.Option(metavar=f"ID{LIST_MARK}", help="Other patients.  [default: those it was trained on]"),
+    ] = None,
     fold: Annotated[int | None, typer.Option(help="Another fold.  [default: the one it was trained on]")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a checkpoint on the cache, saying how the data differ from those it was trained on."""
-    from summer_train.evaluate import evaluate as evaluate_checkpoint
+    """Evaluate a run or a checkpoint on the cache, saying how the data differ from those it was trained on."""
+    from summer_train.evaluation import evaluate as evaluate_checkpoint
 
     result = evaluate_checkpoint(
-        checkpoint,
-        data_dir=data_dir,
-        cache_dir=cache_dir,
-        patient_ids=split_list(patient_ids),
-        fold=fold,
-        say=_say,
+        checkpoint, data_dir=data_dir, cache_dir=cache_dir, patient_ids=patient_ids, fold=fold, say=say
     )
     if as_json:
-        typer.echo(json.dumps(result.as_plain(), indent=1))
+        show(json.dumps(result.as_plain(), indent=1))
         return
     from summer_train.report import score_table
 
     for difference in result.differences:
-        _say(f"differs from training: {difference}")
-    print_table(score_table(result.scores))
+        say(f"differs from training: {difference}")
+    show_table(score_table(result.scores))
 
 
 @app.command()
+def runs(
+    output_dir: Annotated[
+        Path, typer.Argument(callback=lambda value: value, help="The --output-dir of the runs.")
+    ] = Path("lightning_logs"),
+    as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")] = False,
+) -> None:
+    """List the runs of a folder with their settings and scores."""
+    from summer_train.report import run_row, runs_table
+    from summer_train.runs import find_results
+
+    results, without = find_results(output_dir)
+    for folder in without:
+        say(f"no results in {folder}: killed, or still at work")
+    if as_json:
+        show(json.dumps([result.as_plain() for result in results], indent=1))
+    elif as_csv:
+        content = io.StringIO()
+        rows = [run_row(result) for result in results]
+        writer = csv.DictWriter(content, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        show(content.getvalue().rstrip("\n"))
+    else:
+        show_table(runs_table(results))
+
+
+@app.command()
+@takes_options(
+    Choice,
+    Run,
+    only=("task", "patient_ids", "bin_length", "batch_size", "hidden_size", "data_dir", "cache_dir", "threads"),
+)
 def bench(
-    task: TaskOption = Task.next_bin,
-    data_dir: DataDir = Path("/data"),
-    cache_dir: CacheDir = Path("data_cache"),
-    patient_ids: PatientIds = "",
-    bin_length: BinLength = 80,
-    batch_size: BatchSize = 32,
-    hidden_size: HiddenSize = 64,
     repeats: Annotated[int, typer.Option(help="Turns; each trains a few epochs in every way.")] = 5,
     picture: PictureOption = None,
     as_json: JsonOption = False,
+    **options: Any,
 ) -> None:
-    """Time the stages of a run, and an epoch against the published way and a bare PyTorch loop."""
-    config = FitConfig(
-        task=task.value,
-        data_dir=data_dir,
-        cache_dir=cache_dir,
-        patient_ids=split_list(patient_ids),
-        bin_length_ms=bin_length,
-        batch_size=batch_size,
-        hidden_size=hidden_size,
-    )
+    """Time the stages of a run, and an epoch against a bare PyTorch loop."""
+    choice, where = settings_from(Choice, options), settings_from(Run, options)
     from summer_train.bench import bench as run_bench
     from summer_train.report import bench_tables, draw_bench
 
-    result = run_bench(config, repeats, say=_say)
+    result = run_bench(choice, where, repeats, say=say)
     if picture is not None:
         draw_bench(result.epochs_s, picture)
-        _say(f"wrote {picture}")
+        say(f"wrote {picture}")
     if as_json:
-        typer.echo(json.dumps(result.as_plain(), indent=1))
+        show(json.dumps(result.as_plain(), indent=1))
         return
-    typer.echo(
-        f"{result.n_units} units, {result.n_steps} steps of {result.batch_size} samples an epoch, {result.device}"
-    )
+    show(f"{result.n_units} units, {result.n_steps} steps of {result.batch_size} samples an epoch, {result.device}")
     for table in bench_tables(result.stages_s, result.epochs_s):
-        print_table(table)
-
-
-def _say(line: str) -> None:
-    """Tell people, beside the results that go to stdout."""
-    typer.echo(line, err=True)
-
-
-def _two_seconds(text: str) -> tuple[float, float]:
-    try:
-        past, future = (float(value) for value in split_list(text))
-    except ValueError as error:
-        raise SettingsError(f"--sequence {text}: must be two numbers of seconds, past and future, like 3 1") from error
-    return past, future
+        show("")
+        show_table(table)
 
 
 def main() -> None:

@@ -1,141 +1,237 @@
-"""What one training run is: checked when it is made, taken by the library, stored with the results."""
+"""What one training run is: a Choice decides its numbers, a Run says where and how.
 
+Each field is an option of the command line and of the Python front door, named like the field without its unit.
+"""
+
+import difflib
+import inspect
+import math
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
+from summer_prep.dataset import LabelRule, check_bin_length
 from summer_prep.errors import SettingsError
-from summer_prep.layout import LABEL_RULES
+from summer_prep.values import as_bin_lengths, as_names, as_numbers, as_path, as_patient_ids
 
-TASKS = ("next_bin", "label")
-UNDEFINED_RULES = ("drop", "class")
+Task = Literal["next_bin", "label"]
+Undefined = Literal["drop", "class"]
+Pauses = Literal["keep", "drop"]
+
 DEFAULT_BUFFER_S = 32.0
 DEFAULT_FOLD = 1
 
-_WITHOUT_EFFECT_ON_RESULTS = {
-    "data_dir", "nwb_path", "cache_dir", "output_dir", "max_epochs", "num_workers", "devices", "device_memory_gb",
-    "verify", "resume", "patient_ids",
-}  # fmt: skip
-"""Patients are compared by what their keys hold, not by name."""
+_UNITS = ("_ms", "_s", "_gb")
+
+Convert = Callable[[Any, str], Any]
+Settings = TypeVar("Settings", bound="_Settings")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _option(default: Any, help_text: str, convert: Convert | None = None, several: str = "") -> Any:
+    """Return a field with what a person is told of it; `several` names the values of an option that takes a list."""
+    return field(default=default, metadata={"help": help_text, "convert": convert, "several": several})
+
+
+def _seconds_pair(value: object, option: str) -> tuple[float, float]:
+    example = "must be two numbers of seconds, past and future, like 3 1"
+    numbers = as_numbers(value, option, example)
+    if len(numbers) != 2 or not all(0 <= number <= MAX_SECONDS for number in numbers):
+        raise SettingsError(f"{option} {' '.join(map(str, numbers))}: {example}, at most {MAX_SECONDS:g}")
+    return numbers[0], numbers[1]
+
+
+def _bin_length(value: object, option: str) -> int:
+    lengths = as_bin_lengths(value, option)
+    if len(lengths) != 1:
+        raise SettingsError(f"{option} {value}: a run has one bin length, like 80")
+    return lengths[0]
+
+
+def _regions(value: object, option: str) -> tuple[str, ...]:
+    return as_names(value, option, "regions, like A EC")
+
+
+MAX_SECONDS = 86_400.0
+"""A day: longer than any film."""
+
+
+class _Settings:
+    """What Choice and Run have in common."""
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the settings as plain values, for YAML, JSON and checkpoints."""
+        return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}  # type: ignore[arg-type]
+
+    def as_options(self) -> dict[str, Any]:
+        """Return the settings by the names of their options, for `settings_from`."""
+        return {option_of(one): getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """Settings of one run; the command line has one option for each field."""
+class Choice(_Settings):
+    """What decides the numbers of a run; equal choices on equal data give equal scores."""
 
-    task: str = "next_bin"
-    """next_bin (regression) or label (classification)."""
-    label_name: str = "summer"
-    """The label to decode."""
-    data_dir: Path = Path("/data")
-    """Folder with the NWB files."""
-    nwb_path: Path | None = None
-    """One NWB file; ignored when patient_ids are given."""
-    cache_dir: Path = Path("data_cache")
-    """Folder of the cache."""
-    patient_ids: tuple[str, ...] = ()
-    """Patients whose units stand side by side, in this order; empty for every one found."""
-    bin_length_ms: int = 80
-    """Nominal bin length on the film clock."""
-    brain_regions: tuple[str, ...] = ()
-    """Regions or groups of regions to keep; empty for all."""
-    single_units: bool = False
-    """Keep single units only."""
-    label_rule: str = "first"
-    """Which frames of a bin decide its label."""
-    undefined: str = "drop"
-    """Leave undefined bins out (drop), or make them a class of their own (class)."""
-    val_fraction: float | None = None
-    """Fraction split: the last part validates; cannot be combined with buffer_s and fold."""
-    buffer_s: float | None = None
-    """Blocked split: time between training, validation and test; 32 unless a fraction split is asked for."""
-    fold: int | None = None
-    """Blocked split: which of the five segments validates, 1 to 5; 1 unless a fraction split is asked for."""
-    sequence_s: tuple[float, float] = (3.0, 1.0)
-    """Past and future around a sample, added to the buffer."""
-    batch_size: int = 32
-    """Samples per optimizer step."""
-    max_epochs: int = 20
-    """Passes over the training samples."""
-    hidden_size: int = 64
-    """Width of the hidden layer."""
-    lr: float = 1e-3
-    """Learning rate of Adam."""
-    num_workers: int = 0
-    """Accepted for old command lines; without effect while counts fit in memory."""
-    output_dir: Path = Path("lightning_logs")
-    """Where logs and checkpoints go."""
-    devices: int | None = None
-    """Number of GPUs, or of processes where there is none; by default all visible GPUs, or one process."""
-    device_memory_gb: float | None = None
-    """Memory that counts may take on the device; by default 80 % of what is free."""
-    verify: bool = False
-    """Read every byte of the cache against its digests first."""
-    resume: bool = False
-    """Continue the newest run with these settings in output_dir."""
-    seed: int = 0
-    """Equal seeds give equal runs on one CPU."""
+    task: Task = _option("next_bin", "Predict the next bin's counts, or a label.")
+    label_name: str = _option("summer", "The label to decode (task label).")
+    patient_ids: tuple[str, ...] = _option(
+        (), "Patients, like 14 20 or 14,20; units side by side.  [default: every one found]", as_patient_ids, "ID"
+    )
+    bin_length_ms: int = _option(80, "Bin length in ms.", _bin_length)
+    brain_regions: tuple[str, ...] = _option(
+        (),
+        "Regions to keep, like A EC; H stands for AH MH PH, PHC also for APH MPH PPH.  [default: all]",
+        _regions,
+        "REGION",
+    )
+    single_units: bool = _option(False, "Keep single units only.")
+    label_rule: LabelRule = _option(
+        "first", "Which frames decide a bin's label: the first, any that is on, or most of them."
+    )
+    undefined: Undefined = _option("drop", "Leave bins with undefined labels out, or make them a class.")
+    pauses: Pauses = _option("keep", "Samples that reach across a pause or skip of the film: keep, or drop them.")
+    min_recorded: float = _option(0.0, "Leave out bins of which less than this share was recorded, 0 to 1.")
+    val_fraction: float | None = _option(
+        None, "Fraction split instead of the blocked one: this last part validates, no test."
+    )
+    buffer_s: float | None = _option(
+        None, f"Blocked split: seconds between training, validation, test.  [default: {DEFAULT_BUFFER_S:g}]"
+    )
+    fold: int | None = _option(None, f"Blocked split: the segment that validates, 1 to 5.  [default: {DEFAULT_FOLD}]")
+    sequence_s: tuple[float, float] = _option(
+        (3.0, 1.0), "Past and future seconds added to the buffer.", _seconds_pair, "SECONDS"
+    )
+    batch_size: int = _option(32, "Samples per optimizer step.")
+    hidden_size: int = _option(64, "Width of the hidden layer.")
+    lr: float = _option(1e-3, "Learning rate of Adam.")
+    seed: int = _option(0, "Equal seeds give equal runs on one CPU.")
 
     def __post_init__(self) -> None:
-        _check_choice("--task", self.task, TASKS)
-        _check_choice("--label-rule", self.label_rule, LABEL_RULES)
-        _check_choice("--undefined", self.undefined, UNDEFINED_RULES)
-        positive = {
-            "--batch-size": self.batch_size,
-            "--max-epochs": self.max_epochs,
-            "--hidden-size": self.hidden_size,
-            "--lr": self.lr,
-            "--device-memory": 1 if self.device_memory_gb is None else self.device_memory_gb,
-            "--devices": 1 if self.devices is None else self.devices,
-        }
-        for option, value in positive.items():
-            if not 0 < value < float("inf"):
-                raise SettingsError(f"{option} {value}: must be a number greater than 0")
-        if self.val_fraction is None:
-            # What is recorded and compared is what was used, named or not.
-            object.__setattr__(self, "buffer_s", DEFAULT_BUFFER_S if self.buffer_s is None else self.buffer_s)
-            object.__setattr__(self, "fold", DEFAULT_FOLD if self.fold is None else self.fold)
-        self._check_split()
+        from summer_train.splits import check_fold, check_fraction  # NumPy, which --help does without
 
-    def _check_split(self) -> None:
+        _check_literals(self)
+        check_bin_length(self.bin_length_ms)
+        _check_range(self, {"batch_size": 1, "hidden_size": 1, "seed": 0})
+        if not 0 < self.lr < float("inf"):
+            raise SettingsError(f"--lr {self.lr}: must be a number greater than 0")
+        if not 0 <= self.min_recorded <= 1:
+            raise SettingsError(f"--min-recorded {self.min_recorded}: must lie between 0 and 1, 0.5 is usual")
         if self.val_fraction is not None:
             if self.buffer_s is not None or self.fold is not None:
                 raise SettingsError(
                     "two splits were asked for: --val-fraction chooses the fraction split, "
                     "--buffer and --fold the blocked one. Give only one of them"
                 )
-            if not 0 < self.val_fraction < 1:
-                raise SettingsError(f"--val-fraction {self.val_fraction}: must lie between 0 and 1, 0.1 is usual")
-        if self.fold is not None and not 1 <= self.fold <= 5:
-            raise SettingsError(f"--fold {self.fold}: must be 1, 2, 3, 4 or 5")
-        if self.buffer_s is not None and not 0 <= self.buffer_s < float("inf"):
-            raise SettingsError(f"--buffer {self.buffer_s}: must be 0 or more seconds")
-        if len(self.sequence_s) != 2 or not all(0 <= value < float("inf") for value in self.sequence_s):
-            raise SettingsError(
-                f"--sequence {' '.join(map(str, self.sequence_s))}: must be two numbers of seconds, past and future"
-            )
+            check_fraction(self.val_fraction)
+            return
+        # What is recorded and compared is what was used, named or not.
+        object.__setattr__(self, "buffer_s", DEFAULT_BUFFER_S if self.buffer_s is None else self.buffer_s)
+        object.__setattr__(self, "fold", DEFAULT_FOLD if self.fold is None else self.fold)
+        check_fold(self.fold or 0)
+        if not 0 <= (self.buffer_s or 0) <= MAX_SECONDS:
+            raise SettingsError(f"--buffer {self.buffer_s}: must be 0 or more seconds, at most {MAX_SECONDS:g}")
 
-    def differences(self, plain: dict[str, Any]) -> list[str]:
-        """Return how the settings that decide a run's result differ from those of another, `as_plain`."""
+    def differences(self, plain: Mapping[str, Any]) -> list[str]:
+        """Return how these settings differ from others, `as_plain`; patients are compared by their data elsewhere."""
         own = self.as_plain()
         return [
             f"{name} {plain.get(name)} then, {own[name]} now"
             for name in own
-            if name not in _WITHOUT_EFFECT_ON_RESULTS and plain.get(name) != own[name]
+            if name != "patient_ids" and plain.get(name) != own[name]
         ]
 
-    @property
-    def log_name(self) -> str:
-        """Folder below output_dir, as in the published pipeline."""
-        return "dhv" if self.task == "next_bin" else "dhv_label"
 
-    def as_plain(self) -> dict[str, Any]:
-        """Return the settings as plain values, for YAML and checkpoints."""
-        return {
-            name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
-        }
+@dataclass(frozen=True, kw_only=True)
+class Run(_Settings):
+    """Where a run takes its data from and leaves its results, for how long it trains, and on what."""
+
+    data_dir: Path = _option(Path("/data"), "Folder with the NWB files.", as_path)
+    nwb_path: Path | None = _option(None, "One NWB file; ignored when --patient-ids is given.", as_path)
+    cache_dir: Path = _option(Path("data_cache"), "Folder of the cache.", as_path)
+    output_dir: Path = _option(Path("lightning_logs"), "Where logs and checkpoints go.", as_path)
+    max_epochs: int = _option(20, "Passes over the training samples, at most.")
+    patience: int | None = _option(
+        None, "Stop after so many epochs without a lower validation loss.  [default: train all epochs]"
+    )
+    devices: int | None = _option(None, "Number of GPUs (CPU processes without).  [default: all visible]")
+    threads: int | None = _option(None, "Processor threads of each process.  [default: 1; more for large nets]")
+    device_memory_gb: float | None = _option(
+        None, "GB of device memory that counts may take; more than that streams.  [default: 80 % of what is free]"
+    )
+    num_workers: int = _option(
+        0, "Accepted for old command lines: counts come from the mapped cache, so no worker processes load them."
+    )
+    verify: bool = _option(False, "Read every byte of the cache against its digests first.")
+    resume: bool = _option(False, "Continue the newest run in --output-dir, which must have these settings.")
+
+    def __post_init__(self) -> None:
+        _check_range(self, {"max_epochs": 1, "patience": 1, "devices": 1, "threads": 1, "num_workers": 0})
+        if self.device_memory_gb is not None and not 0 < self.device_memory_gb < float("inf"):
+            raise SettingsError(f"--device-memory {self.device_memory_gb}: must be a number greater than 0")
+
+
+def option_of(one: "Field[Any]") -> str:
+    """Return the name of a field's option in Python: the field's own without its unit."""
+    return next((one.name.removesuffix(unit) for unit in _UNITS if one.name.endswith(unit)), one.name)
+
+
+def settings_from(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
+    """Return settings from options as people write them; those that are not this kind's are left alone.
+
+    Raises
+    ------
+    SettingsError : a value that no such option can have
+    """
+    values = {
+        one.name: _converted(one, options[option_of(one)])
+        for one in fields(kind)  # type: ignore[arg-type]
+        if option_of(one) in options
+    }
+    return kind(**values)
+
+
+def check_names(options: Mapping[str, Any], *kinds: type[_Settings]) -> None:
+    """Refuse options that none of the kinds has.
+
+    Raises
+    ------
+    SettingsError : an unknown option
+    """
+    known = [option_of(one) for kind in kinds for one in fields(kind)]  # type: ignore[arg-type]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=2) or known
+            raise SettingsError(f"no option {name!r}. Choose among {', '.join(near)}")
+
+
+def takes(*kinds: type[_Settings]) -> Callable[[Function], Function]:
+    """Say in a function's signature which options its `**options` are, for `help`."""
+
+    def decorate(function: Function) -> Function:
+        own = [
+            parameter
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        options = [
+            inspect.Parameter(option_of(one), inspect.Parameter.KEYWORD_ONLY, default=one.default)
+            for kind in kinds
+            for one in fields(kind)  # type: ignore[arg-type]
+        ]
+        function.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+        lines = [
+            f"{option_of(one)} : {one.metadata['help']}"
+            for kind in kinds
+            for one in fields(kind)  # type: ignore[arg-type]
+        ]
+        function.__doc__ = (
+            (function.__doc__ or "").rstrip() + "\n\nOptions, as of `summer-train fit`\n\n" + "\n".join(lines)
+        )
+        return function
+
+    return decorate
 
 
 def is_first_process() -> bool:
@@ -143,8 +239,49 @@ def is_first_process() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def _check_choice(
-    option: Literal["--task", "--label-rule", "--undefined"], value: str, allowed: tuple[str, ...]
-) -> None:
-    if value not in allowed:
-        raise SettingsError(f"{option} {value}: choose one of {', '.join(allowed)}")
+def _converted(one: "Field[Any]", value: Any) -> Any:
+    option = f"--{option_of(one).replace('_', '-')}"
+    if value is None or value is one.default:
+        return one.default
+    convert: Convert | None = one.metadata["convert"]
+    if convert is not None:
+        return convert(value, option)
+    for kind in (bool, int, float):
+        if one.type in (kind, kind | None):
+            return _number(value, kind, option)
+    return value
+
+
+def _number(value: Any, kind: type, option: str) -> Any:
+    """Return a value as the number or flag that it stands for; 2.5 is no int and 1 no flag."""
+    is_right = isinstance(value, bool) == (kind is bool) and not isinstance(value, str)
+    try:
+        number = kind(value)
+    except (TypeError, ValueError, OverflowError):
+        is_right = False
+    if not is_right or (number != value and not math.isnan(number)):
+        names = {bool: "True or False", int: "a whole number", float: "a number"}
+        raise SettingsError(f"{option} {value!r}: must be {names[kind]}")
+    return number
+
+
+def _check_literals(settings: _Settings) -> None:
+    for one in _with_choices(settings):
+        value, allowed = getattr(settings, one.name), get_args(one.type)
+        if value not in allowed:
+            raise SettingsError(f"--{one.name.replace('_', '-')} {value}: choose one of {', '.join(allowed)}")
+
+
+def _with_choices(settings: _Settings) -> "Iterator[Field[Any]]":
+    return (one for one in fields(settings) if getattr(one.type, "__origin__", None) is Literal)  # type: ignore[arg-type]
+
+
+def _check_range(settings: _Settings, least: Mapping[str, int]) -> None:
+    for name, smallest in least.items():
+        value = getattr(settings, name)
+        if value is not None and not smallest <= value < 2**63:
+            raise SettingsError(f"--{name.replace('_', '-')} {value}: must be {smallest} or more")
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value

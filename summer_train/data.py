@@ -1,93 +1,90 @@
-"""One Lightning data module for both tasks: which samples there are, how they are split, and the loaders."""
+"""The samples of one run on a device, split; a Lightning data module with plain batches for anyone's model."""
 
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from summer_prep.errors import SettingsError
-from summer_prep.layout import UNDEFINED
-from summer_train.batches import Block, OrderedBlocks, ResidentSamples, Samples, ShuffledBlocks, StreamedSamples
-from summer_train.config import FitConfig
+from summer_prep.machine import available_bytes
+from summer_train.batches import (
+    Batches,
+    Block,
+    OrderedBlocks,
+    ResidentSamples,
+    Samples,
+    ShuffledBlocks,
+    StreamedSamples,
+)
+from summer_train.config import Choice
+from summer_train.samples import Mask, reaches_only, runs_on, usable_bins
+from summer_train.selection import Selection
 from summer_train.splits import Split, blocked_split, fraction_split
-
-if TYPE_CHECKING:
-    from summer_train.cache import Selection
+from summer_train.tasks import Task, task_samples
 
 DEFAULT_MEMORY_SHARE = 0.8
 """Of the memory that is free, how much counts may take by default."""
 
 
 class FilmData(lightning.LightningDataModule):
-    """The samples of one run.
+    """The samples of one choice: batches (x, y) of `batch_size` for a `lightning.Trainer`, or to iterate over.
+
+    x is (batch, n_units) float32 counts; y is (batch,) class indices or (batch, n_units) counts of the next bin.
 
     Attributes
     ----------
+    task : what is predicted
     split : sample indices of each part, after undefined and never seen bins are left out
-    n_units, n_classes : sizes of the model's input and, for labels, output
+    n_units : width of x
     notes : what was left out and why, for people
     """
 
     def __init__(
-        self, selection: "Selection", config: FitConfig, say: Callable[[str], None] = lambda _line: None
+        self,
+        selection: Selection,
+        choice: Choice,
+        device_memory_gb: float | None = None,
+        say: Callable[[str], None] = lambda _line: None,
     ) -> None:
         super().__init__()
-        self.say = say
-        self.config = config
-        self.n_units = selection.n_units
-        self.n_classes = 0
+        self.selection, self.choice, self.device_memory_gb, self.say = selection, choice, device_memory_gb, say
         self.notes: list[str] = []
-        labels = self._read_labels(selection) if config.task == "label" else None
-        n_samples = selection.n_bins - (labels is None)
-        split = self._split(n_samples)
-        self.split = self._leave_out(split, self._usable(selection, labels, n_samples))
-        if labels is not None:
-            self._check_classes(labels)
-        self.selection = selection
-        self.labels = labels
-        self.samples: Samples
+        task, self._targets, is_defined, check_training = task_samples(selection, choice, self._note)
+        self.task: Task = task
+        self.n_units = selection.n_units
+        self.split = self._leave_out(_split(len(is_defined), choice), is_defined & self._usable(len(is_defined)))
+        check_training(self.split.train)
         self.device = torch.device("cpu")
-        self.rank, self.n_processes = 0, 1
+        self._samples: Samples | None = None
+        self._n_passes = 0
 
     def _note(self, line: str) -> None:
         self.notes.append(line)
         self.say(line)
 
-    def _read_labels(self, selection: "Selection") -> NDArray[np.uint8]:
-        """Return class indices: 0, 1, and 2 for undefined."""
-        raw = selection.labels(self.config.label_name, self.config.label_rule)
-        has_undefined = bool((raw == UNDEFINED).any())
-        as_class = self.config.undefined == "class"
-        self.n_classes = 3 if has_undefined and as_class else 2
-        if as_class and not has_undefined:
-            self._note(f"label {self.config.label_name} is defined everywhere; --undefined class changes nothing")
-        return np.where(raw == UNDEFINED, np.uint8(2), raw)
+    def _usable(self, n_samples: int) -> Mask:
+        """Return which samples reach only bins that may be used, (n_samples,)."""
+        choice, reach = self.choice, self.task.reach
+        recorded_share = self.selection.recorded_share()
+        usable = usable_bins(recorded_share, choice.min_recorded)
+        self._note_left_out(recorded_share <= 0, "that a patient never saw")
+        self._note_left_out(
+            ~usable & (recorded_share > 0), f"of which less than a share of {choice.min_recorded:g} was recorded"
+        )
+        samples = reaches_only(usable, n_samples, reach)
+        if choice.pauses == "drop":
+            unbroken = runs_on(*self.selection.breaks(), n_samples, reach)
+            self._note_left_out(samples & ~unbroken, "across a pause or skip", "samples")
+            samples &= unbroken
+        return samples
 
-    def _split(self, n_samples: int) -> Split:
-        config = self.config
-        if config.val_fraction is not None:
-            return fraction_split(n_samples, config.val_fraction)
-        assert config.buffer_s is not None
-        assert config.fold is not None
-        return blocked_split(n_samples, config.bin_length_ms, config.buffer_s, config.fold, config.sequence_s)
+    def _note_left_out(self, which: Mask, why: str, what: str = "bins") -> None:
+        if which.any():
+            self._note(f"left out {int(which.sum())} {what} {why}")
 
-    def _usable(self, selection: "Selection", labels: NDArray[np.uint8] | None, n_samples: int) -> NDArray[np.bool_]:
-        seen = selection.seen()
-        if not seen.all():
-            self._note(f"left out {int((~seen).sum())} bins that a patient never saw")
-        if labels is None:
-            return seen[:-1] & seen[1:]
-        defined = labels < self.n_classes
-        if not defined.all():
-            self._note(f"left out {int((~defined).sum())} bins where {self.config.label_name} is undefined")
-        return (seen & defined)[:n_samples]
-
-    def _leave_out(self, split: Split, usable: NDArray[np.bool_]) -> Split:
+    def _leave_out(self, split: Split, usable: Mask) -> Split:
         parts = {name: indices[usable[indices]] for name, indices in vars(split).items()}
         for name in ("train", "val"):
             if not len(parts[name]):
@@ -96,80 +93,139 @@ class FilmData(lightning.LightningDataModule):
                 )
         return Split(**parts)
 
-    def _check_classes(self, labels: NDArray[np.uint8]) -> None:
-        present = np.unique(labels[self.split.train])
-        if len(present) < 2:
-            raise SettingsError(
-                f"label {self.config.label_name} has only the value {present[0]} in the {len(self.split.train)} "
-                "training bins, so there is nothing to learn. Try another --fold, --buffer or --label-name"
-            )
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a checkpoint says of the data that it was trained on: settings, patients, units and digests."""
+        return {"config": self.choice.as_plain(), "data": self.selection.provenance()}
 
-    def setup(self, stage: str) -> None:
-        """Place the samples for the device of the trainer."""
-        if self.trainer is not None and not hasattr(self, "samples"):
-            self.rank, self.n_processes = self.trainer.global_rank, self.trainer.world_size
-            self.place(self.trainer.strategy.root_device)
+    @property
+    def n_samples(self) -> Mapping[str, int]:
+        """Number of samples of each part."""
+        return {part: len(indices) for part, indices in vars(self.split).items()}
+
+    @property
+    def samples(self) -> Samples:
+        """The samples, placed on the device."""
+        if self._samples is None:
+            self._samples = self._placed(self.device)
+        return self._samples
 
     def place(self, device: torch.device) -> None:
-        """Move the counts to a device, once; where they do not fit, let them stream from the mapped files."""
-        self.device = device
-        is_mapped_as_it_is = device.type == "cpu" and self.selection.counts_if_mapped() is not None
-        if self.selection.n_bytes > self._budget_bytes(device) and not is_mapped_as_it_is:
+        """Take a device; where the counts do not fit, they stream from the mapped files."""
+        if device != self.device:
+            self.device, self._samples = device, None
+
+    def _placed(self, device: torch.device) -> Samples:
+        task, selection = self.task, self.selection
+        is_mapped_as_it_is = device.type == "cpu" and selection.counts_if_mapped() is not None
+        budget_bytes = self._budget_bytes(device)
+        if selection.n_bytes > budget_bytes and not is_mapped_as_it_is:
             self._note(
-                f"streaming {self.selection.n_bytes / 1e9:.1f} GB of counts from the mapped files: more than the "
-                f"{self._budget_bytes(device) / 1e9:.1f} GB that may be used on {device}"
+                f"streaming {selection.n_bytes / 1e9:.1f} GB of counts from the mapped files: more than the "
+                f"{budget_bytes / 1e9:.1f} GB that may be used on {device}"
             )
-            self.samples = StreamedSamples(selection=self.selection, labels=self.labels, device=device)
-            return
-        counts = self.selection.counts()
+            return StreamedSamples(counts=selection, targets=self._targets, reach=task.reach, device=device)
+        counts = selection.counts()
         if counts.dtype == np.uint16:
             counts = counts.astype(np.int32)  # torch indexes no uint16
-        labels = None if self.labels is None else torch.from_numpy(self.labels).to(device)
-        self.samples = ResidentSamples(counts=torch.from_numpy(counts).to(device), labels=labels)
+        on_device = torch.from_numpy(counts).to(device)
+        is_counts = self._targets is selection  # of the next bin: the same rows, not a copy
+        targets = on_device if is_counts else torch.from_numpy(self._targets.all_rows()).to(device)
+        return ResidentSamples(counts=on_device, targets=targets, reach=task.reach)
 
     def _budget_bytes(self, device: torch.device) -> float:
-        if self.config.device_memory_gb is not None:
-            return self.config.device_memory_gb * 1e9
+        if self.device_memory_gb is not None:
+            return self.device_memory_gb * 1e9
         if device.type == "cuda":
             return DEFAULT_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
         return DEFAULT_MEMORY_SHARE * available_bytes()
 
-    def train_dataloader(self) -> ShuffledBlocks:
-        """Return the shuffled training samples."""
-        return ShuffledBlocks(
+    def setup(self, stage: str) -> None:
+        """Take the device of the trainer."""
+        if self.trainer is not None:
+            self.place(self.trainer.strategy.root_device)
+
+    def train_dataloader(self) -> Batches:
+        """Return the training samples, in another order every epoch."""
+        return self._batches("train", self._epoch_of_pass)
+
+    def val_dataloader(self) -> Batches:
+        """Return the validation samples in order."""
+        return self._batches("val")
+
+    def test_dataloader(self) -> Batches:
+        """Return the test samples in order."""
+        return self._batches("test")
+
+    def _batches(self, part: str, epoch_of_pass: Callable[[], int] | None = None) -> Batches:
+        return Batches(
             samples=self.samples,
-            indices=self.split.train,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            rank=self.rank,
-            n_processes=self.n_processes,
-            current_epoch=lambda: 0 if self.trainer is None else self.trainer.current_epoch,
+            indices=getattr(self.split, part),
+            batch_size=self.choice.batch_size,
+            as_target=self.task.as_target,
+            seed=self.choice.seed,
+            epoch_of_pass=epoch_of_pass,
+            rank=0 if self.trainer is None else self.trainer.global_rank,
+            n_processes=1 if self.trainer is None else self.trainer.world_size,
+        )
+
+    def _epoch_of_pass(self) -> int:
+        if self.trainer is not None:
+            return self.trainer.current_epoch
+        self._n_passes += 1  # without a trainer every pass is an epoch
+        return self._n_passes - 1
+
+    def blocks(self, part: str, rank: int = 0, n_processes: int = 1) -> OrderedBlocks:
+        """Return the samples of a part of the split in order, many at once."""
+        return OrderedBlocks(
+            samples=self.samples, indices=getattr(self.split, part), rank=rank, n_processes=n_processes
+        )
+
+
+class FilmBlocks(lightning.LightningDataModule):
+    """The same samples for our own `fit`, which takes all optimizer steps of a block of batches at once."""
+
+    def __init__(self, data: FilmData) -> None:
+        super().__init__()
+        self.data = data
+
+    def setup(self, stage: str) -> None:
+        """Take the device of the trainer."""
+        assert self.trainer is not None
+        self.data.place(self.trainer.strategy.root_device)
+
+    def train_dataloader(self) -> ShuffledBlocks:
+        """Return this process's share of the shuffled training samples."""
+        assert self.trainer is not None
+        trainer, choice = self.trainer, self.data.choice
+        return ShuffledBlocks(
+            samples=self.data.samples,
+            indices=self.data.split.train,
+            batch_size=choice.batch_size,
+            seed=choice.seed,
+            rank=trainer.global_rank,
+            n_processes=trainer.world_size,
+            current_epoch=lambda: trainer.current_epoch,
         )
 
     def val_dataloader(self) -> OrderedBlocks:
         """Return this process's share of the validation samples."""
-        return self.blocks("val", self.rank, self.n_processes)
+        assert self.trainer is not None
+        return self.data.blocks("val", self.trainer.global_rank, self.trainer.world_size)
 
     def test_dataloader(self) -> OrderedBlocks:
         """Return this process's share of the test samples."""
-        return self.blocks("test", self.rank, self.n_processes)
-
-    def blocks(self, part: str, rank: int = 0, n_processes: int = 1) -> OrderedBlocks:
-        """Return the samples of a part of the split in order."""
-        return OrderedBlocks(
-            samples=self.samples, indices=getattr(self.split, part), rank=rank, n_processes=n_processes
-        )
+        assert self.trainer is not None
+        return self.data.blocks("test", self.trainer.global_rank, self.trainer.world_size)
 
     def transfer_batch_to_device(self, batch: Block, device: torch.device, dataloader_idx: int) -> Block:
         """Return the block as it is: it was gathered on the device."""
         return batch
 
 
-def available_bytes() -> float:
-    """Return the memory that the system could give, by its own estimate."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        (line,) = [line for line in lines if line.startswith("MemAvailable")]
-        return float(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
+def _split(n_samples: int, choice: Choice) -> Split:
+    if choice.val_fraction is not None:
+        return fraction_split(n_samples, choice.val_fraction)
+    assert choice.buffer_s is not None
+    assert choice.fold is not None
+    return blocked_split(n_samples, choice.bin_length_ms, choice.buffer_s, choice.fold, choice.sequence_s)

@@ -1,62 +1,144 @@
-"""The decoders of the published pipeline; each says what is its own: network, target, loss, metrics."""
+"""The decoders: Lightning modules of a network and a task, for any `lightning.Trainer`.
 
+Given plain batches (x, y), Lightning takes the optimizer steps. Our own `fit` gives blocks of batches instead, and
+`trainer` then sets how their steps are taken.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from summer_train.steps import TwoLayerSteps, cross_entropy_gradient, squared_error_gradient
-from summer_train.tasks import Decoder
+from summer_train.batches import Block
+from summer_train.config import Choice
+from summer_train.data import FilmBlocks, FilmData
+from summer_train.networks import two_layer_net
+from summer_train.steps import Steps
+from summer_train.tasks import FilmLabel, NextBin, Task
 
 
-def two_layer_net(n_inputs: int, hidden_size: int, n_outputs: int) -> nn.Sequential:
-    """Return Linear -> ReLU -> Linear.
+class Decoder(lightning.LightningModule):
+    """A network, (n_samples, n_units) counts to (n_samples, n_outputs), trained by Adam on a task's loss.
 
-    Source: the published pipeline (spec of both tasks).
+    Override `configure_optimizers`, `loss` or `net` as in any LightningModule.
+
+    Attributes
+    ----------
+    provenance : what it was trained on, as plain values: kept in its checkpoints
+    steps : how the steps of a block are taken; None where Lightning takes them
     """
-    return nn.Sequential(nn.Linear(n_inputs, hidden_size), nn.ReLU(), nn.Linear(hidden_size, n_outputs))
+
+    def __init__(self, net: nn.Module, task: Task, lr: float = 1e-3) -> None:
+        super().__init__()
+        self.net, self.task, self.lr = net, task, lr
+        self.provenance: dict[str, Any] = {}
+        self.steps: Steps | None = None
+
+    def forward(self, counts: Tensor) -> Tensor:
+        """Predict from counts, (n_samples, n_units)."""
+        prediction: Tensor = self.net(counts.float())
+        return prediction
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss over samples."""
+        return self.task.loss(prediction, target)
+
+    def configure_optimizers(self) -> Any:
+        """Return Adam; for blocks with one kernel for all parameters, which a CUDA graph can hold."""
+        if self.automatic_optimization:
+            return torch.optim.Adam(self.parameters(), lr=self.lr)
+        return torch.optim.Adam(self.parameters(), lr=self.lr, fused=True, capturable=self.device.type == "cuda")
+
+    def training_step(self, batch: tuple[Tensor, Tensor] | Block, batch_index: int) -> Tensor | None:
+        """Return the loss of a batch, or take one optimizer step per mini-batch of a block, in order."""
+        if isinstance(batch, Block):
+            assert self.steps is not None
+            self._log_scores("train", self.steps(batch)[0], batch.targets)
+            self._count_steps(len(batch.batch_sizes))
+            return None
+        prediction = self(batch[0])
+        loss = self.loss(prediction, batch[1])
+        self._log_scores("train", prediction.detach(), batch[1], loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor] | Block, batch_index: int) -> None:
+        """Log the scores of a batch or block."""
+        self._log_scores("val", self(batch[0]), batch[1])
+
+    def test_step(self, batch: tuple[Tensor, Tensor] | Block, batch_index: int) -> None:
+        """Log the scores of a batch or block."""
+        self._log_scores("test", self(batch[0]), batch[1])
+
+    @torch.no_grad()
+    def _log_scores(self, part: str, prediction: Tensor, target: Tensor, loss: Tensor | None = None) -> None:
+        """Log means over the pass and over all processes, each of which must take part, with samples or without."""
+        scores = dict.fromkeys(("loss", *self.task.score_names), prediction.new_zeros(()))
+        if len(target):
+            loss = self.loss(prediction, target) if loss is None else loss.detach()
+            scores = {"loss": loss, **self.task.scores(prediction, target)}
+        self.log_dict(
+            {f"{part}_{name}": value for name, value in scores.items()},
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            sync_dist=True,
+            batch_size=len(target),
+        )
+
+    def _count_steps(self, n_steps: int) -> None:
+        """Tell Lightning of steps taken with the bare optimizer, so that its global step stays the number of them."""
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for count in (progress.total, progress.current):
+            count.ready += n_steps
+            count.completed += n_steps
+
+    def on_fit_start(self) -> None:
+        """Note what the decoder is trained on from now on, and what it was trained on before."""
+        module = getattr(self.trainer, "datamodule", None)
+        data = module.data if isinstance(module, FilmBlocks) else module
+        if isinstance(data, FilmData):
+            before = (
+                {} if self.provenance.get("data") in (None, data.provenance["data"]) else {"before": self.provenance}
+            )
+            self.provenance = {**data.provenance, **before}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the weights were trained on, as plain values."""
+        if self.provenance:
+            checkpoint["summer"] = self.provenance
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what the weights were trained on."""
+        self.provenance = checkpoint.get("summer", {})
 
 
 class LinearNextBin(Decoder):
     """Predict every unit's count in the next bin, (n_samples, n_units); mean squared error."""
 
     def __init__(self, n_units: int, hidden_size: int = 64, lr: float = 1e-3) -> None:
-        super().__init__(lr)
+        super().__init__(two_layer_net(n_units, hidden_size, n_units), NextBin(n_units), lr)
         self.save_hyperparameters()
-        self.net: nn.Sequential = two_layer_net(n_units, hidden_size, n_units)
-
-    def loss(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """Return the squared error, mean over samples and units."""
-        return functional.mse_loss(prediction, targets.float())
-
-    def written_out_steps(self, optimizer: torch.optim.Adam) -> TwoLayerSteps:
-        """Return the same steps past autograd."""
-        return TwoLayerSteps(self.net, Tensor.float, squared_error_gradient, optimizer)
-
-    def metric_sums(self, prediction: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Return nothing: the loss says it all."""
-        return {}
 
 
 class LinearLabel(Decoder):
     """Predict the class of a label, (n_samples, n_classes) logits; cross-entropy and accuracy."""
 
     def __init__(self, n_units: int, n_classes: int = 2, hidden_size: int = 64, lr: float = 1e-3) -> None:
-        super().__init__(lr)
+        super().__init__(two_layer_net(n_units, hidden_size, n_classes), FilmLabel(n_classes), lr)
         self.save_hyperparameters()
-        self.n_classes = n_classes
-        self.net: nn.Sequential = two_layer_net(n_units, hidden_size, n_classes)
 
-    def loss(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """Return the cross-entropy, mean over samples."""
-        return functional.cross_entropy(prediction, targets.long())
 
-    def written_out_steps(self, optimizer: torch.optim.Adam) -> TwoLayerSteps:
-        """Return the same steps past autograd."""
-        return TwoLayerSteps(self.net, self._one_hot, cross_entropy_gradient, optimizer)
+def new_decoder(data: FilmData, choice: Choice | None = None) -> Decoder:
+    """Return the untrained decoder of some data, chosen with them by default; equal seeds give equal weights."""
+    choice = choice or data.choice
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(choice.seed)
+        return _DECODERS[data.task.name](data, choice.hidden_size, choice.lr)
 
-    def _one_hot(self, targets: Tensor) -> Tensor:
-        return functional.one_hot(targets.long(), self.n_classes).float()
 
-    def metric_sums(self, prediction: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Return the number of samples whose most likely class is right."""
-        return {"accuracy": (prediction.argmax(dim=1) == targets).sum(dtype=torch.float32)}
+_DECODERS: dict[str, Callable[[FilmData, int, float], Decoder]] = {
+    NextBin.name: lambda data, hidden_size, lr: LinearNextBin(data.n_units, hidden_size, lr),
+    FilmLabel.name: lambda data, hidden_size, lr: LinearLabel(data.n_units, data.task.n_outputs, hidden_size, lr),
+}

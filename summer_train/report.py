@@ -1,95 +1,107 @@
-"""What people see of a run: a line per epoch, the final table, the learning curve."""
+"""What people see of runs: tables of scores, the learning curve, what a benchmark measured."""
 
-import csv
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-
+from summer_prep.console import Table
 from summer_prep.output import pyplot, save_picture
-from summer_train.tasks import Decoder
+from summer_train.runs import METRICS, PARTS, FitResult, Scores, read_metrics
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-PARTS = ("train", "val", "test")
+RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s", "fold", "seed")
+"""What `summer-train runs` shows of a run's settings."""
 
 
-class EpochLines(Callback):
-    """Says one line per epoch; Lightning's bars redraw once per step, which costs more than our steps."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
-        self.started = 0.0
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the epoch's clock."""
-        self.started = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say the epoch's losses."""
-        assert isinstance(pl_module, Decoder)
-        train = pl_module.means("train")  # logged only after this
-        if not trainer.is_global_zero:
-            return
-        val = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
-        values = "  ".join(f"{name} {float(value):.4f}" for name, value in {**train, **val}.items())
-        seconds = time.perf_counter() - self.started
-        self.say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {values}  {seconds:.2f} s")
+def score_table(scores: Scores) -> Table:
+    """Return a table with a row for the model and each baseline, and a column for each part and score."""
+    names = list(next(iter(scores["model"].values())))
+    columns = [(part, name) for name in names for part in PARTS]
+    rows = [
+        [row, *(f"{parts[part][name]:.4f}" if part in parts else "-" for part, name in columns)]
+        for row, parts in scores.items()
+    ]
+    return Table(["", *(f"{part} {name}" for part, name in columns)], rows)
 
 
-def score_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> "Table":
-    """Return a table with a row for the model and each baseline, and a column for each part and metric."""
-    from rich.table import Table
-
-    metrics = list(next(iter(scores["model"].values())))
-    table = Table("", *(f"{part} {metric}" for metric in metrics for part in PARTS))
-    for row, parts in scores.items():
-        cells = (parts.get(part, {}).get(metric) for metric in metrics for part in PARTS)
-        table.add_row(row, *("-" if cell is None else f"{cell:.4f}" for cell in cells))
-    return table
+def runs_table(results: Iterable[FitResult]) -> Table:
+    """Return a table with a row for each run."""
+    rows = [list(row.values()) for row in map(run_row, results)]
+    names = ["run", "task", "label", "patients", "bin", "buffer", "fold", "seed", "best", "epochs"]
+    return Table([*names, "val loss", "test loss", "test accuracy"], rows)
 
 
-def draw_learning_curve(log_dir: Path, scores: Mapping[str, Any], picture: Path) -> None:
-    """Write a PNG of the losses (and accuracies) by epoch, baselines dashed.
+def run_row(result: FitResult) -> dict[str, Any]:
+    """Return what is worth knowing of a run in a list of many."""
+
+    def score(part: str, name: str) -> str:
+        value = result.scores["model"].get(part, {}).get(name)
+        return "" if value is None else f"{value:.4f}"
+
+    settings = {name: result.config.get(name) for name in RUN_SETTINGS}
+    settings["patient_ids"] = " ".join(result.config["patient_ids"])
+    if result.config["task"] != "label":
+        settings["label_name"] = ""
+    return {
+        "run": str(result.log_dir),
+        **{name: "" if value is None else value for name, value in settings.items()},
+        "best_epoch": result.best_epoch,
+        "n_epochs": result.n_epochs,
+        "val_loss": score("val", "loss"),
+        "test_loss": score("test", "loss"),
+        "test_accuracy": score("test", "accuracy"),
+    }
+
+
+def draw_learning_curve(result: FitResult, picture: Path) -> None:
+    """Write a picture of the losses (and accuracies) by epoch, the best epoch marked, baselines dashed.
 
     Raises
     ------
     SettingsError : the picture cannot be written
     """
     plt = pyplot()
-    curves = _read_curves(log_dir / "metrics.csv")
-    metrics = [metric for metric in ("loss", "accuracy") if f"val_{metric}" in curves]
-    figure, all_axes = plt.subplots(1, len(metrics), figsize=(6 * len(metrics), 4), squeeze=False, layout="constrained")
-    for axes, metric in zip(all_axes[0], metrics, strict=True):
+    from matplotlib.ticker import MaxNLocator
+
+    rows = read_metrics(result.log_dir / METRICS)
+    epochs = [int(row["epoch"]) + 1 for row in rows]
+    names = list(result.scores["model"]["val"])
+    figure, all_axes = plt.subplots(1, len(names), figsize=(6 * len(names), 4), squeeze=False, layout="constrained")
+    for axes, name in zip(all_axes[0], names, strict=True):
         for part, colour in zip(("train", "val"), ("tab:blue", "tab:orange"), strict=True):
-            epochs, values = zip(*curves[f"{part}_{metric}"], strict=True)
-            axes.plot([epoch + 1 for epoch in epochs], values, ".-", color=colour, label=part)
-        for row, style in zip((row for row in scores if row != "model"), ("--", ":"), strict=False):
-            axes.axhline(scores[row]["val"][metric], ls=style, color="grey", label=f"{row} (val)")
-        axes.set(xlabel="epoch", ylabel=metric)
+            axes.plot(epochs, [float(row[f"{part}_{name}"]) for row in rows], ".-", color=colour, label=part)
+        for row, style in zip((row for row in result.scores if row != "model"), ("--", ":"), strict=False):
+            axes.axhline(result.scores[row]["val"][name], ls=style, color="grey", label=f"{row} (val)")
+        axes.axvline(result.best_epoch, color="tab:green", lw=1, label=f"best epoch ({result.best_epoch})")
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
-    figure.suptitle(str(log_dir))
+    figure.suptitle(_title(result))
     save_picture(figure, picture)
 
 
-def bench_tables(stages_s: Mapping[str, Sequence[float]], epochs_s: Mapping[str, Sequence[float]]) -> "list[Table]":
-    """Return tables of stages, and of ways to train an epoch with their ratios to the fastest."""
-    from rich.table import Table
+def _title(result: FitResult) -> str:
+    config = result.config
+    what = {"label": f"label {config['label_name']}", "next_bin": "next bin"}[config["task"]]
+    split = f"fold {config['fold']}" if config["val_fraction"] is None else "fraction split"
+    patients = ", ".join(config["patient_ids"])
+    title = f"{what}, patient {patients} ({result.n_units} units), {config['bin_length_ms']} ms bins, {split}"
+    return title.replace("$", r"\$")  # matplotlib would read formulas
 
-    stages = Table("stage", "median (ms)", "range (ms)")
-    for name, values in stages_s.items():
-        stages.add_row(name, f"{statistics.median(values) * 1e3:.2f}", _range_ms(values))
-    epochs = Table("epoch", "median (ms)", "range (ms)", "times the first")
-    first = statistics.median(next(iter(epochs_s.values())))
-    for name, values in epochs_s.items():
-        median = statistics.median(values)
-        epochs.add_row(name, f"{median * 1e3:.1f}", _range_ms(values), f"{median / first:.2f}")
-    return [stages, epochs]
+
+def bench_tables(stages_s: Mapping[str, Sequence[float]], epochs_s: Mapping[str, Sequence[float]]) -> list[Table]:
+    """Return tables of stages, and of ways to train an epoch with their ratios to the first."""
+    stages = [[name, f"{statistics.median(values) * 1e3:.2f}", _range_ms(values)] for name, values in stages_s.items()]
+    medians = {name: statistics.median(values) for name, values in epochs_s.items()}
+    first = next(iter(medians.values()))
+    epochs = [
+        [name, f"{median * 1e3:.1f}", _range_ms(epochs_s[name]), f"{median / first:.2f}"]
+        for name, median in medians.items()
+    ]
+    return [
+        Table(["stage", "median (ms)", "range (ms)"], stages),
+        Table(["epoch", "median (ms)", "range (ms)", "times the first"], epochs),
+    ]
 
 
 def _range_ms(values: Sequence[float]) -> str:
@@ -112,14 +124,3 @@ def draw_bench(epochs_s: Mapping[str, Sequence[float]], picture: Path) -> None:
     axes.invert_yaxis()
     axes.set(xlabel="seconds per epoch", xscale="log")
     save_picture(figure, picture)
-
-
-def _read_curves(metrics_csv: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return metric -> (epoch, value) pairs of a run."""
-    curves: dict[str, list[tuple[int, float]]] = {}
-    with metrics_csv.open() as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value and name not in ("epoch", "step"):
-                    curves.setdefault(name, []).append((int(row["epoch"]), float(value)))
-    return curves

@@ -43,8 +43,7 @@ def blocked_split(
 
     Source: the published pipeline's blocked split; folds are numbered by the validation segment (docs/science.md).
     """
-    if not 1 <= fold <= N_SEGMENTS:
-        raise SettingsError(f"--fold {fold}: must be 1, 2, 3, 4 or 5")
+    check_fold(fold)
     n_blocks, segment, gap = _block_sizes(n_samples, bin_length_ms, buffer_s, sequence_s)
     if segment < 1:
         fitting = [
@@ -76,11 +75,34 @@ def fraction_split(n_samples: int, val_fraction: float) -> Split:
     ------
     SettingsError : nothing is left to train on
     """
-    n_val = max(1, int(n_samples * val_fraction)) if 0 < val_fraction < 1 else n_samples
+    check_fraction(val_fraction)
+    n_val = max(1, int(n_samples * val_fraction))
     if n_val >= n_samples:
-        raise SettingsError(f"--val-fraction {val_fraction}: must lie between 0 and 1 and leave samples to train on")
+        raise SettingsError(f"--val-fraction {val_fraction}: leaves none of {n_samples} samples to train on")
     samples = np.arange(n_samples, dtype=np.int64)
     return Split(train=samples[:-n_val], val=samples[-n_val:], test=samples[:0])
+
+
+def check_fold(fold: int) -> None:
+    """Refuse what is no fold of the blocked split.
+
+    Raises
+    ------
+    SettingsError : it is none
+    """
+    if fold not in range(1, N_SEGMENTS + 1):
+        raise SettingsError(f"--fold {fold}: must be 1, 2, 3, 4 or 5")
+
+
+def check_fraction(val_fraction: float) -> None:
+    """Refuse what is no share of the fraction split.
+
+    Raises
+    ------
+    SettingsError : it is none
+    """
+    if not 0 < val_fraction < 1:
+        raise SettingsError(f"--val-fraction {val_fraction}: must lie between 0 and 1, 0.1 is usual")
 
 
 def _block_sizes(

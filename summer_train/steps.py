@@ -1,20 +1,20 @@
 """How the optimizer steps of a block are taken: through autograd, by written-out gradients, or as a CUDA graph.
 
-All take the same steps on the same mini-batches and return the predictions made on the way, (n_samples, n_outputs),
-each before its own batch's update. The general path serves every model; the others are shortcuts that must give the
-same weights.
+All take the same steps on the same mini-batches and return the predictions made on the way, each before its own
+batch's update, (n_networks, n_samples, n_outputs): networks that see the same samples are trained as one stack, and
+one network is a stack of one. The general path serves every network, loss and optimizer; the written-out one is a
+shortcut for exactly those for which it gives the same weights (`written_out_steps` says which).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from summer_train.batches import Block
-
-LossGradient = Callable[[Tensor, Tensor], Tensor]
-"""(predictions, prepared targets) -> gradient of the summed loss with respect to the predictions."""
+from summer_train.tasks import FilmLabel, NextBin, Task
 
 Say = Callable[[str], None]
 
@@ -23,11 +23,11 @@ class Steps(Protocol):
     """Takes one optimizer step per mini-batch of a block."""
 
     def __call__(self, block: Block) -> Tensor:
-        """Return the predictions, (n_samples, n_outputs)."""
+        """Return the predictions, (n_networks, n_samples, n_outputs)."""
 
 
 class AutogradSteps:
-    """The general path: any network, any loss that is a mean over samples."""
+    """The general path: any network, any loss that is a mean over samples, any optimizer."""
 
     def __init__(
         self, net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer
@@ -43,65 +43,63 @@ class AutogradSteps:
         for x, y, batch_size in zip(counts, targets, block.batch_sizes, strict=True):
             prediction = self.net(x)
             self.optimizer.zero_grad()
-            loss = self.loss(prediction, y)
+            # This process's share of the mean over the whole batch; a share of no samples adds nothing.
+            loss = self.loss(prediction, y) if len(x) else prediction.sum()
             if len(x) != batch_size:
-                # This process's share of the mean over the whole batch; a share of no samples adds nothing.
-                loss = loss * (len(x) / batch_size) if len(x) else prediction.sum()
+                loss = loss * (len(x) / batch_size)
             loss.backward()
-            if _is_distributed():
+            if is_distributed():
                 _sum_over_processes([parameter.grad for parameter in self.parameters])
             self.optimizer.step()
             predictions.append(prediction.detach())
-        return torch.cat(predictions)
+        return torch.cat(predictions)[None]
 
 
 class TwoLayerSteps:
-    """Linear -> ReLU -> Linear with its gradients written out as matrix products, and Adam's fused kernel.
+    """A stack of Linear -> ReLU -> Linear with gradients written out as matrix products, and Adam's fused kernel.
 
     Half of a step through autograd is bookkeeping. The optimizer's own state is used in place, so that its
     checkpoints stay valid and the paths can take turns.
+
+    Parameters
+    ----------
+    parameters : weight and bias of both layers, those of an nn.Linear with a leading axis of n_networks; without it
+        for one network
+    prepare : stored targets -> (n_networks or 1, n_samples, n_outputs)
+    loss_gradient : (predictions, prepared targets) -> gradient of the summed loss with respect to the predictions
     """
 
     def __init__(
         self,
-        net: nn.Sequential,
+        parameters: Sequence[Tensor],
         prepare: Callable[[Tensor], Tensor],
-        loss_gradient: LossGradient,
+        loss_gradient: Callable[[Tensor, Tensor], Tensor],
         optimizer: torch.optim.Adam,
     ) -> None:
-        first, _, second = net
-        assert isinstance(first, nn.Linear)
-        assert isinstance(second, nn.Linear)
-        self.parameters = [first.weight, first.bias, second.weight, second.bias]
+        self.parameters = list(parameters)
         self.prepare, self.loss_gradient, self.optimizer = prepare, loss_gradient, optimizer
 
     @torch.no_grad()
     def __call__(self, block: Block) -> Tensor:
         """Forward, written-out backward, step, batch after batch."""
-        weight_1, bias_1, weight_2, bias_2 = (parameter.detach() for parameter in self.parameters)
-        transposed_1, transposed_2 = weight_1.t(), weight_2.t()
+        gradients_of = _one_network if self.parameters[1].dim() == 1 or len(self.parameters[1]) == 1 else _many_networks
+        weights = _stacked(self.parameters)
         update = self._adam()
         all_counts, all_targets = block.counts.float(), self.prepare(block.targets)
-        predictions = torch.empty(len(all_counts), len(bias_2), device=all_counts.device)
+        n_networks, n_outputs = weights[3].shape
+        predictions = torch.empty(n_networks, len(all_counts), n_outputs, device=all_counts.device)
         counts = all_counts.split(block.local_sizes)
-        targets = all_targets.split(block.local_sizes)
-        predicted = predictions.split(block.local_sizes)
-        is_distributed = _is_distributed()
+        targets = all_targets.split(block.local_sizes, dim=1)
+        predicted = predictions.split(block.local_sizes, dim=1)
         for x, y, prediction, batch_size in zip(counts, targets, predicted, block.batch_sizes, strict=True):
-            hidden = torch.addmm(bias_1, x, transposed_1).relu_()
-            torch.addmm(bias_2, hidden, transposed_2, out=prediction)
-            d_prediction = self.loss_gradient(prediction, y).div_(batch_size)
-            d_hidden = torch.ops.aten.threshold_backward(torch.mm(d_prediction, weight_2), hidden, 0)
-            gradients = [
-                torch.mm(d_hidden.t(), x),
-                d_hidden.sum(0),
-                torch.mm(d_prediction.t(), hidden),
-                d_prediction.sum(0),
-            ]
-            if is_distributed:
+            gradients = gradients_of(weights, x, prediction, partial(self._mean_gradient, y, batch_size))
+            if is_distributed():
                 _sum_over_processes(gradients)
             update(gradients)
         return predictions
+
+    def _mean_gradient(self, target: Tensor, batch_size: int, prediction: Tensor) -> Tensor:
+        return self.loss_gradient(prediction, target).div_(batch_size)
 
     def _adam(self) -> Callable[[list[Tensor]], None]:
         """Return Adam's update of all parameters in one kernel, on the optimizer's own state."""
@@ -122,22 +120,101 @@ class TwoLayerSteps:
             "lr": group["lr"], "beta1": beta_1, "beta2": beta_2, "eps": group["eps"],
             "weight_decay": group["weight_decay"], "amsgrad": False, "maximize": False,
         }  # fmt: skip
+        parameters = self.parameters
 
         def update(gradients: list[Tensor]) -> None:
             torch._foreach_add_(steps, 1)
-            torch._fused_adam_(self.parameters, gradients, averages, squares, [], steps, **settings)
+            shaped = [gradient.view_as(parameter) for gradient, parameter in zip(gradients, parameters, strict=True)]
+            torch._fused_adam_(parameters, shaped, averages, squares, [], steps, **settings)
 
         return update
 
 
-def squared_error_gradient(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Return the gradient of the squared error, mean over outputs and summed over samples."""
-    return torch.sub(predictions, targets).mul_(2 / predictions.shape[1])
+LossGradient = Callable[[Tensor], Tensor]
 
 
-def cross_entropy_gradient(logits: Tensor, one_hot: Tensor) -> Tensor:
-    """Return the gradient of the cross-entropy, summed over samples."""
-    return torch.softmax(logits, dim=1).sub_(one_hot)
+def _stacked(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Return views of the parameters with a leading axis of networks."""
+    dimensions = (3, 2, 3, 2)
+    return [
+        parameter.detach() if parameter.dim() == n else parameter.detach()[None]
+        for parameter, n in zip(parameters, dimensions, strict=True)
+    ]
+
+
+def _one_network(weights: list[Tensor], x: Tensor, prediction: Tensor, gradient: LossGradient) -> list[Tensor]:
+    """Fill the predictions, (1, batch, n_outputs), and return the gradients of all parameters."""
+    weight_1, bias_1, weight_2, bias_2 = (weight[0] for weight in weights)
+    hidden = torch.addmm(bias_1, x, weight_1.t()).relu_()
+    torch.addmm(bias_2, hidden, weight_2.t(), out=prediction[0])
+    d_prediction = gradient(prediction)[0]
+    d_hidden = torch.ops.aten.threshold_backward(torch.mm(d_prediction, weight_2), hidden, 0)
+    return [
+        torch.mm(d_hidden.t(), x),
+        d_hidden.sum(0),
+        torch.mm(d_prediction.t(), hidden),
+        d_prediction.sum(0),
+    ]
+
+
+def _many_networks(weights: list[Tensor], x: Tensor, prediction: Tensor, gradient: LossGradient) -> list[Tensor]:
+    """Fill the predictions, (n_networks, batch, n_outputs), and return the gradients of all parameters.
+
+    The first layers of all networks are one product with x, (batch, n_units), which they share.
+    """
+    weight_1, bias_1, weight_2, bias_2 = weights
+    n_networks, hidden_size, n_units = weight_1.shape
+    hidden = torch.addmm(bias_1.reshape(-1), x, weight_1.reshape(-1, n_units).t()).relu_()
+    by_network = hidden.view(len(x), n_networks, hidden_size).transpose(0, 1)
+    prediction.copy_(torch.baddbmm(bias_2[:, None], by_network, weight_2.transpose(1, 2)))
+    d_prediction = gradient(prediction)
+    d_hidden = torch.bmm(d_prediction, weight_2).transpose(0, 1).reshape(len(x), -1)
+    d_hidden = torch.ops.aten.threshold_backward(d_hidden, hidden, 0)
+    return [
+        torch.mm(d_hidden.t(), x),
+        d_hidden.sum(0),
+        torch.bmm(d_prediction.transpose(1, 2), by_network),
+        d_prediction.sum(1),
+    ]
+
+
+def written_out_steps(net: nn.Module, task: Task, optimizer: torch.optim.Optimizer) -> TwoLayerSteps | None:
+    """Return the shortcut where it takes the very steps of the general path, else None.
+
+    That is for a plain two-layer network, all of whose weights are trained in one group by plain Adam, and for the
+    losses of this package as they stand.
+    """
+    parameters = _two_layers(net)
+    if parameters is None or type(task) not in (NextBin, FilmLabel) or not _is_plain_adam(optimizer, parameters):
+        return None
+    assert isinstance(optimizer, torch.optim.Adam)
+    return TwoLayerSteps(parameters, lambda targets: task.prepare(targets)[None], task.loss_gradient, optimizer)
+
+
+def _two_layers(net: nn.Module) -> list[Tensor] | None:
+    """Return weights and biases of Linear -> ReLU -> Linear, if the network is that and nothing else."""
+    if type(net) is not nn.Sequential or [type(layer) for layer in net] != [nn.Linear, nn.ReLU, nn.Linear]:
+        return None
+    if any(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks for layer in net.modules()):
+        return None
+    parameters = list(net.parameters())
+    is_plain = all(
+        type(parameter) is nn.Parameter
+        and parameter.requires_grad
+        and parameter.dtype == torch.float32
+        and not parameter._backward_hooks
+        for parameter in parameters
+    )
+    return list(parameters) if is_plain and len(parameters) == 4 else None
+
+
+def _is_plain_adam(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> bool:
+    if type(optimizer) is not torch.optim.Adam or len(optimizer.param_groups) != 1:
+        return False
+    (group,) = optimizer.param_groups
+    has_others = any(group.get(name) for name in ("amsgrad", "maximize", "differentiable", "decoupled_weight_decay"))
+    mine = {id(parameter) for parameter in parameters}
+    return not has_others and {id(parameter) for parameter in group["params"]} == mine
 
 
 class GraphedSteps:
@@ -183,34 +260,21 @@ class GraphedSteps:
 
 
 def choose_steps(
-    general: AutogradSteps,
-    shortcut: TwoLayerSteps | None,
-    device: torch.device,
-    say: Say = lambda _line: None,
+    net: nn.Module, task: Task, optimizer: torch.optim.Optimizer, device: torch.device, say: Say = lambda _line: None
 ) -> Steps:
-    """Return the fastest way that this device allows."""
-    steps: Steps = shortcut or general
-    if device.type == "cuda" and not _is_distributed():
+    """Return the fastest way that network, task, optimizer and device allow."""
+    steps: Steps = written_out_steps(net, task, optimizer) or AutogradSteps(net, task.loss, optimizer)
+    if device.type == "cuda" and not is_distributed():
         return GraphedSteps(steps, say)
     return steps
 
 
-def add_over_processes(sums: Mapping[str, Tensor], n_samples: int) -> tuple[dict[str, Tensor], int]:
-    """Return sums and number of samples of all processes together."""
-    if not _is_distributed() or not sums:
-        return dict(sums), n_samples
-    some = next(iter(sums.values()))
-    everything = torch.stack([*(value.double() for value in sums.values()), some.new_tensor(n_samples).double()])
-    torch.distributed.all_reduce(everything)
-    *values, total = everything.unbind()
-    return dict(zip(sums, values, strict=True)), int(total)
-
-
-def _is_distributed() -> bool:
+def is_distributed() -> bool:
+    """Return whether other processes train the same network."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _sum_over_processes(gradients: list[Tensor | None]) -> None:
+def _sum_over_processes(gradients: Sequence[Tensor | None]) -> None:
     """Add up the gradients of all processes, in one message."""
     present = [gradient for gradient in gradients if gradient is not None]
     flat = torch.cat([gradient.reshape(-1) for gradient in present])

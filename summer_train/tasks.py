@@ -1,155 +1,220 @@
-"""What every decoder does alike: blocks of optimizer steps, evaluation, logging.
+"""What differs between the tasks, and only that: targets, loss, scores, baselines."""
 
-Lightning sees one training step per block of mini-batches; the optimizer steps happen inside it. What differs
-between tasks (target, loss, metrics) is in `models.py`.
-"""
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
-import lightning
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
 from summer_prep.errors import SettingsError
-from summer_train.batches import Block
-from summer_train.steps import AutogradSteps, Steps, TwoLayerSteps, add_over_processes, choose_steps
+from summer_train.baselines import Predict, class_counts, copy_last_bin, majority_class, mean_count
+from summer_train.batches import ArrayRows, Block, Rows
+from summer_train.config import Choice
+from summer_train.metrics import (
+    accuracy,
+    cross_entropy,
+    cross_entropy_gradient,
+    squared_error,
+    squared_error_gradient,
+)
+from summer_train.samples import UNDEFINED_CLASS, Mask, class_indices
+from summer_train.selection import Selection
+
+Note = Callable[[str], None]
 
 
-class Sums:
-    """Loss and metrics of a pass over samples, summed on the device and read once."""
+class Task(Protocol):
+    """What is predicted from a bin, and how well."""
 
-    def __init__(self) -> None:
-        self.values: dict[str, Tensor] = {}
-        self.n_samples = 0
+    name: ClassVar[str]
+    log_name: ClassVar[str]
+    """Folder of the runs, as in the published pipeline."""
+    score_names: ClassVar[tuple[str, ...]]
+    """Scores beside the loss."""
+    reach: ClassVar[int]
+    """How many bins after a sample's own its target lies."""
 
-    def add(self, sums: dict[str, Tensor], n_samples: int) -> None:
-        """Add the sums of some samples."""
-        for name, value in sums.items():
-            self.values[name] = self.values[name] + value if name in self.values else value
-        self.n_samples += n_samples
+    @property
+    def n_outputs(self) -> int:
+        """Width of a prediction."""
 
-    def means(self) -> dict[str, Tensor]:
-        """Return the means over all samples so far."""
-        return {name: value / self.n_samples for name, value in self.values.items()}
-
-
-class Decoder(lightning.LightningModule):
-    """A network with its loss, trained by Adam on blocks of mini-batches.
-
-    Subclasses set `net` and define `loss` and `metric_sums`.
-    """
-
-    net: nn.Module
-
-    def __init__(self, lr: float) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.lr = lr
-        self.provenance: dict[str, Any] = {}
-        self.say: Callable[[str], None] = lambda _line: None
-        self._steps: Steps
-        self.sums = {part: Sums() for part in ("train", "val", "test")}
-
-    def forward(self, counts: Tensor) -> Tensor:
-        """Predict from counts, (n_samples, n_units)."""
-        prediction: Tensor = self.net(counts.float())
-        return prediction
-
-    def loss(self, prediction: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss over samples."""
-        raise NotImplementedError
 
-    def metric_sums(self, prediction: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Return metrics beside the loss, summed over samples."""
-        raise NotImplementedError
+    def loss_gradient(self, prediction: Tensor, prepared: Tensor) -> Tensor:
+        """Return the loss's gradient with respect to the prediction, summed over samples; any leading axes."""
 
-    def written_out_steps(self, optimizer: torch.optim.Adam) -> TwoLayerSteps | None:
-        """Return a shortcut past autograd that takes the same steps; None where there is none."""
-        return None
+    def prepare(self, target: Tensor) -> Tensor:
+        """Return targets as `loss_gradient` takes them."""
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam with one kernel for all parameters, which a CUDA graph can hold."""
-        return torch.optim.Adam(self.parameters(), lr=self.lr, fused=True, capturable=self.device.type == "cuda")
+    def as_target(self, target: Tensor) -> Tensor:
+        """Return stored targets as a loss of torch takes them."""
 
-    def on_train_start(self) -> None:
-        """Choose how steps are taken on this device."""
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, torch.optim.Adam)
-        general = AutogradSteps(self.net, self.loss, optimizer)
-        self._steps = choose_steps(general, self.written_out_steps(optimizer), self.device, self.say)
+    def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the scores beside the loss, means over samples."""
 
-    def training_step(self, block: Block, block_index: int) -> None:
-        """Take one optimizer step per mini-batch of the block, in order."""
-        predictions = self._steps(block)
-        with torch.no_grad():
-            self._add("train", predictions, block.targets)
-        self._count_steps(len(block.batch_sizes))
+    def stored(self, prediction: Tensor) -> Tensor:
+        """Return what is kept of predictions."""
 
-    def on_train_epoch_end(self) -> None:
-        """Log the epoch's means; the only time that training waits for the device."""
-        self._log_sums("train")
+    def baselines(self, training: Iterable[Block]) -> Mapping[str, Predict]:
+        """Return the baselines by name, fitted to the training samples."""
 
-    def validation_step(self, block: Block, block_index: int) -> None:
-        """Evaluate a block."""
-        self._evaluate("val", block)
+    def samples_per_class(self, blocks: Iterable[Block]) -> list[int]:
+        """Return the number of samples of each class; empty where there are no classes."""
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the means.
 
-        Raises
-        ------
-        SettingsError : the loss is no number any more
-        """
-        loss = self._log_sums("val")["val_loss"]
-        if not torch.isfinite(loss):
+@dataclass(frozen=True)
+class NextBin:
+    """Predict every unit's count in the next bin; mean squared error."""
+
+    n_units: int
+    name: ClassVar[str] = "next_bin"
+    log_name: ClassVar[str] = "dhv"
+    score_names: ClassVar[tuple[str, ...]] = ()
+    reach: ClassVar[int] = 1
+
+    @property
+    def n_outputs(self) -> int:
+        """One count per unit."""
+        return self.n_units
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Return the squared error, mean over samples and units."""
+        return squared_error(prediction, target)
+
+    def loss_gradient(self, prediction: Tensor, prepared: Tensor) -> Tensor:
+        """Return the gradient of the loss, summed over samples."""
+        return squared_error_gradient(prediction, prepared)
+
+    def prepare(self, target: Tensor) -> Tensor:
+        """Return the counts as floats."""
+        return target.float()
+
+    def as_target(self, target: Tensor) -> Tensor:
+        """Return the counts as floats."""
+        return target.float()
+
+    def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return none: the loss says it all."""
+        return {}
+
+    def stored(self, prediction: Tensor) -> Tensor:
+        """Return the predicted counts."""
+        return prediction.float()
+
+    def baselines(self, training: Iterable[Block]) -> Mapping[str, Predict]:
+        """Return copying the last bin, and each unit's mean count."""
+        return {"copy last bin": copy_last_bin, "mean count": mean_count(training)}
+
+    def samples_per_class(self, blocks: Iterable[Block]) -> list[int]:
+        """Return nothing: counts are no classes."""
+        return []
+
+
+@dataclass(frozen=True)
+class FilmLabel:
+    """Predict the class of a film label in the same bin; cross-entropy and accuracy."""
+
+    n_classes: int = 2
+    name: ClassVar[str] = "label"
+    log_name: ClassVar[str] = "dhv_label"
+    score_names: ClassVar[tuple[str, ...]] = ("accuracy",)
+    reach: ClassVar[int] = 0
+
+    @property
+    def n_outputs(self) -> int:
+        """One logit per class."""
+        return self.n_classes
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Return the cross-entropy, mean over samples."""
+        return cross_entropy(prediction, target)
+
+    def loss_gradient(self, prediction: Tensor, prepared: Tensor) -> Tensor:
+        """Return the gradient of the loss, summed over samples."""
+        return cross_entropy_gradient(prediction, prepared)
+
+    def prepare(self, target: Tensor) -> Tensor:
+        """Return the classes one-hot."""
+        return functional.one_hot(target.long(), self.n_classes).float()
+
+    def as_target(self, target: Tensor) -> Tensor:
+        """Return the class indices as torch's losses take them."""
+        return target.long()
+
+    def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the accuracy."""
+        return {"accuracy": accuracy(prediction, target)}
+
+    def stored(self, prediction: Tensor) -> Tensor:
+        """Return the probability of "on"; in float64, since float32 rounds sure ones to ties."""
+        return torch.softmax(prediction.double(), dim=1)[:, 1]
+
+    def baselines(self, training: Iterable[Block]) -> Mapping[str, Predict]:
+        """Return the majority class."""
+        return {"majority class": majority_class(training, self.n_classes)}
+
+    def samples_per_class(self, blocks: Iterable[Block]) -> list[int]:
+        """Return the number of samples of each class."""
+        counts: list[int] = class_counts(blocks, self.n_classes).tolist()
+        return counts
+
+
+class TaskSamples(NamedTuple):
+    """A task on data: the targets of all bins, those of a sample `reach` bins on, and which samples have one."""
+
+    task: Task
+    targets: Rows
+    is_defined: Mask
+    """(n_samples,)"""
+    check_training: Callable[[NDArray[np.int64]], None]
+    """Raises a SettingsError where there is nothing to learn from these samples."""
+
+
+def _next_bin(selection: Selection, choice: Choice, note: Note) -> TaskSamples:
+    task = NextBin(selection.n_units)
+    is_defined = np.ones(max(0, selection.n_bins - task.reach), dtype=bool)
+    return TaskSamples(task, selection, is_defined, check_training=lambda _train: None)
+
+
+def _film_label(selection: Selection, choice: Choice, note: Note) -> TaskSamples:
+    classes = class_indices(selection.labels(choice.label_name, choice.label_rule))
+    has_undefined = bool((classes == UNDEFINED_CLASS).any())
+    is_class = choice.undefined == "class"
+    if is_class and not has_undefined:
+        note(f"label {choice.label_name} is defined everywhere; --undefined class changes nothing")
+    task = FilmLabel(3 if has_undefined and is_class else 2)
+    is_defined = classes < task.n_classes
+    if not is_defined.all():
+        note(f"left out {int((~is_defined).sum())} bins where {choice.label_name} is undefined")
+
+    def check_training(train: NDArray[np.int64]) -> None:
+        present = np.unique(classes[train])
+        if len(present) < 2:
             raise SettingsError(
-                f"training diverged: the validation loss of epoch {self.current_epoch + 1} is {float(loss)}. "
-                f"Choose a smaller --lr than {self.lr}"
+                f"label {choice.label_name} has only the value {present[0]} in the {len(train)} training bins, "
+                "so there is nothing to learn. Try another --fold, --buffer or --label-name"
             )
 
-    def test_step(self, block: Block, block_index: int) -> None:
-        """Evaluate a block."""
-        self._evaluate("test", block)
+    return TaskSamples(task, ArrayRows(classes), is_defined, check_training)
 
-    def on_test_epoch_end(self) -> None:
-        """Log the means."""
-        self._log_sums("test")
 
-    @torch.no_grad()
-    def evaluate(self, blocks: Iterable[Block]) -> dict[str, float]:
-        """Return the means of loss and metrics over all samples."""
-        self.sums["test"] = Sums()
-        for block in blocks:
-            self._evaluate("test", block)
-        return {name: float(value) for name, value in self.sums["test"].means().items()}
+_SAMPLES = {NextBin.name: _next_bin, FilmLabel.name: _film_label}
 
-    def _evaluate(self, part: str, block: Block) -> None:
-        self._add(part, self(block.counts), block.targets)
 
-    def _add(self, part: str, predictions: Tensor, targets: Tensor) -> None:
-        if len(targets):
-            loss = self.loss(predictions, targets) * len(targets)
-            self.sums[part].add({"loss": loss, **self.metric_sums(predictions, targets)}, len(targets))
+def task_samples(selection: Selection, choice: Choice, note: Note) -> TaskSamples:
+    """Return the samples of the chosen task.
 
-    def means(self, part: str) -> dict[str, Tensor]:
-        """Return the means over the epoch so far and all processes, each of which must ask."""
-        sums, n_samples = add_over_processes(self.sums[part].values, self.sums[part].n_samples)
-        return {f"{part}_{name}": value / n_samples for name, value in sums.items()}
+    Parameters
+    ----------
+    note : takes what was left out and why, for people
 
-    def _log_sums(self, part: str) -> dict[str, Tensor]:
-        means = self.means(part)
-        self.log_dict(means)
-        self.sums[part] = Sums()
-        return means
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the weights were trained on, as plain values."""
-        checkpoint["summer"] = self.provenance
-
-    def _count_steps(self, n_steps: int) -> None:
-        """Tell Lightning of steps taken with the bare optimizer, so that its global step stays the number of them."""
-        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        for count in (progress.total, progress.current):
-            count.ready += n_steps
-            count.completed += n_steps
+    Raises
+    ------
+    SettingsError : no such label
+    """
+    return _SAMPLES[choice.task](selection, choice, note)

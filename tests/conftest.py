@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from summer_prep.build import BuildConfig, build
+from summer_prep.building import BuildConfig, build_keys
 from summer_prep.demo import DemoConfig, write_demo_data
 
 settings.register_profile("suite", deadline=None, max_examples=50, derandomize=True)
@@ -39,7 +39,7 @@ def demo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo_cache(demo_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Their keys at 80 and 1000 ms. Read-only by agreement: a test that changes keys copies it."""
     folder = tmp_path_factory.mktemp("cache")
-    build(BuildConfig(data_dir=demo_dir, cache_dir=folder, bin_lengths_ms=(80, 1000), n_workers=0))
+    build_keys(BuildConfig(data_dir=demo_dir, cache_dir=folder, bin_lengths_ms=(80, 1000), n_workers=0))
     return folder
 
 

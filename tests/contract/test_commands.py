@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from summer_prep import __version__
-from summer_prep.command_line import normalise
-from summer_prep.layout import key_path
+from summer_prep.console import normalise
+from summer_prep.key import key_path
 from tests.conftest import error_line
 
 PUBLISHED = (
@@ -96,7 +96,7 @@ def test_whole_path_by_hand(published_data, run, tmp_path):
     assert (tmp_path / "14.png").read_bytes().startswith(b"\x89PNG")
     status = run("summer_prep", "status", "--data-dir", published_data / "nwb", "--json", cwd=tmp_path)
     states = {(key["patient_id"], key["bin_length_ms"]): key["state"] for key in json.loads(status.stdout)}
-    assert states[("14", 80)] == "built"
+    assert states[("14", 80)] == "fresh"
     assert states[("29", 80)] == "missing"
     assert run("summer_prep", "verify", cwd=tmp_path).returncode == 0
     chunk = key_path(tmp_path / "data_cache", "8", 200) / "spike_counts" / "c" / "0" / "0"

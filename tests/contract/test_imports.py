@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SHARED = {"summer_prep.layout", "summer_prep.errors", "summer_prep.command_line", "summer_prep.output"}
+SHARED = {"summer_prep.key", "summer_prep.errors", "summer_prep.console", "summer_prep.output"}
 LATE = {"summer_prep.build", "summer_prep.freshness"}
 FORBIDDEN = {"summer_prep": {"torch", "lightning", "summer_train"}, "summer_train": {"pynwb", "hdmf", "h5py"}}
 

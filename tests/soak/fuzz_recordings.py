@@ -20,7 +20,7 @@ from pathlib import Path
 import pynwb  # noqa: F401  (loaded once, so that the forked readers start at once)
 
 import summer_prep.store  # noqa: F401
-from summer_prep.build import BuildConfig, build
+from summer_prep.building import BuildConfig, build_keys
 from summer_prep.demo import DemoConfig, write_demo_data
 
 LIMIT_S = 10
@@ -36,7 +36,7 @@ def outcome_of(path: Path, cache_dir: Path) -> str:
         resource.setrlimit(resource.RLIMIT_AS, (12 * LIMIT_BYTES, 12 * LIMIT_BYTES))
         try:
             config = BuildConfig(data_dir=path.parent, cache_dir=cache_dir, bin_lengths_ms=(1000,), n_workers=0)
-            (result,) = build(config)
+            (result,) = build_keys(config)
         except BaseException:
             traceback.print_exc()
             os._exit(3)
@@ -47,7 +47,7 @@ def outcome_of(path: Path, cache_dir: Path) -> str:
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) != signal.SIGALRM:
         # HDF5 itself crashed. As the commands build, in a process of its own, that must end in one line.
         config = BuildConfig(data_dir=path.parent, cache_dir=cache_dir, bin_lengths_ms=(1000,), n_workers=1)
-        (result,) = build(config)
+        (result,) = build_keys(config)
         return "refused after a crash of HDF5" if "crashed" in result.message else "crash"
     names = {0: "built", 1 << 8: "refused", 3 << 8: "traceback", signal.SIGALRM: "hang"}
     return names.get(status, f"crash (status {status})")

@@ -24,10 +24,11 @@ from pathlib import Path
 
 import pynwb  # noqa: F401  (loaded once, so that the forked builds start at once)
 
+import summer_prep.publish
 import summer_prep.store
-from summer_prep.build import BuildConfig, build
+from summer_prep.building import BuildConfig, build_keys
 from summer_prep.demo import DemoConfig, write_demo_data
-from summer_prep.layout import cached_keys, key_path, read_attributes
+from summer_prep.key import cached_keys, describe, key_path
 
 BIN_LENGTHS_MS = (200, 1000)
 FEWEST_WRITE_POINTS = 100
@@ -54,7 +55,7 @@ def in_process(work: Callable[[], None], kill_after_s: float | None = None) -> i
 
 def build_all(data_dir: Path, cache_dir: Path) -> None:
     config = BuildConfig(data_dir=data_dir, cache_dir=cache_dir, bin_lengths_ms=BIN_LENGTHS_MS, n_workers=0)
-    results = build(config)
+    results = build_keys(config)
     assert all(result.state in ("built", "fresh") for result in results), results
 
 
@@ -75,7 +76,7 @@ def check_and_finish(data_dir: Path, cache_dir: Path, must_exist: bool) -> None:
     check(cache_dir, must_exist=True)
     leftovers = list(cache_dir.rglob("*.staging"))
     assert not leftovers, leftovers
-    sources = {read_attributes(key_path(cache_dir, "14", length))["source"]["sha256"] for length in BIN_LENGTHS_MS}
+    sources = {describe(key_path(cache_dir, "14", length)).attributes["source"]["sha256"] for length in BIN_LENGTHS_MS}
     assert len(sources) == 1, sources
 
 
@@ -95,7 +96,7 @@ def kill_self_at(write_point: int, cache_dir: Path) -> None:
         if is_write and any(inside in path for path in paths_of(arguments)):
             pass_point()
 
-    swap = summer_prep.store._swap
+    swap = summer_prep.publish._swap
 
     def swap_and_pass(staged: Path, key: Path) -> bool:
         pass_point()
@@ -103,7 +104,7 @@ def kill_self_at(write_point: int, cache_dir: Path) -> None:
         pass_point()
         return is_done
 
-    summer_prep.store._swap = swap_and_pass
+    summer_prep.publish._swap = swap_and_pass
     sys.addaudithook(hook)
 
 

@@ -39,7 +39,7 @@ def bin_one_unit(frames, times_ms, grid, spike_times_ms):
 @pytest.mark.parametrize("case", CLOCK_CASES, ids=lambda case: case["name"])
 def test_hand_sized_case_is_reproduced(case):
     grid = BinGrid(first_frame=case["first_frame"], n_bins=case["n_bins"], frames_per_bin=case["frames_per_bin"])
-    frames = frame_indices(np.array(case["pts_s"]))
+    frames = frame_indices(np.array(case["pts_s"]), "pts")
     counts, recorded, tally = bin_one_unit(frames, case["recording_ms"], grid, case["spike_times_ms"])
     assert counts.tolist() == case["counts"]
     np.testing.assert_allclose(recorded * 1000, case["recorded_ms"])
@@ -60,8 +60,8 @@ def test_reference_binning_is_reproduced(case):
                 "counts_unit_by_bin",
             )
         }
-    clock = film_clock(frame_indices(vector["pts_s"]), vector["recording_ms"])
-    edges = frame_indices(vector["edges_s"])
+    clock = film_clock(frame_indices(vector["pts_s"], "pts"), vector["recording_ms"])
+    edges = frame_indices(vector["edges_s"], "edges")
     grid = BinGrid(first_frame=int(edges[0]), n_bins=len(edges) - 1, frames_per_bin=case["bin_length_ms"] // 40)
     bins = bins_of_intervals(clock, grid)
     interval = locate_spikes(clock, vector["spike_times_ms"])
@@ -188,4 +188,4 @@ def test_impossible_watchlog_is_refused(frames, times_ms, message):
 
 def test_presentation_time_that_is_not_a_number_is_refused():
     with pytest.raises(RecordingError, match="pts = nan s in row 1"):
-        frame_indices(np.array([0.0, np.nan]))
+        frame_indices(np.array([0.0, np.nan]), "pts")

@@ -7,9 +7,9 @@ import h5py
 import numpy as np
 import pytest
 
-from summer_prep.build import BuildConfig, build
+from summer_prep.building import BuildConfig, build_keys
 from summer_prep.demo import DemoConfig, write_demo_data
-from summer_prep.layout import key_path
+from summer_prep.key import key_path
 from summer_prep.store import verify_key
 
 LOG = "stimulus/presentation/cleaned_watchlogs"
@@ -183,7 +183,7 @@ def build_and_look(path, tmp_path):
     """Build; return the result, after looking that it took no time and left nothing but a whole key."""
     started = time.perf_counter()
     cache_dir = tmp_path / "cache"
-    (result,) = build(BuildConfig(data_dir=path.parent, cache_dir=cache_dir, bin_lengths_ms=(1000,), n_workers=0))
+    (result,) = build_keys(BuildConfig(data_dir=path.parent, cache_dir=cache_dir, bin_lengths_ms=(1000,), n_workers=0))
     assert time.perf_counter() - started < 10
     assert {entry.name for entry in tmp_path.iterdir()} <= {"data", "cache"}
     if result.state == "built":

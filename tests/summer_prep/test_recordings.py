@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import zarr
 
-from summer_prep.build import BuildConfig, build
+from summer_prep.building import BuildConfig, build_keys
 from summer_prep.demo import LAYOUTS, DemoConfig, write_demo_data
 from summer_prep.errors import RecordingError, SettingsError
 from summer_prep.film_clock import film_clock, find_pauses
-from summer_prep.layout import key_path, read_attributes
+from summer_prep.key import describe, key_path
 from summer_prep.nwb import read_recording
-from summer_prep.recordings import find_recordings
+from summer_prep.sources import find_recordings
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
 EXPECTED = json.loads((RECORDINGS / "expected.json").read_text())
@@ -26,7 +26,9 @@ BIN_LENGTHS_MS = (10, 20, 40, 80, 120, 200, 480, 1000)
 @pytest.fixture(scope="module")
 def golden_cache(tmp_path_factory):
     cache_dir = tmp_path_factory.mktemp("golden")
-    results = build(BuildConfig(data_dir=RECORDINGS, cache_dir=cache_dir, bin_lengths_ms=BIN_LENGTHS_MS, n_workers=0))
+    results = build_keys(
+        BuildConfig(data_dir=RECORDINGS, cache_dir=cache_dir, bin_lengths_ms=BIN_LENGTHS_MS, n_workers=0)
+    )
     assert {result.state for result in results} == {"built"}
     return cache_dir
 
@@ -36,7 +38,7 @@ def test_golden_recording_is_reproduced_at_every_bin_length(expected, golden_cac
     for bin_length_ms in BIN_LENGTHS_MS:
         wanted = expected["bins"][str(bin_length_ms)]
         key = key_path(golden_cache, str(expected["patient"]), bin_length_ms)
-        attributes = read_attributes(key)
+        attributes = describe(key).attributes
         group = zarr.open_group(key, mode="r")
         counts = group["spike_counts"][...]
         assert counts.shape == (wanted["n_bins"], expected["n_units"])
@@ -199,7 +201,7 @@ def test_broken_recording_is_refused_in_one_line_and_nothing_is_written(damage, 
     with h5py.File(path, "r+") as file:
         edit(file)
     config = BuildConfig(data_dir=path.parent, cache_dir=tmp_path / "cache", bin_lengths_ms=(40,), n_workers=0)
-    (result,) = build(config)
+    (result,) = build_keys(config)
     assert result.state == "failed"
     assert message in result.message
     assert str(path) in result.message
@@ -252,7 +254,7 @@ def test_missing_log_rows_leave_bins_unseen_with_a_warning(small_recording, tmp_
         pts = file[f"{LOG}/pts"]
         pts[700:] = pts[700:] + 4.0  # 100 frames that nobody saw
     config = BuildConfig(data_dir=path.parent, cache_dir=tmp_path / "cache", bin_lengths_ms=(1000,), n_workers=0)
-    (result,) = build(config)
+    (result,) = build_keys(config)
     assert result.state == "built"
     group = zarr.open_group(key_path(tmp_path / "cache", "14", 1000), mode="r")
     n_unseen = int((group["recorded_s"][...] == 0).sum())

@@ -14,11 +14,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from summer_prep.build import BuildConfig, build
+from summer_prep.building import BuildConfig, build_keys
 from summer_prep.demo import DemoConfig, write_demo_data
 from summer_prep.errors import CacheError
-from summer_prep.layout import cached_keys, check_files, key_path, read_attributes
-from summer_prep.staging import clear_debris, staging_name
+from summer_prep.key import cached_keys, check_files, describe, key_path
+from summer_prep.publish import clear_debris, staging_name
 from summer_prep.store import verify_key
 from summer_train.cache import open_patient
 from tests.conftest import error_line, hear_interrupts
@@ -39,12 +39,12 @@ def versions(tmp_path_factory):
 
 def build_version(data_dir, cache_dir, **options):
     config = BuildConfig(data_dir=data_dir, cache_dir=cache_dir, bin_lengths_ms=(1000,), n_workers=0, **options)
-    (result,) = build(config)
+    (result,) = build_keys(config)
     return result
 
 
 def source_of(cache_dir):
-    return read_attributes(key_path(cache_dir, "14", 1000))["source"]["sha256"]
+    return describe(key_path(cache_dir, "14", 1000)).attributes["source"]["sha256"]
 
 
 @pytest.mark.parametrize(
@@ -63,16 +63,16 @@ def test_soak_script_finds_nothing(script, tmp_path):
 BUILDER = """
 import contextlib, sys
 from pathlib import Path
-import summer_prep.build as build
-import summer_prep.store as store
+import summer_prep.building as build
+import summer_prep.publish as publish
 if "no locks" in sys.argv[3]:
     build._patient_lock = lambda *_: contextlib.nullcontext(False)
 if "no exchange" in sys.argv[3]:
-    store._swap = lambda *_: False
+    publish._swap = lambda *_: False
 config = build.BuildConfig(
     data_dir=Path(sys.argv[1]), cache_dir=Path(sys.argv[2]), bin_lengths_ms=(200, 1000), n_workers=0, force=True
 )
-assert all(result.state == "built" for result in build.build(config)), build.build(config)
+assert all(result.state == "built" for result in build.build_keys(config)), build.build_keys(config)
 """
 
 
@@ -162,17 +162,17 @@ def test_debris_of_the_dead_is_cleared_and_that_of_the_living_is_not(tmp_path):
 
 
 def test_builder_whose_staging_folder_is_taken_away_starts_again(versions, tmp_path, monkeypatch):
-    from summer_prep import store
+    from summer_prep import publish
 
-    flush, n_calls = store._flush, []
+    write, n_calls = publish._write, []
 
-    def steal_first(folder):
+    def steal_first(folder, files):
         n_calls.append(folder)
+        write(folder, files)
         if len(n_calls) == 1:
             shutil.rmtree(folder)
-        flush(folder)
 
-    monkeypatch.setattr(store, "_flush", steal_first)
+    monkeypatch.setattr(publish, "_write", steal_first)
     assert build_version(versions[0], tmp_path).state == "built"
     assert len(n_calls) == 2
     assert verify_key(key_path(tmp_path, "14", 1000)) == []
@@ -180,9 +180,9 @@ def test_builder_whose_staging_folder_is_taken_away_starts_again(versions, tmp_p
 
 @pytest.mark.parametrize("name", ["zarr.json", "spike_counts/c/0/0"])
 def test_what_does_not_read_back_is_not_published(name, versions, tmp_path, monkeypatch):
-    from summer_prep import store
+    from summer_prep import publish
 
-    fsync = store._fsync
+    fsync = publish._fsync
 
     def lose_a_byte(path):
         if Path(path).as_posix().endswith(f".staging/{name}"):
@@ -191,7 +191,7 @@ def test_what_does_not_read_back_is_not_published(name, versions, tmp_path, monk
 
     assert build_version(versions[0], tmp_path).state == "built"
     before = source_of(tmp_path)
-    monkeypatch.setattr(store, "_fsync", lose_a_byte)
+    monkeypatch.setattr(publish, "_fsync", lose_a_byte)
     result = build_version(versions[1], tmp_path)
     assert result.state == "failed"
     assert f"bin-1000ms.zarr/{name}: does not read back as it was written" in result.message
@@ -200,20 +200,20 @@ def test_what_does_not_read_back_is_not_published(name, versions, tmp_path, monk
 
 
 def test_recording_replaced_during_its_build_is_seen_by_the_next(versions, tmp_path, monkeypatch):
-    from summer_prep import build as builds
+    from summer_prep import building as builds
 
     data_dir, cache_dir = tmp_path / "data", tmp_path / "cache"
     shutil.copytree(versions[0], data_dir)
     (path,), (newer,) = data_dir.rglob("*.nwb"), versions[1].rglob("*.nwb")
-    build_keys = builds._build_keys
+    build_key = builds._build_key
 
     def replace_and_build(*arguments):
         shutil.copyfile(newer, path)
         time.sleep(0.1)  # beyond the times that a note would not be trusted with
-        return build_keys(*arguments)
+        return build_key(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(builds, "_build_keys", replace_and_build)
+        patch.setattr(builds, "_build_key", replace_and_build)
         assert build_version(data_dir, cache_dir).state == "built"
     assert build_version(data_dir, cache_dir).state == "built"
     assert build_version(data_dir, cache_dir).state == "fresh"
@@ -232,7 +232,7 @@ def test_failed_build_removes_only_a_cache_folder_that_it_made(versions, tmp_pat
 
 @pytest.mark.parametrize("fault", ["second rename fails", "another build publishes in between"])
 def test_replacing_in_two_steps_never_ends_without_a_key(fault, versions, tmp_path, monkeypatch):
-    from summer_prep import store
+    from summer_prep import publish
 
     key = key_path(tmp_path, "14", 1000)
     build_version(versions[0], tmp_path)
@@ -248,8 +248,8 @@ def test_replacing_in_two_steps_never_ends_without_a_key(fault, versions, tmp_pa
             rename(tmp_path / "theirs", key)
         rename(source, target)
 
-    monkeypatch.setattr(store, "_swap", lambda *_: False)
-    monkeypatch.setattr(store.os, "rename", rename_badly)
+    monkeypatch.setattr(publish, "_swap", lambda *_: False)
+    monkeypatch.setattr(publish.os, "rename", rename_badly)
     result = build_version(versions[1], tmp_path)
     assert result.state == ("failed" if fault == "second rename fails" else "built")
     assert (source_of(tmp_path) == before) == (result.state == "failed")
@@ -258,17 +258,18 @@ def test_replacing_in_two_steps_never_ends_without_a_key(fault, versions, tmp_pa
 
 
 def test_compressed_chunk_that_does_not_read_back_is_not_published(versions, tmp_path, monkeypatch):
-    from summer_prep import store
+    from summer_prep import publish
 
-    manifest = store._manifest
+    write = publish._write
 
-    def lose_a_chunk(folder):
-        (folder / "spike_counts" / "c" / "0" / "0").unlink()
-        return manifest(folder)
+    def spoil_a_chunk(folder, files):
+        write(folder, files)
+        chunk = folder / "spike_counts" / "c" / "0" / "0"
+        chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
 
-    monkeypatch.setattr(store, "_manifest", lose_a_chunk)
+    monkeypatch.setattr(publish, "_write", spoil_a_chunk)
     result = build_version(versions[0], tmp_path, codec="zstd")
-    assert "spike_counts: does not read back as it was written" in result.message
+    assert "spike_counts/c/0/0: does not read back as it was written" in result.message
     assert not cached_keys(tmp_path)
 
 
@@ -276,7 +277,7 @@ def test_script_without_a_main_guard_is_told_so(versions, tmp_path):
     script = tmp_path / "script.py"
     places = f"data_dir=Path({str(versions[0])!r}), cache_dir=Path({str(tmp_path / 'cache')!r})"
     script.write_text(
-        f"from pathlib import Path\nfrom summer_prep.build import BuildConfig, build\nbuild(BuildConfig({places}))\n"
+        f"from pathlib import Path\nimport summer_prep\nsummer_prep.build({places})\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
@@ -306,7 +307,7 @@ def test_every_one_of_300_random_damages_is_found(codec, versions, tmp_path):
     build_version(versions[0], tmp_path, codec=codec)
     key = key_path(tmp_path, "14", 1000)
     files = sorted(path for path in key.rglob("*") if path.is_file() and path != key / "zarr.json")
-    attributes = read_attributes(key)
+    description = describe(key)
     generator = random.Random(0)
     for number in range(300):
         path = generator.choice(files)
@@ -315,7 +316,7 @@ def test_every_one_of_300_random_damages_is_found(codec, versions, tmp_path):
         problems = verify_key(key)
         assert any(str(path) in problem for problem in problems), (number, path, kind)
         with pytest.raises(CacheError, match="Rebuild it"):
-            check_files(key, attributes, every_byte=True)
+            check_files(description, every_byte=True)
         if kind != "flip":
             with pytest.raises(CacheError, match="Rebuild it"):
                 open_patient(key)
@@ -336,7 +337,7 @@ def test_damaged_description_of_a_key_is_found_wherever_its_meaning_changes(vers
         at = generator.choice(meaningful)
         metadata.write_bytes(original[:at] + bytes([original[at] ^ generator.randrange(1, 256)]) + original[at + 1 :])
         with pytest.raises(CacheError, match="damaged|schema|path says"):
-            read_attributes(metadata.parent)
+            describe(metadata.parent)
 
 
 @pytest.fixture

@@ -14,17 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from summer_prep import store
-from summer_prep.build import BuildConfig, build
+from summer_prep import publish, store
+from summer_prep.building import BuildConfig, build_keys
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.freshness import key_status
-from summer_prep.layout import cached_keys, check_files, key_path, read_attributes
+from summer_prep.freshness import cache_states
+from summer_prep.key import SCHEMA_VERSION, cached_keys, check_files, describe, key_path
 from summer_prep.store import verify_key, write_key
 
 
 def minimal_attributes(counts):
     return {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "patient_id": "1",
         "bin_length_ms": 80,
         "n_bins": counts.shape[0],
@@ -49,7 +49,7 @@ def test_what_was_written_is_what_is_read(counts, codec, chunk_bytes, tmp_path_f
     assert np.array_equal(group["spike_counts"][...], counts)
     assert group["spike_counts"].dtype == counts.dtype
     assert np.array_equal(group["labels_first"][...], labels)
-    assert group["labels_first"].chunks == (1, len(counts))
+    assert group["labels_first"].chunks == labels.shape
     assert verify_key(key) == []
 
 
@@ -60,7 +60,7 @@ def test_uncompressed_counts_are_the_chunk_file_byte_for_byte(demo_cache):
 
 
 def test_two_builds_give_identical_bytes(demo_dir, demo_cache, tmp_path):
-    build(BuildConfig(data_dir=demo_dir, cache_dir=tmp_path, patient_ids=("14", "8"), bin_lengths_ms=(80,)))
+    build_keys(BuildConfig(data_dir=demo_dir, cache_dir=tmp_path, patient_ids=("14", "8"), bin_lengths_ms=(80,)))
     for patient_id in ("14", "8"):
         first, second = key_path(demo_cache, patient_id, 80), key_path(tmp_path, patient_id, 80)
         names = [str(path.relative_to(first)) for path in first.rglob("*") if path.is_file()]
@@ -83,13 +83,13 @@ def test_xarray_opens_a_key_with_named_dimensions(demo_cache):
 def test_fresh_keys_are_skipped_and_a_forced_build_replaces_them(demo_dir, tmp_path):
     config = {"data_dir": demo_dir, "cache_dir": tmp_path, "patient_ids": ("14",), "bin_lengths_ms": (1000,)}
     key = key_path(tmp_path, "14", 1000)
-    assert [result.state for result in build(BuildConfig(**config))] == ["built"]
+    assert [result.state for result in build_keys(BuildConfig(**config))] == ["built"]
     inode = key.stat().st_ino
-    assert [result.state for result in build(BuildConfig(**config))] == ["fresh"]
+    assert [result.state for result in build_keys(BuildConfig(**config))] == ["fresh"]
     assert key.stat().st_ino == inode
-    assert [result.state for result in build(BuildConfig(force=True, **config))] == ["built"]
+    assert [result.state for result in build_keys(BuildConfig(force=True, **config))] == ["built"]
     assert key.stat().st_ino != inode
-    assert [result.state for result in build(BuildConfig(codec="zstd", **config))] == ["built"]
+    assert [result.state for result in build_keys(BuildConfig(codec="zstd", **config))] == ["built"]
     assert not list(tmp_path.rglob("*.staging"))
 
 
@@ -97,16 +97,16 @@ def test_touching_or_moving_a_recording_changes_nothing_and_changing_it_makes_it
     data_dir = tmp_path / "data"
     shutil.copytree(demo_dir / "sub-14", data_dir / "sub-14")
     (path,) = data_dir.rglob("*.nwb")
-    build(BuildConfig(data_dir=data_dir, cache_dir=tmp_path / "cache", bin_lengths_ms=(1000,)))
+    build_keys(BuildConfig(data_dir=data_dir, cache_dir=tmp_path / "cache", bin_lengths_ms=(1000,)))
     os.utime(path)
     moved = path.rename(data_dir / "sub14.nwb")
-    assert [key.state for key in key_status(data_dir, tmp_path / "cache")] == ["built"]
+    assert [key.state for key in cache_states(data_dir, tmp_path / "cache")] == ["fresh"]
     content = bytearray(moved.read_bytes())
     content[-1] ^= 1
     times = moved.stat()
     moved.write_bytes(content)
     os.utime(moved, ns=(times.st_atime_ns, times.st_mtime_ns))
-    (key,) = key_status(data_dir, tmp_path / "cache")
+    (key,) = cache_states(data_dir, tmp_path / "cache")
     assert (key.state, key.reason) == ("stale", "the content of sub-14_ses-sub14_ecephys.nwb changed")
 
 
@@ -114,7 +114,9 @@ def test_one_bad_patient_does_not_stop_the_others(demo_dir, tmp_path):
     data_dir = tmp_path / "data"
     shutil.copytree(demo_dir, data_dir)
     next(data_dir.glob("sub-20/*.nwb")).write_bytes(b"")
-    results = build(BuildConfig(data_dir=data_dir, cache_dir=tmp_path / "cache", bin_lengths_ms=(1000,), n_workers=2))
+    results = build_keys(
+        BuildConfig(data_dir=data_dir, cache_dir=tmp_path / "cache", bin_lengths_ms=(1000,), n_workers=2)
+    )
     assert {result.patient_id: result.state for result in results} == {
         "8": "built", "14": "built", "20": "failed", "29": "built",
     }  # fmt: skip
@@ -153,28 +155,28 @@ def test_damaged_file_is_named_with_the_command_that_rebuilds_it(name, damage, p
     assert "summer-prep build --force --patient-ids 14 --bin-length 80" in line
     if damage is not flip_a_byte:
         with pytest.raises(CacheError, match=problem):
-            check_files(key, read_attributes(key))
+            check_files(describe(key))
 
 
 def test_changed_attribute_is_found_on_opening(key):
     metadata = key / "zarr.json"
     metadata.write_text(metadata.read_text().replace('"n_units": 10', '"n_units": 11'))
     with pytest.raises(CacheError, match="its content was changed"):
-        read_attributes(key)
+        describe(key)
 
 
 def test_key_of_a_newer_schema_is_refused(key):
     metadata = key / "zarr.json"
-    metadata.write_text(metadata.read_text().replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(CacheError, match="written by schema 2, this code reads 1. Update this software"):
-        read_attributes(key)
+    metadata.write_text(metadata.read_text().replace('"schema_version": 2', '"schema_version": 3'))
+    with pytest.raises(CacheError, match="written by schema 3, this code reads 2. Update this software"):
+        describe(key)
 
 
 def test_key_under_another_patients_name_is_refused(key):
     other = key_path(key.parent.parent, "20", 80)
     shutil.copytree(key, other)
     with pytest.raises(CacheError, match="holds patient 14 at 80 ms, not what its path says"):
-        read_attributes(other)
+        describe(other)
 
 
 def test_extra_file_in_a_key_is_found(key):
@@ -184,9 +186,9 @@ def test_extra_file_in_a_key_is_found(key):
 
 def test_file_system_without_exchange_still_replaces_a_key(demo_dir, tmp_path, monkeypatch):
     config = {"data_dir": demo_dir, "cache_dir": tmp_path, "patient_ids": ("14",), "bin_lengths_ms": (1000,)}
-    build(BuildConfig(n_workers=0, **config))
-    monkeypatch.setattr(store.ctypes, "CDLL", lambda *_args, **_options: object())
-    (result,) = build(BuildConfig(force=True, n_workers=0, **config))
+    build_keys(BuildConfig(n_workers=0, **config))
+    monkeypatch.setattr(publish.ctypes, "CDLL", lambda *_args, **_options: object())
+    (result,) = build_keys(BuildConfig(force=True, n_workers=0, **config))
     assert result.state == "built"
     assert verify_key(key_path(tmp_path, "14", 1000)) == []
     assert not list(tmp_path.rglob("*.staging"))
@@ -194,7 +196,9 @@ def test_file_system_without_exchange_still_replaces_a_key(demo_dir, tmp_path, m
 
 def test_folder_that_cannot_be_written_is_an_error_that_names_it(demo_dir, tmp_path):
     (tmp_path / "sub-14").touch()
-    (result,) = build(BuildConfig(data_dir=demo_dir, cache_dir=tmp_path, patient_ids=("14",), bin_lengths_ms=(1000,)))
+    (result,) = build_keys(
+        BuildConfig(data_dir=demo_dir, cache_dir=tmp_path, patient_ids=("14",), bin_lengths_ms=(1000,))
+    )
     assert result.state == "failed"
     assert "cannot be written (File exists)" in result.message
     assert "--cache-dir" in result.message
@@ -213,11 +217,11 @@ def test_file_that_crashes_its_reader_is_named_and_the_others_are_built(demo_dir
         "sys.addaudithook(hook)\n"
     )
     code = (
-        "from pathlib import Path\nfrom summer_prep.build import BuildConfig, build\n"
+        "from pathlib import Path\nfrom summer_prep.building import BuildConfig, build\n"
         "if __name__ == '__main__':\n"
         f"    config = BuildConfig(data_dir=Path({str(data_dir)!r}), cache_dir=Path({str(tmp_path / 'cache')!r}),\n"
         "        bin_lengths_ms=(1000,), n_workers=2)\n"
-        "    for result in build(config): print(result.patient_id, result.state, result.message)\n"
+        "    for result in build_keys(config): print(result.patient_id, result.state, result.message)\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
     result = subprocess.run(
@@ -232,4 +236,4 @@ def test_file_that_crashes_its_reader_is_named_and_the_others_are_built(demo_dir
 
 def test_unknown_patient_lists_those_found(demo_dir, tmp_path):
     with pytest.raises(SettingsError, match="no recording of patient 15 in .*; found are 8, 14, 20, 29"):
-        build(BuildConfig(data_dir=demo_dir, cache_dir=tmp_path, patient_ids=("14", "15")))
+        build_keys(BuildConfig(data_dir=demo_dir, cache_dir=tmp_path, patient_ids=("14", "15")))

@@ -7,9 +7,9 @@ import pytest
 import zarr
 
 from summer_prep import store
-from summer_prep.build import BuildConfig, build
+from summer_prep.building import BuildConfig, build_keys
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.layout import LABEL_RULES, key_path, read_attributes
+from summer_prep.key import LABEL_RULES, describe, key_path
 from summer_train.cache import open_patient, open_selection
 
 
@@ -35,7 +35,7 @@ def test_counts_are_the_same_under_every_codec_and_chunking(
     codec, chunk_bytes, demo_dir, demo_cache, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(store, "MAX_CHUNK_BYTES", chunk_bytes)
-    build(
+    build_keys(
         BuildConfig(
             data_dir=demo_dir, cache_dir=tmp_path, patient_ids=("14",), bin_lengths_ms=(1000,), codec=codec, n_workers=0
         )
@@ -62,7 +62,7 @@ def test_unknown_label_names_the_nearest(demo_cache):
 
 
 def regions_of(cache_dir, patient_id):
-    return np.array(read_attributes(key_path(cache_dir, patient_id, 80))["units"]["brain_region"])
+    return np.array(describe(key_path(cache_dir, patient_id, 80)).attributes["units"]["brain_region"])
 
 
 @pytest.mark.parametrize(
@@ -107,11 +107,11 @@ def small_cache(demo_cache, tmp_path):
 
 def test_no_unit_left_says_which_choice_removed_them(small_cache, monkeypatch):
     def read_all_in_amygdala(key):
-        attributes = read_attributes(key)
+        attributes = describe(key).attributes
         attributes["units"]["brain_region"] = ["A"] * attributes["n_units"]
         return attributes
 
-    monkeypatch.setattr("summer_train.cache.read_attributes", read_all_in_amygdala)
+    monkeypatch.setattr("summer_train.cache.describe", read_all_in_amygdala)
     with pytest.raises(SettingsError, match="no unit left after selecting H, single units of patient 14"):
         open_selection(small_cache, ["14"], 1000, brain_regions=["H"], single_units=True)
 
@@ -124,12 +124,12 @@ def test_patients_of_different_films_are_refused_by_name(small_cache, difference
     from summer_train import cache
 
     def read_changed(key):
-        attributes = read_attributes(key)
+        attributes = describe(key).attributes
         if key.parent.name == "sub-20":
             attributes["digests"][difference] = "another"
         return attributes
 
-    monkeypatch.setattr(cache, "read_attributes", read_changed)
+    monkeypatch.setattr(cache, "describe", read_changed)
     with pytest.raises(CacheError, match=message):
         open_selection(small_cache, ["14", "20"], 1000)
 
@@ -147,7 +147,7 @@ def test_a_lost_chunk_never_reads_as_silence(small_cache, damage):
 
 def test_mapped_counts_survive_a_rebuild_of_their_key(small_cache, demo_dir, demo_cache):
     counts = open_selection(small_cache, ["14"], 1000).counts()
-    build(
+    build_keys(
         BuildConfig(
             data_dir=demo_dir,
             cache_dir=small_cache,
@@ -169,9 +169,9 @@ def test_mapped_counts_survive_a_rebuild_of_their_key(small_cache, demo_dir, dem
 )
 def test_what_is_read_after_opening_is_checked_against_its_digest(name, read, small_cache, monkeypatch):
     def read_with_unseen_bins(key):
-        return {**read_attributes(key), "n_unseen_bins": 1}
+        return {**describe(key).attributes, "n_unseen_bins": 1}
 
-    monkeypatch.setattr("summer_train.cache.read_attributes", read_with_unseen_bins)
+    monkeypatch.setattr("summer_train.cache.describe", read_with_unseen_bins)
     selection = open_selection(small_cache, ["14"], 1000)
     read(selection)
     path = selection.patients[0].key / name

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from summer_prep.errors import SettingsError
-from summer_prep.layout import key_path
+from summer_prep.key import key_path
 from summer_train.config import FitConfig
 from summer_train.evaluate import evaluate
 from summer_train.fit import fit

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from summer_prep.build import BuildConfig, build
+from summer_prep.building import BuildConfig, build_keys
 from summer_prep.demo import DemoConfig, write_demo_data
 from summer_prep.errors import SettingsError
 from summer_train.batches import OrderedBlocks, ResidentSamples, ShuffledBlocks
@@ -233,7 +233,7 @@ def test_impossible_setting_is_refused_when_it_is_made(changes, message, config)
 
 def test_decoding_finds_a_tuned_label_and_no_untuned_one(tmp_path):
     write_demo_data(DemoConfig(folder=tmp_path / "nwb", n_units=40, film_length=True))
-    build(BuildConfig(data_dir=tmp_path / "nwb", cache_dir=tmp_path / "cache", bin_lengths_ms=(80,)))
+    build_keys(BuildConfig(data_dir=tmp_path / "nwb", cache_dir=tmp_path / "cache", bin_lengths_ms=(80,)))
     truth = json.loads((tmp_path / "nwb" / "truth.json").read_text())
     tuned = {unit["label_name"] for patient in truth.values() for unit in patient["tuned_units"]}
     assert "summer" in tuned

@@ -1,4 +1,4 @@
-"""What stands on disk: names, dimensions, paths and versions shared by the writer and every reader.
+"""The contract on disk: what a key is called, holds and says of itself, for the writer and every reader.
 
 Standard library only, so that training can import it without the packages that read NWB or write Zarr.
 """
@@ -8,51 +8,58 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+from summer_prep.dataset import LABEL_RULES
 from summer_prep.errors import CacheError
 
-SCHEMA_VERSION = 1
-"""Layout of a key. A reader refuses keys of a newer one."""
+SCHEMA_VERSION = 2
+"""Layout of a key. A reader refuses keys of another one."""
 
 ALGORITHM_VERSION = 1
 """Raised whenever the same recording would give other numbers, which makes every older key stale."""
 
-FRAME_PERIOD_MS = 40
-"""25 frames per second (spec of the SUMMER film)."""
-
-DATASET_BIN_LENGTHS_MS = (40, 80, 200, 480, 1000)
-"""The bin lengths that the released files list."""
-
-UNDEFINED = 99
-"""Label value of a frame for which the annotation is undefined (`indoor-setting` only)."""
-
-LABEL_VALUES = (0, 1, UNDEFINED)
-LABEL_RULES = ("first", "any", "majority")
-CODECS = ("none", "zstd", "blosc")
+Codec = Literal["none", "zstd", "blosc"]
+CODECS: tuple[Codec, ...] = get_args(Codec)
+"""How spike_counts are stored."""
 
 MAX_CHUNK_BYTES = 64 * 2**20
 
 DIMENSIONS: dict[str, tuple[str, ...]] = {
     "spike_counts": ("bin", "unit"),
-    "labels_first": ("label", "bin"),
-    "labels_any": ("label", "bin"),
-    "labels_majority": ("label", "bin"),
+    **{f"labels_{rule}": ("label", "bin") for rule in LABEL_RULES},
+    "label": ("label",),
     "bin_start_s": ("bin",),
     "first_frame": ("bin",),
     "recorded_s": ("bin",),
+    "recording_start_ms": ("bin",),
+    "recording_stop_ms": ("bin",),
 }
 """Dimension names of every array that is not a column of the unit table; those are all ("unit",)."""
 
-BRAIN_REGION_GROUPS: dict[str, tuple[str, ...]] = {
-    "H": ("AH", "MH", "PH"),
-    "PHC": ("APH", "MPH", "PPH"),
-}
-"""Group name -> the regions it stands for beside its own name (hippocampus; older names of the parahippocampal)."""
+DESCRIPTION = "zarr.json"
+"""The file of a key that describes it and all its other files."""
 
 _PATIENT_ID = re.compile(r"[A-Za-z0-9]+")
 _KEY_NAME = re.compile(r"bin-([1-9][0-9]*)ms\.zarr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a key says of itself, checked to be true of its path; `attributes` are those of its Zarr group."""
+
+    key: Path
+    attributes: Mapping[str, Any]
+    identity: tuple[int, int]
+
+    def is_current(self) -> bool:
+        """Return whether the key is still the one that was described, and not one rebuilt since."""
+        try:
+            return self.identity == _identity(os.stat(self.key / DESCRIPTION))
+        except OSError:
+            return False
 
 
 def is_patient_id(text: str) -> bool:
@@ -63,7 +70,12 @@ def is_patient_id(text: str) -> bool:
 def key_path(cache_dir: Path, patient_id: str, bin_length_ms: int) -> Path:
     """Return the folder of one key, `cache_dir/sub-14/bin-80ms.zarr`."""
     assert is_patient_id(patient_id), patient_id
-    return cache_dir / f"sub-{patient_id}" / f"bin-{bin_length_ms}ms.zarr"
+    return patient_path(cache_dir, patient_id) / f"bin-{bin_length_ms}ms.zarr"
+
+
+def patient_path(cache_dir: Path, patient_id: str) -> Path:
+    """Return the folder of a patient's keys, `cache_dir/sub-14`."""
+    return cache_dir / f"sub-{patient_id}"
 
 
 def cached_keys(cache_dir: Path) -> dict[str, list[int]]:
@@ -71,11 +83,16 @@ def cached_keys(cache_dir: Path) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for folder in cache_dir.glob("sub-*"):
         patient_id = folder.name.removeprefix("sub-")
-        matches = (_KEY_NAME.fullmatch(entry.name) for entry in folder.glob("bin-*ms.zarr"))
-        lengths = sorted(int(match[1]) for match in matches if match)
-        if lengths and is_patient_id(patient_id):
+        lengths = cached_bin_lengths(cache_dir, patient_id) if is_patient_id(patient_id) else []
+        if lengths:
             found[patient_id] = lengths
     return {patient_id: found[patient_id] for patient_id in in_natural_order(found)}
+
+
+def cached_bin_lengths(cache_dir: Path, patient_id: str) -> list[int]:
+    """Return the bin lengths (ms, ascending) of one patient's keys."""
+    entries = patient_path(cache_dir, patient_id).glob("bin-*ms.zarr")
+    return sorted(int(match[1]) for entry in entries if (match := _KEY_NAME.fullmatch(entry.name)))
 
 
 def in_natural_order(names: Iterable[str]) -> list[str]:
@@ -88,23 +105,25 @@ def in_natural_order(names: Iterable[str]) -> list[str]:
     )
 
 
-def read_attributes(key: Path) -> dict[str, Any]:
-    """Return a key's group attributes, checked to be those of this patient, bin length and schema.
+def describe(key: Path) -> Description:
+    """Return what a key says of itself, checked to be of this patient, bin length and schema.
 
     Raises
     ------
     CacheError : the key is missing, damaged, of another patient or bin length, or of another schema
     """
-    metadata = key / "zarr.json"
+    metadata = key / DESCRIPTION
     try:
-        document = json.loads(metadata.read_bytes())
+        with metadata.open("rb") as file:
+            identity = _identity(os.fstat(file.fileno()))
+            document = json.loads(file.read())
         attributes = document["attributes"]
         schema_version, claimed = attributes["schema_version"], (attributes["patient_id"], attributes["bin_length_ms"])
+        sha256 = document_sha256(document)
     except FileNotFoundError as error:
         raise CacheError(f"{key}: not in the cache. Build it: {build_command(key)}") from error
     except OSError as error:
         raise CacheError(f"{metadata}: cannot be read ({error.strerror})") from error
-        document_sha256(document)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CacheError(
             f"{metadata}: damaged, it does not describe a key. Rebuild it: {build_command(key)}"
@@ -121,39 +140,43 @@ def read_attributes(key: Path) -> dict[str, Any]:
             f"{key}: holds patient {claimed[0]} at {claimed[1]} ms, not what its path says. "
             f"Rebuild it: {build_command(key)}"
         )
-    if attributes.get("document_sha256") != document_sha256(document):
+    if attributes.get("document_sha256") != sha256:
         raise CacheError(f"{metadata}: damaged, its content was changed. Rebuild it: {build_command(key)}")
-    checked: dict[str, Any] = attributes
-    return checked
+    return Description(key=key, attributes=attributes, identity=identity)
 
 
-def check_files(key: Path, attributes: dict[str, Any], every_byte: bool = False) -> None:
+def _identity(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def check_files(description: Description, every_byte: bool = False) -> None:
     """Check that every file of a key is there with its full size; and its digest, which reads it, if asked for.
 
     Raises
     ------
     CacheError : a file is missing, short, long or changed
     """
-    for problem in file_problems(key, attributes, every_byte):
-        raise CacheError(f"{problem}. Rebuild it: {build_command(key)}")
+    for problem in file_problems(description, every_byte):
+        raise CacheError(f"{problem}. Rebuild it: {build_command(description.key)}")
 
 
-def file_problems(key: Path, attributes: Mapping[str, Any], every_byte: bool) -> Iterator[str]:
+def file_problems(description: Description, every_byte: bool) -> Iterator[str]:
     """Yield what is wrong with the files of a key, one line each."""
-    for name, file in attributes["files"].items():
+    for name, file in description.attributes["files"].items():
+        path = description.key / name
         try:
-            n_bytes = os.stat(key / name).st_size
-            sha256 = file_sha256(key / name) if every_byte and n_bytes == file["bytes"] else file["sha256"]
+            n_bytes = os.stat(path).st_size
+            sha256 = file_sha256(path) if every_byte and n_bytes == file["bytes"] else file["sha256"]
         except (FileNotFoundError, NotADirectoryError):
-            yield f"{key / name}: the file is missing"
+            yield f"{path}: the file is missing"
             continue
         except OSError as error:
-            yield f"{key / name}: the file cannot be read ({error.strerror})"
+            yield f"{path}: the file cannot be read ({error.strerror})"
             continue
         if n_bytes != file["bytes"]:
-            yield f"{key / name}: has {n_bytes} bytes instead of {file['bytes']}"
+            yield f"{path}: has {n_bytes} bytes instead of {file['bytes']}"
         elif sha256 != file["sha256"]:
-            yield f"{key / name}: its bytes were changed"
+            yield f"{path}: its bytes were changed"
 
 
 def file_sha256(path: Path) -> str:
@@ -162,8 +185,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def document_sha256(document: dict[str, Any]) -> str:
-    """Return the digest that guards a key's zarr.json: of all its content but the digest itself."""
+def document_sha256(document: Mapping[str, Any]) -> str:
+    """Return the digest that guards a key's description: of all its content but the digest itself."""
     attributes = {name: value for name, value in document["attributes"].items() if name != "document_sha256"}
     return hashlib.sha256(json.dumps({**document, "attributes": attributes}, sort_keys=True).encode()).hexdigest()
 

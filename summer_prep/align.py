@@ -1,0 +1,162 @@
+"""From a recording and a bin length to the arrays and attributes of one key. Pure arithmetic."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summer_prep import __version__
+from summer_prep.binning import (
+    BinGrid,
+    bin_grid,
+    bins_of_intervals,
+    count_spikes,
+    locate_spikes,
+    recorded_s,
+    recording_spans_ms,
+    tally_spikes,
+)
+from summer_prep.errors import RecordingError
+from summer_prep.film_clock import FilmClock, Pause, cut_frames, film_clock, find_pauses
+from summer_prep.key import ALGORITHM_VERSION, SCHEMA_VERSION
+from summer_prep.labels import align_labels
+from summer_prep.recording import Recording
+
+MAX_KEY_VALUES = 2**28
+"""Twice the largest patient at 5 ms; files may declare any number of units."""
+
+MAX_PAUSES = 10_000
+"""A key lists its pauses; recordings have a few dozen at most."""
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingOnFilm:
+    """A recording with what the film did during it, shared by its bin lengths.
+
+    interval_of_spike, unit_of_spike : (n_spikes,) interval of the clock (-1 outside) and unit of each spike
+    """
+
+    recording: Recording
+    clock: FilmClock
+    pauses: list[Pause]
+    interval_of_spike: NDArray[np.int64]
+    unit_of_spike: NDArray[np.int64]
+
+
+def place_on_film(recording: Recording) -> RecordingOnFilm:
+    """Return a recording with its film clock.
+
+    Raises
+    ------
+    RecordingError : the watch log cannot be a film's
+    """
+    clock = film_clock(recording.frame_index, recording.recording_time_ms)
+    pauses = find_pauses(clock)
+    if len(pauses) > MAX_PAUSES:
+        raise RecordingError(f"the film was paused {len(pauses)} times; at most {MAX_PAUSES} are recorded")
+    return RecordingOnFilm(
+        recording=recording,
+        clock=clock,
+        pauses=pauses,
+        interval_of_spike=locate_spikes(clock, recording.spike_times_ms),
+        unit_of_spike=np.repeat(np.arange(recording.n_units), np.diff(recording.spike_stops, prepend=0)),
+    )
+
+
+def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[Arrays, dict[str, Any]]:
+    """Return the arrays of one key, named as in `key.DIMENSIONS` or like columns of the unit table, and its attributes.
+
+    Raises
+    ------
+    SettingsError : the film has no such bins
+    RecordingError : the recording cannot be binned so
+    """
+    recording = on_film.recording
+    grid = bin_grid(recording.grids, bin_length_ms)
+    if grid.n_bins * max(recording.n_units, len(recording.label_names)) > MAX_KEY_VALUES:
+        raise RecordingError(
+            f"{grid.n_bins} bins of {recording.n_units} units and {len(recording.label_names)} labels "
+            "are more than any recording has"
+        )
+    clock, interval_of_spike = _on_clock_of(grid, on_film)
+    bin_of_interval = bins_of_intervals(clock, grid)
+    bin_of_spike = np.where(interval_of_spike >= 0, bin_of_interval[interval_of_spike], -1)
+    recorded = recorded_s(clock, bin_of_interval, grid.n_bins).astype(np.float32)
+    _check_seen(recorded, grid)
+    start_ms, stop_ms = recording_spans_ms(clock, bin_of_interval, grid.n_bins)
+    named_frames = recording.named_frames.get(bin_length_ms)
+    labels = align_labels(recording.indicators, grid, named_frames)
+    arrays = {
+        "spike_counts": count_spikes(bin_of_spike, on_film.unit_of_spike, grid.n_bins, recording.n_units),
+        **{f"labels_{rule}": values for rule, values in labels.items()},
+        "label": _texts(recording.label_names),
+        "bin_start_s": grid.bin_start_s,
+        "first_frame": grid.first_frames.astype(np.int32),
+        "recorded_s": recorded,
+        "recording_start_ms": start_ms,
+        "recording_stop_ms": stop_ms,
+        **recording.numeric_columns,
+        **{name: _texts(values) for name, values in recording.text_columns.items()},
+    }
+    attributes = {
+        **_attributes(on_film, grid),
+        "n_unseen_bins": int((recorded == 0).sum()),
+        "spikes": tally_spikes(clock, interval_of_spike, bin_of_spike).as_dict(),
+        "notes": [*recording.notes, *_note_on_names(named_frames, grid)],
+    }
+    return arrays, attributes
+
+
+def _on_clock_of(grid: BinGrid, on_film: RecordingOnFilm) -> tuple[FilmClock, NDArray[np.int64]]:
+    """Return the clock that a grid needs, and the interval of each spike on it."""
+    if grid.parts_per_frame == 1:
+        return on_film.clock, on_film.interval_of_spike
+    clock = cut_frames(on_film.clock, grid.parts_per_frame)
+    return clock, locate_spikes(clock, on_film.recording.spike_times_ms)
+
+
+def _check_seen(recorded: NDArray[np.float32], grid: BinGrid) -> None:
+    if not recorded.any():
+        last_frame = grid.first_frames[-1] + grid.frames_per_bin - 1
+        raise RecordingError(
+            f"the watch log shows none of the analysed frames {grid.first_frame} to {last_frame}, "
+            "so every bin was never seen"
+        )
+
+
+def _note_on_names(named_frames: NDArray[np.int64] | None, grid: BinGrid) -> list[str]:
+    n_wrong = 0 if named_frames is None else int((named_frames != grid.first_frames).sum())
+    if not n_wrong:
+        return []
+    return [
+        f"{n_wrong} of {grid.n_bins} first-frame names disagree with the edges; `labels_first` follows the names, "
+        "all else the edges"
+    ]
+
+
+def _texts(values: list[str] | tuple[str, ...]) -> NDArray[Any]:
+    texts: NDArray[Any] = np.array(values, dtype=np.dtypes.StringDType())
+    return texts
+
+
+def _attributes(on_film: RecordingOnFilm, grid: BinGrid) -> dict[str, Any]:
+    recording = on_film.recording
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "algorithm_version": ALGORITHM_VERSION,
+        "software_version": __version__,
+        "patient_id": recording.patient_id,
+        "bin_length_ms": grid.bin_length_ms,
+        "n_bins": grid.n_bins,
+        "n_units": recording.n_units,
+        # Text stands here too, so that training reads it without Zarr.
+        "label_names": list(recording.label_names),
+        "units": dict(recording.text_columns),
+        "column_descriptions": dict(recording.column_descriptions),
+        "source": asdict(recording.source),
+        "pauses": [asdict(pause) for pause in on_film.pauses],
+        "source_bin_lengths_ms": sorted(recording.grids),
+    }

@@ -1,0 +1,171 @@
+"""What the two programs share: option spellings, tables, data shown as data, and errors as one line."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, NoReturn
+
+import typer
+
+from summer_prep import __version__
+from summer_prep.errors import SettingsError, SummerError
+from summer_prep.output import check_picture
+from summer_prep.values import as_path
+
+EPILOG = "Any command with --debug shows the traceback of an error."
+LIST_MARK = "..."
+"""Ends the metavar of an option that takes several values, separated by spaces or commas."""
+
+
+def path_option(help_text: str, option: str) -> Any:
+    """Return an option that takes a path."""
+    return typer.Option(help=help_text, callback=lambda value: None if value is None else as_path(value, option))
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DataDir = Annotated[Path, path_option("Folder with the NWB files.", "--data-dir")]
+CacheDir = Annotated[Path, path_option("Folder of the cache.", "--cache-dir")]
+NwbPath = Annotated[Path | None, path_option("One NWB file; ignored when --patient-ids is given.", "--nwb-path")]
+PictureOption = Annotated[Path | None, typer.Option(callback=check_picture, help="Draw it here (.png, .pdf or .svg).")]
+PATIENTS_HELP = "Patients, like 14 20 or 14,20.  [default: every one found]"
+PatientIds = Annotated[str | None, typer.Option(metavar=f"ID{LIST_MARK}", help=PATIENTS_HELP)]
+
+
+class Table(NamedTuple):
+    """Rows of values below a header."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+
+def new_app(help_text: str) -> typer.Typer:
+    """Return a program without commands yet."""
+    app = typer.Typer(
+        epilog=EPILOG,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # plain help answers in half the time
+    )
+
+    @app.callback(help=help_text)
+    def take_common_options(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        ] = False,
+    ) -> None:
+        pass
+
+    return app
+
+
+def _print_version(is_asked_for: bool) -> None:
+    if is_asked_for:
+        show(__version__)
+        raise typer.Exit
+
+
+def run(app: typer.Typer, arguments: Sequence[str]) -> NoReturn:
+    """Run a program; a SummerError becomes one line on stderr and exit code 1."""
+    debug = "--debug" in arguments
+    command = typer.main.get_command(app)
+    try:
+        command(normalise([argument for argument in arguments if argument != "--debug"], list_options(command)))
+    except SummerError as error:
+        if debug:
+            raise
+        sys.stderr.write(f"error: {as_data(error)}\n")
+        sys.exit(1)
+    sys.exit(0)
+
+
+def list_options(command: Any) -> dict[str, set[str]]:
+    """Return command name -> the options that take several values."""
+    return {
+        name: {parameter.opts[0] for parameter in one.params if (parameter.metavar or "").endswith(LIST_MARK)}
+        for name, one in command.commands.items()
+    }
+
+
+def normalise(arguments: Sequence[str], several: dict[str, set[str]]) -> list[str]:
+    """Spell options with dashes and join the values of list options: `--patient_ids 14 20` -> `--patient-ids 14,20`.
+
+    A value that looks like a path is no member of a list: it is the command's argument.
+    """
+    command = next((argument for argument in arguments if not argument.startswith("-")), "")
+    lists = several.get(command, set())
+    normal: list[str] = []
+    takes_values = False
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            name = name.replace("_", "-")
+            normal.append(name + equals + value)
+            takes_values = name in lists and not equals
+        elif takes_values and normal[-1] not in lists and "/" not in argument and not argument.endswith(".ckpt"):
+            normal[-1] += f",{argument}"
+        else:
+            takes_values = takes_values and normal[-1] in lists
+            normal.append(argument)
+    return normal
+
+
+def as_data(text: object) -> str:
+    """Return text as it may be shown: what a file says moves no cursor and starts no new line."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text))
+
+
+def say(line: str) -> None:
+    """Tell people something on stderr, beside the results that go to stdout."""
+    typer.echo(as_data(line), err=True)
+
+
+def show(text: str) -> None:
+    """Write a result to stdout.
+
+    Raises
+    ------
+    SettingsError : stdout cannot be written
+    """
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in Python's buffer would be tried, and complained about, once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader (head, less) has had what it wanted
+            raise SystemExit(0) from error
+        raise SettingsError(f"the result cannot be written to standard output ({error.strerror})") from error
+
+
+def show_table(table: Table) -> None:
+    """Print a table: drawn for people, nothing cut off; tab-separated where nobody looks."""
+    cells = [[as_data(cell) for cell in row] for row in (table.header, *table.rows)]
+    if not sys.stdout.isatty():
+        show("\n".join("\t".join(row) for row in cells))
+        return
+    import rich.box
+    import rich.table
+    from rich.console import Console
+
+    drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for column, name in enumerate(cells[0]):
+        is_number = all(isinstance(row[column], int | float) or _is_number(row[column]) for row in table.rows)
+        drawn.add_column(name, overflow="fold", justify="right" if is_number and table.rows else "left")
+    for row in cells[1:]:
+        drawn.add_row(*row)
+    Console(markup=False, emoji=False, highlight=False).print(drawn)
+
+
+def _is_number(cell: object) -> bool:
+    return str(cell).strip("-+%").replace(",", "").replace(".", "", 1).isdigit() or cell in ("", "-")
+
+
+def progress_on_terminal(**options: Any) -> Any:
+    """Return rich's progress bar on stderr, silent where nobody looks."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(file=sys.stderr)
+    return Progress(console=console, transient=True, disable=not console.is_terminal, **options)

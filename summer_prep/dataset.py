@@ -1,0 +1,49 @@
+"""The facts of the SUMMER data set and its film. Standard library only."""
+
+from typing import Literal, get_args
+
+from summer_prep.errors import SettingsError
+
+FRAME_PERIOD_MS = 40
+"""25 frames per second."""
+
+FRAMES_PER_MINUTE = 60_000 // FRAME_PERIOD_MS
+
+DATASET_BIN_LENGTHS_MS = (40, 80, 200, 480, 1000)
+"""The bin lengths that the released files list."""
+
+PARTS_PER_FRAME = (2, 4, 5, 8)
+"""Cuts of a frame that give whole milliseconds: bins of 20, 10, 8 and 5 ms."""
+
+UNDEFINED = 99
+"""Label value of a frame for which the annotation is undefined (`indoor-setting` only)."""
+
+LABEL_VALUES = (0, 1, UNDEFINED)
+
+LabelRule = Literal["first", "any", "majority"]
+LABEL_RULES: tuple[LabelRule, ...] = get_args(LabelRule)
+"""Which frames of a bin decide its label (docs/science.md)."""
+
+FileLayout = Literal["dandi", "flat", "misc", "separate", "stimulus"]
+"""File names and places of the tables that are, or were, in use (`demo.LAYOUTS` says which)."""
+
+BRAIN_REGION_GROUPS: dict[str, tuple[str, ...]] = {
+    "H": ("AH", "MH", "PH"),
+    "PHC": ("APH", "MPH", "PPH"),
+}
+"""Group name -> the regions it stands for beside its own name (hippocampus; older names of the parahippocampal)."""
+
+
+def check_bin_length(bin_length_ms: int) -> None:
+    """Refuse bin lengths that no grid of film frames can have.
+
+    Raises
+    ------
+    SettingsError : neither a multiple of the frame period nor a cut of it into whole milliseconds
+    """
+    cuts = [FRAME_PERIOD_MS // parts for parts in PARTS_PER_FRAME]
+    if bin_length_ms not in cuts and (bin_length_ms <= 0 or bin_length_ms % FRAME_PERIOD_MS):
+        raise SettingsError(
+            f"no bins of {bin_length_ms} ms can be made; possible are the multiples of {FRAME_PERIOD_MS} ms "
+            f"(40, 80, 120, 200, 480, 1000, ...) and {', '.join(map(str, cuts))} ms. Choose one with --bin-length"
+        )

@@ -1,0 +1,192 @@
+"""Named bytes to a folder, whole or not at all: staged beside it, flushed, read back, exchanged. Knows no Zarr.
+
+A reader, or a builder that is killed, sees the whole old folder or the whole new one. What killed builders leave is
+named after them, so that the next one knows what may be removed.
+"""
+
+import ctypes
+import errno
+import hashlib
+import os
+import platform
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from summer_prep.errors import CacheError
+from summer_prep.key import file_sha256
+
+Files = Mapping[str, bytes | memoryview]
+"""Path relative to a folder, with forward slashes -> content."""
+
+_WRITE_ATTEMPTS = 3
+_EXCHANGE_ATTEMPTS = 20
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.ENOENT}
+
+_FOREIGN_DEBRIS_S = 86_400
+
+
+def publish(folder: Path, files: Files, digests: Mapping[str, str]) -> None:
+    """Make a folder hold these files and no others, in one step, in place of an older one if there is one.
+
+    Parameters
+    ----------
+    digests : the SHA-256 of each file, which is to be read back
+
+    Raises
+    ------
+    CacheError : the folder cannot be written, the disk is full, or what was written does not read back
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(_WRITE_ATTEMPTS):
+            staged = folder.parent / staging_name(folder)
+            try:
+                _write(staged, files)
+                _check_read_back(staged, folder, digests)
+                _put_in_place(staged, folder)
+                return
+            except FileNotFoundError:
+                # Another builder on a file system without locks or process ids took our staging folder for debris.
+                if attempt + 1 == _WRITE_ATTEMPTS:
+                    raise
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
+    except OSError as error:
+        raise CacheError(
+            f"{folder}: cannot be written ({error.strerror or error}). "
+            "Free space, or name a folder that you may write to with --cache-dir"
+        ) from error
+
+
+def _write(staged: Path, files: Files) -> None:
+    for parent in {(staged / name).parent for name in files}:
+        parent.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (staged / name).write_bytes(content)
+    paths = [os.path.join(parent, name) for parent, _, names in os.walk(staged) for name in [*names, "."]]
+    # Side by side, so that the file system can commit many of them at once.
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(_fsync, paths))
+
+
+def _check_read_back(staged: Path, folder: Path, digests: Mapping[str, str]) -> None:
+    for name, sha256 in digests.items():
+        if file_sha256(staged / name) != sha256:
+            raise CacheError(f"{folder / name}: does not read back as it was written. Check the disk")
+
+
+def _fsync(path: str | Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _put_in_place(staged: Path, folder: Path) -> None:
+    """Put the staged folder in its place; what stood there before is gone or ends up in the staging folder."""
+    for _ in range(_EXCHANGE_ATTEMPTS):
+        if _rename(staged, folder) or _swap(staged, folder) or _replace(staged, folder):
+            break  # else another builder was quicker and the folder is there now, or is not any more
+    else:
+        raise OSError(errno.EBUSY, "other builds keep replacing it", str(folder))
+    for parent in (folder.parent, folder.parent.parent):  # the latter holds the patient's folder, which may be new
+        _fsync(parent)
+
+
+def _rename(staged: Path, folder: Path) -> bool:
+    """Put the staged folder where none is; return whether that was so."""
+    try:
+        os.rename(staged, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        return False
+    return True
+
+
+def _swap(staged: Path, folder: Path) -> bool:
+    """Exchange two folders in one step; return whether the file system can and both were there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    paths = os.fsencode(staged), os.fsencode(folder)
+    if libc.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code not in _NO_EXCHANGE:
+        raise OSError(code, os.strerror(code), str(folder))
+    return False
+
+
+def _replace(staged: Path, folder: Path) -> bool:
+    """Replace a folder in two steps; return False, with one in place, if another builder was quicker."""
+    old = staged.with_name(staged.name.removesuffix(".staging") + "-old.staging")
+    try:
+        os.rename(folder, old)
+    except FileNotFoundError:
+        return False
+    try:
+        return _rename(staged, folder)
+    except OSError:
+        with suppress(OSError):
+            os.rename(old, folder)  # rather the old one than none
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def staging_name(target: Path) -> str:
+    """Return a name for what will replace `target` that tells whose it is: this process on this machine."""
+    return f".{target.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex}.staging"
+
+
+def clear_debris(folder: Path) -> None:
+    """Remove what killed builds left in a patient's folder; never what a builder that lives still writes.
+
+    A builder on this machine lives while its process id does. Of builders elsewhere nothing is known, so theirs go
+    after a day without a change.
+    """
+    for path in folder.glob(".*.staging"):
+        try:
+            machine, pid = path.name.split(".")[-2].split("-")[:2]
+            is_dead = (
+                not _is_alive(int(pid))
+                if machine == _machine()
+                else time.time() - path.stat().st_mtime > _FOREIGN_DEBRIS_S
+            )
+        except (OSError, ValueError):
+            continue
+        if is_dead and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif is_dead:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _machine() -> str:
+    """Return a word for the machine and the set of process ids that ours is one of: containers share host names."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        namespace = boot = ""
+    return hashlib.sha256(f"{platform.node()} {namespace} {boot}".encode()).hexdigest()[:12]

@@ -1,0 +1,133 @@
+"""What people write for a path, ids or numbers, on the command line and in Python, as what the library takes."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from summer_prep.errors import SettingsError
+from summer_prep.key import is_patient_id
+
+Value = TypeVar("Value")
+
+
+def as_path(value: object, option: str) -> Path:
+    """Return a path that this system can have, whether or not something is there.
+
+    Raises
+    ------
+    SettingsError : it is none
+    """
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise SettingsError(f"{option} {value!r}: must be a path, as text or a Path")
+    path = Path(value)
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        if not isinstance(error, NotADirectoryError | PermissionError):
+            raise SettingsError(f"{option} {str(path)[:60]}...: no possible path ({reason}). Name another") from error
+    return path
+
+
+def as_patient_ids(value: object, option: str = "--patient-ids") -> tuple[str, ...]:
+    """Return patient ids from `14`, `"14 20"`, `"14,20"` or `[14, "20"]`; none from None.
+
+    Raises
+    ------
+    SettingsError : something else, none at all, or one of them twice
+    """
+    ids = _each_once(value, option, "patient ids, like 14 20", _as_name)
+    for patient_id in ids:
+        if not is_patient_id(patient_id):
+            raise SettingsError(
+                f"{option}: {patient_id!r} is no patient id; letters and digits are allowed, like 14 20"
+            )
+    return ids
+
+
+def as_names(value: object, option: str, example: str) -> tuple[str, ...]:
+    """Return names (of regions, labels) from `"A EC"`, `"A,EC"` or `["A", "EC"]`; none from None.
+
+    Raises
+    ------
+    SettingsError : something else, none at all, or one of them twice
+    """
+    return _each_once(value, option, example, _as_name)
+
+
+def as_bin_lengths(value: object, option: str = "--bin-length") -> tuple[int, ...]:
+    """Return bin lengths (ms) from `80`, `"80,200"` or `[80, 200]`; none from None.
+
+    Raises
+    ------
+    SettingsError : something else, none at all, or one of them twice
+    """
+    return _each_once(value, option, "whole numbers are allowed, like 80 or 80,200", _as_whole_number)
+
+
+def as_numbers(value: object, option: str, example: str) -> tuple[float, ...]:
+    """Return numbers from `"3 1"`, `"3,1"` or `(3, 1)`.
+
+    Raises
+    ------
+    SettingsError : something else
+    """
+    return tuple(_convert(part, option, value, example, _as_number) for part in _parts(value))
+
+
+def _each_once(value: object, option: str, example: str, convert: Callable[[object], Value]) -> tuple[Value, ...]:
+    if value is None:
+        return ()
+    values = tuple(_convert(part, option, value, example, convert) for part in _parts(value))
+    if not values:
+        raise SettingsError(f"{option} {_as_written(value)!r}: names none. Leave it out, or name {example}")
+    twice = [one for number, one in enumerate(values) if one in values[:number]]
+    if twice:
+        raise SettingsError(f"{option} {_as_written(value)}: {twice[0]} stands there twice. Name each once")
+    return values
+
+
+def _parts(value: object) -> list[object]:
+    """Split text at spaces and commas, take a list apart, and leave one value alone."""
+    if isinstance(value, str):
+        return [part for part in value.replace(",", " ").split() if part]
+    if isinstance(value, Iterable) and not isinstance(value, bytes | dict):
+        return [part for one in value for part in (_parts(one) if isinstance(one, str) else [one])]
+    return [value]
+
+
+def _convert(part: object, option: str, value: object, example: str, convert: Callable[[object], Value]) -> Value:
+    try:
+        return convert(part)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SettingsError(f"{option} {_as_written(value)}: {example}") from error
+
+
+def _as_name(part: object) -> str:
+    if isinstance(part, str):
+        return part
+    return str(_as_whole_number(part))
+
+
+def _as_whole_number(part: object) -> int:
+    if isinstance(part, bool):
+        raise TypeError(part)
+    number = int(part)  # type: ignore[call-overload]  # whatever else it is raises TypeError
+    if not isinstance(part, str) and number != part:
+        raise ValueError(part)
+    return int(number)
+
+
+def _as_number(part: object) -> float:
+    if isinstance(part, bool):
+        raise TypeError(part)
+    return float(part)  # type: ignore[arg-type]  # as above
+
+
+def _as_written(value: object) -> object:
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | dict):
+        return " ".join(map(str, value))
+    return value

@@ -1,0 +1,102 @@
+"""A trained checkpoint on the data of a cache: the same as it was trained on, or others, which is said."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from summer_prep.errors import SettingsError
+from summer_prep.values import as_path, as_patient_ids
+from summer_train.checkpoints import choice_of, data_differences, load_checkpoint
+from summer_train.config import Run
+from summer_train.data import FilmData
+from summer_train.models import Decoder, new_decoder
+from summer_train.runs import Scores, best_checkpoint
+from summer_train.trainer import Say
+from summer_train.training import open_data, score
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """Scores as in `FitResult`, and how the data differ from those of training, one line each."""
+
+    scores: Scores
+    differences: list[str]
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the result as plain values, for JSON."""
+        return {"scores": self.scores, "differences": self.differences}
+
+
+def evaluate(
+    checkpoint: str | Path,
+    *,
+    data_dir: str | Path = "/data",
+    cache_dir: str | Path = "data_cache",
+    patient_ids: object = None,
+    fold: int | None = None,
+    say: Say = lambda _line: None,
+) -> EvaluationResult:
+    """Evaluate a checkpoint with the settings it was trained with, on the patients and fold given or its own.
+
+    Parameters
+    ----------
+    checkpoint : best.ckpt or last.ckpt of a run, or the run's folder, whose best epoch it is then
+    say : takes lines of progress, for people
+
+    Raises
+    ------
+    SummerError : the checkpoint or the data cannot be read, or its network does not fit the data
+    """
+    path = as_path(checkpoint, "checkpoint")
+    path = best_checkpoint(path) if path.is_dir() else path
+    loaded = load_checkpoint(path)
+    trained = loaded["summer"]
+    ids = as_patient_ids(patient_ids) or tuple(patient["patient_id"] for patient in trained["data"]["patients"])
+    own = choice_of(trained["config"], path)
+    if fold is not None and own.val_fraction is not None:
+        raise SettingsError(f"--fold {fold}: {path} was trained with the fraction split, which has no folds")
+    choice = choice_of(trained["config"], path, patient_ids=ids, fold=own.fold if fold is None else fold)
+    run = Run(data_dir=as_path(data_dir, "--data-dir"), cache_dir=as_path(cache_dir, "--cache-dir"))
+    data = open_data(choice, run, say)
+    differences = data_differences(trained["data"], data.selection.provenance())
+    if choice.fold != own.fold:
+        differences.append(f"fold {own.fold} then, {choice.fold} now")
+        differences += _seen_in_training(data, FilmData(data.selection, own))
+    data.place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    model = _trained_decoder(data, loaded["state_dict"], path, differences)
+    if _units(data.selection.provenance()) != _units(trained["data"]):
+        differences.append(
+            "the network's inputs are other units than it was trained on: its scores are those of chance"
+        )
+    return EvaluationResult(scores=score(model, data)[0], differences=differences)
+
+
+def _trained_decoder(data: FilmData, weights: Mapping[str, Any], path: Path, differences: list[str]) -> Decoder:
+    model = new_decoder(data)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"{path}: its network does not fit these data "
+            f"({'; '.join(differences) or 'which are those it was trained on, so it is another network'}). "
+            "Give the patients, regions and label that it was trained on"
+        ) from error
+    return model
+
+
+def _units(provenance: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
+    return [(patient["patient_id"], patient["units"]) for patient in provenance["patients"]]
+
+
+def _seen_in_training(data: FilmData, trained: FilmData) -> list[str]:
+    """Return a line for each part to be evaluated that holds samples of the training part of another fold."""
+    n_seen = {part: int(np.isin(getattr(data.split, part), trained.split.train).sum()) for part in ("val", "test")}
+    return [
+        f"{n} of {data.n_samples[part]} {part} samples were trained on: not a score on unseen data"
+        for part, n in n_seen.items()
+        if n
+    ]

@@ -1,0 +1,207 @@
+"""The folder of a run: taken by one run alone, and what stays in it: metrics, results, predictions."""
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summer_prep.errors import SettingsError
+
+METRICS, RESULTS, PREDICTIONS, SETTINGS = "metrics.csv", "results.json", "predictions.npz", "hparams.yaml"
+PARTS = ("train", "val", "test")
+
+Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Row (model, or a baseline's name) -> part (train, val, test) -> score -> mean over the part's samples."""
+
+_VERSION = re.compile(r"version_(\d+)")
+
+
+def take_folder(parent: Path) -> Path:
+    """Make and return a new folder `version_N`: making it takes it, so two runs never share one."""
+    parent.mkdir(parents=True, exist_ok=True)
+    number = max(run_folders(parent), default=-1) + 1
+    while True:
+        folder = parent / f"version_{number}"
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+        number += 1
+
+
+def run_folders(parent: Path) -> dict[int, Path]:
+    """Return number -> folder of the runs below a folder, the newest last."""
+    found = {int(match[1]): path for path in parent.glob("version_*") if (match := _VERSION.fullmatch(path.name))}
+    return dict(sorted(found.items()))
+
+
+class MetricsFile:
+    """`metrics.csv`: one row per epoch; test scores stand in the row of the epoch that was tested.
+
+    Parameters
+    ----------
+    columns : beside `epoch` (from 0) and `step` (optimizer steps so far, as in the checkpoint)
+    n_epochs : the rows of so many epochs are kept of a file that is there
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], n_epochs: int = 0) -> None:
+        self.path, self.columns = path, ("epoch", "step", *columns)
+        self.rows = [
+            row
+            for row in read_metrics(path)
+            if set(row) == set(self.columns) and row["epoch"].isdigit() and int(row["epoch"]) < n_epochs
+        ]
+        self._write()
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Add the row of an epoch."""
+        self.rows.append({name: str(row.get(name, "")) for name in self.columns})
+        with self.path.open("a", newline="") as file:
+            self._writer(file).writerow(self.rows[-1])
+
+    def add_test_scores(self, epoch: int, scores: Mapping[str, float]) -> None:
+        """Write test scores into the row of the epoch that was tested."""
+        for row in self.rows:
+            if row["epoch"] == str(epoch):
+                row.update({name: str(score) for name, score in scores.items()})
+        self._write()
+
+    def _write(self) -> None:
+        content = io.StringIO(newline="")
+        writer = self._writer(content)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        replace_file(self.path, content.getvalue().encode())
+
+    def _writer(self, file: Any) -> "csv.DictWriter[str]":
+        return csv.DictWriter(file, self.columns, lineterminator="\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """Return the whole rows of a `metrics.csv`, cells as text; none where there is no such file."""
+    try:
+        with path.open(newline="") as file:
+            return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
+    except OSError:
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """What a run gave, also kept in its folder as `results.json`.
+
+    config : settings, as plain values
+    data : patients, units and digests that it was trained on, as plain values
+    n_samples, n_per_class : samples of each part (train, val, test), and of each class in it
+    scores : row (model, or a baseline's name) -> part -> score -> mean over the part's samples
+    best_epoch : from 1; the one whose weights were scored
+    n_epochs : trained
+    log_dir : the run's folder
+    """
+
+    config: Mapping[str, Any]
+    data: Mapping[str, Any]
+    n_units: int
+    n_samples: Mapping[str, int]
+    n_per_class: Mapping[str, Sequence[int]]
+    scores: Scores
+    best_epoch: int
+    n_epochs: int
+    seconds: float
+    software: Mapping[str, str]
+    log_dir: Path
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The checkpoint of the epoch with the lowest validation loss."""
+        return best_checkpoint(self.log_dir)
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The checkpoint of the last whole epoch."""
+        return last_checkpoint(self.log_dir)
+
+    def predictions(self) -> dict[str, NDArray[Any]]:
+        """Return what the best epoch predicts for validation and test: `val_bin`, `val_target`, `val_score`, ...
+
+        A score is the probability of "on" for labels, and the predicted counts for next-bin, (n_samples, n_units).
+        """
+        with np.load(self.log_dir / PREDICTIONS) as arrays:
+            return dict(arrays)
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the result as plain values, for JSON."""
+        places = {"best_checkpoint": str(self.best_checkpoint), "last_checkpoint": str(self.last_checkpoint)}
+        return {**asdict(self), "log_dir": str(self.log_dir), **places}
+
+
+def best_checkpoint(log_dir: Path) -> Path:
+    """Return where a run keeps the epoch with the lowest validation loss."""
+    return log_dir / "checkpoints" / "best.ckpt"
+
+
+def last_checkpoint(log_dir: Path) -> Path:
+    """Return where a run keeps its last whole epoch."""
+    return log_dir / "checkpoints" / "last.ckpt"
+
+
+def write_results(result: FitResult, predictions: Mapping[str, NDArray[Any]]) -> None:
+    """Write `predictions.npz` and then `results.json`, each whole or not at all."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
+    replace_file(result.log_dir / PREDICTIONS, content.getvalue())
+    replace_file(result.log_dir / RESULTS, json.dumps(result.as_plain(), indent=1).encode())
+
+
+def read_results(log_dir: Path) -> FitResult | None:
+    """Return a run's results; None if it has none, or none that can be read."""
+    try:
+        plain = json.loads((log_dir / RESULTS).read_bytes())
+        values = {field.name: plain[field.name] for field in fields(FitResult)}
+        return FitResult(**{**values, "log_dir": log_dir})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def find_results(output_dir: Path) -> tuple[list[FitResult], list[Path]]:
+    """Return the results of all runs below a folder, and the folders of runs that have none, killed or still at work.
+
+    Raises
+    ------
+    SettingsError : there is no run
+    """
+    folders = [run for parent in sorted({path.parent for path in _all_runs(output_dir)}) for run in _in_order(parent)]
+    if not folders:
+        raise SettingsError(f"{output_dir}: no runs. Name the --output-dir of summer-train fit")
+    results = {folder: read_results(folder) for folder in folders}
+    return [result for result in results.values() if result], [
+        folder for folder, result in results.items() if not result
+    ]
+
+
+def _all_runs(output_dir: Path) -> list[Path]:
+    below = [Path(parent) / name for parent, names, _ in os.walk(output_dir) for name in names]
+    return [path for path in below if _VERSION.fullmatch(path.name)]
+
+
+def _in_order(parent: Path) -> list[Path]:
+    return list(run_folders(parent).values())
+
+
+def replace_file(path: Path, content: bytes | memoryview) -> None:
+    """Write a file beside its place and rename it, so that a killed run leaves the old one or the new one."""
+    staged = path.with_name(f".{path.name}.staging")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        staged.write_bytes(content)
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)

@@ -1,0 +1,222 @@
+"""What our own `fit` asks of Lightning: devices, blocks of steps, logs, checkpoints, lines for people."""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.strategies import DDPStrategy
+
+from summer_prep.console import progress_on_terminal
+from summer_prep.errors import SettingsError
+from summer_train.checkpoints import WholeCheckpoints, checkpoint_callbacks
+from summer_train.config import Run, is_first_process
+from summer_train.models import Decoder
+from summer_train.runs import METRICS, PARTS, MetricsFile
+from summer_train.steps import choose_steps
+from summer_train.tasks import Task
+
+Say = Callable[[str], None]
+
+SLOW_EPOCH_S = 1.0
+"""An epoch that takes longer shows its progress on a terminal."""
+
+FLOPS_FOR_THREADS = 2e8
+"""Of a step's matrix products, from where on a second thread gains more than it costs (docs/performance.md)."""
+
+_RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
+
+
+def new_trainer(run: Run, decoder: Decoder, log_dir: Path, say: Say, n_epochs_before: int = 0) -> lightning.Trainer:
+    """Return a trainer that leaves checkpoints and metrics in a run's folder.
+
+    Parameters
+    ----------
+    n_epochs_before : of a run that is continued
+    """
+    n_devices = run.devices or max(1, torch.cuda.device_count())
+    early = [] if run.patience is None else [EarlyStopping("val_loss", patience=run.patience)]
+    return lightning.Trainer(
+        accelerator="auto",
+        devices=n_devices,
+        strategy=UnwrappedDDP(timeout=_RENDEZVOUS_TIMEOUT) if n_devices > 1 else "auto",
+        max_epochs=run.max_epochs,
+        logger=False,
+        callbacks=[
+            BlockSteps(say),
+            EpochRows(log_dir, decoder, n_epochs_before),
+            EpochLines(say),
+            *early,
+            *checkpoint_callbacks(log_dir),
+        ],
+        plugins=[WholeCheckpoints()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+class UnwrappedDDP(DDPStrategy):
+    """Lightning's DDP without torch's wrapper, which allows one backward pass a training step.
+
+    Ours has one per mini-batch of a block, so the steps add up gradients themselves. Equal seeds make equal weights
+    on every process.
+    """
+
+    def configure_ddp(self) -> None:
+        """Leave the model as it is."""
+
+
+class BlockSteps(Callback):
+    """Sets how the steps of a block are taken on this device."""
+
+    def __init__(self, say: Say) -> None:
+        self.say = say
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Choose the fastest way that decoder and optimizer allow."""
+        assert isinstance(pl_module, Decoder)
+        optimizer: Any = pl_module.optimizers(use_pl_optimizer=False)
+        pl_module.steps = choose_steps(pl_module.net, pl_module.task, optimizer, pl_module.device, self.say)
+
+
+class EpochRows(Callback):
+    """Writes a row of metrics.csv per epoch; ends a run whose loss is no number any more."""
+
+    def __init__(self, log_dir: Path, decoder: Decoder, n_epochs_before: int) -> None:
+        self.log_dir, self.n_epochs_before = log_dir, n_epochs_before
+        self.columns = metric_columns(decoder.task)
+        self.file: MetricsFile
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the file, or keep the rows of the epochs of before."""
+        if trainer.is_global_zero:
+            self.file = MetricsFile(self.log_dir / METRICS, self.columns, self.n_epochs_before)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Add the epoch's row.
+
+        Raises
+        ------
+        SettingsError : training diverged
+        """
+        metrics = _metrics_of(trainer)
+        if trainer.is_global_zero:
+            self.file.add({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics})
+        if not torch.isfinite(torch.tensor(metrics["val_loss"])):
+            raise SettingsError(
+                f"training diverged: the validation loss of epoch {trainer.current_epoch + 1} is "
+                f"{metrics['val_loss']}. Choose a smaller --lr than {getattr(pl_module, 'lr', '')}"
+            )
+
+
+class EpochLines(Callback):
+    """Says one line per epoch; Lightning's bars redraw once per step, which costs more than our steps."""
+
+    def __init__(self, say: Say) -> None:
+        self.say = say
+        self.started = 0.0
+        self.bar: Any = None
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show the progress of an epoch that takes its time."""
+        if self.bar is None and is_first_process() and time.perf_counter() - self.started > SLOW_EPOCH_S:
+            self.bar = progress_on_terminal()
+            self.bar.start()
+            self.bar.add_task(f"epoch {trainer.current_epoch + 1}", total=trainer.num_training_batches)
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=batch_idx + 1)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Say the epoch's scores."""
+        self._remove_bar()
+        metrics = _metrics_of(trainer)
+        names = [name.removeprefix("val_") for name in metrics if name.startswith("val_")]
+        values = "  ".join(f"{name} {metrics[f'train_{name}']:.4f} val {metrics[f'val_{name}']:.4f}" for name in names)
+        seconds = time.perf_counter() - self.started
+        self.say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {values}  {seconds:.2f} s")
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the terminal as it was."""
+        self._remove_bar()
+
+    def _remove_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def metric_columns(task: Task) -> list[str]:
+    """Return the columns of a task's metrics.csv."""
+    return [f"{part}_{name}" for part in PARTS for name in ("loss", *task.score_names)]
+
+
+def _metrics_of(trainer: lightning.Trainer) -> dict[str, float]:
+    """Return the scores of the epoch that ends, train and val."""
+    return {
+        name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(("train_", "val_"))
+    }
+
+
+def use_threads(threads: int | None, flops_per_step: float) -> None:
+    """Set the processor threads of this process: one where matrix products are too small to share."""
+    if threads is None:
+        threads = 1 if flops_per_step < FLOPS_FOR_THREADS else os.cpu_count() or 1
+    torch.set_num_threads(threads)
+
+
+def check_processes(devices: int | None) -> None:
+    """Refuse more devices than there are, and processes that somebody else started: each would train on its own.
+
+    Raises
+    ------
+    SettingsError : too many, or started by torchrun or Slurm
+    """
+    n_gpus = torch.cuda.device_count()
+    n_there = n_gpus or os.cpu_count() or 1
+    if devices is not None and devices > n_there:
+        kind = "GPUs" if n_gpus else "processors and no GPU"
+        raise SettingsError(f"--devices {devices}: this machine has {n_there} {kind}. Choose at most as many")
+    is_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    if is_torchrun or os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
+        raise SettingsError(
+            "started several times side by side, by torchrun or srun: every process would train a model of its own. "
+            "Start it once, and use the devices of this machine with --devices"
+        )
+
+
+def end_with_first_process() -> None:
+    """Let a further process end when the first one does, which may be killed before they know of each other."""
+    if is_first_process():
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def quieten_lightning() -> None:
+    """Keep Lightning's advertising and its remarks on what we chose on purpose out of a user's sight."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning.*")

@@ -1,0 +1,298 @@
+"""One training run from settings to results: cache, data, decoder, Lightning, baselines."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from summer_prep import __version__
+from summer_prep.errors import SettingsError
+from summer_prep.machine import available_bytes
+from summer_prep.output import check_folder
+from summer_train.batches import Block
+from summer_train.checkpoints import find_run, load_checkpoint
+from summer_train.config import Choice, Run, check_names, is_first_process, settings_from, takes
+from summer_train.data import FilmBlocks, FilmData
+from summer_train.models import Decoder, new_decoder
+from summer_train.runs import (
+    METRICS,
+    PARTS,
+    SETTINGS,
+    FitResult,
+    MetricsFile,
+    Scores,
+    best_checkpoint,
+    last_checkpoint,
+    read_results,
+    take_folder,
+    write_results,
+)
+from summer_train.selection import open_described
+from summer_train.trainer import (
+    Say,
+    check_processes,
+    end_with_first_process,
+    metric_columns,
+    new_trainer,
+    quieten_lightning,
+    use_threads,
+)
+
+Predict = Callable[[Block], torch.Tensor]
+
+
+def _say_nothing(_line: str) -> None:
+    pass
+
+
+@takes(Choice, Run)
+def fit(say: Say = _say_nothing, **options: Any) -> FitResult:
+    """Train and evaluate one model, as `summer-train fit` does; missing or stale keys are built first.
+
+    In a script, call it below `if __name__ == "__main__":`, since building starts processes.
+
+    Parameters
+    ----------
+    say : takes lines of progress, for people
+
+    Returns
+    -------
+    The result, which its run's folder keeps, too
+
+    Raises
+    ------
+    SummerError : data or settings do not allow the run
+    """
+    check_names(options, Choice, Run)
+    run = settings_from(Run, options)
+    if run.devices is not None and run.devices > 1:
+        raise SettingsError(
+            f"devices {run.devices}: further processes start the command again. Use summer-train fit --devices, or "
+            "film_data and decoder with a lightning.Trainer of your own"
+        )
+    result = run_fit(settings_from(Choice, options), replace(run, devices=1), say)
+    assert result is not None  # one process is the first
+    return result
+
+
+@takes(Choice, Run)
+def film_data(say: Say = _say_nothing, **options: Any) -> FilmData:
+    """Return the samples of a run as a Lightning data module of plain batches (x, y), building missing keys first.
+
+    Raises
+    ------
+    SummerError : data or settings do not allow it
+    """
+    check_names(options, Choice, Run)
+    return open_data(settings_from(Choice, options), settings_from(Run, options), say)
+
+
+def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = None) -> Decoder:
+    """Return an untrained decoder of some data, for `lightning.Trainer().fit(decoder, data)`.
+
+    Parameters
+    ----------
+    hidden_size, lr : width of the hidden layer, learning rate of Adam; by default those of the data's options
+    """
+    if not isinstance(data, FilmData):
+        raise SettingsError(f"data {data!r:.60}: must come from summer_train.film_data")
+    changes = {name: value for name, value in (("hidden_size", hidden_size), ("lr", lr)) if value is not None}
+    return new_decoder(data, settings_from(Choice, {**data.choice.as_options(), **changes}))
+
+
+def run_fit(choice: Choice, run: Run, say: Say = _say_nothing) -> FitResult | None:
+    """Train one model and evaluate it, building missing or stale keys first.
+
+    Returns
+    -------
+    The result; None in the further processes of a run on several devices
+
+    Raises
+    ------
+    SummerError : data or settings do not allow the run
+    """
+    if not is_first_process():
+        say = _say_nothing
+    started = time.perf_counter()
+    end_with_first_process()
+    check_processes(run.devices)
+    check_folder(run.output_dir, "--output-dir")
+    data = open_data(choice, run, say)
+    _check_memory(data)
+    use_threads(run.threads, _flops_per_step(data))
+    quieten_lightning()
+    torch.manual_seed(choice.seed)
+    model = new_decoder(data)
+    model.automatic_optimization = False
+    with _writing_below(run.output_dir):
+        parent = run.output_dir / data.task.log_name
+        previous = find_run(parent, data.choice, data.provenance["data"]) if run.resume else None
+        if previous is not None and (finished := _finished(previous, run)):
+            say(f"{previous}: is finished, {finished.n_epochs} epochs; these are its results. More: --max-epochs")
+            return finished
+        if previous is not None:
+            say(f"continuing {previous}")
+        log_dir, n_epochs = _train(model, data, run, say, previous)
+        if not is_first_process():
+            return None
+        return _evaluated(model, data, run, log_dir, n_epochs, time.perf_counter() - started)
+
+
+def open_data(choice: Choice, run: Run, say: Say = _say_nothing) -> FilmData:
+    """Open the samples of a run, building keys that are missing or stale first.
+
+    Raises
+    ------
+    SummerError : data or settings do not allow the run
+    """
+    from summer_prep.building import ensure_keys
+
+    descriptions = ensure_keys(run.cache_dir, choice.patient_ids, choice.bin_length_ms, run.data_dir, run.nwb_path, say)
+    selection = open_described(descriptions, choice.brain_regions, choice.single_units)
+    if run.verify:
+        selection.verify()
+    if not all(patient.is_mapped for patient in selection.patients):
+        say("the cache is compressed: counts are decompressed into memory instead of mapped")
+    patient_ids = tuple(patient.patient_id for patient in selection.patients)
+    return FilmData(selection, replace(choice, patient_ids=patient_ids), run.device_memory_gb, say)
+
+
+def _n_weights(data: FilmData) -> int:
+    n_outputs = data.task.n_outputs
+    return data.choice.hidden_size * (data.n_units + n_outputs + 1) + n_outputs
+
+
+def _flops_per_step(data: FilmData) -> float:
+    return 6.0 * _n_weights(data) * data.choice.batch_size  # forward and twice that backward
+
+
+def _check_memory(data: FilmData) -> None:
+    n_bytes = 16 * _n_weights(data)  # float32 weights and gradients, and Adam's two averages of them
+    if n_bytes > available_bytes():
+        raise SettingsError(
+            f"--hidden-size {data.choice.hidden_size}: training takes {n_bytes / 1e9:.1f} GB, "
+            f"{available_bytes() / 1e9:.1f} GB are free. Choose a smaller one"
+        )
+
+
+@contextmanager
+def _writing_below(output_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(
+            f"{output_dir}: logs and checkpoints cannot be written ({error.strerror or error}). "
+            "Free space, or name another folder with --output-dir"
+        ) from error
+
+
+def _finished(log_dir: Path, run: Run) -> FitResult | None:
+    """Return the results of a run that has nothing left to do; None if it has."""
+    result = read_results(log_dir)
+    if result is None:
+        return None
+    stopped_early = result.n_epochs < result.config["max_epochs"] and result.config["patience"] == run.patience
+    return result if stopped_early or result.n_epochs >= run.max_epochs else None
+
+
+def _train(model: Decoder, data: FilmData, run: Run, say: Say, previous: Path | None) -> tuple[Path, int]:
+    """Train, and load the best epoch's weights; return the run's folder and its number of epochs."""
+    n_before, resumed = 0, None
+    if previous is not None:
+        resumed = last_checkpoint(previous)
+        n_before = load_checkpoint(resumed)["epoch"] + 1
+    log_dir = previous or Path()
+    if is_first_process():
+        log_dir = previous or take_folder(run.output_dir / data.task.log_name)
+        _write_settings(log_dir, data.choice, run)
+    trainer = new_trainer(run, model, log_dir, say, n_before)
+    try:
+        trainer.fit(model, datamodule=FilmBlocks(data), ckpt_path=resumed, weights_only=True)
+    except SystemExit as stop:
+        if not trainer.interrupted:
+            raise
+        last = last_checkpoint(log_dir)
+        if last.exists():
+            say(f"interrupted: {last} holds the last whole epoch; the same command with --resume continues")
+        raise KeyboardInterrupt from stop  # Lightning exits with 1 after Ctrl-C
+    log_dir = trainer.strategy.broadcast(log_dir)
+    model.load_state_dict(load_checkpoint(best_checkpoint(log_dir))["state_dict"])
+    return log_dir, trainer.current_epoch
+
+
+def _write_settings(log_dir: Path, choice: Choice, run: Run) -> None:
+    from lightning.pytorch.core.saving import save_hparams_to_yaml
+
+    save_hparams_to_yaml(log_dir / SETTINGS, {**choice.as_plain(), **run.as_plain()})
+
+
+def _evaluated(model: Decoder, data: FilmData, run: Run, log_dir: Path, n_epochs: int, seconds: float) -> FitResult:
+    """Score the trained model and leave its results in the run's folder."""
+    scores, predictions = score(model, data)
+    best_epoch = int(load_checkpoint(best_checkpoint(log_dir))["epoch"])
+    test = scores["model"].get("test", {})
+    metrics = MetricsFile(log_dir / METRICS, metric_columns(data.task), n_epochs)
+    metrics.add_test_scores(best_epoch, {f"test_{name}": value for name, value in test.items()})
+    result = FitResult(
+        config={**data.choice.as_plain(), **run.as_plain()},
+        data=data.selection.provenance(),
+        n_units=data.n_units,
+        n_samples=data.n_samples,
+        n_per_class={part: data.task.samples_per_class(data.blocks(part)) for part in PARTS},
+        scores=scores,
+        best_epoch=best_epoch + 1,
+        n_epochs=n_epochs,
+        seconds=seconds,
+        software={"summer": __version__, "torch": torch.__version__, "lightning": lightning.__version__},
+        log_dir=log_dir,
+    )
+    write_results(result, predictions)
+    return result
+
+
+def score(model: Decoder, data: FilmData) -> tuple[Scores, dict[str, NDArray[Any]]]:
+    """Evaluate the model and the baselines on every part that has samples.
+
+    Returns
+    -------
+    Scores, and the model's predictions for validation and test as `FitResult.predictions` has them
+    """
+    model.eval().to(data.device)
+    parts = [part for part, n in data.n_samples.items() if n]
+    rows: Mapping[str, Predict] = {
+        "model": lambda block: model(block.counts),
+        **data.task.baselines(data.blocks("train")),
+    }
+    kept: dict[str, list[NDArray[Any]]] = {part: [] for part in parts if part != "train"}
+    scores = {}
+    for row, predict in rows.items():
+        keeps = kept if row == "model" else {}
+        scores[row] = {part: _mean_scores(data, part, predict, keeps.get(part)) for part in parts}
+    predictions: dict[str, NDArray[Any]] = {}
+    for part, arrays in kept.items():
+        predictions[f"{part}_bin"] = getattr(data.split, part)
+        predictions[f"{part}_target"] = np.concatenate(arrays[::2])
+        predictions[f"{part}_score"] = np.concatenate(arrays[1::2])
+    return scores, predictions
+
+
+@torch.no_grad()
+def _mean_scores(data: FilmData, part: str, predict: Predict, kept: list[NDArray[Any]] | None) -> dict[str, float]:
+    """Return the scores of a part in float64, blocks weighted by samples; `kept` takes targets and predictions."""
+    task, sums = data.task, dict[str, float]()
+    for block in data.blocks(part):
+        prediction = predict(block)
+        exact = prediction.double()
+        scores = {"loss": task.loss(exact, block.targets), **task.scores(exact, block.targets)}
+        for name, value in scores.items():
+            sums[name] = sums.get(name, 0.0) + float(value) * len(block.targets)
+        if kept is not None:
+            kept += [block.targets.cpu().numpy().copy(), task.stored(prediction).cpu().numpy()]
+    return {name: value / data.n_samples[part] for name, value in sums.items()}
