@@ -18,12 +18,12 @@ import torch
 from caches import UNITS_OF_29, write_cache
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from summer_train.fit import make_model
 
 from summer_train.bench import AUTOGRAD, BARE, OURS, PUBLISHED, EpochClock, bench
 from summer_train.cache import open_selection
 from summer_train.config import FitConfig
 from summer_train.data import FilmData
-from summer_train.fit import make_model
 
 BASE = "import os, torch, lightning; os._exit(0)"
 UNTIL_FIRST_STEP = """

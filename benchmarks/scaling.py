@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 from caches import UNITS_OF_29, write_cache
+from summer_train.fit import make_model
 
 from summer_train.cache import open_selection
 from summer_train.config import FitConfig
 from summer_train.data import FilmData
-from summer_train.fit import make_model
 
 
 def measure(cache_dir: Path, patient_ids: list[str], bin_length_ms: int, batch_size: int, task: str) -> list[float]:

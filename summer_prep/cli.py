@@ -132,7 +132,7 @@ def _table_of_results(results: "list[KeyResult]") -> Table:
 def inspect(
     patient: Annotated[str | None, typer.Argument(help="A patient id.  [default: a list of all keys]")] = None,
     cache_dir: CacheDir = Path("data_cache"),
-    bin_length: Annotated[int | None, typer.Option(help="Bin length in ms.  [default: 80]")] = None,
+    bin_length: Annotated[str | None, typer.Option(help="Bin length in ms.  [default: 80]")] = None,
     picture: PictureOption = None,
     labels: Annotated[
         str | None, typer.Option(metavar="NAME...", help="Labels to draw.  [default: a few of them]")
@@ -142,6 +142,9 @@ def inspect(
     """Show what is in the cache: all keys, or one patient's arrays, rates, labels and pauses."""
     from summer_prep.key import cached_keys, key_path
 
+    lengths_ms = as_bin_lengths(bin_length)
+    if len(lengths_ms) > 1:
+        raise SettingsError(f"--bin-length {bin_length}: one key is shown at a time. Name one bin length")
     cached = cached_keys(cache_dir)
     if patient is None:
         if picture is not None:
@@ -150,16 +153,16 @@ def inspect(
             key_path(cache_dir, found, length)
             for found, lengths in cached.items()
             for length in lengths
-            if bin_length in (None, length)
+            if length in (lengths_ms or lengths)
         ]
         if not keys:
-            which = "nothing" if bin_length is None else f"no key at {bin_length} ms"
+            which = f"no key at {bin_length} ms" if lengths_ms else "nothing"
             raise SettingsError(f"{cache_dir}: {which} in the cache. Build it: summer-prep build --data-dir DIR")
         _show_keys(keys, as_json)
         return
     if picture is None and labels is not None:
         raise SettingsError(f"--labels {labels}: chooses what --picture draws. Name a picture, too")
-    length_ms = 80 if bin_length is None else bin_length
+    length_ms = lengths_ms[0] if lengths_ms else 80
     if length_ms not in cached.get(patient, []):
         found = ", ".join(f"{name} ({' '.join(map(str, lengths))} ms)" for name, lengths in cached.items())
         raise SettingsError(

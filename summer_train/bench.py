@@ -15,7 +15,6 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from summer_prep.building import ensure_keys
 from summer_prep.errors import SettingsError
 from summer_train.batches import ResidentSamples, ShuffledBlocks
 from summer_train.config import Choice, Run
@@ -24,7 +23,7 @@ from summer_train.models import new_decoder
 from summer_train.selection import open_selection
 from summer_train.steps import AutogradSteps, choose_steps
 from summer_train.trainer import Say, new_trainer, quieten_lightning
-from summer_train.training import score
+from summer_train.training import open_data, score
 
 OURS = "ours, written-out steps"
 AUTOGRAD = "ours, through autograd"
@@ -91,8 +90,7 @@ def bench(
     if n_repeats < 1:
         raise SettingsError(f"--repeats {n_repeats}: must be 1 or more")
     quieten_lightning()
-    descriptions = ensure_keys(run.cache_dir, choice.patient_ids, choice.bin_length_ms, run.data_dir, run.nwb_path, say)
-    patient_ids = [description.attributes["patient_id"] for description in descriptions]
+    patient_ids = [patient.patient_id for patient in open_data(choice, run, say).selection.patients]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stages: dict[str, list[float]] = {}
     for _ in range(n_repeats):

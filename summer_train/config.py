@@ -39,7 +39,8 @@ def _seconds_pair(value: object, option: str) -> tuple[float, float]:
     example = "must be two numbers of seconds, past and future, like 3 1"
     numbers = as_numbers(value, option, example)
     if len(numbers) != 2 or not all(0 <= number <= MAX_SECONDS for number in numbers):
-        raise SettingsError(f"{option} {' '.join(map(str, numbers))}: {example}, at most {MAX_SECONDS:g}")
+        written = " ".join(f"{number:g}" for number in numbers)
+        raise SettingsError(f"{option} {written}: {example}, at most {MAX_SECONDS:g}")
     return numbers[0], numbers[1]
 
 

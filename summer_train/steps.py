@@ -7,7 +7,6 @@ shortcut for exactly those for which it gives the same weights (`written_out_ste
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -17,6 +16,12 @@ from summer_train.batches import Block
 from summer_train.tasks import FilmLabel, NextBin, Task
 
 Say = Callable[[str], None]
+
+Gradient = Callable[[Tensor, Tensor], Tensor]
+"""(predictions, prepared targets) -> gradient of the summed loss with respect to the predictions."""
+
+GradientsOfBatch = Callable[[Tensor, Tensor, Tensor, int, Gradient], list[Tensor]]
+"""(x, prepared targets, predictions to be filled, batch size, loss gradient) -> gradients of all parameters."""
 
 
 class Steps(Protocol):
@@ -73,7 +78,7 @@ class TwoLayerSteps:
         self,
         parameters: Sequence[Tensor],
         prepare: Callable[[Tensor], Tensor],
-        loss_gradient: Callable[[Tensor, Tensor], Tensor],
+        loss_gradient: Gradient,
         optimizer: torch.optim.Adam,
     ) -> None:
         self.parameters = list(parameters)
@@ -82,27 +87,33 @@ class TwoLayerSteps:
     @torch.no_grad()
     def __call__(self, block: Block) -> Tensor:
         """Forward, written-out backward, step, batch after batch."""
-        gradients_of = _one_network if self.parameters[1].dim() == 1 or len(self.parameters[1]) == 1 else _many_networks
-        weights = _stacked(self.parameters)
-        update = self._adam()
-        all_counts, all_targets = block.counts.float(), self.prepare(block.targets)
-        n_networks, n_outputs = weights[3].shape
-        predictions = torch.empty(n_networks, len(all_counts), n_outputs, device=all_counts.device)
-        counts = all_counts.split(block.local_sizes)
-        targets = all_targets.split(block.local_sizes, dim=1)
-        predicted = predictions.split(block.local_sizes, dim=1)
-        for x, y, prediction, batch_size in zip(counts, targets, predicted, block.batch_sizes, strict=True):
-            gradients = gradients_of(weights, x, prediction, partial(self._mean_gradient, y, batch_size))
+        counts, targets = block.counts.float(), self.prepare(block.targets)
+        n_networks = len(self.parameters[0]) if self.parameters[0].dim() == 3 else 1
+        n_outputs = self.parameters[3].shape[-1]
+        predictions = counts.new_empty(n_networks, len(counts), n_outputs)
+        if n_networks == 1:  # without the leading axis a step has fewer and faster calls
+            weights = [
+                parameter.detach().view(parameter.shape[-dim:])
+                for parameter, dim in zip(self.parameters, (2, 1, 2, 1), strict=True)
+            ]
+            gradients_of, made, axis, targets = _of_one_network(*weights), predictions[0], 0, targets[0]
+        else:
+            weights = [parameter.detach() for parameter in self.parameters]
+            gradients_of, made, axis = _of_many_networks(*weights), predictions, 1
+        update = self._adam([weight.shape for weight in weights])
+        sizes = block.local_sizes
+        batches = zip(
+            counts.split(sizes), targets.split(sizes, axis), made.split(sizes, axis), block.batch_sizes, strict=True
+        )
+        for x, y, prediction, batch_size in batches:
+            gradients = gradients_of(x, y, prediction, batch_size, self.loss_gradient)
             if is_distributed():
                 _sum_over_processes(gradients)
             update(gradients)
         return predictions
 
-    def _mean_gradient(self, target: Tensor, batch_size: int, prediction: Tensor) -> Tensor:
-        return self.loss_gradient(prediction, target).div_(batch_size)
-
-    def _adam(self) -> Callable[[list[Tensor]], None]:
-        """Return Adam's update of all parameters in one kernel, on the optimizer's own state."""
+    def _adam(self, shapes: Sequence[torch.Size]) -> Callable[[list[Tensor]], None]:
+        """Return Adam's update of all parameters in one kernel, on the optimizer's own state; gradients shaped so."""
         optimizer = self.optimizer
         (group,) = optimizer.param_groups
         for parameter in self.parameters:
@@ -114,68 +125,62 @@ class TwoLayerSteps:
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }
         states = [optimizer.state[parameter] for parameter in self.parameters]
-        steps, averages, squares = ([state[name] for state in states] for name in ("step", "exp_avg", "exp_avg_sq"))
+        steps = [state["step"] for state in states]
+        tensors = (self.parameters, [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states])
+        parameters, averages, squares = (
+            [tensor.detach().view(shape) for tensor, shape in zip(kind, shapes, strict=True)] for kind in tensors
+        )
         beta_1, beta_2 = group["betas"]
         settings = {
             "lr": group["lr"], "beta1": beta_1, "beta2": beta_2, "eps": group["eps"],
             "weight_decay": group["weight_decay"], "amsgrad": False, "maximize": False,
         }  # fmt: skip
-        parameters = self.parameters
 
         def update(gradients: list[Tensor]) -> None:
             torch._foreach_add_(steps, 1)
-            shaped = [gradient.view_as(parameter) for gradient, parameter in zip(gradients, parameters, strict=True)]
-            torch._fused_adam_(parameters, shaped, averages, squares, [], steps, **settings)
+            torch._fused_adam_(parameters, gradients, averages, squares, [], steps, **settings)
 
         return update
 
 
-LossGradient = Callable[[Tensor], Tensor]
+def _of_one_network(weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: Tensor) -> GradientsOfBatch:
+    """Return the step of one network: weights as those of nn.Linear, predictions (batch, n_outputs)."""
+    transposed_1, transposed_2 = weight_1.t(), weight_2.t()
+
+    def gradients_of(x: Tensor, y: Tensor, made: Tensor, batch_size: int, gradient: Gradient) -> list[Tensor]:
+        hidden = torch.addmm(bias_1, x, transposed_1).relu_()
+        torch.addmm(bias_2, hidden, transposed_2, out=made)
+        d_made = gradient(made, y).div_(batch_size)
+        d_hidden = torch.ops.aten.threshold_backward(torch.mm(d_made, weight_2), hidden, 0)
+        return [torch.mm(d_hidden.t(), x), d_hidden.sum(0), torch.mm(d_made.t(), hidden), d_made.sum(0)]
+
+    return gradients_of
 
 
-def _stacked(parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Return views of the parameters with a leading axis of networks."""
-    dimensions = (3, 2, 3, 2)
-    return [
-        parameter.detach() if parameter.dim() == n else parameter.detach()[None]
-        for parameter, n in zip(parameters, dimensions, strict=True)
-    ]
-
-
-def _one_network(weights: list[Tensor], x: Tensor, prediction: Tensor, gradient: LossGradient) -> list[Tensor]:
-    """Fill the predictions, (1, batch, n_outputs), and return the gradients of all parameters."""
-    weight_1, bias_1, weight_2, bias_2 = (weight[0] for weight in weights)
-    hidden = torch.addmm(bias_1, x, weight_1.t()).relu_()
-    torch.addmm(bias_2, hidden, weight_2.t(), out=prediction[0])
-    d_prediction = gradient(prediction)[0]
-    d_hidden = torch.ops.aten.threshold_backward(torch.mm(d_prediction, weight_2), hidden, 0)
-    return [
-        torch.mm(d_hidden.t(), x),
-        d_hidden.sum(0),
-        torch.mm(d_prediction.t(), hidden),
-        d_prediction.sum(0),
-    ]
-
-
-def _many_networks(weights: list[Tensor], x: Tensor, prediction: Tensor, gradient: LossGradient) -> list[Tensor]:
-    """Fill the predictions, (n_networks, batch, n_outputs), and return the gradients of all parameters.
+def _of_many_networks(weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: Tensor) -> GradientsOfBatch:
+    """Return the step of a stack: weights with a leading axis, predictions (n_networks, batch, n_outputs).
 
     The first layers of all networks are one product with x, (batch, n_units), which they share.
     """
-    weight_1, bias_1, weight_2, bias_2 = weights
     n_networks, hidden_size, n_units = weight_1.shape
-    hidden = torch.addmm(bias_1.reshape(-1), x, weight_1.reshape(-1, n_units).t()).relu_()
-    by_network = hidden.view(len(x), n_networks, hidden_size).transpose(0, 1)
-    prediction.copy_(torch.baddbmm(bias_2[:, None], by_network, weight_2.transpose(1, 2)))
-    d_prediction = gradient(prediction)
-    d_hidden = torch.bmm(d_prediction, weight_2).transpose(0, 1).reshape(len(x), -1)
-    d_hidden = torch.ops.aten.threshold_backward(d_hidden, hidden, 0)
-    return [
-        torch.mm(d_hidden.t(), x),
-        d_hidden.sum(0),
-        torch.bmm(d_prediction.transpose(1, 2), by_network),
-        d_prediction.sum(1),
-    ]
+    transposed_1, flat_bias_1 = weight_1.view(-1, n_units).t(), bias_1.view(-1)
+    transposed_2, row_bias_2 = weight_2.transpose(1, 2), bias_2[:, None]
+
+    def gradients_of(x: Tensor, y: Tensor, made: Tensor, batch_size: int, gradient: Gradient) -> list[Tensor]:
+        hidden = torch.addmm(flat_bias_1, x, transposed_1).relu_()
+        by_network = hidden.view(len(x), n_networks, hidden_size).transpose(0, 1)
+        made.copy_(torch.baddbmm(row_bias_2, by_network, transposed_2))
+        d_made = gradient(made, y).div_(batch_size)
+        d_hidden = torch.bmm(d_made, weight_2).transpose(0, 1).reshape(len(x), -1)
+        d_hidden = torch.ops.aten.threshold_backward(d_hidden, hidden, 0)
+        return [
+            torch.mm(d_hidden.t(), x).view_as(weight_1),
+            d_hidden.sum(0).view_as(bias_1),
+            torch.bmm(d_made.transpose(1, 2), by_network),
+            d_made.sum(1),
+        ]
+
+    return gradients_of
 
 
 def written_out_steps(net: nn.Module, task: Task, optimizer: torch.optim.Optimizer) -> TwoLayerSteps | None:

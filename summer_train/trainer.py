@@ -29,8 +29,8 @@ Say = Callable[[str], None]
 SLOW_EPOCH_S = 1.0
 """An epoch that takes longer shows its progress on a terminal."""
 
-FLOPS_FOR_THREADS = 2e8
-"""Of a step's matrix products, from where on a second thread gains more than it costs (docs/performance.md)."""
+FLOPS_PER_THREAD = 1.5e7
+"""Of a step's matrix products; with fewer, a further thread costs more than it gains (docs/performance.md)."""
 
 _RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
 
@@ -177,7 +177,7 @@ def _metrics_of(trainer: lightning.Trainer) -> dict[str, float]:
 def use_threads(threads: int | None, flops_per_step: float) -> None:
     """Set the processor threads of this process: one where matrix products are too small to share."""
     if threads is None:
-        threads = 1 if flops_per_step < FLOPS_FOR_THREADS else os.cpu_count() or 1
+        threads = max(1, min(os.cpu_count() or 1, int(flops_per_step / FLOPS_PER_THREAD)))
     torch.set_num_threads(threads)
 
 

@@ -5,10 +5,13 @@ import shutil
 
 import pytest
 import torch
+from typer.main import get_command
 
 from summer_prep import __version__
-from summer_prep.console import normalise
+from summer_prep.cli import app as prep
+from summer_prep.console import list_options, normalise
 from summer_prep.key import key_path
+from summer_train.cli import app as train
 from tests.conftest import error_line
 
 PUBLISHED = (
@@ -28,10 +31,16 @@ PUBLISHED = (
         ("fit --bin_length=80 --fold 1", "fit --bin-length=80 --fold 1"),
         ("inspect 14 --bin-length 80 --json", "inspect 14 --bin-length 80 --json"),
         ("fit --label-name a_b --output_dir my_logs", "fit --label-name a_b --output-dir my_logs"),
+        ("inspect --bin-length 1000 14", "inspect --bin-length 1000 14"),
+        ("inspect --labels tom summer --json", "inspect --labels tom,summer --json"),
+        ("verify --bin-length 80 1000", "verify --bin-length 80,1000"),
+        ("evaluate --patient-ids 14 20 logs/version_0", "evaluate --patient-ids 14,20 logs/version_0"),
+        ("evaluate --patient-ids 14 20 best.ckpt", "evaluate --patient-ids 14,20 best.ckpt"),
     ],
 )
 def test_both_spellings_and_both_separators_are_understood(typed, understood):
-    assert normalise(typed.split()) == understood.split()
+    several = {**list_options(get_command(prep)), **list_options(get_command(train))}
+    assert normalise(typed.split(), several) == understood.split()
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SHARED = {"summer_prep.key", "summer_prep.errors", "summer_prep.console", "summer_prep.output"}
-LATE = {"summer_prep.build", "summer_prep.freshness"}
+SHARED = {f"summer_prep.{name}" for name in ("console", "dataset", "errors", "key", "machine", "output", "values")} | {
+    "summer_prep"
+}
+LATE = {"summer_prep.building"}
 FORBIDDEN = {"summer_prep": {"torch", "lightning", "summer_train"}, "summer_train": {"pynwb", "hdmf", "h5py"}}
 
 

@@ -276,9 +276,7 @@ def test_compressed_chunk_that_does_not_read_back_is_not_published(versions, tmp
 def test_script_without_a_main_guard_is_told_so(versions, tmp_path):
     script = tmp_path / "script.py"
     places = f"data_dir=Path({str(versions[0])!r}), cache_dir=Path({str(tmp_path / 'cache')!r})"
-    script.write_text(
-        f"from pathlib import Path\nimport summer_prep\nsummer_prep.build({places})\n"
-    )
+    script.write_text(f"from pathlib import Path\nimport summer_prep\nsummer_prep.build({places})\n")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
     last_line = result.stderr.splitlines()[-1]

@@ -1,6 +1,7 @@
 """Opening keys for training: the same values as zarr reads, whatever the codec; units as chosen; damage refused."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import zarr
 
 from summer_prep import store
 from summer_prep.building import BuildConfig, build_keys
+from summer_prep.dataset import LABEL_RULES
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.key import LABEL_RULES, describe, key_path
-from summer_train.cache import open_patient, open_selection
+from summer_prep.key import describe, key_path
+from summer_train.cache import open_patient
+from summer_train.selection import open_selection
 
 
 def zarr_counts(cache_dir, patient_id, bin_length_ms=80):
@@ -76,10 +79,10 @@ def regions_of(cache_dir, patient_id):
 )
 def test_a_region_group_gives_all_its_members_and_a_member_itself(demo_cache, asked, members):
     selection = open_selection(demo_cache, ["14", "20"], 80, brain_regions=asked)
-    for patient, units in zip(selection.patients, selection.units, strict=True):
+    for patient, units in zip(selection.patients, selection.columns, strict=True):
         expected = np.flatnonzero(np.isin(regions_of(demo_cache, patient.patient_id), members))
         assert units.tolist() == expected.tolist()
-    both = np.hstack([zarr_counts(demo_cache, p)[:, u] for p, u in zip(["14", "20"], selection.units, strict=True)])
+    both = np.hstack([zarr_counts(demo_cache, p)[:, u] for p, u in zip(["14", "20"], selection.columns, strict=True)])
     assert np.array_equal(selection.counts(), both)
 
 
@@ -87,7 +90,7 @@ def test_single_units_only(demo_cache):
     selection = open_selection(demo_cache, ["14"], 80, single_units=True)
     is_single = zarr.open_group(key_path(demo_cache, "14", 80), mode="r")["is_single_unit"][...]
     assert 0 < selection.n_units < 10
-    assert selection.units[0].tolist() == np.flatnonzero(is_single).tolist()
+    assert selection.columns[0].tolist() == np.flatnonzero(is_single).tolist()
 
 
 def test_unknown_region_lists_those_found(demo_cache):
@@ -105,13 +108,16 @@ def small_cache(demo_cache, tmp_path):
     return tmp_path
 
 
-def test_no_unit_left_says_which_choice_removed_them(small_cache, monkeypatch):
-    def read_all_in_amygdala(key):
-        attributes = describe(key).attributes
-        attributes["units"]["brain_region"] = ["A"] * attributes["n_units"]
-        return attributes
+def changed(description, **attributes):
+    return replace(description, attributes={**description.attributes, **attributes})
 
-    monkeypatch.setattr("summer_train.cache.describe", read_all_in_amygdala)
+
+def test_no_unit_left_says_which_choice_removed_them(small_cache, monkeypatch):
+    def describe_all_in_amygdala(key):
+        description = describe(key)
+        return changed(description, units={"brain_region": ["A"] * description.attributes["n_units"]})
+
+    monkeypatch.setattr("summer_train.cache.describe", describe_all_in_amygdala)
     with pytest.raises(SettingsError, match="no unit left after selecting H, single units of patient 14"):
         open_selection(small_cache, ["14"], 1000, brain_regions=["H"], single_units=True)
 
@@ -121,17 +127,24 @@ def test_no_unit_left_says_which_choice_removed_them(small_cache, monkeypatch):
     [("first_frame", "bin grids of patients 14 and 20"), ("labels_any", "annotations of patients 14 and 20")],
 )
 def test_patients_of_different_films_are_refused_by_name(small_cache, difference, message, monkeypatch):
-    from summer_train import cache
+    def describe_changed(key):
+        description = describe(key)
+        if key.parent.name != "sub-20":
+            return description
+        return changed(description, digests={**description.attributes["digests"], difference: "another"})
 
-    def read_changed(key):
-        attributes = describe(key).attributes
-        if key.parent.name == "sub-20":
-            attributes["digests"][difference] = "another"
-        return attributes
-
-    monkeypatch.setattr(cache, "describe", read_changed)
+    monkeypatch.setattr("summer_train.cache.describe", describe_changed)
     with pytest.raises(CacheError, match=message):
         open_selection(small_cache, ["14", "20"], 1000)
+
+
+def test_one_recording_under_two_names_is_refused(demo_dir, tmp_path):
+    (path,) = demo_dir.glob("sub-14/*.nwb")
+    for name in ("sub14.nwb", "sub15.nwb"):
+        (tmp_path / name).symlink_to(path)
+    build_keys(BuildConfig(data_dir=tmp_path, cache_dir=tmp_path / "cache", bin_lengths_ms=(1000,), n_workers=0))
+    with pytest.raises(SettingsError, match="14 and 15 are one recording under two names, sub14.nwb and sub15.nwb"):
+        open_selection(tmp_path / "cache", [14, 15], 1000)
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "long"])
@@ -164,14 +177,10 @@ def test_mapped_counts_survive_a_rebuild_of_their_key(small_cache, demo_dir, dem
     ("name", "read"),
     [
         ("labels_first/c/0/0", lambda selection: selection.labels("summer", "first")),
-        ("recorded_s/c/0", lambda selection: selection.seen()),
+        ("recorded_s/c/0", lambda selection: selection.recorded_share()),
     ],
 )
-def test_what_is_read_after_opening_is_checked_against_its_digest(name, read, small_cache, monkeypatch):
-    def read_with_unseen_bins(key):
-        return {**describe(key).attributes, "n_unseen_bins": 1}
-
-    monkeypatch.setattr("summer_train.cache.describe", read_with_unseen_bins)
+def test_what_is_read_after_opening_is_checked_against_its_digest(name, read, small_cache):
     selection = open_selection(small_cache, ["14"], 1000)
     read(selection)
     path = selection.patients[0].key / name

@@ -15,22 +15,20 @@ import torch
 
 from summer_prep.errors import SettingsError
 from summer_prep.key import key_path
-from summer_train.config import FitConfig
-from summer_train.evaluate import evaluate
-from summer_train.fit import fit
+from summer_train import evaluate, fit
 from tests.conftest import error_line, hear_interrupts
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def config(demo_cache, tmp_path):
+def options(demo_cache, tmp_path):
     def make(**changes):
         common = {
-            "data_dir": tmp_path / "none", "cache_dir": demo_cache, "patient_ids": ("14", "20"), "buffer_s": 10.0,
-            "max_epochs": 2, "hidden_size": 8, "output_dir": tmp_path / "logs", "devices": 1,
+            "data_dir": tmp_path / "none", "cache_dir": demo_cache, "patient_ids": ("14", "20"), "buffer": 10.0,
+            "max_epochs": 2, "hidden_size": 8, "output_dir": tmp_path / "logs",
         }  # fmt: skip
-        return FitConfig(**{**common, **changes})
+        return {**common, **changes}
 
     return make
 
@@ -39,8 +37,8 @@ def weights(path):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-def test_checkpoint_says_what_it_was_trained_on(config):
-    result = fit(config(task="label", brain_regions=("A", "H", "EC", "PHC")))
+def test_checkpoint_says_what_it_was_trained_on(options):
+    result = fit(**options(task="label", brain_regions=("A", "H", "EC", "PHC")))
     summer = torch.load(result.best_checkpoint, weights_only=True)["summer"]
     assert summer["config"]["label_name"] == "summer"
     assert summer["config"]["buffer_s"] == 10.0
@@ -51,15 +49,15 @@ def test_checkpoint_says_what_it_was_trained_on(config):
     assert sum(len(patient["units"]) for patient in summer["data"]["patients"]) == result.n_units
 
 
-def test_evaluating_the_best_checkpoint_gives_the_scores_of_its_run(config, demo_cache, tmp_path):
-    result = fit(config(task="label"))
+def test_evaluating_the_best_checkpoint_gives_the_scores_of_its_run(options, demo_cache, tmp_path):
+    result = fit(**options(task="label"))
     again = evaluate(result.best_checkpoint, data_dir=tmp_path / "none", cache_dir=demo_cache)
     assert again.differences == []
     assert again.scores == result.scores
 
 
-def test_evaluating_on_other_data_says_what_differs(config, demo_cache, run, tmp_path):
-    result = fit(config(task="label"))
+def test_evaluating_on_other_data_says_what_differs(options, demo_cache, run, tmp_path):
+    result = fit(**options(task="label"))
     places = ("--cache-dir", demo_cache, "--data-dir", tmp_path / "none")
     other = run("summer_train", "evaluate", result.best_checkpoint, *places, "--patient-ids", "29", "8", "--fold", "3")
     assert other.returncode == 0, other.stderr
@@ -71,10 +69,10 @@ def test_evaluating_on_other_data_says_what_differs(config, demo_cache, run, tmp
     assert "its network does not fit these data (patients 14 20 then, 29 now)" in error_line(misfit)
 
 
-def test_the_default_split_is_no_difference_when_it_is_named(config, demo_cache, tmp_path):
-    result = fit(config(fold=None, buffer_s=10))
+def test_the_default_split_is_no_difference_when_it_is_named(options, demo_cache, tmp_path):
+    result = fit(**options(fold=None, buffer=10))
     assert evaluate(result.best_checkpoint, data_dir=tmp_path, cache_dir=demo_cache, fold=1).differences == []
-    fit(config(fold=1, max_epochs=3, resume=True))
+    fit(**options(fold=1, max_epochs=3, resume=True))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a checkpoint", "other"])
@@ -89,10 +87,10 @@ def test_what_is_no_checkpoint_of_ours_is_refused(content, demo_cache, tmp_path)
 
 
 @pytest.mark.parametrize("task", ["next_bin", "label"])
-def test_resumed_run_reaches_the_weights_of_one_that_was_not_interrupted(task, config, tmp_path):
-    whole = fit(config(task=task, max_epochs=5, output_dir=tmp_path / "whole"))
-    fit(config(task=task, max_epochs=2))
-    resumed = fit(config(task=task, max_epochs=5, resume=True))
+def test_resumed_run_reaches_the_weights_of_one_that_was_not_interrupted(task, options, tmp_path):
+    whole = fit(**options(task=task, max_epochs=5, output_dir=tmp_path / "whole"))
+    fit(**options(task=task, max_epochs=2))
+    resumed = fit(**options(task=task, max_epochs=5, resume=True))
     for part in ("last_checkpoint", "best_checkpoint"):
         expected = weights(getattr(whole, part))
         assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(getattr(resumed, part)).items())
@@ -102,14 +100,14 @@ def test_resumed_run_reaches_the_weights_of_one_that_was_not_interrupted(task, c
 
 
 @pytest.fixture
-def overfitting(config, monkeypatch, tmp_path):
+def overfitting(options, monkeypatch, tmp_path):
     """Settings whose best epoch is far from the last, with a relative output folder, as by default."""
     monkeypatch.chdir(tmp_path)
-    return lambda **changes: config(**{"task": "label", "lr": 0.005, "output_dir": Path("logs"), **changes})
+    return lambda **changes: options(**{"task": "label", "lr": 0.005, "output_dir": Path("logs"), **changes})
 
 
 def test_last_checkpoint_is_of_the_last_epoch_and_the_best_of_the_best(overfitting):
-    result = fit(overfitting(max_epochs=6))
+    result = fit(**overfitting(max_epochs=6))
     with (result.log_dir / "metrics.csv").open() as file:
         losses = {int(row["epoch"]): float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]}
     best = min(losses, key=losses.get)
@@ -120,10 +118,10 @@ def test_last_checkpoint_is_of_the_last_epoch_and_the_best_of_the_best(overfitti
 
 
 def test_resumed_run_keeps_the_best_epoch_of_before_also_where_it_was_moved(overfitting):
-    whole = fit(overfitting(max_epochs=7, output_dir=Path("whole")))
-    fit(overfitting(max_epochs=6))
+    whole = fit(**overfitting(max_epochs=7, output_dir=Path("whole")))
+    fit(**overfitting(max_epochs=6))
     Path("logs").rename("moved")
-    resumed = fit(overfitting(max_epochs=7, output_dir=Path("moved"), resume=True))
+    resumed = fit(**overfitting(max_epochs=7, output_dir=Path("moved"), resume=True))
     assert resumed.scores == whole.scores
     for part in ("last_checkpoint", "best_checkpoint"):
         expected = weights(getattr(whole, part))
@@ -132,14 +130,14 @@ def test_resumed_run_keeps_the_best_epoch_of_before_also_where_it_was_moved(over
 
 
 @pytest.mark.parametrize("content", ["", "epo", "epoch,val_loss\n0,0.5\n1,"])
-def test_run_with_torn_metrics_is_resumed(content, config):
-    first = fit(config())
+def test_run_with_torn_metrics_is_resumed(content, options):
+    first = fit(**options())
     (first.log_dir / "metrics.csv").write_text(content)
-    assert fit(config(max_epochs=3, resume=True)).log_dir == first.log_dir
+    assert fit(**options(max_epochs=3, resume=True)).log_dir == first.log_dir
 
 
-def test_fraction_split_has_no_fold_to_evaluate(config, demo_cache, tmp_path):
-    result = fit(config(val_fraction=0.2, buffer_s=None))
+def test_fraction_split_has_no_fold_to_evaluate(options, demo_cache, tmp_path):
+    result = fit(**options(val_fraction=0.2, buffer=None))
     with pytest.raises(SettingsError, match="was trained with the fraction split, which has no folds"):
         evaluate(result.best_checkpoint, data_dir=tmp_path, cache_dir=demo_cache, fold=2)
 
@@ -150,31 +148,41 @@ def test_error_of_a_run_in_two_processes_is_one_line(demo_cache, run, tmp_path):
     assert "training diverged" in error_line(result)
 
 
-def test_a_run_that_has_had_its_epochs_is_not_resumed(config, tmp_path):
-    fit(config())
+def test_resuming_a_finished_run_gives_its_results_again(options, tmp_path):
+    first = fit(**options())
     (tmp_path / "logs" / "dhv" / "version_old").mkdir()
+    lines = []
     for max_epochs in (1, 2):
-        with pytest.raises(SettingsError, match="trained for 2 epochs, so with --max-epochs .* nothing is left"):
-            fit(config(max_epochs=max_epochs, resume=True))
+        assert fit(lines.append, **options(max_epochs=max_epochs, resume=True)) == first
+    assert f"{first.log_dir}: is finished, 2 epochs; these are its results" in lines[-1]
 
 
-def test_resuming_with_other_settings_is_refused_by_name(config):
-    fit(config())
+def test_run_that_was_killed_before_its_results_gets_them_by_resuming(options):
+    first = fit(**options())
+    (first.log_dir / "results.json").unlink()
+    resumed = fit(**options(resume=True))
+    assert (resumed.scores, resumed.best_epoch, resumed.n_epochs) == (first.scores, first.best_epoch, 2)
+
+
+def test_resuming_with_other_settings_is_refused_by_name(options):
+    fit(**options())
     with pytest.raises(SettingsError, match="lr 0.001 then, 0.01 now"):
-        fit(config(lr=0.01, resume=True))
+        fit(**options(lr=0.01, resume=True))
     with pytest.raises(SettingsError, match="patients 14 20 then, 14 now"):
-        fit(config(patient_ids=("14",), resume=True))
+        fit(**options(patient_ids=("14",), resume=True))
 
 
-def test_nothing_to_resume_is_said(config):
+def test_nothing_to_resume_is_said(options):
     with pytest.raises(SettingsError, match="no run to continue"):
-        fit(config(resume=True))
+        fit(**options(resume=True))
 
 
-def test_interrupted_run_leaves_a_last_checkpoint_that_continues_to_the_same_weights(config, demo_cache, run, tmp_path):
-    options = ["fit", "--cache-dir", str(demo_cache), "--patient-ids", "14", "20", "--buffer", "10"]
-    options += ["--hidden-size", "8", "--data-dir", str(tmp_path / "none")]
-    command = [sys.executable, "-m", "summer_train", *options, "--max-epochs", "100000"]
+def test_interrupted_run_leaves_a_last_checkpoint_that_continues_to_the_same_weights(
+    options, demo_cache, run, tmp_path
+):
+    command_line = ["fit", "--cache-dir", str(demo_cache), "--patient-ids", "14", "20", "--buffer", "10"]
+    command_line += ["--hidden-size", "8", "--data-dir", str(tmp_path / "none")]
+    command = [sys.executable, "-m", "summer_train", *command_line, "--max-epochs", "100000"]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
@@ -203,10 +211,10 @@ def test_interrupted_run_leaves_a_last_checkpoint_that_continues_to_the_same_wei
     assert "last.ckpt holds the last whole epoch; the same command with --resume continues" in rest
     last = tmp_path / "lightning_logs" / "dhv" / "version_0" / "checkpoints" / "last.ckpt"
     n_epochs = torch.load(last, weights_only=True)["epoch"] + 3
-    resumed = run("summer_train", *options, "--max-epochs", str(n_epochs), "--resume", "--json", cwd=tmp_path)
+    resumed = run("summer_train", *command_line, "--max-epochs", str(n_epochs), "--resume", "--json", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads(resumed.stdout)["log_dir"] == "lightning_logs/dhv/version_0"
-    whole = fit(config(max_epochs=n_epochs))
+    whole = fit(**options(max_epochs=n_epochs))
     assert all(torch.equal(tensor, weights(last)[name]) for name, tensor in weights(whole.last_checkpoint).items())
 
 
@@ -223,7 +231,7 @@ def test_verify_finds_a_changed_byte_before_training(demo_cache, run, tmp_path):
     assert not (tmp_path / "lightning_logs").exists()
 
 
-def test_stale_key_is_rebuilt_before_training_and_refused_where_it_cannot_be(demo_dir, demo_cache, config, tmp_path):
+def test_stale_key_is_rebuilt_before_training_and_refused_where_it_cannot_be(demo_dir, demo_cache, options, tmp_path):
     data_dir, cache_dir = tmp_path / "data", tmp_path / "cache"
     shutil.copytree(demo_dir / "sub-14", data_dir / "sub-14")
     shutil.copytree(demo_cache / "sub-14", cache_dir / "sub-14")
@@ -231,14 +239,14 @@ def test_stale_key_is_rebuilt_before_training_and_refused_where_it_cannot_be(dem
     with path.open("ab") as file:
         file.write(b"\0")
     lines = []
-    settings = config(data_dir=data_dir, cache_dir=cache_dir, patient_ids=("14",), max_epochs=1)
-    fit(settings, lines.append)
+    settings = options(data_dir=data_dir, cache_dir=cache_dir, patient_ids=("14",), max_epochs=1)
+    fit(lines.append, **settings)
     assert lines[0] == f"building patient 14 at 80 ms: the content of {path.name} changed"
     lines.clear()
-    fit(settings, lines.append)
+    fit(lines.append, **settings)
     assert not lines[0].startswith("building")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("summer_prep.freshness.ALGORITHM_VERSION", 2)
         path.unlink()
         with pytest.raises(Exception, match=r"stale \(algorithm version 1, now 2\), and its recording is not in"):
-            fit(settings)
+            fit(**settings)

@@ -11,47 +11,41 @@ from torch import nn
 from summer_prep.building import BuildConfig, build_keys
 from summer_prep.demo import DemoConfig, write_demo_data
 from summer_prep.errors import SettingsError
+from summer_train import fit, open_selection
 from summer_train.batches import OrderedBlocks, ResidentSamples, ShuffledBlocks
-from summer_train.cache import open_selection
-from summer_train.config import FitConfig
+from summer_train.config import Choice, settings_from
 from summer_train.data import FilmData
-from summer_train.fit import fit
 
 
 @pytest.fixture
-def config(demo_dir, demo_cache, tmp_path):
-    """Makes settings of a small run on the shared cache."""
+def options(demo_dir, demo_cache, tmp_path):
+    """Makes options of a small run on the shared cache."""
 
     def make(**changes):
         common = {
             "data_dir": demo_dir,
             "cache_dir": demo_cache,
             "patient_ids": ("14", "20"),
-            "buffer_s": 10.0,
+            "buffer": 10.0,
             "max_epochs": 2,
             "hidden_size": 8,
             "output_dir": tmp_path / "logs",
-            "devices": 1,
         }
-        return FitConfig(**{**common, **changes})
+        return {**common, **changes}
 
     return make
 
 
-def data_of(config):
-    selection = open_selection(
-        config.cache_dir, config.patient_ids, config.bin_length_ms, config.brain_regions, config.single_units
-    )
-    data = FilmData(selection, config)
-    data.place(torch.device("cpu"))
-    return data
+def data_of(options):
+    choice = settings_from(Choice, options)
+    selection = open_selection(options["cache_dir"], choice.patient_ids, choice.bin_length_ms)
+    return FilmData(selection, choice)
 
 
 def samples_of(n_bins, n_units=3, labels=False):
-    counts = torch.arange(n_bins * n_units).reshape(n_bins, n_units) % 251
-    return ResidentSamples(
-        counts=counts.to(torch.uint8), labels=torch.arange(n_bins, dtype=torch.uint8) if labels else None
-    )
+    counts = (torch.arange(n_bins * n_units).reshape(n_bins, n_units) % 251).to(torch.uint8)
+    targets = torch.arange(n_bins, dtype=torch.uint8) if labels else counts
+    return ResidentSamples(counts=counts, targets=targets, reach=0 if labels else 1)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 1000])
@@ -93,24 +87,24 @@ def test_next_bin_target_is_the_following_row():
         assert torch.equal(block.targets, samples.counts[1:50:3])
 
 
-def plain_loop(config, data):
+def plain_loop(options, data):
     """Train as the published pipeline does: one sample batch, one step at a time, nothing clever."""
-    torch.manual_seed(config.seed)
-    n_outputs = data.n_classes or data.n_units
+    torch.manual_seed(data.choice.seed)
+    n_outputs = data.task.n_outputs
     net = nn.Sequential(
-        nn.Linear(data.n_units, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, n_outputs)
+        nn.Linear(data.n_units, data.choice.hidden_size), nn.ReLU(), nn.Linear(data.choice.hidden_size, n_outputs)
     )
-    optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
+    optimizer = torch.optim.Adam(net.parameters(), lr=data.choice.lr)
     counts = data.samples.counts
-    for epoch in range(config.max_epochs):
-        order = np.random.default_rng([config.seed, epoch]).permutation(data.split.train)
-        for start in range(0, len(order), config.batch_size):
-            batch = order[start : start + config.batch_size]
+    for epoch in range(options["max_epochs"]):
+        order = np.random.default_rng([data.choice.seed, epoch]).permutation(data.split.train)
+        for start in range(0, len(order), data.choice.batch_size):
+            batch = order[start : start + data.choice.batch_size]
             prediction = net(counts[batch].float())
-            if data.samples.labels is None:
+            if data.task.name == "next_bin":
                 loss = nn.functional.mse_loss(prediction, counts[batch + 1].float())
             else:
-                loss = nn.functional.cross_entropy(prediction, data.samples.labels[batch].long())
+                loss = nn.functional.cross_entropy(prediction, data.samples.targets[batch].long())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -118,9 +112,9 @@ def plain_loop(config, data):
 
 
 @pytest.mark.parametrize("task", ["next_bin", "label"])
-def test_blocks_of_steps_give_the_weights_of_the_plain_loop(task, config):
-    settings = config(task=task, batch_size=19)
-    result = fit(settings)
+def test_blocks_of_steps_give_the_weights_of_the_plain_loop(task, options):
+    settings = options(task=task, batch_size=19)
+    result = fit(**settings)
     expected = plain_loop(settings, data_of(settings))
     last = torch.load(result.last_checkpoint, weights_only=True)
     n_steps = 2 * -(-result.n_samples["train"] // 19)
@@ -130,17 +124,17 @@ def test_blocks_of_steps_give_the_weights_of_the_plain_loop(task, config):
 
 
 @pytest.mark.parametrize("task", ["next_bin", "label"])
-def test_same_seed_gives_the_same_bits_and_another_seed_does_not(task, config):
+def test_same_seed_gives_the_same_bits_and_another_seed_does_not(task, options):
     def weights(seed):
-        return torch.load(fit(config(task=task, seed=seed)).last_checkpoint, weights_only=True)["state_dict"]
+        return torch.load(fit(**options(task=task, seed=seed)).last_checkpoint, weights_only=True)["state_dict"]
 
     first, second, other = weights(3), weights(3), weights(4)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["net.0.weight"], other["net.0.weight"])
 
 
-def test_run_leaves_metrics_settings_and_both_checkpoints(config):
-    result = fit(config(task="label"))
+def test_run_leaves_metrics_settings_and_both_checkpoints(options):
+    result = fit(**options(task="label"))
     assert result.log_dir.parent.name == "dhv_label"
     with (result.log_dir / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -152,62 +146,62 @@ def test_run_leaves_metrics_settings_and_both_checkpoints(config):
     json.dumps(result.as_plain())
 
 
-def test_logged_validation_loss_is_that_of_the_whole_part(config):
-    settings = config(task="next_bin", max_epochs=1)
-    result = fit(settings)
+def test_logged_validation_loss_is_that_of_the_whole_part(options):
+    settings = options(task="next_bin", max_epochs=1)
+    result = fit(**settings)
     with (result.log_dir / "metrics.csv").open() as file:
         (logged,) = [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]]
     assert logged == pytest.approx(result.scores["model"]["val"]["loss"], rel=1e-5)
 
 
-def test_baselines_are_what_their_names_say(config):
-    settings = config(task="next_bin", max_epochs=1)
+def test_baselines_are_what_their_names_say(options):
+    settings = options(task="next_bin", max_epochs=1)
     data = data_of(settings)
-    scores = fit(settings).scores
+    scores = fit(**settings).scores
     counts = data.samples.counts.numpy().astype(float)
     test = data.split.test
     copied = ((counts[test] - counts[test + 1]) ** 2).mean()
     mean = ((counts[data.split.train + 1].mean(axis=0) - counts[test + 1]) ** 2).mean()
     assert scores["copy last bin"]["test"]["loss"] == pytest.approx(copied, rel=1e-5)
     assert scores["mean count"]["test"]["loss"] == pytest.approx(mean, rel=1e-5)
-    settings = config(task="label", max_epochs=1)
+    settings = options(task="label", max_epochs=1)
     data = data_of(settings)
-    labels = data.samples.labels.numpy()
+    labels = data.samples.targets.numpy()
     majority = np.bincount(labels[data.split.train]).argmax()
-    accuracy = fit(settings).scores["majority class"]["test"]["accuracy"]
+    accuracy = fit(**settings).scores["majority class"]["test"]["accuracy"]
     assert accuracy == pytest.approx((labels[data.split.test] == majority).mean(), rel=1e-5)
 
 
-def test_undefined_bins_are_left_out_by_default_and_a_class_when_asked(config):
-    dropped = data_of(config(task="label", label_name="indoor-setting"))
-    kept = data_of(config(task="label", label_name="indoor-setting", undefined="class"))
-    assert (dropped.n_classes, kept.n_classes) == (2, 3)
+def test_undefined_bins_are_left_out_by_default_and_a_class_when_asked(options):
+    dropped = data_of(options(task="label", label_name="indoor-setting"))
+    kept = data_of(options(task="label", label_name="indoor-setting", undefined="class"))
+    assert (dropped.task.n_outputs, kept.task.n_outputs) == (2, 3)
     used = np.concatenate(list(vars(dropped.split).values()))
-    assert set(dropped.samples.labels[used].tolist()) == {0, 1}
+    assert set(dropped.samples.targets[used].tolist()) == {0, 1}
     assert len(kept.split.train) > len(dropped.split.train)
-    assert fit(config(task="label", label_name="indoor-setting", undefined="class")).scores["model"]["train"]
+    assert fit(**options(task="label", label_name="indoor-setting", undefined="class")).scores["model"]["train"]
 
 
-def test_fraction_split_has_no_test_results(config):
-    result = fit(config(buffer_s=None, val_fraction=0.1))
+def test_fraction_split_has_no_test_results(options):
+    result = fit(**options(buffer=None, val_fraction=0.1))
     assert set(result.scores["model"]) == {"train", "val"}
 
 
-def test_label_with_one_class_in_training_is_refused(config):
-    settings = config(task="label", label_name="rhoda")
-    labels = data_of(config(task="label")).samples.labels
+def test_label_with_one_class_in_training_is_refused(options):
+    settings = options(task="label", label_name="rhoda")
+    labels = data_of(options(task="label")).samples.targets
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("summer_train.cache.Selection.labels", lambda *_: np.zeros(len(labels), dtype=np.uint8))
+        patch.setattr("summer_train.selection.Selection.labels", lambda *_: np.zeros(len(labels), dtype=np.uint8))
         with pytest.raises(SettingsError, match="label rhoda has only the value 0 in the .* training bins"):
             data_of(settings)
 
 
-def test_bins_that_were_never_seen_are_left_out(config, monkeypatch):
-    seen = np.ones(7047, dtype=bool)
-    seen[[100, 3000]] = False
-    monkeypatch.setattr("summer_train.cache.Selection.seen", lambda _: seen)
+def test_bins_that_were_never_seen_are_left_out(options, monkeypatch):
+    recorded_share = np.ones(7047)
+    recorded_share[[100, 3000]] = 0
+    monkeypatch.setattr("summer_train.selection.Selection.recorded_share", lambda _: recorded_share)
     for task in ("next_bin", "label"):
-        data = data_of(config(task=task))
+        data = data_of(options(task=task))
         used = np.concatenate(list(vars(data.split).values()))
         touched = {100, 3000} if task == "label" else {99, 100, 2999, 3000}
         assert not touched & set(used.tolist())
@@ -218,17 +212,17 @@ def test_bins_that_were_never_seen_are_left_out(config, monkeypatch):
     ("changes", "message"),
     [
         ({"fold": 6}, "--fold 6"),
-        ({"val_fraction": 1.0, "buffer_s": None}, "--val-fraction 1.0"),
+        ({"val_fraction": 1.0, "buffer": None}, "--val-fraction 1.0"),
         ({"val_fraction": 0.1}, "two splits were asked for"),
         ({"label_rule": "last"}, "--label-rule last: choose one of first, any, majority"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"lr": float("nan")}, "--lr nan"),
-        ({"sequence_s": (-1.0, 0.0)}, "--sequence -1.0 0.0"),
+        ({"sequence": (-1.0, 0.0)}, "--sequence -1 0"),
     ],
 )
-def test_impossible_setting_is_refused_when_it_is_made(changes, message, config):
+def test_impossible_setting_is_refused_when_it_is_made(changes, message, options):
     with pytest.raises(SettingsError, match=message):
-        config(**changes)
+        settings_from(Choice, options(**changes))
 
 
 def test_decoding_finds_a_tuned_label_and_no_untuned_one(tmp_path):
@@ -241,15 +235,13 @@ def test_decoding_finds_a_tuned_label_and_no_untuned_one(tmp_path):
 
     def margin(label_name):
         result = fit(
-            FitConfig(
-                task="label",
-                label_name=label_name,
-                data_dir=tmp_path / "nwb",
-                cache_dir=tmp_path / "cache",
-                max_epochs=2,
-                batch_size=128,
-                output_dir=tmp_path / "logs",
-            )
+            task="label",
+            label_name=label_name,
+            data_dir=tmp_path / "nwb",
+            cache_dir=tmp_path / "cache",
+            max_epochs=2,
+            batch_size=128,
+            output_dir=tmp_path / "logs",
         )
         accuracy = {row: result.scores[row]["test"]["accuracy"] for row in result.scores}
         return accuracy["model"] - accuracy["majority class"]
@@ -259,11 +251,11 @@ def test_decoding_finds_a_tuned_label_and_no_untuned_one(tmp_path):
 
 
 @pytest.mark.parametrize("task", ["next_bin", "label"])
-def test_streamed_training_gives_the_weights_of_resident_training(task, config, monkeypatch):
+def test_streamed_training_gives_the_weights_of_resident_training(task, options, monkeypatch):
     monkeypatch.setattr("summer_train.batches.BLOCK_SAMPLES", 512)  # many blocks, so that buffers are used again
     lines = []
-    resident = fit(config(task=task))
-    streamed = fit(config(task=task, device_memory_gb=1e-6), say=lines.append)
+    resident = fit(**options(task=task))
+    streamed = fit(**options(task=task, device_memory=1e-6), say=lines.append)
     assert any("streaming" in line for line in lines)
     expected = torch.load(resident.last_checkpoint, weights_only=True)["state_dict"]
     weights = torch.load(streamed.last_checkpoint, weights_only=True)["state_dict"]

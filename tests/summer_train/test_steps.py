@@ -2,18 +2,15 @@
 
 import json
 
-import lightning
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger
 
-from summer_train import batches
+from summer_train import batches, open_selection
 from summer_train.batches import Block, OrderedBlocks, ResidentSamples, ShuffledBlocks, StreamedSamples
-from summer_train.cache import open_selection
-from summer_train.models import LinearLabel, LinearNextBin
-from summer_train.steps import AutogradSteps, GraphedSteps
+from summer_train.networks import two_layer_net
+from summer_train.steps import AutogradSteps, GraphedSteps, TwoLayerSteps, choose_steps, written_out_steps
+from summer_train.tasks import FilmLabel, NextBin
 
 
 def random_block(n_samples, n_units, n_classes, batch_size, seed=0):
@@ -29,20 +26,28 @@ def random_block(n_samples, n_units, n_classes, batch_size, seed=0):
     return Block(counts, targets, tuple(sizes), tuple(sizes))
 
 
+def net_and_task(n_units, n_classes, hidden_size, seed=1):
+    torch.manual_seed(seed)
+    task = FilmLabel(n_classes) if n_classes else NextBin(n_units)
+    return two_layer_net(n_units, hidden_size, task.n_outputs), task
+
+
+def fused_adam(net, **options):
+    return torch.optim.Adam(net.parameters(), lr=1e-3, fused=True, **options)
+
+
 @pytest.mark.parametrize("n_classes", [0, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 10, 64])
 def test_written_out_steps_equal_autograd(n_classes, batch_size):
     block = random_block(100, 7, n_classes, batch_size)
     results = []
     for is_written_out in (True, False):
-        torch.manual_seed(1)
-        model = LinearLabel(7, n_classes, 5) if n_classes else LinearNextBin(7, 5)
-        optimizer = model.configure_optimizers()
-        steps = (
-            model.written_out_steps(optimizer) if is_written_out else AutogradSteps(model.net, model.loss, optimizer)
-        )
-        predictions = torch.cat([steps(block), steps(block)])
-        results.append((predictions, model.state_dict(), optimizer.state_dict()))
+        net, task = net_and_task(7, n_classes, 5)
+        optimizer = fused_adam(net)
+        steps = written_out_steps(net, task, optimizer) if is_written_out else AutogradSteps(net, task.loss, optimizer)
+        predictions = torch.cat([steps(block), steps(block)], dim=1)
+        assert predictions.shape == (1, 200, task.n_outputs)
+        results.append((predictions, net.state_dict(), optimizer.state_dict()))
     torch.testing.assert_close(*(result[0] for result in results), rtol=0, atol=1e-5)
     for name, weights in results[0][1].items():
         torch.testing.assert_close(weights, results[1][1][name], rtol=0, atol=1e-6)
@@ -51,87 +56,129 @@ def test_written_out_steps_equal_autograd(n_classes, batch_size):
             torch.testing.assert_close(value, results[1][2]["state"][index][name], rtol=0, atol=1e-6)
 
 
-class OtherModel(LinearNextBin):
-    """A model without a shortcut."""
-
-    def written_out_steps(self, optimizer):
-        return None
-
-
-def trained(model, data, folder, *callbacks, max_epochs=3):
-    torch.manual_seed(0)
-    trainer = lightning.Trainer(
-        max_epochs=max_epochs,
-        accelerator="cpu",
-        devices=1,
-        logger=CSVLogger(folder),
-        callbacks=list(callbacks),
-        enable_progress_bar=any(isinstance(callback, TQDMProgressBar) for callback in callbacks),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
+@pytest.mark.parametrize("n_classes", [0, 2])
+@pytest.mark.parametrize("n_networks", [1, 2, 5])
+def test_a_stack_of_networks_is_trained_as_each_of_them_alone(n_classes, n_networks):
+    block = random_block(100, 7, n_classes, 16)
+    targets = [random_block(100, 7, n_classes, 16, seed).targets for seed in range(n_networks)]
+    alone, predictions = [], []
+    for seed in range(n_networks):
+        net, task = net_and_task(7, n_classes, 5, seed)
+        steps = AutogradSteps(net, task.loss, fused_adam(net))
+        own = block._replace(targets=targets[seed])
+        predictions.append(torch.cat([steps(own), steps(own)], dim=1))
+        alone.append([parameter.detach() for parameter in net.parameters()])
+    nets = [net_and_task(7, n_classes, 5, seed)[0] for seed in range(n_networks)]
+    stack = [torch.nn.Parameter(torch.stack(layer)) for layer in zip(*(net.parameters() for net in nets), strict=True)]
+    steps = TwoLayerSteps(
+        stack,
+        lambda _targets: torch.stack([task.prepare(one) for one in targets]),
+        task.loss_gradient,
+        torch.optim.Adam(stack, lr=1e-3, fused=True),
     )
-    trainer.fit(model, datamodule=data)
-    return trainer
+    stacked = torch.cat([steps(block), steps(block)], dim=1)
+    torch.testing.assert_close(stacked, torch.cat(predictions), rtol=0, atol=1e-5)
+    for parameter, expected in zip(stack, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(parameter.detach(), torch.stack(expected), rtol=0, atol=1e-6)
+
+
+class OtherLoss(NextBin):
+    """A loss of somebody's own."""
+
+    def loss(self, prediction, target):
+        return 50 * super().loss(prediction, target)
+
+
+def frozen(net):
+    net[0].weight.requires_grad_(False)
+    return net
+
+
+CHANGED = {
+    "another loss": (lambda net: net, OtherLoss, fused_adam),
+    "a frozen layer": (frozen, NextBin, fused_adam),
+    "another activation": (lambda net: torch.nn.Sequential(net[0], torch.nn.Tanh(), net[2]), NextBin, fused_adam),
+    "a third layer": (lambda net: torch.nn.Sequential(*net, torch.nn.Linear(7, 7)), NextBin, fused_adam),
+    "AdamW": (
+        lambda net: net,
+        NextBin,
+        lambda net: torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.5, fused=True),
+    ),
+    "amsgrad": (lambda net: net, NextBin, lambda net: fused_adam(net, amsgrad=True)),
+    "maximize": (lambda net: net, NextBin, lambda net: fused_adam(net, maximize=True)),
+    "SGD": (lambda net: net, NextBin, lambda net: torch.optim.SGD(net.parameters(), lr=1e-2)),
+    "some of the weights": (lambda net: net, NextBin, lambda net: torch.optim.Adam(net[0].parameters(), fused=True)),
+    "two groups": (
+        lambda net: net,
+        NextBin,
+        lambda net: torch.optim.Adam([{"params": net[0].parameters(), "lr": 0.1}, {"params": net[2].parameters()}]),
+    ),
+    "no bias": (lambda net: torch.nn.Sequential(torch.nn.Linear(7, 5, bias=False), *net[1:]), NextBin, fused_adam),
+    "float64": (lambda net: net.double(), NextBin, fused_adam),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_whatever_is_changed_takes_the_general_path(change):
+    change_net, kind, make_optimizer = CHANGED[change]
+    net = change_net(net_and_task(7, 0, 5)[0])
+    assert written_out_steps(net, kind(7), make_optimizer(net)) is None
+    assert isinstance(choose_steps(net, kind(7), make_optimizer(net), torch.device("cpu")), AutogradSteps)
+
+
+def test_hooks_and_weight_decay_are_honoured():
+    net, task = net_and_task(7, 0, 5)
+    net[1].register_forward_hook(lambda *_: None)
+    assert written_out_steps(net, task, fused_adam(net)) is None
+    block = random_block(100, 7, 0, 16)
+    results = []
+    for way in (written_out_steps, lambda n, t, o: AutogradSteps(n, t.loss, o)):
+        net, task = net_and_task(7, 0, 5)
+        way(net, task, fused_adam(net, weight_decay=0.5, betas=(0.5, 0.9)))(block)
+        results.append(net.state_dict())
+    for name, weights in results[0].items():
+        torch.testing.assert_close(weights, results[1][name], rtol=0, atol=1e-6)
 
 
 @pytest.fixture
-def make_data(demo_cache, demo_dir, tmp_path):
-    from summer_train.config import FitConfig
+def make_data(demo_cache):
+    from summer_train.config import Choice, settings_from
     from summer_train.data import FilmData
 
-    def make(**changes):
-        settings = {"data_dir": demo_dir, "cache_dir": demo_cache, "buffer_s": 10.0, "output_dir": tmp_path, **changes}
-        return FilmData(open_selection(demo_cache, ["14", "20"], 80), FitConfig(**settings))
+    def make(device_memory_gb=None, **changes):
+        choice = settings_from(Choice, {"buffer": 10.0, **changes})
+        return FilmData(open_selection(demo_cache, ["14", "20"], 80), choice, device_memory_gb)
 
     return make
-
-
-@pytest.mark.filterwarnings("ignore:.*num_workers.*", "ignore:.*log_every_n_steps.*")
-def test_a_model_without_shortcut_reaches_the_same_weights(make_data, tmp_path):
-    weights = []
-    for kind in (LinearNextBin, OtherModel):
-        torch.manual_seed(0)
-        model = kind(20, 8)
-        trained(model, make_data(), tmp_path)
-        weights.append(model.state_dict())
-    for name, expected in weights[0].items():
-        torch.testing.assert_close(weights[1][name], expected, rtol=0, atol=1e-6)
-
-
-def test_early_stopping_checkpoints_and_progress_bar_keep_working(make_data, tmp_path, capfd):
-    early = EarlyStopping(monitor="val_loss", patience=1, min_delta=10.0)
-    checkpoints = ModelCheckpoint(dirpath=tmp_path / "kept", monitor="train_loss", save_top_k=-1, filename="{epoch}")
-    trainer = trained(LinearNextBin(20, 8), make_data(), tmp_path, early, checkpoints, TQDMProgressBar(), max_epochs=9)
-    assert trainer.current_epoch == 2
-    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["epoch=0.ckpt", "epoch=1.ckpt"]
-    assert "Epoch 1" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("task", ["next_bin", "label"])
 def test_streamed_samples_are_the_resident_ones_in_the_same_order(task, make_data, monkeypatch):
     monkeypatch.setattr(batches, "BLOCK_SAMPLES", 300)
-    data = make_data(task=task)
-    data.place(torch.device("cpu"))
-    streamed = make_data(task=task, device_memory_gb=1e-6)
-    streamed.place(torch.device("cpu"))
+    data, streamed = make_data(task=task), make_data(task=task, device_memory_gb=1e-6)
     assert isinstance(data.samples, ResidentSamples)
     assert isinstance(streamed.samples, StreamedSamples)
     assert "streaming" in streamed.notes[0]
-    for loaders in ("train_dataloader", "val_dataloader"):
+    for kind in (lambda one: one.blocks("val"), shuffled_blocks, lambda one: one.train_dataloader()):
         n_blocks = 0
-        for resident, block in zip(getattr(data, loaders)(), getattr(streamed, loaders)(), strict=True):
+        for resident, block in zip(kind(data), kind(streamed), strict=True):
             # A block is valid until the next but one is asked for.
             assert all(torch.equal(*pair) for pair in zip(resident[:2], block[:2], strict=True))
             assert resident[2:] == block[2:]
             n_blocks += 1
-        assert n_blocks > (loaders == "train_dataloader")
+        assert n_blocks
+
+
+def shuffled_blocks(data):
+    return ShuffledBlocks(samples=data.samples, indices=data.split.train, batch_size=32, seed=0)
 
 
 @pytest.mark.parametrize("n_processes", [2, 3])
 @pytest.mark.parametrize("n_samples", [50, 53])
 def test_processes_share_every_batch_and_miss_no_sample(n_processes, n_samples):
-    samples = ResidentSamples(counts=torch.zeros(64, 3, dtype=torch.uint8), labels=torch.arange(64, dtype=torch.uint8))
+    samples = ResidentSamples(
+        counts=torch.zeros(64, 3, dtype=torch.uint8), targets=torch.arange(64, dtype=torch.uint8), reach=0
+    )
     indices = np.arange(n_samples)
 
     def loader(rank, n):
@@ -175,12 +222,9 @@ def test_where_no_graph_can_be_captured_steps_go_on_and_one_line_says_why(monkey
     monkeypatch.setattr(GraphedSteps, "_capture", refuse)
     lines = []
     block = random_block(20, 3, 0, 8)
-    torch.manual_seed(0)
-    model = LinearNextBin(3, 4)
-    plain = LinearNextBin(3, 4)
-    plain.load_state_dict(model.state_dict())
-    graphed = GraphedSteps(model.written_out_steps(model.configure_optimizers()), lines.append)
-    steps = plain.written_out_steps(plain.configure_optimizers())
+    (net, task), (other, _) = net_and_task(3, 0, 4), net_and_task(3, 0, 4)
+    graphed = GraphedSteps(written_out_steps(net, task, fused_adam(net)), lines.append)
+    steps = written_out_steps(other, task, fused_adam(other))
     for _ in range(3):
         assert torch.equal(graphed(block), steps(block))
     assert lines == ["no CUDA graph, steps run one by one: capturing is not possible here"]
@@ -192,12 +236,10 @@ def test_where_no_graph_can_be_captured_steps_go_on_and_one_line_says_why(monkey
 def test_graphs_give_the_weights_of_eager_steps(n_classes, is_written_out):
     results = []
     for is_graphed in (True, False):
-        torch.manual_seed(1)
-        model = (LinearLabel(7, n_classes, 5) if n_classes else LinearNextBin(7, 5)).cuda()
-        optimizer = model.configure_optimizers()
-        steps = (
-            model.written_out_steps(optimizer) if is_written_out else AutogradSteps(model.net, model.loss, optimizer)
-        )
+        net, task = net_and_task(7, n_classes, 5)
+        net.cuda()
+        optimizer = fused_adam(net, capturable=True)
+        steps = written_out_steps(net, task, optimizer) if is_written_out else AutogradSteps(net, task.loss, optimizer)
         lines = []
         steps = GraphedSteps(steps, lines.append) if is_graphed else steps
         for seed in range(4):
@@ -205,6 +247,6 @@ def test_graphs_give_the_weights_of_eager_steps(n_classes, is_written_out):
                 block = random_block(n_samples, 7, n_classes, 10, seed)
                 steps(block._replace(counts=block.counts.cuda(), targets=block.targets.cuda()))
         assert lines == []
-        results.append(model.state_dict())
+        results.append(net.state_dict())
     for name, weights in results[0].items():
         torch.testing.assert_close(weights, results[1][name], rtol=0, atol=1e-5)

@@ -1,0 +1,176 @@
+"""The library as it is found: a few public names, loaded late; what people write is understood or refused in a line."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+import summer_prep
+import summer_train
+from summer_prep.errors import SettingsError, SummerError
+from summer_prep.key import key_path
+
+
+@pytest.mark.parametrize("package", [summer_prep, summer_train])
+def test_public_names_are_listed_documented_and_there(package):
+    assert set(package.__all__) <= set(dir(package))
+    for name in package.__all__:
+        assert inspect.getdoc(getattr(package, name)), name
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("package", ["summer_prep", "summer_train"])
+def test_importing_a_package_loads_nothing_heavy(package):
+    code = f"import {package}, sys; dir({package}); print({{'numpy', 'torch', 'zarr', 'pynwb'}} & sys.modules.keys())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+def test_functions_stay_functions_when_every_module_is_loaded():
+    code = (
+        "import pkgutil, importlib, summer_prep, summer_train\n"
+        "for package in (summer_prep, summer_train):\n"
+        "    for module in pkgutil.iter_modules(package.__path__):\n"
+        "        if module.name != '__main__': importlib.import_module(f'{package.__name__}.{module.name}')\n"
+        "    for name in package.__all__: assert callable(getattr(package, name)), name\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_help_of_fit_names_every_option():
+    parameters = inspect.signature(summer_train.fit).parameters
+    assert {"task", "label_name", "patient_ids", "bin_length", "buffer", "fold", "max_epochs", "threads"} <= set(
+        parameters
+    )
+    assert "bin_length : Bin length in ms." in summer_train.fit.__doc__
+
+
+def test_the_whole_path_from_python(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = summer_prep.demo_data("rec", patient_ids=[14, "20"], units=6, minutes=10)
+    assert [path.exists() for path in paths] == [True, True]
+    results = summer_prep.build(data_dir="rec", cache_dir="cache", bin_length=80, workers=0)
+    assert [(result.patient_id, result.state) for result in results] == [("14", "built"), ("20", "built")]
+    group = summer_prep.open_key("cache", 14, 80)
+    assert isinstance(group, zarr.Group)
+    data = summer_train.film_data(
+        task="label", label_name="summer", patient_ids=[14, 20], data_dir="rec", cache_dir="cache", bin_length=80,
+        fold=1, buffer=10, batch_size=32,
+    )  # fmt: skip
+    decoder = summer_train.decoder(data, hidden_size=16, lr=1e-3)
+    assert (decoder.net[0].out_features, decoder.lr, data.choice.hidden_size) == (16, 1e-3, 64)
+    result = summer_train.fit(
+        task="label", patient_ids=[14, 20], cache_dir="cache", data_dir="rec", buffer=10, max_epochs=2, seed=0
+    )
+    assert result.scores["model"]["test"]["accuracy"] > 0
+    selection = summer_train.open_selection("cache", [14, 20], 80)
+    assert selection.counts().shape == (selection.n_bins, 12)
+    assert np.array_equal(selection.labels("summer"), group["labels_first"][selection.label_names.index("summer")])
+    assert selection.units()["patient_id"].tolist() == ["14"] * 6 + ["20"] * 6
+    assert selection.units()["brain_region"][:6].tolist() == group["brain_region"][...].tolist()
+    assert np.array_equal(selection.film_s(), group["bin_start_s"][...])
+
+
+@pytest.mark.parametrize("written", [14, "14", [14], ("14",), np.array([14]), np.int64(14), "14,", {"14"}])
+def test_one_patient_alone_is_understood(written, demo_cache):
+    assert summer_train.open_selection(str(demo_cache), written, 80).n_units == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patient_ids": 14.5}, "--patient-ids 14.5"),
+        ({"patient_ids": [1.5, None]}, "--patient-ids 1.5 None"),
+        ({"patient_ids": True}, "--patient-ids True"),
+        ({"patient_ids": "../14"}, "'../14' is no patient id"),
+        ({"patient_ids": ""}, "names none"),
+        ({"patient_ids": []}, "names none"),
+        ({"patient_ids": [14, "14"]}, "14 stands there twice"),
+        ({"cache_dir": 3}, "--cache-dir 3: must be a path"),
+        ({"cache_dir": "a" * 300}, "no possible path (File name too long)"),
+        ({"cache_dir": "a\0b"}, "no possible path (embedded null byte)"),
+        ({"bin_length": "80 200"}, "a run has one bin length"),
+        ({"bin_length": 80.5}, "--bin-length 80.5"),
+        ({"buffer": "ten"}, "--buffer 'ten': must be a number"),
+        ({"buffer": 1e308}, "--buffer 1e+308: must be 0 or more seconds, at most 86400"),
+        ({"sequence": (1e308, 1e308)}, "--sequence 1e+308 1e+308: must be two numbers"),
+        ({"sequence": 3}, "--sequence 3: must be two numbers"),
+        ({"fold": 2.5}, "--fold 2.5: must be a whole number"),
+        ({"fold": True}, "--fold True: must be a whole number"),
+        ({"batch_size": 0}, "--batch-size 0: must be 1 or more"),
+        ({"batch_size": 10**30}, "must be 1 or more"),
+        ({"num_workers": -5}, "--num-workers -5: must be 0 or more"),
+        ({"seed": -1}, "--seed -1: must be 0 or more"),
+        ({"single_units": "yes"}, "--single-units 'yes': must be True or False"),
+        ({"task": "both"}, "--task both: choose one of next_bin, label"),
+        ({"min_recorded": 2}, "--min-recorded 2.0: must lie between 0 and 1"),
+        ({"labelname": "tom"}, "no option 'labelname'. Choose among label_name"),
+        ({"brain_regions": 3.5}, "--brain-regions 3.5: regions, like A EC"),
+        ({"devices": 2}, "devices 2: further processes start the command again"),
+    ],
+)
+def test_what_is_not_understood_is_one_line(options, message, demo_cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError) as caught:
+        summer_train.fit(**{"cache_dir": demo_cache, "data_dir": "none", **options})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda cache: summer_train.open_selection(cache, None),
+        lambda cache: summer_train.open_selection(cache, 15),
+        lambda cache: summer_train.open_selection(cache, 14, 7),
+        lambda cache: summer_train.open_selection(cache, 14, [80, 1000]),
+        lambda cache: summer_prep.open_key(cache, [14, 20]),
+        lambda cache: summer_prep.open_key(None, 14),
+        lambda cache: summer_prep.build(data_dir=cache, cache_dir=cache),
+        lambda cache: summer_prep.build(data_dir=cache, cache_dir=cache, bin_length=[80, 80]),
+        lambda cache: summer_prep.demo_data(cache / "new", units=10_000_000),
+        lambda cache: summer_prep.demo_data(cache / "new", minutes=float("inf")),
+        lambda cache: summer_prep.demo_data(cache / "new", layout="other"),
+        lambda cache: summer_train.evaluate(cache / "none.ckpt"),
+        lambda cache: summer_train.evaluate(cache),
+    ],
+)
+def test_other_calls_are_refused_in_one_line_too(call, demo_cache):
+    before = sorted(demo_cache.iterdir())
+    with pytest.raises(SummerError) as caught:
+        call(demo_cache)
+    assert "\n" not in str(caught.value)
+    assert sorted(demo_cache.iterdir()) == before
+
+
+def test_xarray_finds_coordinates_units_and_long_names(demo_cache):
+    import xarray
+
+    key = key_path(demo_cache, "14", 80)
+    group = zarr.open_group(key, mode="r")
+    with xarray.open_zarr(key) as dataset:
+        names = group.attrs["label_names"]
+        assert np.array_equal(dataset["labels_any"].sel(label="summer"), group["labels_any"][names.index("summer")])
+        rates = dataset["spike_counts"].groupby("brain_region").sum("unit")
+        assert sorted(rates["brain_region"].values) == sorted(set(group.attrs["units"]["brain_region"]))
+        minute = dataset.set_xindex("bin_start_s").sel(bin_start_s=slice(60, 120))
+        assert minute.sizes["bin"] == 750
+        assert set(dataset.data_vars) == {"spike_counts", "labels_first", "labels_any", "labels_majority"}
+        assert {"label", "unit_id", "brain_region", "bin_start_s", "first_frame", "recorded_s"} <= set(dataset.coords)
+        for name, array in dataset.variables.items():
+            assert array.attrs["long_name"], name
+            assert "units" in array.attrs or array.dtype.kind not in "iufb", name
+
+
+def test_texts_of_attributes_and_arrays_are_equal(demo_cache):
+    for patient_id in ("14", "20"):
+        group = zarr.open_group(key_path(demo_cache, patient_id, 80), mode="r")
+        assert group["label"][...].tolist() == group.attrs["label_names"]
+        for name, values in group.attrs["units"].items():
+            assert group[name][...].tolist() == values

@@ -1,0 +1,235 @@
+"""Plain Lightning outside: our data and decoders under anybody's Trainer, with what users switch on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+
+import summer_train
+from summer_prep.errors import SettingsError
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*num_workers.*", "ignore:.*log_every_n_steps.*", "ignore:.*LeafSpec.*")
+
+
+@pytest.fixture
+def options(demo_cache, tmp_path):
+    def make(**changes):
+        places = {"cache_dir": demo_cache, "data_dir": tmp_path / "none", "output_dir": tmp_path / "logs"}
+        return {**places, "patient_ids": [14, 20], "buffer": 10, "hidden_size": 8, "max_epochs": 2, **changes}
+
+    return make
+
+
+def trainer(folder, **settings):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0, "logger": False}
+    common = {"max_epochs": 2, "accelerator": "cpu", "devices": 1, "default_root_dir": folder, **quiet}
+    return lightning.Trainer(**{**common, **settings})
+
+
+def weights_of(model):
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("task", ["next_bin", "label"])
+def test_batches_are_of_the_size_asked_for_and_hold_floats_and_targets(task, options):
+    data = summer_train.film_data(**options(task=task, batch_size=50))
+    batches = list(data.train_dataloader())
+    assert [len(x) for x, _ in batches[:-1]] == [50] * (len(data.train_dataloader()) - 1)
+    assert sum(len(x) for x, _ in batches) == data.n_samples["train"]
+    x, y = batches[0]
+    assert x.dtype == torch.float32
+    assert (y.dtype, y.shape) == ((torch.int64, (50,)) if task == "label" else (torch.float32, (50, 20)))
+    counts = data.selection.counts()
+    in_order = torch.cat([x for x, _ in data.val_dataloader()])
+    assert np.array_equal(in_order.numpy(), counts[data.split.val])
+    if task == "next_bin":
+        targets = torch.cat([y for _, y in data.val_dataloader()])
+        assert np.array_equal(targets.numpy(), counts[data.split.val + 1])
+
+
+def test_without_a_trainer_every_pass_is_an_epoch_in_another_order(options):
+    loader = summer_train.film_data(**options(task="label")).train_dataloader()
+    first, second = (torch.cat([x for x, _ in loader]) for _ in range(2))
+    assert not torch.equal(first, second)
+    assert torch.equal(first.sum(dim=0), second.sum(dim=0))
+
+
+@pytest.mark.parametrize("task", ["next_bin", "label"])
+def test_plain_lightning_gives_the_weights_of_our_fit(task, options, tmp_path):
+    ours = summer_train.fit(**options(task=task, batch_size=19))
+    data = summer_train.film_data(**options(task=task, batch_size=19))
+    decoder = summer_train.decoder(data)
+    plain = trainer(tmp_path, callbacks=[ModelCheckpoint(dirpath=tmp_path / "kept", save_last=True)])
+    plain.fit(decoder, datamodule=data)
+    last = torch.load(ours.last_checkpoint, weights_only=True)
+    assert plain.global_step == last["global_step"] == 2 * -(-data.n_samples["train"] // 19)
+    for name, expected in last["state_dict"].items():
+        torch.testing.assert_close(decoder.state_dict()[name], expected, rtol=0, atol=1e-5)
+    evaluated = summer_train.evaluate(
+        tmp_path / "kept" / "last.ckpt", cache_dir=options()["cache_dir"], data_dir=tmp_path
+    )
+    assert evaluated.differences == []
+
+
+def test_what_users_switch_on_works(options, tmp_path, capfd):
+    data = summer_train.film_data(**options(task="label"))
+    callbacks = [
+        EarlyStopping("val_loss", patience=1, min_delta=10.0),
+        ModelCheckpoint(dirpath=tmp_path / "kept", monitor="train_loss", save_top_k=-1, filename="{epoch}"),
+        TQDMProgressBar(),
+    ]
+    plain = trainer(
+        tmp_path,
+        max_epochs=9,
+        callbacks=callbacks,
+        logger=CSVLogger(tmp_path),
+        enable_progress_bar=True,
+        gradient_clip_val=0.1,
+        accumulate_grad_batches=2,
+        precision="bf16-mixed",
+    )
+    plain.fit(summer_train.decoder(data), datamodule=data)
+    assert plain.current_epoch == 2
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["epoch=0.ckpt", "epoch=1.ckpt"]
+    assert "Epoch 1" in capfd.readouterr().out
+    assert "val_accuracy" in (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
+    assert plain.test(datamodule=data, verbose=False)[0]["test_loss"] > 0
+
+
+def test_max_steps_ends_after_so_many_batches(options, tmp_path):
+    plain = trainer(tmp_path, max_epochs=-1, max_steps=7, enable_checkpointing=False)
+    data = summer_train.film_data(**options(task="label"))
+    plain.fit(summer_train.decoder(data), datamodule=data)
+    assert plain.global_step == 7
+
+
+class Heavy(summer_train.LinearLabel):
+    """Weighs one class fifty times."""
+
+    def loss(self, prediction, target):
+        return torch.nn.functional.cross_entropy(prediction, target, weight=torch.tensor([1.0, 50.0]))
+
+
+class WithSGD(summer_train.LinearLabel):
+    """Another optimizer with a schedule, in two groups."""
+
+    def configure_optimizers(self):
+        first, _, second = self.net
+        groups = [{"params": first.parameters(), "lr": 0.1}, {"params": second.parameters(), "lr": 0.0}]
+        optimizer = torch.optim.SGD(groups)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=1)]
+
+
+def test_a_changed_decoder_is_trained_as_it_was_changed(options, tmp_path):
+    data = summer_train.film_data(**options(task="label"))
+    results = []
+    for kind in (summer_train.LinearLabel, Heavy):
+        torch.manual_seed(0)
+        model = kind(20, 2, 8)
+        plain = trainer(tmp_path, enable_checkpointing=False)
+        plain.fit(model, datamodule=data)
+        results.append((weights_of(model), float(plain.callback_metrics["val_loss"])))
+    assert not torch.allclose(results[0][0]["net.0.weight"], results[1][0]["net.0.weight"], atol=1e-3)
+    assert results[0][1] != pytest.approx(results[1][1], rel=0.1)
+    model = WithSGD(20, 2, 8)
+    before = weights_of(model)
+    trainer(tmp_path, enable_checkpointing=False).fit(model, datamodule=data)
+    after = weights_of(model)
+    assert torch.equal(before["net.2.weight"], after["net.2.weight"])
+    assert not torch.equal(before["net.0.weight"], after["net.0.weight"])
+
+
+def test_a_pass_leaves_nothing_for_the_next(options, tmp_path):
+    data = summer_train.film_data(**options(task="label"))
+    decoder = summer_train.decoder(data)
+    plain = trainer(tmp_path, enable_checkpointing=False)
+    plain.fit(decoder, datamodule=data)
+    first = plain.test(decoder, datamodule=data, verbose=False)
+    with pytest.raises(RuntimeError):
+        plain.test(decoder, [(torch.zeros(2, 20), torch.zeros(2)), (torch.zeros(2, 3), torch.zeros(2))], verbose=False)
+    assert plain.test(decoder, datamodule=data, verbose=False) == first
+
+
+def test_fine_tuning_keeps_what_came_before(options, tmp_path):
+    result = summer_train.fit(**options(task="label"))
+    decoder = summer_train.LinearLabel.load_from_checkpoint(result.best_checkpoint)
+    assert decoder.provenance["config"]["label_name"] == "summer"
+    other = summer_train.film_data(**options(task="label", patient_ids=[29, 8], label_name="office"))
+    saver = ModelCheckpoint(dirpath=tmp_path / "tuned", filename="tuned")
+    trainer(tmp_path, callbacks=[saver]).fit(decoder, datamodule=other)
+    summer = torch.load(tmp_path / "tuned" / "tuned.ckpt", weights_only=True)["summer"]
+    assert summer["config"]["label_name"] == "office"
+    assert summer["before"]["config"]["label_name"] == "summer"
+
+
+@pytest.mark.parametrize("n_samples", [1, 7, 8])
+@pytest.mark.parametrize("n_processes", [2, 3])
+def test_processes_of_a_plain_trainer_get_as_many_batches_and_miss_no_sample(n_samples, n_processes):
+    from summer_train.batches import Batches, ResidentSamples
+
+    samples = ResidentSamples(counts=torch.zeros(9, 2), targets=torch.arange(9), reach=0)
+    shares = [
+        list(
+            Batches(
+                samples=samples,
+                indices=np.arange(n_samples),
+                batch_size=2,
+                as_target=lambda target: target,
+                epoch_of_pass=lambda: 0,
+                rank=rank,
+                n_processes=n_processes,
+            )
+        )
+        for rank in range(n_processes)
+    ]
+    assert len({len(share) for share in shares}) == 1
+    assert {int(y) for share in shares for _, ys in share for y in ys} == set(range(n_samples))
+
+
+SEVERAL = """
+import sys, lightning, summer_train
+if __name__ == "__main__":
+    data = summer_train.film_data(task="label", patient_ids=[14, 20], cache_dir=sys.argv[1], buffer=10, batch_size=16)
+    trainer = lightning.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, logger=False,
+                                enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.fit(summer_train.decoder(data), datamodule=data)
+    print("accuracy", float(trainer.callback_metrics["val_accuracy"]), trainer.global_step)
+"""
+
+
+def run_script(code, *arguments, cwd):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *(["-c", code] if "\n" in code else [code]), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_several_devices_of_a_plain_trainer_share_the_samples(demo_cache, tmp_path):
+    (tmp_path / "several.py").write_text(SEVERAL)
+    result = run_script(str(tmp_path / "several.py"), demo_cache, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines() if line.startswith("accuracy")]
+    assert len(lines) == 2
+    assert lines[0] == lines[1]
+    assert float(lines[0][1]) > 0.5
+
+
+def test_example_of_an_own_model_runs(demo_cache, tmp_path):
+    example = ROOT / "docs" / "examples" / "own_model.py"
+    assert len(example.read_text().splitlines()) <= 40
+    result = run_script(str(example), demo_cache, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "validation accuracy 0." in result.stdout
+
+
+def test_what_is_no_data_is_refused(options):
+    with pytest.raises(SettingsError, match="must come from summer_train.film_data"):
+        summer_train.decoder("data")
