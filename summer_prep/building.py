@@ -319,7 +319,7 @@ def ensure_keys(
     states = key_states(cache_dir, recordings, wanted, [bin_length_ms])
     for reason in dict.fromkeys(state.reason for state in states if state.state == "unchecked"):
         patients = ", ".join(state.patient_id for state in states if state.reason == reason)
-        say(f"patient {patients}: whether the cache is fresh is not known ({reason})")
+        say(f"patient {patients}: freshness is not known ({reason})")
     to_build = [state for state in states if state.state in ("missing", "stale")]
     for state in to_build:
         if state.patient_id not in recordings:

@@ -220,10 +220,9 @@ def _show_key(key: Path, picture: Path | None, labels: Sequence[str], as_json: b
     if as_json:
         show(json.dumps(facts, indent=1))
         return
-    spikes = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts["spikes"].items())
     show(as_data(key))
-    show(as_data(f"{facts['n_bins']} bins, {facts['n_units']} units from {_file_name(facts)}"))
-    show(f"spikes: {spikes}; bins never seen: {facts['n_unseen_bins']}")
+    unseen = f", {facts['n_unseen_bins']} of them never seen" if facts["n_unseen_bins"] else ""
+    show(as_data(f"{facts['n_bins']} bins{unseen}, {facts['n_units']} units from {_file_name(facts)}"))
     for note in facts["notes"]:
         show(as_data(f"note: {note}"))
     for table in _tables_of_key(facts):
@@ -258,7 +257,9 @@ def _tables_of_key(facts: Mapping[str, Any]) -> list[Table]:
         ]
         for pause in facts["pauses"]
     ]
+    spikes = [[name.replace("_", " "), f"{value:,}"] for name, value in facts["spikes"].items()]
     return [
+        Table(["spikes", "number"], spikes),
         Table(["array", "dimensions", "dtype", "codec", "bytes", "on disk"], arrays),
         Table(["region", "units", "median rate (Hz)", "highest rate (Hz)"], regions),
         Table(["label", "first (%)", "any (%)", "majority (%)", "undefined (%)"], labels),

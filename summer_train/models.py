@@ -84,7 +84,8 @@ class Decoder(lightning.LightningModule):
             on_epoch=True,
             prog_bar=True,
             sync_dist=True,
-            batch_size=len(target),
+            # Lightning averages the number of samples over processes and cuts off the fraction: this leaves none.
+            batch_size=len(target) * self.trainer.world_size,
         )
 
     def _count_steps(self, n_steps: int) -> None:

@@ -1,13 +1,14 @@
 """What our own `fit` asks of Lightning: devices, blocks of steps, logs, checkpoints, lines for people."""
 
+import ctypes
 import logging
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import lightning
@@ -32,6 +33,8 @@ SLOW_EPOCH_S = 1.0
 FLOPS_PER_THREAD = 1.5e7
 """Of a step's matrix products; with fewer, a further thread costs more than it gains (docs/performance.md)."""
 
+_FIRST_PROCESS = "SUMMER_TRAIN_FIRST_PROCESS"
+_SIGNAL_AT_PARENTS_DEATH = 1
 _RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
 
 
@@ -82,7 +85,10 @@ class BlockSteps(Callback):
         self.say = say
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Choose the fastest way that decoder and optimizer allow."""
+        """Choose the fastest way that decoder and optimizer allow; hear of terminations again."""
+        if trainer.world_size > 1:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         assert isinstance(pl_module, Decoder)
         optimizer: Any = pl_module.optimizers(use_pl_optimizer=False)
         pl_module.steps = choose_steps(pl_module.net, pl_module.task, optimizer, pl_module.device, self.say)
@@ -201,18 +207,28 @@ def check_processes(devices: int | None) -> None:
         )
 
 
+def hold_terminations(trainer: lightning.Trainer) -> None:
+    """Hold SIGTERM back until the processes of a run train; then it ends each of them at once.
+
+    Lightning's own handler asks the other processes from within, and waits for ever where they wait for this one.
+    """
+    if trainer.world_size > 1:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
 def end_with_first_process() -> None:
-    """Let a further process end when the first one does, which may be killed before they know of each other."""
+    """Let a further process end when the first one does, which may be killed before they know of each other.
+
+    The system sees to it, since a process that waits for another in torch runs no Python.
+    """
     if is_first_process():
+        os.environ[_FIRST_PROCESS] = str(os.getpid())
         return
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        libc.prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
+    if os.environ.get(_FIRST_PROCESS, str(os.getppid())) != str(os.getppid()):
+        os._exit(1)  # it ended before it could be heard of
 
 
 def quieten_lightning() -> None:

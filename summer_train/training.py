@@ -39,6 +39,7 @@ from summer_train.trainer import (
     Say,
     check_processes,
     end_with_first_process,
+    hold_terminations,
     metric_columns,
     new_trainer,
     quieten_lightning,
@@ -121,8 +122,8 @@ def run_fit(choice: Choice, run: Run, say: Say = _say_nothing) -> FitResult | No
     if not is_first_process():
         say = _say_nothing
     started = time.perf_counter()
-    end_with_first_process()
     check_processes(run.devices)
+    end_with_first_process()
     check_folder(run.output_dir, "--output-dir")
     data = open_data(choice, run, say)
     _check_memory(data)
@@ -213,6 +214,7 @@ def _train(model: Decoder, data: FilmData, run: Run, say: Say, previous: Path | 
         log_dir = previous or take_folder(run.output_dir / data.task.log_name)
         _write_settings(log_dir, data.choice, run)
     trainer = new_trainer(run, model, log_dir, say, n_before)
+    hold_terminations(trainer)
     try:
         trainer.fit(model, datamodule=FilmBlocks(data), ckpt_path=resumed, weights_only=True)
     except SystemExit as stop:

@@ -138,7 +138,7 @@ def test_what_is_not_understood_is_one_line(options, message, demo_cache, tmp_pa
         lambda cache: summer_prep.demo_data(cache / "new", minutes=float("inf")),
         lambda cache: summer_prep.demo_data(cache / "new", layout="other"),
         lambda cache: summer_train.evaluate(cache / "none.ckpt"),
-        lambda cache: summer_train.evaluate(cache),
+        summer_train.evaluate,
     ],
 )
 def test_other_calls_are_refused_in_one_line_too(call, demo_cache):

@@ -217,7 +217,7 @@ def test_file_that_crashes_its_reader_is_named_and_the_others_are_built(demo_dir
         "sys.addaudithook(hook)\n"
     )
     code = (
-        "from pathlib import Path\nfrom summer_prep.building import BuildConfig, build\n"
+        "from pathlib import Path\nfrom summer_prep.building import BuildConfig, build_keys\n"
         "if __name__ == '__main__':\n"
         f"    config = BuildConfig(data_dir=Path({str(data_dir)!r}), cache_dir=Path({str(tmp_path / 'cache')!r}),\n"
         "        bin_lengths_ms=(1000,), n_workers=2)\n"

@@ -102,7 +102,7 @@ def test_what_users_switch_on_works(options, tmp_path, capfd):
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["epoch=0.ckpt", "epoch=1.ckpt"]
     assert "Epoch 1" in capfd.readouterr().out
     assert "val_accuracy" in (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
-    assert plain.test(datamodule=data, verbose=False)[0]["test_loss"] > 0
+    assert plain.test(ckpt_path="best", datamodule=data, verbose=False)[0]["test_loss"] > 0
 
 
 def test_max_steps_ends_after_so_many_batches(options, tmp_path):
@@ -202,7 +202,7 @@ if __name__ == "__main__":
     trainer = lightning.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, logger=False,
                                 enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
     trainer.fit(summer_train.decoder(data), datamodule=data)
-    print("accuracy", float(trainer.callback_metrics["val_accuracy"]), trainer.global_step)
+    if trainer.is_global_zero: print("accuracy", float(trainer.callback_metrics["val_accuracy"]), trainer.global_step)
 """
 
 
@@ -217,9 +217,9 @@ def test_several_devices_of_a_plain_trainer_share_the_samples(demo_cache, tmp_pa
     result = run_script(str(tmp_path / "several.py"), demo_cache, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines() if line.startswith("accuracy")]
-    assert len(lines) == 2
-    assert lines[0] == lines[1]
+    assert len(lines) == 1
     assert float(lines[0][1]) > 0.5
+    assert int(lines[0][2]) == 2 * -(-3540 // 32)
 
 
 def test_example_of_an_own_model_runs(demo_cache, tmp_path):

@@ -1,0 +1,391 @@
+"""What a person meets in the first hour: tables, results that stay, several at once, odd text, and no hang."""
+
+import csv
+import fcntl
+import json
+import os
+import pty
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from summer_prep.console import as_data
+from summer_prep.demo import DemoConfig, write_demo_data
+from summer_prep.key import key_path
+from tests.conftest import error_line, hear_interrupts
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def start(module, *arguments, cwd, **options):
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=cwd, **{"env": ENVIRONMENT, **options})
+
+
+def on_terminal(module, *arguments, cwd, columns=80):
+    """Run a command on a terminal of its own; return exit code and what the terminal shows."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    environment = {key: value for key, value in ENVIRONMENT.items() if key != "COLUMNS"}
+    process = start(module, *arguments, cwd=cwd, stdout=theirs, stderr=theirs, env={**environment, "TERM": "xterm"})
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    return process.wait(), shown.decode()
+
+
+@pytest.fixture(scope="module")
+def work(demo_cache, demo_dir, tmp_path_factory):
+    """A folder with a cache and two runs."""
+    folder = tmp_path_factory.mktemp("work")
+    shutil.copytree(demo_cache, folder / "data_cache")
+    for task in ("next_bin", "label"):
+        fitted = start(
+            "summer_train", "fit", "--task", task, "--patient-ids", "14", "--buffer", "10", "--max-epochs", "3",
+            "--data-dir", demo_dir, "--picture", f"{task}.svg", cwd=folder, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        lines = fitted.communicate()[1].splitlines()
+        assert fitted.returncode == 0, lines
+        assert max(len(line) for line in lines) <= 80
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "summer_prep inspect",
+        "summer_prep inspect 14",
+        "summer_prep status --data-dir none",
+        "summer_train runs",
+        "summer_train evaluate lightning_logs/dhv_label/version_0 --data-dir none",
+    ],
+)
+def test_tables_fit_a_terminal_of_80_columns_and_lose_nothing(command, work):
+    code, shown = on_terminal(*command.split(), cwd=work)
+    assert code == 0, shown
+    lines = shown.splitlines()
+    assert "…" not in shown
+    assert max(len(line) for line in lines if "\x1b" not in line and "/" not in line) <= 80
+
+
+@pytest.mark.parametrize("command", ["summer_prep inspect", "summer_train runs", "summer_prep status --data-dir none"])
+def test_tables_in_a_pipe_are_tab_separated(command, work, run):
+    result = run(*command.split(), cwd=work)
+    rows = list(csv.reader(result.stdout.splitlines(), delimiter="\t"))
+    assert len({len(row) for row in rows}) == 1
+    assert len(rows) > 2
+    assert "\x1b" not in result.stdout
+
+
+def test_results_and_predictions_stay_in_the_folder_of_the_run(work):
+    for task, shape in (("dhv", (10,)), ("dhv_label", ())):
+        folder = work / "lightning_logs" / task / "version_0"
+        results = json.loads((folder / "results.json").read_text())
+        assert set(results["scores"]["model"]) == {"train", "val", "test"}
+        assert 1 <= results["best_epoch"] <= results["n_epochs"] == 3
+        assert results["config"]["seed"] == 0
+        assert len(results["data"]["patients"][0]["digests"]["spike_counts"]) == 64
+        assert results["seconds"] > 0
+        with np.load(folder / "predictions.npz") as stored:
+            arrays = dict(stored)
+        for part in ("val", "test"):
+            n = results["n_samples"][part]
+            assert arrays[f"{part}_bin"].shape == (n,)
+            assert arrays[f"{part}_target"].shape == arrays[f"{part}_score"].shape == (n, *shape)
+    accuracy = ((arrays["test_score"] > 0.5) == arrays["test_target"]).mean()
+    assert accuracy == pytest.approx(results["scores"]["model"]["test"]["accuracy"])
+    assert sum(results["n_per_class"]["test"]) == results["n_samples"]["test"]
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    n_steps = -(-results["n_samples"]["train"] // 32)
+    assert [int(row["step"]) for row in rows] == [n_steps, 2 * n_steps, 3 * n_steps]
+    assert [bool(row["test_loss"]) for row in rows] == [epoch == results["best_epoch"] for epoch in (1, 2, 3)]
+
+
+def test_learning_curve_names_the_run_for_people(work):
+    picture = (work / "label.svg").read_text()
+    assert "<!-- label summer, patient 14 (10 units), 80 ms bins, fold 1 -->" in picture
+    assert "<!-- best epoch (" in picture
+    assert "<!-- 1.5 -->" not in picture
+
+
+def test_runs_are_listed_as_table_json_and_csv(work, run):
+    table = run("summer_train", "runs", cwd=work).stdout.splitlines()
+    assert [line.split("\t")[0] for line in table[1:]] == [
+        "lightning_logs/dhv/version_0", "lightning_logs/dhv_label/version_0",
+    ]  # fmt: skip
+    plain = json.loads(run("summer_train", "runs", "--json", cwd=work).stdout)
+    rows = list(csv.DictReader(run("summer_train", "runs", "--csv", cwd=work).stdout.splitlines()))
+    assert [row["run"] for row in rows] == [run["log_dir"] for run in plain]
+    assert rows[1]["label_name"] == "summer"
+    assert "no runs. Name the --output-dir" in error_line(run("summer_train", "runs", "nowhere", cwd=work))
+
+
+def test_a_finished_run_is_resumed_to_its_results(work, run):
+    options = [
+        "--task",
+        "label",
+        "--patient-ids",
+        "14",
+        "--buffer",
+        "10",
+        "--max-epochs",
+        "3",
+        "--resume",
+        "--data-dir",
+        "none",
+    ]
+    before = (work / "lightning_logs" / "dhv_label" / "version_0" / "metrics.csv").read_bytes()
+    result = run("summer_train", "fit", *options, "--resume", cwd=work)
+    assert result.returncode == 0, result.stderr
+    assert "is finished, 3 epochs; these are its results" in result.stderr
+    assert "majority class" in result.stdout
+    assert (work / "lightning_logs" / "dhv_label" / "version_0" / "metrics.csv").read_bytes() == before
+
+
+def test_patience_ends_a_run_that_gets_no_better(demo_cache, run, tmp_path):
+    options = f"--task label --cache-dir {demo_cache} --data-dir none --patient-ids 14 --buffer 10 --lr 0.05".split()
+    result = run("summer_train", "fit", *options, "--patience", "2", "--max-epochs", "40", "--json", cwd=tmp_path)
+    report = json.loads(result.stdout)
+    assert report["n_epochs"] == report["best_epoch"] + 2 < 40
+
+
+def test_runs_that_start_together_take_folders_of_their_own(tmp_path):
+    code = (
+        "import sys, time, pathlib; from summer_train.runs import take_folder\n"
+        "time.sleep(max(0, float(sys.argv[1]) - time.time()))\n"
+        "for _ in range(20): print(take_folder(pathlib.Path('logs')).name)"
+    )
+    together = str(time.time() + 1.5)
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, together], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    taken = [name for process in processes for name in process.communicate()[0].split()]
+    assert sorted(taken) == sorted({f"version_{number}".encode() for number in range(80)})
+
+
+@pytest.mark.parametrize(
+    "options", ["--batch-size 1 --buffer 60 --max-epochs 1", "--val-fraction 0.0003 --max-epochs 2"]
+)
+def test_two_processes_never_wait_for_a_share_that_is_empty(options, demo_cache, run, tmp_path):
+    common = f"--bin-length 1000 --patient-ids 14 --cache-dir {demo_cache} --data-dir none --sequence 0 0 --json"
+    scores = []
+    for devices in ("1", "2"):
+        command = ["fit", *common.split(), *options.split(), "--devices", devices, "--output-dir", devices]
+        process = start("summer_train", *command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        output, said = process.communicate(timeout=100)
+        assert process.returncode == 0, said
+        scores.append(json.loads(output)["scores"]["model"])
+    assert scores[1]["val"]["loss"] == pytest.approx(scores[0]["val"]["loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("number", "moment_s"), [("TERM", 0.5), ("TERM", 3.0), ("TERM", 5.0), ("INT", 3.0), ("INT", 5.0)]
+)
+def test_an_ended_run_of_two_processes_leaves_none_behind(number, moment_s, demo_cache, tmp_path):
+    process = start(
+        "summer_train", "fit", "--cache-dir", demo_cache, "--data-dir", "none", "--patient-ids", "14", "--buffer", "10",
+        "--devices", "2", "--max-epochs", "100000", cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True, preexec_fn=hear_interrupts,
+    )  # fmt: skip
+    time.sleep(moment_s)
+    if number == "TERM":
+        process.terminate()
+    else:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    process.communicate(timeout=30)  # ends when every process that shares the pipe has
+    assert process.returncode != 0
+
+
+def test_processes_that_somebody_else_starts_are_refused(demo_cache, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "summer_train", "fit"]
+    options = ["--cache-dir", demo_cache, "--data-dir", "none", "--patient-ids", "14", "--buffer", "10"]
+    result = subprocess.run(
+        [*torchrun, *map(str, options)], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode != 0
+    assert "every process would train a model of its own" in result.stderr
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+ODD, ODDER = "[/b]x\x1b[31m\ny", "$\\frac$[red]"
+
+
+@pytest.fixture(scope="module")
+def odd_cache(tmp_path_factory, run):
+    """A key whose recording has odd text as a label and as a region."""
+    folder = tmp_path_factory.mktemp("odd")
+    (path,) = write_demo_data(
+        DemoConfig(folder=folder / "nwb", patient_ids=("14",), n_units=4, minutes=2, layout="misc")
+    )
+    with h5py.File(path, "r+") as file:
+        file["processing/misc/movie_annotations_indicator_functions/label_name"][:2] = [ODD, ODDER]
+        file["units/brain_region"][0] = "[old]"
+    built = run("summer_prep", "build", "--data-dir", "nwb", "--bin-length", "1000", "--workers", "1", cwd=folder)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_text_of_files_is_shown_as_data(odd_cache, run):
+    for columns in (80, 200):
+        code, shown = on_terminal(
+            "summer_prep", "inspect", "14", "--bin-length", "1000", cwd=odd_cache, columns=columns
+        )
+        assert code == 0, shown
+        assert "\x1b[31m" not in shown
+        assert "[/b]x\\x1b[31m\\ny" in shown
+        assert ODDER in shown
+        assert "[old]" in shown
+    piped = run(
+        "summer_prep", "inspect", "14", "--bin-length", "1000", "--picture", "odd.png", "--labels", ODDER, cwd=odd_cache
+    )
+    assert piped.returncode == 0, piped.stderr
+    assert "[/b]x\\x1b[31m\\ny\t" in piped.stdout
+    wrong = run(
+        "summer_train", "fit", "--task", "label", "--label-name", "[red]a\x1b[2J", "--bin-length", "1000", cwd=odd_cache
+    )
+    assert "\x1b" not in error_line(wrong)
+    assert "[red]a" in error_line(wrong)
+
+
+def test_data_keeps_letters_and_loses_control():
+    assert as_data("Zoë [b] 日本\t\r\x07") == "Zoë [b] 日本\\t\\r\\x07"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("summer_prep verify --bin-length 80,81", "--bin-length 81: no such keys; found are 80, 1000 ms"),
+        ("summer_prep build --bin-length 80,80", "--bin-length 80,80: 80 stands there twice"),
+        ("summer_train fit --patient-ids 14 14", "--patient-ids 14,14: 14 stands there twice"),
+        ("summer_train fit --num-workers -5", "--num-workers -5: must be 0 or more"),
+        ("summer_train fit --buffer 1e308", "--buffer 1e+308: must be 0 or more seconds"),
+        ("summer_train fit --sequence 1e308 1e308", "--sequence 1e+308 1e+308: must be two numbers"),
+        ("summer_train fit --sequence inf 0", "--sequence inf 0: must be two numbers"),
+        ("summer_prep demo-data new --units 10000000", "are free. Choose fewer or less"),
+        ("summer_prep demo-data new --minutes inf", "a demo needs at least 1 patient"),
+        (f"summer_prep inspect --cache-dir {'a' * 300}", "no possible path (File name too long)"),
+        (f"summer_train fit --output-dir {'a' * 300}", "no possible path (File name too long)"),
+        ("summer_prep inspect 14 --labels summer", "chooses what --picture draws"),
+        ("summer_prep inspect 14 --labels sumer --picture {new}", "--labels sumer: no such label"),
+        ("summer_prep inspect 80 --bin-length 1000", "no key of patient 80 at 1000 ms"),
+        ("summer_train fit --threads 0", "--threads 0: must be 1 or more"),
+        ("summer_train fit --patience 0", "--patience 0: must be 1 or more"),
+    ],
+)
+def test_wrong_input_is_one_line(command, message, work, run, tmp_path):
+    before = sorted(work.iterdir())
+    result = run(*(part.format(new=tmp_path / "new.png") for part in command.split()), cwd=work)
+    assert message in error_line(result)
+    assert sorted(work.iterdir()) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_list_is_no_list(work, run):
+    for option in ("--patient-ids", "--brain-regions"):
+        assert "names none" in error_line(run("summer_train", "fit", option, "", cwd=work))
+
+
+def test_an_argument_behind_a_list_is_the_argument(work, run):
+    shown = run("summer_prep", "inspect", "--bin-length", "1000", "14", "--json", cwd=work)
+    assert json.loads(shown.stdout)["bin_length_ms"] == 1000
+    checkpoint = "lightning_logs/dhv/version_0/checkpoints/best.ckpt"
+    result = run(
+        "summer_train", "evaluate", "--data-dir", "none", "--patient-ids", "14", checkpoint, "--json", cwd=work
+    )
+    assert json.loads(result.stdout)["differences"] == []
+
+
+@pytest.mark.parametrize(
+    "command", ["summer_prep inspect 14", "summer_prep inspect 14 --json", "summer_train runs --csv"]
+)
+def test_full_device_and_broken_pipe(command, work):
+    with Path("/dev/full").open("w") as full:
+        process = start(*command.split(), cwd=work, stdout=full, stderr=subprocess.PIPE, text=True)
+        said = process.communicate()[1]
+    assert process.returncode == 1
+    assert said.splitlines()[-1] == ("error: the result cannot be written to standard output (No space left on device)")
+    reader, writer = os.pipe()
+    process = start(*command.split(), cwd=work, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(reader)
+    os.close(writer)
+    said = process.communicate()[1]
+    assert (process.returncode, said) == (0, "")
+
+
+def test_inspect_checks_what_it_shows(work, run, tmp_path):
+    shutil.copytree(work / "data_cache", tmp_path / "data_cache")
+    key = key_path(tmp_path / "data_cache", "14", 80)
+    chunk = key / "spike_counts" / "c" / "0" / "0"
+    content = bytearray(chunk.read_bytes())
+    content[:1000] = b"\xff" * 1000
+    chunk.write_bytes(content)
+    picture = ("--picture", "14.png")
+    for options in ((), ("--json",), picture):
+        assert "spike_counts/c/0/0: its bytes were changed" in error_line(
+            run("summer_prep", "inspect", "14", *options, cwd=tmp_path)
+        )
+    assert not (tmp_path / "14.png").exists()
+    chunk.unlink()
+    assert "1 of 8 keys are damaged" in error_line(run("summer_prep", "inspect", cwd=tmp_path))
+    status = run("summer_prep", "status", "--data-dir", "none", cwd=tmp_path)
+    assert "summer-prep verify reads every byte" in status.stderr
+
+
+def test_checkpoint_with_odd_settings_is_one_line(work, run, tmp_path):
+    import torch
+
+    good = torch.load(work / "lightning_logs/dhv_label/version_0/checkpoints/best.ckpt", weights_only=True)
+    for name, value in {"task": "other", "buffer_s": "far", "fold": 9, "hidden_size": None, "lr": True}.items():
+        odd = {**good, "summer": {**good["summer"], "config": {**good["summer"]["config"], name: value}}}
+        torch.save(odd, tmp_path / "odd.ckpt")
+        result = run("summer_train", "evaluate", tmp_path / "odd.ckpt", "--data-dir", "none", cwd=work)
+        assert "odd.ckpt: its settings" in error_line(result), name
+    torch.save({"state_dict": good["state_dict"]}, tmp_path / "plain.ckpt")
+    result = run("summer_train", "evaluate", tmp_path / "plain.ckpt", "--data-dir", "none", cwd=work)
+    assert "it does not say which data it was trained on" in error_line(result)
+
+
+def test_a_slow_epoch_shows_its_progress_on_a_terminal_only(demo_cache, tmp_path):
+    slow = (
+        "import sys, summer_train.trainer as trainer\ntrainer.SLOW_EPOCH_S = 0.0\n"
+        "from summer_train.cli import main\nmain()"
+    )
+    (tmp_path / "slow.py").write_text(slow)
+    options = ("fit", "--cache-dir", demo_cache, "--data-dir", "none", "--patient-ids", "14", "--buffer", "10")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "slow.py", *map(str, options), "--max-epochs", "1"],
+        cwd=tmp_path, env={**ENVIRONMENT, "TERM": "xterm"}, stdout=subprocess.DEVNULL, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    try:
+        while part := os.read(ours, 65536):
+            shown += part
+    except OSError:
+        pass
+    os.close(ours)
+    assert process.wait() == 0, shown
+    assert "epoch 1 " in shown.decode()
+    assert "━" in shown.decode()
