@@ -29,6 +29,7 @@ def write_cache(cache_dir: Path, n_units: list[int], bin_length_ms: int = 80, fi
             "spike_counts": counts,
             **{f"labels_{rule}": label for rule in ("first", "any", "majority")},
             "first_frame": np.arange(n_bins, dtype=np.int32),
+            "recorded_s": np.full(n_bins, bin_length_ms * 1.025 / 1000, dtype=np.float32),
             "is_single_unit": np.ones(units, dtype=bool),
         }
         attributes = {
@@ -42,7 +43,6 @@ def write_cache(cache_dir: Path, n_units: list[int], bin_length_ms: int = 80, fi
             "label_names": ["summer"],
             "units": {"brain_region": ["A"] * units},
             "source": {"file_name": "simulated", "sha256": ""},
-            "codec": "none",
         }
         write_key(key_path(cache_dir, patient_id, bin_length_ms), arrays, attributes, "none")
     return patient_ids

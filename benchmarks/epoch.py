@@ -16,20 +16,20 @@ from pathlib import Path
 import lightning
 import torch
 from caches import UNITS_OF_29, write_cache
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
-from summer_train.fit import make_model
+from published import PUBLISHED, published_epochs
 
-from summer_train.bench import AUTOGRAD, BARE, OURS, PUBLISHED, EpochClock, bench
-from summer_train.cache import open_selection
-from summer_train.config import FitConfig
-from summer_train.data import FilmData
+from summer_train import open_selection
+from summer_train.bench import AUTOGRAD, BARE, OURS, EpochClock, bench
+from summer_train.config import Choice, Run
+from summer_train.data import FilmBlocks, FilmData
+from summer_train.models import new_decoder
+from summer_train.trainer import BlockSteps, new_trainer
 
 BASE = "import os, torch, lightning; os._exit(0)"
 UNTIL_FIRST_STEP = """
 import os, sys
-import summer_train.tasks
-summer_train.tasks.Decoder.training_step = lambda *_: os._exit(0)
+import summer_train.models
+summer_train.models.Decoder.training_step = lambda *_: os._exit(0)
 from summer_train.cli import app
 app(sys.argv[1:])
 """
@@ -54,36 +54,36 @@ def time_start(cache_dir: Path, patient_ids: list[str], n_repeats: int) -> None:
     )
 
 
-def time_extras(config: FitConfig, n_repeats: int) -> None:
-    """Print what validation and checkpoints add to an epoch, all combinations by turns."""
-    data = FilmData(open_selection(config.cache_dir, ["1", "2"], config.bin_length_ms), config)
-    data.place(torch.device("cpu"))
+def time_extras(task: str, cache_dir: Path, n_repeats: int) -> None:
+    """Print what validation, logs and checkpoints add to an epoch, both by turns."""
+    data = FilmData(open_selection(cache_dir, ["1", "2"], 80), Choice(task=task))  # type: ignore[arg-type]
     times: dict[bool, list[float]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as logs:
         for _ in range(n_repeats):
             for has_extras, epochs in times.items():
                 clock = EpochClock()
-                saver = [ModelCheckpoint(monitor="val_loss", save_last=True)] if has_extras else []
-                trainer = lightning.Trainer(
-                    accelerator="cpu",
-                    devices=1,
-                    max_epochs=6,
-                    logger=CSVLogger(logs),
-                    callbacks=[clock, *saver],
-                    enable_checkpointing=has_extras,
-                    limit_val_batches=1.0 if has_extras else 0,
-                    enable_progress_bar=False,
-                    enable_model_summary=False,
-                    num_sanity_val_steps=0,
-                    log_every_n_steps=1,
-                )
-                trainer.fit(make_model(config, data), datamodule=data)
+                model = new_decoder(data)
+                model.automatic_optimization = False
+                trainer = new_trainer(Run(max_epochs=6, devices=1), model, Path(logs), lambda _line: None)
+                if not has_extras:
+                    trainer = lightning.Trainer(
+                        accelerator="cpu",
+                        devices=1,
+                        max_epochs=6,
+                        logger=False,
+                        callbacks=[BlockSteps(lambda _line: None)],
+                        enable_checkpointing=False,
+                        limit_val_batches=0,
+                        enable_progress_bar=False,
+                        enable_model_summary=False,
+                        num_sanity_val_steps=0,
+                    )
+                trainer.callbacks[:0] = [clock]
+                trainer.fit(model, datamodule=FilmBlocks(data))
                 epochs.extend(clock.seconds[1:])
     with_extras, without = (statistics.median(epochs) * 1e3 for epochs in times.values())
     share = (with_extras - without) / with_extras
-    print(
-        f"{config.task}: epoch {with_extras:.1f} ms, without validation and checkpoints {without:.1f} ms: {share:.1%}"
-    )
+    print(f"{task}: epoch {with_extras:.1f} ms, without validation and checkpoints {without:.1f} ms: {share:.1%}")
 
 
 def main() -> None:
@@ -95,8 +95,9 @@ def main() -> None:
         patient_ids = write_cache(two, [79, 79])
         for task in ("next_bin", "label"):
             for batch_size in (32, 1024):
-                config = FitConfig(task=task, cache_dir=two, data_dir=Path(folder) / "none", batch_size=batch_size)
-                result = bench(config, options.repeats)
+                choice = Choice(task=task, batch_size=batch_size)  # type: ignore[arg-type]
+                run = Run(cache_dir=two, data_dir=Path(folder) / "none")
+                result = bench(choice, run, options.repeats, {PUBLISHED: published_epochs})
                 print(f"{task}, batch {batch_size}, {result.n_steps} steps, {result.n_units} units")
                 for way, times in result.epochs_s.items():
                     low, high = min(times) * 1e3, max(times) * 1e3
@@ -106,8 +107,9 @@ def main() -> None:
                     f"{result.ratio(PUBLISHED, AUTOGRAD):.1f}, autograd / bare {result.ratio(AUTOGRAD, BARE):.2f}, "
                     f"published / bare {result.ratio(PUBLISHED, BARE):.1f}"
                 )
+        torch.set_num_threads(1)  # as `fit` does for nets of this size
         for task in ("next_bin", "label"):
-            time_extras(FitConfig(task=task, cache_dir=two, data_dir=Path(folder) / "none"), options.repeats)
+            time_extras(task, two, options.repeats)
         time_start(two, patient_ids, options.repeats)
         time_start(all_patients, write_cache(all_patients, UNITS_OF_29), options.repeats)
 

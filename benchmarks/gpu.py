@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from summer_train.batches import ResidentSamples, ShuffledBlocks
-from summer_train.models import LinearLabel, LinearNextBin
-from summer_train.steps import AutogradSteps, GraphedSteps, Steps
+from summer_train.networks import two_layer_net
+from summer_train.steps import AutogradSteps, GraphedSteps, Steps, written_out_steps
+from summer_train.tasks import FilmLabel, NextBin, Task
 
 N_BINS, N_UNITS, N_TRAIN = 59_080, 158, 30_492
 
@@ -40,26 +41,27 @@ def main() -> None:
     labels = torch.from_numpy(generator.integers(0, 2, N_BINS).astype(np.uint8)).cuda()
     indices = generator.permutation(N_BINS - 1)[:N_TRAIN]
     print("task      batch  way                     epoch (ms)  us/step  samples/s")
-    for task in ("next_bin", "label"):
+    for name in ("next_bin", "label"):
         for batch_size in (32, 4096):
             for way in ("autograd", "written out", "autograd, graph", "written out, graph"):
                 torch.manual_seed(0)
-                model = (LinearNextBin(N_UNITS) if task == "next_bin" else LinearLabel(N_UNITS)).cuda()
-                optimizer = model.configure_optimizers()
-                assert isinstance(optimizer, torch.optim.Adam)
-                steps: Steps = AutogradSteps(model.net, model.loss, optimizer)
+                task: Task = FilmLabel() if name == "label" else NextBin(N_UNITS)
+                net = two_layer_net(N_UNITS, 64, task.n_outputs).cuda()
+                optimizer = torch.optim.Adam(net.parameters(), fused=True, capturable=True)
+                steps: Steps = AutogradSteps(net, task.loss, optimizer)
                 if way.startswith("written out"):
-                    shortcut = model.written_out_steps(optimizer)
+                    shortcut = written_out_steps(net, task, optimizer)
                     assert shortcut is not None
                     steps = shortcut
                 if way.endswith("graph"):
                     steps = GraphedSteps(steps, print)
-                samples = ResidentSamples(counts=counts, labels=None if task == "next_bin" else labels)
+                targets = labels if name == "label" else counts
+                samples = ResidentSamples(counts=counts, targets=targets, reach=task.reach)
                 loader = ShuffledBlocks(samples=samples, indices=indices, batch_size=batch_size, seed=0)
                 epoch_s = time_epochs(steps, loader)
                 n_steps = -(-N_TRAIN // batch_size)
                 print(
-                    f"{task:9} {batch_size:5}  {way:22} {epoch_s * 1e3:11.2f} {epoch_s / n_steps * 1e6:8.1f} "
+                    f"{name:9} {batch_size:5}  {way:22} {epoch_s * 1e3:11.2f} {epoch_s / n_steps * 1e6:8.1f} "
                     f"{N_TRAIN / epoch_s:10.0f}"
                 )
 

@@ -17,12 +17,10 @@ print(int(line.split()[1]) / 1024)
 """
 RUN = """
 import sys
-from pathlib import Path
-from summer_train.config import FitConfig
-from summer_train.fit import fit
+from summer_train import fit
 cache_dir, logs, task, memory, *patient_ids = sys.argv[1:]
-fit(FitConfig(task=task, cache_dir=Path(cache_dir), output_dir=Path(logs), patient_ids=tuple(patient_ids),
-              max_epochs=1, batch_size=512, device_memory_gb=float(memory) or None))
+fit(task=task, cache_dir=cache_dir, output_dir=logs, patient_ids=patient_ids, max_epochs=1, batch_size=512,
+    device_memory=float(memory) or None)
 """
 
 

@@ -11,34 +11,34 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-import torch
 from caches import UNITS_OF_29, write_cache
-from summer_train.fit import make_model
 
-from summer_train.cache import open_selection
-from summer_train.config import FitConfig
+from summer_train import open_selection
+from summer_train.batches import ShuffledBlocks
+from summer_train.config import Choice
 from summer_train.data import FilmData
+from summer_train.models import new_decoder
+from summer_train.steps import choose_steps
 
 
-def measure(cache_dir: Path, patient_ids: list[str], bin_length_ms: int, batch_size: int, task: str) -> list[float]:
+def measure(cache_dir: Path, patient_ids: list[str], bin_length_ms: int, batch_size: int, task: Any) -> list[float]:
     """Return seconds to open, to build the tensor and to train an epoch (steps only), and its steps."""
-    config = FitConfig(task=task, cache_dir=cache_dir, bin_length_ms=bin_length_ms, batch_size=batch_size)
+    choice = Choice(task=task, bin_length_ms=bin_length_ms, batch_size=batch_size)
     started = time.perf_counter()
     selection = open_selection(cache_dir, patient_ids, bin_length_ms)
     opened = time.perf_counter()
-    data = FilmData(selection, config)
-    data.place(torch.device("cpu"))
+    data = FilmData(selection, choice)
+    blocks = ShuffledBlocks(samples=data.samples, indices=data.split.train, batch_size=batch_size, seed=0)
     placed = time.perf_counter()
-    model = make_model(config, data)
-    optimizer = model.configure_optimizers()
-    assert isinstance(optimizer, torch.optim.Adam)
-    steps = model.written_out_steps(optimizer)
-    assert steps is not None
+    model = new_decoder(data)
+    model.automatic_optimization = False
+    steps = choose_steps(model.net, data.task, model.configure_optimizers(), data.device)
     epochs = []
     for _ in range(3):
         before = time.perf_counter()
-        for block in data.train_dataloader():
+        for block in blocks:
             steps(block)
         epochs.append(time.perf_counter() - before)
     return [opened - started, placed - opened, statistics.median(epochs), -(-len(data.split.train) // batch_size)]

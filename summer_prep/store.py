@@ -81,22 +81,22 @@ def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: Codec) -> t
     """
     buffers: dict[str, Any] = {}
     store = MemoryStore(buffers)
+    descriptions = attributes.get("column_descriptions", {})
+    with _ENCODING:
+        group = zarr.create_group(store)
+        for name, values in arrays.items():
+            _encode(group, name, values, codec, descriptions)
+    files = {name: buffer.as_numpy_array().data for name, buffer in buffers.items() if name != DESCRIPTION}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    added = {
+        "coordinates": " ".join(name for name in arrays if name not in VARIABLES),
+        "digests": {name: array_sha256(values) for name, values in arrays.items()},
+        "files": {name: {"bytes": len(files[name]), "sha256": digests[name]} for name in sorted(files)},
+    }
     with _ENCODING, warnings.catch_warnings():
         # Zarr says that other implementations need not read what saves ours a file per array.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
-        group = zarr.create_group(store)
-        for name, values in arrays.items():
-            _encode(group, name, values, codec, attributes.get("column_descriptions", {}))
-        files = {name: buffer.as_numpy_array().data for name, buffer in buffers.items() if name != DESCRIPTION}
-        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        group.update_attributes(
-            {
-                **attributes,
-                "coordinates": " ".join(name for name in arrays if name not in VARIABLES),
-                "digests": {name: array_sha256(values) for name, values in arrays.items()},
-                "files": {name: {"bytes": len(files[name]), "sha256": digests[name]} for name in sorted(files)},
-            }
-        )
+        group.update_attributes({**attributes, **added})
         group = zarr.consolidate_metadata(store)
         group.update_attributes({"document_sha256": document_sha256(json.loads(buffers[DESCRIPTION].to_bytes()))})
     files[DESCRIPTION] = buffers[DESCRIPTION].as_numpy_array().data

@@ -22,8 +22,8 @@ from summer_train.data import FilmBlocks, FilmData
 from summer_train.models import new_decoder
 from summer_train.selection import open_selection
 from summer_train.steps import AutogradSteps, choose_steps
-from summer_train.trainer import Say, new_trainer, quieten_lightning
-from summer_train.training import open_data, score
+from summer_train.trainer import Say, new_trainer, quieten_lightning, use_threads
+from summer_train.training import flops_per_step, open_data, score
 
 OURS = "ours, written-out steps"
 AUTOGRAD = "ours, through autograd"
@@ -90,7 +90,9 @@ def bench(
     if n_repeats < 1:
         raise SettingsError(f"--repeats {n_repeats}: must be 1 or more")
     quieten_lightning()
-    patient_ids = [patient.patient_id for patient in open_data(choice, run, say).selection.patients]
+    data = open_data(choice, run, say)
+    use_threads(run.threads, flops_per_step(data))
+    patient_ids = [patient.patient_id for patient in data.selection.patients]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stages: dict[str, list[float]] = {}
     for _ in range(n_repeats):

@@ -5,11 +5,11 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,9 +155,8 @@ def last_checkpoint(log_dir: Path) -> Path:
 
 def write_results(result: FitResult, predictions: Mapping[str, NDArray[Any]]) -> None:
     """Write `predictions.npz` and then `results.json`, each whole or not at all."""
-    content = io.BytesIO()
-    np.savez_compressed(content, **predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
-    replace_file(result.log_dir / PREDICTIONS, content.getvalue())
+    with replacing(result.log_dir / PREDICTIONS) as file:
+        np.savez(file, **predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
     replace_file(result.log_dir / RESULTS, json.dumps(result.as_plain(), indent=1).encode())
 
 
@@ -197,11 +196,19 @@ def _in_order(parent: Path) -> list[Path]:
 
 
 def replace_file(path: Path, content: bytes | memoryview) -> None:
-    """Write a file beside its place and rename it, so that a killed run leaves the old one or the new one."""
+    """Write a file, so that a killed run leaves the old one or the new one."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside its place, which it is renamed to when it has been written."""
     staged = path.with_name(f".{path.name}.staging")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        staged.write_bytes(content)
+        with staged.open("wb") as file:
+            yield file
         staged.replace(path)
     finally:
         staged.unlink(missing_ok=True)

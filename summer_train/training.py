@@ -127,7 +127,7 @@ def run_fit(choice: Choice, run: Run, say: Say = _say_nothing) -> FitResult | No
     check_folder(run.output_dir, "--output-dir")
     data = open_data(choice, run, say)
     _check_memory(data)
-    use_threads(run.threads, _flops_per_step(data))
+    use_threads(run.threads, flops_per_step(data))
     quieten_lightning()
     torch.manual_seed(choice.seed)
     model = new_decoder(data)
@@ -170,7 +170,8 @@ def _n_weights(data: FilmData) -> int:
     return data.choice.hidden_size * (data.n_units + n_outputs + 1) + n_outputs
 
 
-def _flops_per_step(data: FilmData) -> float:
+def flops_per_step(data: FilmData) -> float:
+    """Return the floating-point operations of a step's matrix products."""
     return 6.0 * _n_weights(data) * data.choice.batch_size  # forward and twice that backward
 
 
@@ -272,23 +273,18 @@ def score(model: Decoder, data: FilmData) -> tuple[Scores, dict[str, NDArray[Any
         "model": lambda block: model(block.counts),
         **data.task.baselines(data.blocks("train")),
     }
-    kept: dict[str, list[NDArray[Any]]] = {part: [] for part in parts if part != "train"}
+    predictions: dict[str, NDArray[Any]] = {}
     scores = {}
     for row, predict in rows.items():
-        keeps = kept if row == "model" else {}
-        scores[row] = {part: _mean_scores(data, part, predict, keeps.get(part)) for part in parts}
-    predictions: dict[str, NDArray[Any]] = {}
-    for part, arrays in kept.items():
-        predictions[f"{part}_bin"] = getattr(data.split, part)
-        predictions[f"{part}_target"] = np.concatenate(arrays[::2])
-        predictions[f"{part}_score"] = np.concatenate(arrays[1::2])
+        kept = predictions if row == "model" else None
+        scores[row] = {part: _mean_scores(data, part, predict, kept if part != "train" else None) for part in parts}
     return scores, predictions
 
 
 @torch.no_grad()
-def _mean_scores(data: FilmData, part: str, predict: Predict, kept: list[NDArray[Any]] | None) -> dict[str, float]:
-    """Return the scores of a part in float64, blocks weighted by samples; `kept` takes targets and predictions."""
-    task, sums = data.task, dict[str, float]()
+def _mean_scores(data: FilmData, part: str, predict: Predict, kept: dict[str, NDArray[Any]] | None) -> dict[str, float]:
+    """Return the scores of a part in float64, blocks weighted by samples; `kept` takes predictions."""
+    task, n_samples, sums, done = data.task, data.n_samples[part], dict[str, float](), 0
     for block in data.blocks(part):
         prediction = predict(block)
         exact = prediction.double()
@@ -296,5 +292,10 @@ def _mean_scores(data: FilmData, part: str, predict: Predict, kept: list[NDArray
         for name, value in scores.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(block.targets)
         if kept is not None:
-            kept += [block.targets.cpu().numpy().copy(), task.stored(prediction).cpu().numpy()]
-    return {name: value / data.n_samples[part] for name, value in sums.items()}
+            kept[f"{part}_bin"] = getattr(data.split, part)
+            for name, values in (("target", block.targets), ("score", task.stored(prediction))):
+                array = values.cpu().numpy()
+                whole = kept.setdefault(f"{part}_{name}", np.empty((n_samples, *array.shape[1:]), array.dtype))
+                whole[done : done + len(array)] = array
+        done += len(block.targets)
+    return {name: value / n_samples for name, value in sums.items()}

@@ -17,11 +17,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
+import summer_train
 from summer_prep.console import as_data
 from summer_prep.demo import DemoConfig, write_demo_data
+from summer_prep.errors import SettingsError
 from summer_prep.key import key_path
 from tests.conftest import error_line, hear_interrupts
+
+pytestmark = pytest.mark.xdist_group("first hour")  # one process makes the folder that most of these look into
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -352,18 +357,18 @@ def test_inspect_checks_what_it_shows(work, run, tmp_path):
     assert "summer-prep verify reads every byte" in status.stderr
 
 
-def test_checkpoint_with_odd_settings_is_one_line(work, run, tmp_path):
-    import torch
-
-    good = torch.load(work / "lightning_logs/dhv_label/version_0/checkpoints/best.ckpt", weights_only=True)
+def test_checkpoint_with_odd_settings_is_one_line(work, tmp_path):
+    best = work / "lightning_logs" / "dhv_label" / "version_0" / "checkpoints" / "best.ckpt"
+    good = torch.load(best, weights_only=True)
+    places = {"cache_dir": work / "data_cache", "data_dir": tmp_path}
     for name, value in {"task": "other", "buffer_s": "far", "fold": 9, "hidden_size": None, "lr": True}.items():
         odd = {**good, "summer": {**good["summer"], "config": {**good["summer"]["config"], name: value}}}
         torch.save(odd, tmp_path / "odd.ckpt")
-        result = run("summer_train", "evaluate", tmp_path / "odd.ckpt", "--data-dir", "none", cwd=work)
-        assert "odd.ckpt: its settings" in error_line(result), name
+        with pytest.raises(SettingsError, match="odd.ckpt: its settings"):
+            summer_train.evaluate(tmp_path / "odd.ckpt", **places)
     torch.save({"state_dict": good["state_dict"]}, tmp_path / "plain.ckpt")
-    result = run("summer_train", "evaluate", tmp_path / "plain.ckpt", "--data-dir", "none", cwd=work)
-    assert "it does not say which data it was trained on" in error_line(result)
+    with pytest.raises(SettingsError, match="it does not say which data it was trained on"):
+        summer_train.evaluate(tmp_path / "plain.ckpt", **places)
 
 
 def test_a_slow_epoch_shows_its_progress_on_a_terminal_only(demo_cache, tmp_path):

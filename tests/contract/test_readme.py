@@ -5,6 +5,8 @@ import shlex
 import shutil
 from pathlib import Path
 
+import pytest
+
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
@@ -21,14 +23,19 @@ def test_commands_of_the_readme_run(demo_dir, run, tmp_path):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.filterwarnings("ignore:.*num_workers.*", "ignore:.*log_every_n_steps.*", "ignore:.*LeafSpec.*")
 def test_python_of_the_readme_runs(demo_cache, tmp_path, monkeypatch):
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    training, cache = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (tmp_path / "data_cache").symlink_to(demo_cache)
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(block, names)
-    assert names["counts"].dims == ("bin", "unit")
-    assert set(names["summer"].tolist()) == {0, 1}
+    exec(training, names)
+    assert names["accuracy"] > 0.5
+    assert names["counts"].shape == (len(names["summer"]), 20) == (len(names["film_s"]), len(names["regions"]))
+    exec(cache, names)
+    assert set(names["summer"].values.tolist()) == {0, 1}
+    assert names["spikes_by_region"].dims == ("bin", "brain_region")
+    assert names["second_minute"].sizes["bin"] == 750
 
 
 def test_every_option_of_fit_is_in_the_readme(run):
