@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from summer_prep.errors import SettingsError
-from summer_train.config import Choice, option_of, settings_from
+from summer_train.config import Choice, options_of, settings_from
 from summer_train.runs import best_checkpoint, last_checkpoint, replace_file, run_folders
 
 
@@ -107,12 +107,12 @@ def choice_of(plain: Mapping[str, Any], path: Path, **changes: Any) -> Choice:
     ------
     SettingsError : its settings are none that this version knows
     """
-    known = [field for field in fields(Choice) if plain.get(field.name, []) != []]
-    missing = [field.name for field in known if plain[field.name] is None and field.default is not None]
+    known = {name: field for name, field in options_of(Choice).items() if plain.get(field.name, []) != []}
+    missing = [name for name, field in known.items() if plain[field.name] is None and field.default is not None]
     if missing:
         raise SettingsError(f"{path}: its settings cannot be used: no {', '.join(missing)}. Train again")
     try:
-        return replace(settings_from(Choice, {option_of(field): plain[field.name] for field in known}), **changes)
+        return replace(settings_from(Choice, {name: plain[field.name] for name, field in known.items()}), **changes)
     except SettingsError as error:
         raise SettingsError(f"{path}: its settings cannot be used: {error}") from error
 

@@ -6,8 +6,6 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,34 +25,15 @@ from summer_prep.console import (
     show,
     show_table,
 )
-from summer_train.config import Choice, Run, is_first_process, option_of, settings_from
+from summer_prep.values import as_path
+from summer_train.config import Choice, Run, is_first_process, settings_from, takes
 
 app = new_app("Train decoders on the cached SUMMER arrays.")
 
 
-def takes_options(
-    *kinds: type[Choice] | type[Run], only: tuple[str, ...] = ()
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one option per field of some settings; name, default and help stand with the field."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for parameter in inspect.signature(command).parameters.values()
-            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
-        options = [
-            _parameter(field) for kind in kinds for field in fields(kind) if not only or option_of(field) in only
-        ]
-        command.__signature__ = inspect.Signature([*options, *own])  # type: ignore[attr-defined]
-        return command
-
-    return decorate
-
-
-def _parameter(field: Any) -> inspect.Parameter:
-    """Return the parameter that typer makes an option of."""
-    name, help_text, default, kind = option_of(field), field.metadata["help"], field.default, field.type
+def _option(name: str, field: Any) -> inspect.Parameter:
+    """Return the parameter that typer makes an option of; its name, default and help stand with the field."""
+    help_text, default, kind = field.metadata["help"], field.default, field.type
     option = typer.Option(help=help_text)
     if field.metadata["several"]:
         option = typer.Option(help=help_text, metavar=field.metadata["several"] + LIST_MARK)
@@ -67,7 +46,7 @@ def _parameter(field: Any) -> inspect.Parameter:
 
 
 @app.command()
-@takes_options(Choice, Run)
+@takes(Choice, Run, as_parameter=_option)
 def fit(picture: PictureOption = None, as_json: JsonOption = False, **options: Any) -> None:
     """Train and evaluate one model; keys that are missing or stale are built from --data-dir first."""
     choice, where = settings_from(Choice, options), settings_from(Run, options)
@@ -121,9 +100,7 @@ def evaluate(
 
 @app.command()
 def runs(
-    output_dir: Annotated[
-        Path, typer.Argument(callback=lambda value: value, help="The --output-dir of the runs.")
-    ] = Path("lightning_logs"),
+    output_dir: Annotated[Path, typer.Argument(help="The --output-dir of the runs.")] = Path("lightning_logs"),
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")] = False,
 ) -> None:
@@ -131,7 +108,7 @@ def runs(
     from summer_train.report import run_row, runs_table
     from summer_train.runs import find_results
 
-    results, without = find_results(output_dir)
+    results, without = find_results(as_path(output_dir, "OUTPUT_DIR"))
     for folder in without:
         say(f"no results in {folder}: killed, or still at work")
     if as_json:
@@ -148,10 +125,11 @@ def runs(
 
 
 @app.command()
-@takes_options(
+@takes(
     Choice,
     Run,
     only=("task", "patient_ids", "bin_length", "batch_size", "hidden_size", "data_dir", "cache_dir", "threads"),
+    as_parameter=_option,
 )
 def bench(
     repeats: Annotated[int, typer.Option(help="Turns; each trains a few epochs in every way.")] = 5,

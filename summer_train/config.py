@@ -7,10 +7,10 @@ import difflib
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from summer_prep.dataset import LabelRule, check_bin_length
 from summer_prep.errors import SettingsError
@@ -24,9 +24,10 @@ DEFAULT_BUFFER_S = 32.0
 DEFAULT_FOLD = 1
 
 _UNITS = ("_ms", "_s", "_gb")
+_KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 
 Convert = Callable[[Any, str], Any]
-Settings = TypeVar("Settings", bound="_Settings")
+AnySettings = TypeVar("AnySettings", bound="Settings")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -59,20 +60,17 @@ MAX_SECONDS = 86_400.0
 """A day: longer than any film."""
 
 
-class _Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings:
     """What Choice and Run have in common."""
 
     def as_plain(self) -> dict[str, Any]:
         """Return the settings as plain values, for YAML, JSON and checkpoints."""
-        return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}  # type: ignore[arg-type]
-
-    def as_options(self) -> dict[str, Any]:
-        """Return the settings by the names of their options, for `settings_from`."""
-        return {option_of(one): getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
+        return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice(_Settings):
+class Choice(Settings):
     """What decides the numbers of a run; equal choices on equal data give equal scores."""
 
     task: Task = _option("next_bin", "Predict the next bin's counts, or a label.")
@@ -145,7 +143,7 @@ class Choice(_Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(_Settings):
+class Run(Settings):
     """Where a run takes its data from and leaves its results, for how long it trains, and on what."""
 
     data_dir: Path = _option(Path("/data"), "Folder with the NWB files.", as_path)
@@ -178,61 +176,72 @@ def option_of(one: "Field[Any]") -> str:
     return next((one.name.removesuffix(unit) for unit in _UNITS if one.name.endswith(unit)), one.name)
 
 
-def settings_from(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
+def options_of(*kinds: type[Settings]) -> dict[str, "Field[Any]"]:
+    """Return option -> field of some kinds of settings."""
+    return {option_of(one): one for kind in kinds for one in fields(kind)}
+
+
+def settings_from(kind: type[AnySettings], options: Mapping[str, Any]) -> AnySettings:
     """Return settings from options as people write them; those that are not this kind's are left alone.
 
     Raises
     ------
     SettingsError : a value that no such option can have
     """
-    values = {
-        one.name: _converted(one, options[option_of(one)])
-        for one in fields(kind)  # type: ignore[arg-type]
-        if option_of(one) in options
-    }
-    return kind(**values)
+    known = options_of(kind)
+    return kind(
+        **{known[name].name: _converted(known[name], value) for name, value in options.items() if name in known}
+    )
 
 
-def check_names(options: Mapping[str, Any], *kinds: type[_Settings]) -> None:
+def check_names(options: Mapping[str, Any], *kinds: type[Settings]) -> None:
     """Refuse options that none of the kinds has.
 
     Raises
     ------
     SettingsError : an unknown option
     """
-    known = [option_of(one) for kind in kinds for one in fields(kind)]  # type: ignore[arg-type]
+    known = options_of(*kinds)
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=2) or known
             raise SettingsError(f"no option {name!r}. Choose among {', '.join(near)}")
 
 
-def takes(*kinds: type[_Settings]) -> Callable[[Function], Function]:
-    """Say in a function's signature which options its `**options` are, for `help`."""
+def takes(
+    *kinds: type[Settings],
+    only: Sequence[str] = (),
+    as_parameter: Callable[[str, "Field[Any]"], inspect.Parameter] | None = None,
+) -> Callable[[Function], Function]:
+    """Say in a function's signature which options its `**options` are.
+
+    Parameters
+    ----------
+    only : some of the options; all by default
+    as_parameter : name and field -> parameter, for a command line; by default it is for `help`, which then says more
+    """
 
     def decorate(function: Function) -> Function:
+        known = {name: one for name, one in options_of(*kinds).items() if not only or name in only}
         own = [
-            parameter
+            parameter.replace(kind=_KEYWORD_ONLY) if as_parameter else parameter
             for parameter in inspect.signature(function).parameters.values()
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
-        options = [
-            inspect.Parameter(option_of(one), inspect.Parameter.KEYWORD_ONLY, default=one.default)
-            for kind in kinds
-            for one in fields(kind)  # type: ignore[arg-type]
-        ]
-        function.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
-        lines = [
-            f"{option_of(one)} : {one.metadata['help']}"
-            for kind in kinds
-            for one in fields(kind)  # type: ignore[arg-type]
-        ]
-        function.__doc__ = (
-            (function.__doc__ or "").rstrip() + "\n\nOptions, as of `summer-train fit`\n\n" + "\n".join(lines)
-        )
+        options = [(as_parameter or _as_parameter)(name, one) for name, one in known.items()]
+        in_order = [*options, *own] if as_parameter else [*own, *options]
+        function.__signature__ = inspect.Signature(in_order)  # type: ignore[attr-defined]
+        if as_parameter is None:
+            lines = [f"{name} : {one.metadata['help']}" for name, one in known.items()]
+            described = [inspect.getdoc(function) or "", "", "Options, as of `summer-train fit`", "", *lines]
+            function.__doc__ = "\n".join(described)
         return function
 
     return decorate
+
+
+def _as_parameter(name: str, one: "Field[Any]") -> inspect.Parameter:
+    return inspect.Parameter(name, _KEYWORD_ONLY, default=one.default)
 
 
 def is_first_process() -> bool:
@@ -242,7 +251,7 @@ def is_first_process() -> bool:
 
 def _converted(one: "Field[Any]", value: Any) -> Any:
     option = f"--{option_of(one).replace('_', '-')}"
-    if value is None or value is one.default:
+    if value is None or value is one.default or (isinstance(value, tuple) and not value):
         return one.default
     convert: Convert | None = one.metadata["convert"]
     if convert is not None:
@@ -266,18 +275,14 @@ def _number(value: Any, kind: type, option: str) -> Any:
     return number
 
 
-def _check_literals(settings: _Settings) -> None:
-    for one in _with_choices(settings):
+def _check_literals(settings: Settings) -> None:
+    for one in fields(settings):
         value, allowed = getattr(settings, one.name), get_args(one.type)
-        if value not in allowed:
+        if get_origin(one.type) is Literal and value not in allowed:
             raise SettingsError(f"--{one.name.replace('_', '-')} {value}: choose one of {', '.join(allowed)}")
 
 
-def _with_choices(settings: _Settings) -> "Iterator[Field[Any]]":
-    return (one for one in fields(settings) if getattr(one.type, "__origin__", None) is Literal)  # type: ignore[arg-type]
-
-
-def _check_range(settings: _Settings, least: Mapping[str, int]) -> None:
+def _check_range(settings: Settings, least: Mapping[str, int]) -> None:
     for name, smallest in least.items():
         value = getattr(settings, name)
         if value is not None and not smallest <= value < 2**63:

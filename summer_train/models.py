@@ -100,10 +100,10 @@ class Decoder(lightning.LightningModule):
         module = getattr(self.trainer, "datamodule", None)
         data = module.data if isinstance(module, FilmBlocks) else module
         if isinstance(data, FilmData):
-            before = (
-                {} if self.provenance.get("data") in (None, data.provenance["data"]) else {"before": self.provenance}
-            )
-            self.provenance = {**data.provenance, **before}
+            own = {name: self.hparams[name] for name in ("hidden_size", "lr") if name in self.hparams}
+            now = {**data.provenance, "config": {**data.provenance["config"], **own}}
+            is_new = self.provenance.get("data") not in (None, now["data"])
+            self.provenance = {**now, **({"before": self.provenance} if is_new else {})}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the weights were trained on, as plain values."""

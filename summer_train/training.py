@@ -104,8 +104,13 @@ def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = N
     """
     if not isinstance(data, FilmData):
         raise SettingsError(f"data {data!r:.60}: must come from summer_train.film_data")
-    changes = {name: value for name, value in (("hidden_size", hidden_size), ("lr", lr)) if value is not None}
-    return new_decoder(data, settings_from(Choice, {**data.choice.as_options(), **changes}))
+    own = settings_from(Choice, {"hidden_size": hidden_size, "lr": lr})
+    choice = replace(
+        data.choice,
+        hidden_size=data.choice.hidden_size if hidden_size is None else own.hidden_size,
+        lr=data.choice.lr if lr is None else own.lr,
+    )
+    return new_decoder(data, choice)
 
 
 def run_fit(choice: Choice, run: Run, say: Say = _say_nothing) -> FitResult | None:

@@ -80,6 +80,14 @@ def test_plain_lightning_gives_the_weights_of_our_fit(task, options, tmp_path):
     assert evaluated.differences == []
 
 
+def test_a_decoder_of_another_size_is_evaluated_as_what_it_is(options, tmp_path):
+    data = summer_train.film_data(**options(task="label"))
+    saver = ModelCheckpoint(dirpath=tmp_path / "kept", save_last=True)
+    trainer(tmp_path, callbacks=[saver]).fit(summer_train.decoder(data, hidden_size=5, lr=0.01), datamodule=data)
+    places = {"cache_dir": options()["cache_dir"], "data_dir": tmp_path}
+    assert summer_train.evaluate(tmp_path / "kept" / "last.ckpt", **places).differences == []
+
+
 def test_what_users_switch_on_works(options, tmp_path, capfd):
     data = summer_train.film_data(**options(task="label"))
     callbacks = [
