@@ -42,7 +42,7 @@ def write_cache(cache_dir: Path, n_units: list[int], bin_length_ms: int = 80, fi
             "n_unseen_bins": 0,
             "label_names": ["summer"],
             "units": {"brain_region": ["A"] * units},
-            "source": {"file_name": "simulated", "sha256": ""},
+            "source": {"file_name": "simulated", "sha256": patient_id},
         }
         write_key(key_path(cache_dir, patient_id, bin_length_ms), arrays, attributes, "none")
     return patient_ids

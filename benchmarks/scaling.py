@@ -20,7 +20,6 @@ from summer_train.batches import ShuffledBlocks
 from summer_train.config import Choice
 from summer_train.data import FilmData
 from summer_train.models import new_decoder
-from summer_train.steps import choose_steps
 
 
 def measure(cache_dir: Path, patient_ids: list[str], bin_length_ms: int, batch_size: int, task: Any) -> list[float]:
@@ -33,8 +32,8 @@ def measure(cache_dir: Path, patient_ids: list[str], bin_length_ms: int, batch_s
     blocks = ShuffledBlocks(samples=data.samples, indices=data.split.train, batch_size=batch_size, seed=0)
     placed = time.perf_counter()
     model = new_decoder(data)
-    model.automatic_optimization = False
-    steps = choose_steps(model.net, data.task, model.configure_optimizers(), data.device)
+    model.take_blocks()
+    steps = model.steps_with(model.configure_optimizers())
     epochs = []
     for _ in range(3):
         before = time.perf_counter()

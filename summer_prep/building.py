@@ -30,7 +30,7 @@ from summer_prep.key import (
 from summer_prep.output import check_folder
 from summer_prep.publish import clear_debris
 from summer_prep.sources import file_identity, find_recordings, note_source, select_recordings, source_sha256
-from summer_prep.values import as_bin_lengths, as_path, as_patient_ids
+from summer_prep.values import as_bin_lengths, as_number, as_path, as_patient_ids
 from summer_prep.workers import run_in_workers
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ class BuildConfig:
         if self.codec not in CODECS:
             raise SettingsError(f"no codec {self.codec!r}. Choose one of {', '.join(CODECS)}")
         if self.n_workers < 0:
-            raise SettingsError(f"{self.n_workers} workers cannot build anything. Choose 1 or more")
+            raise SettingsError(
+                f"{self.n_workers} workers cannot build anything. Choose 1 or more, or 0 for this process"
+            )
         for bin_length_ms in self.bin_lengths_ms:
             check_bin_length(bin_length_ms)
 
@@ -133,9 +135,9 @@ def build(
         nwb_path=None if nwb_path is None else as_path(nwb_path, "--nwb-path"),
         patient_ids=as_patient_ids(patient_ids),
         bin_lengths_ms=as_bin_lengths(bin_length),
-        n_workers=os.cpu_count() or 1 if workers is None else workers,
+        n_workers=os.cpu_count() or 1 if workers is None else as_number(workers, int, "--workers"),
         codec=codec,
-        force=force,
+        force=as_number(force, bool, "--force"),
     )
     return build_keys(config, progress)
 

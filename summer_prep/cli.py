@@ -145,6 +145,8 @@ def inspect(
     lengths_ms = as_bin_lengths(bin_length)
     if len(lengths_ms) > 1:
         raise SettingsError(f"--bin-length {bin_length}: one key is shown at a time. Name one bin length")
+    if picture is None and labels is not None:
+        raise SettingsError(f"--labels {labels}: chooses what --picture draws. Name a picture, too")
     cached = cached_keys(cache_dir)
     if patient is None:
         if picture is not None:
@@ -160,8 +162,6 @@ def inspect(
             raise SettingsError(f"{cache_dir}: {which} in the cache. Build it: summer-prep build --data-dir DIR")
         _show_keys(keys, as_json)
         return
-    if picture is None and labels is not None:
-        raise SettingsError(f"--labels {labels}: chooses what --picture draws. Name a picture, too")
     length_ms = lengths_ms[0] if lengths_ms else 80
     if length_ms not in cached.get(patient, []):
         found = ", ".join(f"{name} ({' '.join(map(str, lengths))} ms)" for name, lengths in cached.items())

@@ -19,7 +19,7 @@ from summer_prep.key import is_patient_id
 from summer_prep.machine import available_bytes
 from summer_prep.nwb import ANNOTATION_TABLE, BINNING_TABLE, WATCHLOG_TABLE
 from summer_prep.output import check_folder
-from summer_prep.values import as_path, as_patient_ids
+from summer_prep.values import as_number, as_path, as_patient_ids
 
 if TYPE_CHECKING:
     from pynwb import NWBFile
@@ -90,8 +90,10 @@ class DemoConfig:
     """Equal seeds make equal recordings."""
 
     def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
+        if not isinstance(self.layout, str) or self.layout not in LAYOUTS:
             raise SettingsError(f"no layout {self.layout!r}. Choose one of {', '.join(LAYOUTS)}")
+        if self.seed < 0:
+            raise SettingsError(f"--seed {self.seed}: must be 0 or more")
         if self.n_units < 1 or self.n_patients < 1 or not 1 <= self.minutes < float("inf"):
             raise SettingsError(
                 "a demo needs at least 1 patient (--patients), 1 unit (--units) and 1 minute (--minutes)"
@@ -175,13 +177,13 @@ def demo_data(
     return write_demo_data(
         DemoConfig(
             folder=as_path(folder, "folder"),
-            n_patients=patients,
+            n_patients=as_number(patients, int, "--patients"),
             patient_ids=as_patient_ids(patient_ids),
-            minutes=minutes,
-            film_length=film_length,
-            n_units=units,
+            minutes=as_number(minutes, float, "--minutes"),
+            film_length=as_number(film_length, bool, "--film-length"),
+            n_units=as_number(units, int, "--units"),
             layout=layout,
-            seed=seed,
+            seed=as_number(seed, int, "--seed"),
         )
     )
 

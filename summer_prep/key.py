@@ -16,7 +16,7 @@ from summer_prep.dataset import LABEL_RULES
 from summer_prep.errors import CacheError
 
 SCHEMA_VERSION = 2
-"""Layout of a key. A reader refuses keys of another one."""
+"""Raised whenever what stands on disk changes. A reader refuses keys of another one."""
 
 ALGORITHM_VERSION = 1
 """Raised whenever the same recording would give other numbers, which makes every older key stale."""

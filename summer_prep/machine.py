@@ -5,7 +5,21 @@ from pathlib import Path
 
 
 def available_bytes() -> float:
-    """Return the memory that the system could give, by its own estimate."""
+    """Return the memory that this process could get: by the system's own estimate, and within its control group."""
+    return min(_available_in_system(), _available_in_group())
+
+
+def _available_in_group() -> float:
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, in_use = (float((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return limit - in_use + float(counts["inactive_file"])  # cached files give way
+    except (OSError, ValueError, KeyError):  # no such group, or no limit ("max")
+        return float("inf")
+
+
+def _available_in_system() -> float:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         (line,) = [line for line in lines if line.startswith("MemAvailable")]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from summer_prep.errors import SettingsError
+from summer_prep.values import as_path
 
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 
@@ -33,6 +34,7 @@ def check_picture(picture: Path | None) -> Path | None:
     SettingsError : not the name of a picture, or it cannot be written there
     """
     if picture is not None:
+        as_path(picture, "--picture")
         if picture.suffix.lower() not in PICTURE_SUFFIXES:
             raise SettingsError(f"--picture {picture}: name a file that ends in {', '.join(PICTURE_SUFFIXES)}")
         if picture.is_dir():

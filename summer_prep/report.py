@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from summer_prep.dataset import FRAME_PERIOD_MS, FRAMES_PER_MINUTE, LABEL_RULES, UNDEFINED
 from summer_prep.errors import SettingsError
 from summer_prep.key import Description, check_files, describe
 from summer_prep.output import pyplot, save_picture
-from summer_prep.store import read_array
+from summer_prep.store import describe_array, read_array
 
 PICTURE_LABELS = ("summer", "tom", "tom-faces", "indoor-setting", "office", "park", "camera-cuts")
 _MAX_COLUMNS = 1200
@@ -36,7 +35,7 @@ def describe_key(key: Path) -> dict[str, Any]:
         "key": str(key),
         **{name: attributes[name] for name in (*names, "notes")},
         "pauses": [{**pause, "film_time_s": pause["frame"] * FRAME_PERIOD_MS / 1000} for pause in attributes["pauses"]],
-        "arrays": [_describe_array(description, name) for name in sorted(attributes["digests"])],
+        "arrays": [describe_array(description, name) for name in sorted(attributes["digests"])],
         "regions": _rates_by_region(read_array(key, "spike_counts"), recorded_s, attributes["units"]),
         "labels": _label_shares(key, attributes["label_names"]),
     }
@@ -46,21 +45,6 @@ def _checked(key: Path) -> Description:
     description = describe(key)
     check_files(description, every_byte=True)
     return description
-
-
-def _describe_array(description: Description, name: str) -> dict[str, Any]:
-    array: Any = zarr.open_array(description.key / name, mode="r")
-    files = description.attributes["files"]
-    return {
-        "name": name,
-        "dimensions": list(array.metadata.dimension_names),
-        "shape": list(array.shape),
-        "dtype": str(array.dtype),
-        "chunks": list(array.chunks),
-        "codec": ", ".join(type(codec).__name__.removesuffix("Codec").lower() for codec in array.compressors) or "none",
-        "bytes": int(array.nbytes),
-        "stored_bytes": sum(file["bytes"] for path, file in files.items() if path.startswith(f"{name}/")),
-    }
 
 
 def _rates_by_region(counts: NDArray[Any], recorded_s: float, units: dict[str, list[str]]) -> list[dict[str, Any]]:

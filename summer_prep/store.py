@@ -1,4 +1,7 @@
-"""The only file of this package that knows Zarr: a key's arrays to named bytes and back; is every byte right."""
+"""A key's arrays to named bytes and back, and whether every byte is right: the only file that uses Zarr to write.
+
+Training maps raw chunks without it.
+"""
 
 import hashlib
 import json
@@ -189,6 +192,22 @@ def read_array(key: Path, name: str) -> NDArray[Any]:
         return np.asarray(array[...])
     except (BaseZarrError, OSError, ValueError, RuntimeError, KeyError) as error:
         raise CacheError(f"{key / name}: cannot be decoded ({error})") from error
+
+
+def describe_array(description: Description, name: str) -> dict[str, Any]:
+    """Return how an array of a key stands on disk, as plain values."""
+    array: Any = zarr.open_array(description.key / name, mode="r")
+    files = description.attributes["files"]
+    return {
+        "name": name,
+        "dimensions": list(array.metadata.dimension_names),
+        "shape": list(array.shape),
+        "dtype": str(array.dtype),
+        "chunks": list(array.chunks),
+        "codec": ", ".join(type(codec).__name__.removesuffix("Codec").lower() for codec in array.compressors) or "none",
+        "bytes": int(array.nbytes),
+        "stored_bytes": sum(file["bytes"] for path, file in files.items() if path.startswith(f"{name}/")),
+    }
 
 
 def open_key(cache_dir: str | Path, patient_id: str | int, bin_length: int = 80) -> zarr.Group:

@@ -78,12 +78,45 @@ def as_numbers(value: object, option: str, example: str) -> tuple[float, ...]:
     return tuple(_convert(part, option, value, example, _as_number) for part in _parts(value))
 
 
+Number = TypeVar("Number", bool, int, float)
+
+
+def as_number(value: object, kind: type[Number], option: str) -> Number:
+    """Return a value as the number or flag that it stands for; 2.5 is no int, 1 no flag, and text no number.
+
+    Raises
+    ------
+    SettingsError : it is none
+    """
+    is_right = isinstance(value, bool) == (kind is bool) and not isinstance(value, str)
+    try:
+        number: Number = kind(value)  # type: ignore[arg-type,call-overload]  # whatever else it is raises TypeError
+    except (TypeError, ValueError, OverflowError):
+        is_right = False
+    if not is_right or (number != value and number == number):  # noqa: PLR0124  # NaN is for those who ask for ranges
+        names = {bool: "True or False", int: "a whole number", float: "a number"}
+        raise SettingsError(f"{option} {value!r}: must be {names[kind]}")
+    return number
+
+
+def as_text(value: object, option: str) -> str:
+    """Return a value that is text.
+
+    Raises
+    ------
+    SettingsError : it is none
+    """
+    if not isinstance(value, str):
+        raise SettingsError(f"{option} {value!r}: must be text")
+    return value
+
+
 def _each_once(value: object, option: str, example: str, convert: Callable[[object], Value]) -> tuple[Value, ...]:
     if value is None:
         return ()
     values = tuple(_convert(part, option, value, example, convert) for part in _parts(value))
     if not values:
-        raise SettingsError(f"{option} {_as_written(value)!r}: names none. Leave it out, or name {example}")
+        raise SettingsError(f"{option} {_as_written(value)!r}: names none. Leave it out, or name some: {example}")
     twice = [one for number, one in enumerate(values) if one in values[:number]]
     if twice:
         raise SettingsError(f"{option} {_as_written(value)}: {twice[0]} stands there twice. Name each once")

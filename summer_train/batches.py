@@ -7,7 +7,7 @@ and for several, each of which takes its share of every batch, and for the plain
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -190,6 +190,7 @@ class ShuffledBlocks:
 
     rank, n_processes : this process takes every n_processes-th sample of each mini-batch, from `rank` on
     current_epoch : asked at the start of each pass
+    provenance : what the samples are, for checkpoints
     """
 
     samples: Samples
@@ -199,6 +200,7 @@ class ShuffledBlocks:
     rank: int = 0
     n_processes: int = 1
     current_epoch: Callable[[], int] = lambda: 0
+    provenance: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         return math.ceil(len(self.indices) / samples_per_block(self.samples.n_units, self.batch_size))
@@ -248,6 +250,18 @@ class OrderedBlocks:
         return [self.indices[start : start + n_samples][self.rank :: self.n_processes] for start in starts]
 
 
+def this_process() -> tuple[int, int]:
+    """Return the number of this process, from 0, and the number of all that train together."""
+    if is_distributed():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def is_distributed() -> bool:
+    """Return whether other processes train the same network."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batches:
     """Plain batches (x, y) of `batch_size` for any trainer: float32 counts, and targets as torch's losses take them.
@@ -257,6 +271,8 @@ class Batches:
 
     as_target : stored targets -> y
     epoch_of_pass : asked at the start of each pass for the epoch whose order it has; None = in ascending order
+    process : asked at the start of each pass for this process's number and that of all
+    provenance : what the samples are, for checkpoints
     """
 
     samples: Samples
@@ -265,19 +281,18 @@ class Batches:
     as_target: Callable[[Tensor], Tensor]
     seed: int = 0
     epoch_of_pass: Callable[[], int] | None = None
-    rank: int = 0
-    n_processes: int = 1
+    process: Callable[[], tuple[int, int]] = this_process
+    provenance: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
-        return math.ceil(math.ceil(len(self.indices) / self.n_processes) / self.batch_size)
+        return math.ceil(math.ceil(len(self.indices) / self.process()[1]) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = self.indices
         if self.epoch_of_pass is not None:
             order = shuffled(order, self.seed, self.epoch_of_pass())
-        share = np.resize(order, math.ceil(len(order) / self.n_processes) * self.n_processes)[
-            self.rank :: self.n_processes
-        ]
+        rank, n_processes = self.process()
+        share = np.resize(order, math.ceil(len(order) / n_processes) * n_processes)[rank::n_processes]
         n_samples = samples_per_block(self.samples.n_units, self.batch_size)
         blocks = (share[start : start + n_samples] for start in range(0, len(share), n_samples))
         for counts, targets in self.samples.gather(blocks):

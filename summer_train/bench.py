@@ -135,8 +135,8 @@ def _time_stages(
     blocks = ShuffledBlocks(samples=samples, indices=data.split.train, batch_size=choice.batch_size, seed=choice.seed)
     block = timed("gather one block", next, iter(blocks))
     model = new_decoder(data).to(device)
-    model.automatic_optimization = False
-    steps = choose_steps(model.net, data.task, model.configure_optimizers(), device)
+    model.take_blocks()
+    steps = choose_steps(model.steps_with(model.configure_optimizers()), device)
     for _ in range(2):
         steps(block)  # warms up, and captures the graph on a GPU
     timed("one block of steps", steps, block)
@@ -179,7 +179,7 @@ def our_epochs(data: FilmData, n_epochs: int, *callbacks: Callback) -> list[floa
     """Train as `fit` does, logs and checkpoints included."""
     clock = EpochClock()
     model = new_decoder(data)
-    model.automatic_optimization = False
+    model.take_blocks()
     with tempfile.TemporaryDirectory() as folder:
         trainer = new_trainer(Run(max_epochs=n_epochs, devices=1), model, Path(folder), lambda _line: None)
         trainer.callbacks[:0] = [clock, *callbacks]  # type: ignore[attr-defined]  # a plain list

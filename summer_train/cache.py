@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from summer_prep.dataset import LabelRule
 from summer_prep.errors import CacheError
-from summer_prep.key import Description, build_command, check_files, describe
+from summer_prep.key import DIMENSIONS, Description, build_command, check_files, describe
 
 _OPEN_ATTEMPTS = 5
 
@@ -87,21 +87,23 @@ class CachedPatient:
         dtype = "<f4" if name == "recorded_s" else "<f8"
         return np.frombuffer(read_file(self.description, f"{name}/c/0"), dtype=dtype).astype(np.float64)
 
-    def is_single_unit(self) -> NDArray[np.bool_] | None:
-        """Return which units are single units, (n_units,); None if the recording does not say.
+    @property
+    def unit_columns(self) -> list[str]:
+        """Names of the columns of the unit table."""
+        return [name for name in self.attributes["digests"] if name not in DIMENSIONS]
+
+    def unit_column(self, name: str) -> NDArray[Any]:
+        """Return a column of the unit table, (n_units,), text or numbers.
 
         Raises
         ------
         CacheError : as `label`
         """
-        if "is_single_unit" not in self.attributes["digests"] or "is_single_unit" in self.attributes["units"]:
-            return None
-        metadata = json.loads(read_file(self.description, "is_single_unit/zarr.json"))
-        values = np.frombuffer(
-            read_file(self.description, "is_single_unit/c/0"), dtype=np.dtype(metadata["data_type"]).newbyteorder("<")
-        )
-        is_single: NDArray[np.bool_] = values[: self.n_units] == 1
-        return is_single
+        if name in self.attributes["units"]:
+            return np.array(self.attributes["units"][name])
+        metadata = json.loads(read_file(self.description, f"{name}/zarr.json"))
+        dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
+        return np.frombuffer(read_file(self.description, f"{name}/c/0"), dtype=dtype)
 
 
 def open_patient(key: Path, description: Description | None = None) -> CachedPatient:

@@ -115,7 +115,7 @@ def runs(
         show(json.dumps([result.as_plain() for result in results], indent=1))
     elif as_csv:
         content = io.StringIO()
-        rows = [run_row(result) for result in results]
+        rows = [{name: as_data(value) for name, value in run_row(result).items()} for result in results]
         writer = csv.DictWriter(content, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

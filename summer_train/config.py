@@ -5,16 +5,15 @@ Each field is an option of the command line and of the Python front door, named 
 
 import difflib
 import inspect
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from summer_prep.dataset import LabelRule, check_bin_length
 from summer_prep.errors import SettingsError
-from summer_prep.values import as_bin_lengths, as_names, as_numbers, as_path, as_patient_ids
+from summer_prep.values import as_bin_lengths, as_names, as_number, as_numbers, as_path, as_patient_ids, as_text
 
 Task = Literal["next_bin", "label"]
 Undefined = Literal["drop", "class"]
@@ -105,7 +104,7 @@ class Choice(Settings):
     batch_size: int = _option(32, "Samples per optimizer step.")
     hidden_size: int = _option(64, "Width of the hidden layer.")
     lr: float = _option(1e-3, "Learning rate of Adam.")
-    seed: int = _option(0, "Equal seeds give equal runs on one CPU.")
+    seed: int = _option(0, "Equal seeds give equal runs of one process on a CPU.")
 
     def __post_init__(self) -> None:
         from summer_train.splits import check_fold, check_fraction  # NumPy, which --help does without
@@ -194,17 +193,17 @@ def settings_from(kind: type[AnySettings], options: Mapping[str, Any]) -> AnySet
     )
 
 
-def check_names(options: Mapping[str, Any], *kinds: type[Settings]) -> None:
-    """Refuse options that none of the kinds has.
+def check_names(options: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse options that have no effect.
 
     Raises
     ------
     SettingsError : an unknown option
     """
-    known = options_of(*kinds)
+    names = list(known)
     for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=2) or known
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=2) or names
             raise SettingsError(f"no option {name!r}. Choose among {', '.join(near)}")
 
 
@@ -258,21 +257,8 @@ def _converted(one: "Field[Any]", value: Any) -> Any:
         return convert(value, option)
     for kind in (bool, int, float):
         if one.type in (kind, kind | None):
-            return _number(value, kind, option)
-    return value
-
-
-def _number(value: Any, kind: type, option: str) -> Any:
-    """Return a value as the number or flag that it stands for; 2.5 is no int and 1 no flag."""
-    is_right = isinstance(value, bool) == (kind is bool) and not isinstance(value, str)
-    try:
-        number = kind(value)
-    except (TypeError, ValueError, OverflowError):
-        is_right = False
-    if not is_right or (number != value and not math.isnan(number)):
-        names = {bool: "True or False", int: "a whole number", float: "a number"}
-        raise SettingsError(f"{option} {value!r}: must be {names[kind]}")
-    return number
+            return as_number(value, kind, option)
+    return as_text(value, option)
 
 
 def _check_literals(settings: Settings) -> None:

@@ -165,14 +165,13 @@ class FilmData(lightning.LightningDataModule):
             as_target=self.task.as_target,
             seed=self.choice.seed,
             epoch_of_pass=epoch_of_pass,
-            rank=0 if self.trainer is None else self.trainer.global_rank,
-            n_processes=1 if self.trainer is None else self.trainer.world_size,
+            provenance=self.provenance,
         )
 
     def _epoch_of_pass(self) -> int:
-        if self.trainer is not None:
+        if self.trainer is not None and self.trainer.training:
             return self.trainer.current_epoch
-        self._n_passes += 1  # without a trainer every pass is an epoch
+        self._n_passes += 1  # without a trainer at work every pass is an epoch
         return self._n_passes - 1
 
     def blocks(self, part: str, rank: int = 0, n_processes: int = 1) -> OrderedBlocks:
@@ -206,6 +205,7 @@ class FilmBlocks(lightning.LightningDataModule):
             rank=trainer.global_rank,
             n_processes=trainer.world_size,
             current_epoch=lambda: trainer.current_epoch,
+            provenance=self.data.provenance,
         )
 
     def val_dataloader(self) -> OrderedBlocks:

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from summer_prep.errors import SettingsError
-from summer_prep.values import as_path, as_patient_ids
+from summer_prep.values import as_number, as_path, as_patient_ids
 from summer_train.checkpoints import choice_of, data_differences, load_checkpoint
 from summer_train.config import Run
 from summer_train.data import FilmData
 from summer_train.models import Decoder, new_decoder
 from summer_train.runs import Scores, best_checkpoint
-from summer_train.trainer import Say
-from summer_train.training import open_data, score
+from summer_train.trainer import Say, use_threads
+from summer_train.training import flops_per_step, open_data, score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ def evaluate(
     """
     path = as_path(checkpoint, "checkpoint")
     path = best_checkpoint(path) if path.is_dir() else path
+    fold = None if fold is None else as_number(fold, int, "--fold")
     loaded = load_checkpoint(path)
     trained = loaded["summer"]
     ids = as_patient_ids(patient_ids) or tuple(patient["patient_id"] for patient in trained["data"]["patients"])
@@ -66,6 +67,7 @@ def evaluate(
     if choice.fold != own.fold:
         differences.append(f"fold {own.fold} then, {choice.fold} now")
         differences += _seen_in_training(data, FilmData(data.selection, own))
+    use_threads(None, flops_per_step(data))
     data.place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     model = _trained_decoder(data, loaded["state_dict"], path, differences)
     if _units(data.selection.provenance()) != _units(trained["data"]):

@@ -1,4 +1,4 @@
-"""From predictions to scores: means over samples, in the precision of the predictions. Pure arithmetic."""
+"""From predictions to scores, means over samples in the precision of the predictions, and gradients of the losses."""
 
 import torch
 from torch import Tensor

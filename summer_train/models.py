@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from summer_train.batches import Block
 from summer_train.config import Choice
-from summer_train.data import FilmBlocks, FilmData
+from summer_train.data import FilmData
 from summer_train.networks import two_layer_net
-from summer_train.steps import Steps
+from summer_train.steps import AutogradSteps, Steps, TwoLayerSteps, written_out_steps
 from summer_train.tasks import FilmLabel, NextBin, Task
 
 
@@ -51,10 +51,18 @@ class Decoder(lightning.LightningModule):
             return torch.optim.Adam(self.parameters(), lr=self.lr)
         return torch.optim.Adam(self.parameters(), lr=self.lr, fused=True, capturable=self.device.type == "cuda")
 
+    def steps_with(self, optimizer: torch.optim.Optimizer) -> TwoLayerSteps | AutogradSteps:
+        """Return how the optimizer steps of a block are taken: past autograd where that is provably the same."""
+        changed = {name for name in ("loss", "forward") if name in vars(self)}
+        changed |= {name for name in ("loss", "forward") if getattr(type(self), name) is not getattr(Decoder, name)}
+        shortcut = None if changed else written_out_steps(self.net, self.task, optimizer)
+        return shortcut or AutogradSteps(self if "forward" in changed else self.net, self.loss, optimizer)
+
     def training_step(self, batch: tuple[Tensor, Tensor] | Block, batch_index: int) -> Tensor | None:
         """Return the loss of a batch, or take one optimizer step per mini-batch of a block, in order."""
         if isinstance(batch, Block):
             assert self.steps is not None
+            assert not self.automatic_optimization
             self._log_scores("train", self.steps(batch)[0], batch.targets)
             self._count_steps(len(batch.batch_sizes))
             return None
@@ -95,14 +103,18 @@ class Decoder(lightning.LightningModule):
             count.ready += n_steps
             count.completed += n_steps
 
-    def on_fit_start(self) -> None:
+    def take_blocks(self) -> None:
+        """Expect blocks of batches instead of batches; `trainer.BlockSteps` then says how their steps are taken."""
+        self.automatic_optimization = False
+
+    def on_train_start(self) -> None:
         """Note what the decoder is trained on from now on, and what it was trained on before."""
-        module = getattr(self.trainer, "datamodule", None)
-        data = module.data if isinstance(module, FilmBlocks) else module
-        if isinstance(data, FilmData):
+        now = getattr(self.trainer.train_dataloader, "provenance", None)
+        if now is not None:
             own = {name: self.hparams[name] for name in ("hidden_size", "lr") if name in self.hparams}
-            now = {**data.provenance, "config": {**data.provenance["config"], **own}}
-            is_new = self.provenance.get("data") not in (None, now["data"])
+            now = {**now, "config": {**now["config"], **own}}
+            before = {name: self.provenance.get(name) for name in now}
+            is_new = bool(self.provenance) and before != now
             self.provenance = {**now, **({"before": self.provenance} if is_new else {})}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -39,8 +39,8 @@ def run_row(result: FitResult) -> dict[str, Any]:
         return "" if value is None else f"{value:.4f}"
 
     settings = {name: result.config.get(name) for name in RUN_SETTINGS}
-    settings["patient_ids"] = " ".join(result.config["patient_ids"])
-    if result.config["task"] != "label":
+    settings["patient_ids"] = " ".join(result.config.get("patient_ids", ()))
+    if not any(result.n_per_class.values()):  # no classes, no label
         settings["label_name"] = ""
     return {
         "run": str(result.log_dir),
@@ -82,7 +82,7 @@ def draw_learning_curve(result: FitResult, picture: Path) -> None:
 
 def _title(result: FitResult) -> str:
     config = result.config
-    what = {"label": f"label {config['label_name']}", "next_bin": "next bin"}[config["task"]]
+    what = f"label {config['label_name']}" if any(result.n_per_class.values()) else config["task"].replace("_", " ")
     split = f"fold {config['fold']}" if config["val_fraction"] is None else "fraction split"
     patients = ", ".join(config["patient_ids"])
     title = f"{what}, patient {patients} ({result.n_units} units), {config['bin_length_ms']} ms bins, {split}"
@@ -109,7 +109,7 @@ def _range_ms(values: Sequence[float]) -> str:
 
 
 def draw_bench(epochs_s: Mapping[str, Sequence[float]], picture: Path) -> None:
-    """Write a PNG of the median epoch in each way, every repeat a dot.
+    """Write a picture of the median epoch in each way, every repeat a dot.
 
     Raises
     ------

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from summer_prep.dataset import BRAIN_REGION_GROUPS, LabelRule, check_bin_length
+from summer_prep.dataset import BRAIN_REGION_GROUPS, LABEL_RULES, LabelRule, check_bin_length
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.key import Description, check_files, key_path
-from summer_prep.values import as_bin_lengths, as_names, as_path, as_patient_ids
+from summer_prep.values import as_bin_lengths, as_names, as_number, as_path, as_patient_ids, as_text
 from summer_train.cache import CachedPatient, open_patient
 
 
@@ -114,7 +114,9 @@ class Selection:
         SettingsError : no such label
         CacheError : the file cannot be read, or is not what was there when the key was opened
         """
-        patient = self.patients[0]
+        patient, label_name = self.patients[0], as_text(label_name, "label_name")
+        if rule not in LABEL_RULES:
+            raise SettingsError(f"rule {rule!r}: choose one of {', '.join(LABEL_RULES)}")
         if label_name not in self.label_names:
             nearest = difflib.get_close_matches(label_name, self.label_names, n=3, cutoff=0.4) or self.label_names
             raise SettingsError(
@@ -124,17 +126,20 @@ class Selection:
         return patient.label(label_name, rule)
 
     def units(self) -> dict[str, NDArray[Any]]:
-        """Return the chosen units, (n_units,) each: patient_id, column in the patient's key, texts that all have."""
-        texts = set.intersection(*(set(patient.attributes["units"]) for patient in self.patients))
+        """Return the chosen units, (n_units,) each: patient_id, column in the patient's key, and what all files tell.
+
+        Raises
+        ------
+        CacheError : as `labels`
+        """
+        names = set.intersection(*(set(patient.unit_columns) for patient in self.patients))
         chosen = list(zip(self.patients, self.columns, strict=True))
         return {
             "patient_id": np.repeat([patient.patient_id for patient in self.patients], [len(c) for c in self.columns]),
             "column": np.concatenate(self.columns),
             **{
-                name: np.concatenate(
-                    [np.array(patient.attributes["units"][name])[columns] for patient, columns in chosen]
-                )
-                for name in sorted(texts)
+                name: np.concatenate([patient.unit_column(name)[columns] for patient, columns in chosen])
+                for name in sorted(names)
             },
         }
 
@@ -221,7 +226,8 @@ def open_selection(
     check_bin_length(length)
     folder = as_path(cache_dir, "cache_dir")
     patients = [open_patient(key_path(folder, patient_id, length)) for patient_id in ids]
-    return select(patients, as_names(brain_regions, "brain_regions", "regions, like A EC"), single_units)
+    regions = as_names(brain_regions, "brain_regions", "regions, like A EC")
+    return select(patients, regions, as_number(single_units, bool, "single_units"))
 
 
 def open_described(
@@ -262,7 +268,7 @@ def _check_same_film(first: CachedPatient, other: CachedPatient) -> None:
 def _check_other_recording(patient: CachedPatient, others: Sequence[CachedPatient]) -> None:
     sha256 = patient.attributes["source"]["sha256"]
     for other in others:
-        if sha256 and sha256 == other.attributes["source"]["sha256"]:
+        if sha256 == other.attributes["source"]["sha256"]:
             raise SettingsError(
                 f"patients {other.patient_id} and {patient.patient_id} are one recording under two names, "
                 f"{other.attributes['source']['file_name']} and {patient.attributes['source']['file_name']}. "
@@ -295,10 +301,9 @@ def _choose_columns(patient: CachedPatient, regions: set[str], single_units: boo
     if regions:
         keep &= np.isin(patient.attributes["units"]["brain_region"], list(regions))
     if single_units:
-        is_single = patient.is_single_unit()
-        if is_single is None:
+        if "is_single_unit" not in patient.unit_columns:
             raise SettingsError(
                 f"patient {patient.patient_id} has no is_single_unit column to choose by. Leave --single-units out"
             )
-        keep &= is_single
+        keep &= patient.unit_column("is_single_unit") == 1
     return np.flatnonzero(keep)

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from summer_train.batches import Block
+from summer_train.batches import Block, is_distributed
 from summer_train.tasks import FilmLabel, NextBin, Task
 
 Say = Callable[[str], None]
@@ -196,11 +196,15 @@ def written_out_steps(net: nn.Module, task: Task, optimizer: torch.optim.Optimiz
     return TwoLayerSteps(parameters, lambda targets: task.prepare(targets)[None], task.loss_gradient, optimizer)
 
 
+_HOOKS_OF_MODULES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOKS_OF_OPTIMIZERS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+
+
 def _two_layers(net: nn.Module) -> list[Tensor] | None:
     """Return weights and biases of Linear -> ReLU -> Linear, if the network is that and nothing else."""
     if type(net) is not nn.Sequential or [type(layer) for layer in net] != [nn.Linear, nn.ReLU, nn.Linear]:
         return None
-    if any(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks for layer in net.modules()):
+    if any(getattr(layer, hooks) for layer in net.modules() for hooks in _HOOKS_OF_MODULES):
         return None
     parameters = list(net.parameters())
     is_plain = all(
@@ -208,6 +212,7 @@ def _two_layers(net: nn.Module) -> list[Tensor] | None:
         and parameter.requires_grad
         and parameter.dtype == torch.float32
         and not parameter._backward_hooks
+        and not parameter._post_accumulate_grad_hooks
         for parameter in parameters
     )
     return list(parameters) if is_plain and len(parameters) == 4 else None
@@ -217,6 +222,8 @@ def _is_plain_adam(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor
     if type(optimizer) is not torch.optim.Adam or len(optimizer.param_groups) != 1:
         return False
     (group,) = optimizer.param_groups
+    if any(getattr(optimizer, hooks) for hooks in _HOOKS_OF_OPTIMIZERS):
+        return False
     has_others = any(group.get(name) for name in ("amsgrad", "maximize", "differentiable", "decoupled_weight_decay"))
     mine = {id(parameter) for parameter in parameters}
     return not has_others and {id(parameter) for parameter in group["params"]} == mine
@@ -264,19 +271,11 @@ class GraphedSteps:
         return graph, static, predictions
 
 
-def choose_steps(
-    net: nn.Module, task: Task, optimizer: torch.optim.Optimizer, device: torch.device, say: Say = lambda _line: None
-) -> Steps:
-    """Return the fastest way that network, task, optimizer and device allow."""
-    steps: Steps = written_out_steps(net, task, optimizer) or AutogradSteps(net, task.loss, optimizer)
+def choose_steps(steps: TwoLayerSteps | AutogradSteps, device: torch.device, say: Say = lambda _line: None) -> Steps:
+    """Return steps as a CUDA graph where the device allows it; the learning rate is then the one of the start."""
     if device.type == "cuda" and not is_distributed():
         return GraphedSteps(steps, say)
     return steps
-
-
-def is_distributed() -> bool:
-    """Return whether other processes train the same network."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _sum_over_processes(gradients: Sequence[Tensor | None]) -> None:

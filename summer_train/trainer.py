@@ -35,7 +35,7 @@ FLOPS_PER_THREAD = 1.5e7
 
 _FIRST_PROCESS = "SUMMER_TRAIN_FIRST_PROCESS"
 _SIGNAL_AT_PARENTS_DEATH = 1
-_RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
+_COLLECTIVE_TIMEOUT = timedelta(minutes=5)
 
 
 def new_trainer(run: Run, decoder: Decoder, log_dir: Path, say: Say, n_epochs_before: int = 0) -> lightning.Trainer:
@@ -50,7 +50,7 @@ def new_trainer(run: Run, decoder: Decoder, log_dir: Path, say: Say, n_epochs_be
     return lightning.Trainer(
         accelerator="auto",
         devices=n_devices,
-        strategy=UnwrappedDDP(timeout=_RENDEZVOUS_TIMEOUT) if n_devices > 1 else "auto",
+        strategy=UnwrappedDDP(timeout=_COLLECTIVE_TIMEOUT) if n_devices > 1 else "auto",
         max_epochs=run.max_epochs,
         logger=False,
         callbacks=[
@@ -91,7 +91,7 @@ class BlockSteps(Callback):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         assert isinstance(pl_module, Decoder)
         optimizer: Any = pl_module.optimizers(use_pl_optimizer=False)
-        pl_module.steps = choose_steps(pl_module.net, pl_module.task, optimizer, pl_module.device, self.say)
+        pl_module.steps = choose_steps(pl_module.steps_with(optimizer), pl_module.device, self.say)
 
 
 class EpochRows(Callback):

@@ -10,6 +10,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from summer_prep import __version__
@@ -18,12 +19,13 @@ from summer_prep.machine import available_bytes
 from summer_prep.output import check_folder
 from summer_train.batches import Block
 from summer_train.checkpoints import find_run, load_checkpoint
-from summer_train.config import Choice, Run, check_names, is_first_process, settings_from, takes
+from summer_train.config import Choice, Run, check_names, is_first_process, options_of, settings_from, takes
 from summer_train.data import FilmBlocks, FilmData
 from summer_train.models import Decoder, new_decoder
 from summer_train.runs import (
     METRICS,
     PARTS,
+    RESULTS,
     SETTINGS,
     FitResult,
     MetricsFile,
@@ -71,19 +73,26 @@ def fit(say: Say = _say_nothing, **options: Any) -> FitResult:
     ------
     SummerError : data or settings do not allow the run
     """
-    check_names(options, Choice, Run)
+    check_names(options, options_of(Choice, Run))
     run = settings_from(Run, options)
     if run.devices is not None and run.devices > 1:
         raise SettingsError(
             f"devices {run.devices}: further processes start the command again. Use summer-train fit --devices, or "
             "film_data and decoder with a lightning.Trainer of your own"
         )
-    result = run_fit(settings_from(Choice, options), replace(run, devices=1), say)
+    n_threads = torch.get_num_threads()
+    try:
+        result = run_fit(settings_from(Choice, options), replace(run, devices=1), say)
+    finally:
+        torch.set_num_threads(n_threads)
     assert result is not None  # one process is the first
     return result
 
 
-@takes(Choice, Run)
+_OF_DATA = (*options_of(Choice), "data_dir", "nwb_path", "cache_dir", "device_memory", "verify")
+
+
+@takes(Choice, Run, only=_OF_DATA)
 def film_data(say: Say = _say_nothing, **options: Any) -> FilmData:
     """Return the samples of a run as a Lightning data module of plain batches (x, y), building missing keys first.
 
@@ -91,7 +100,7 @@ def film_data(say: Say = _say_nothing, **options: Any) -> FilmData:
     ------
     SummerError : data or settings do not allow it
     """
-    check_names(options, Choice, Run)
+    check_names(options, _OF_DATA)
     return open_data(settings_from(Choice, options), settings_from(Run, options), say)
 
 
@@ -134,9 +143,8 @@ def run_fit(choice: Choice, run: Run, say: Say = _say_nothing) -> FitResult | No
     _check_memory(data)
     use_threads(run.threads, flops_per_step(data))
     quieten_lightning()
-    torch.manual_seed(choice.seed)
     model = new_decoder(data)
-    model.automatic_optimization = False
+    model.take_blocks()
     with _writing_below(run.output_dir):
         parent = run.output_dir / data.task.log_name
         previous = find_run(parent, data.choice, data.provenance["data"]) if run.resume else None
@@ -145,10 +153,11 @@ def run_fit(choice: Choice, run: Run, say: Say = _say_nothing) -> FitResult | No
             return finished
         if previous is not None:
             say(f"continuing {previous}")
-        log_dir, n_epochs = _train(model, data, run, say, previous)
-        if not is_first_process():
-            return None
-        return _evaluated(model, data, run, log_dir, n_epochs, time.perf_counter() - started)
+        with _alone_in(previous):
+            log_dir, n_epochs = _train(model, data, run, say, previous)
+            if not is_first_process():
+                return None
+            return _evaluated(model, data, run, log_dir, n_epochs, time.perf_counter() - started)
 
 
 def open_data(choice: Choice, run: Run, say: Say = _say_nothing) -> FilmData:
@@ -200,6 +209,24 @@ def _writing_below(output_dir: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _alone_in(previous: Path | None) -> Iterator[None]:
+    """Keep others from continuing a run at the same time; a new run's folder nobody knows."""
+    if previous is None or not is_first_process():
+        yield
+        return
+    lock = FileLock(previous / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SettingsError(f"{previous}: another process is continuing this run. Wait for its end") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        (previous / ".lock").unlink(missing_ok=True)
+
+
 def _finished(log_dir: Path, run: Run) -> FitResult | None:
     """Return the results of a run that has nothing left to do; None if it has."""
     result = read_results(log_dir)
@@ -215,9 +242,10 @@ def _train(model: Decoder, data: FilmData, run: Run, say: Say, previous: Path | 
     if previous is not None:
         resumed = last_checkpoint(previous)
         n_before = load_checkpoint(resumed)["epoch"] + 1
-    log_dir = previous or Path()
+    log_dir = previous or Path()  # of further processes: the first one tells them
     if is_first_process():
         log_dir = previous or take_folder(run.output_dir / data.task.log_name)
+        (log_dir / RESULTS).unlink(missing_ok=True)  # those of before are not of what will be trained
         _write_settings(log_dir, data.choice, run)
     trainer = new_trainer(run, model, log_dir, say, n_before)
     hold_terminations(trainer)

@@ -13,6 +13,7 @@ import summer_prep
 import summer_train
 from summer_prep.errors import SettingsError, SummerError
 from summer_prep.key import key_path
+from summer_train.config import Choice, Run, options_of
 
 
 @pytest.mark.parametrize("package", [summer_prep, summer_train])
@@ -44,9 +45,7 @@ def test_functions_stay_functions_when_every_module_is_loaded():
 
 def test_help_of_fit_names_every_option():
     parameters = inspect.signature(summer_train.fit).parameters
-    assert {"task", "label_name", "patient_ids", "bin_length", "buffer", "fold", "max_epochs", "threads"} <= set(
-        parameters
-    )
+    assert set(parameters) == {"say", *options_of(Choice, Run)}
     assert "bin_length : Bin length in ms." in summer_train.fit.__doc__
 
 
@@ -72,6 +71,7 @@ def test_the_whole_path_from_python(tmp_path, monkeypatch):
     assert selection.counts().shape == (selection.n_bins, 12)
     assert np.array_equal(selection.labels("summer"), group["labels_first"][selection.label_names.index("summer")])
     assert selection.units()["patient_id"].tolist() == ["14"] * 6 + ["20"] * 6
+    assert selection.units()["unit_id"][:6].tolist() == group["unit_id"][...].tolist()
     assert selection.units()["brain_region"][:6].tolist() == group["brain_region"][...].tolist()
     assert np.array_equal(selection.film_s(), group["bin_start_s"][...])
 
@@ -139,6 +139,17 @@ def test_what_is_not_understood_is_one_line(options, message, demo_cache, tmp_pa
         lambda cache: summer_prep.demo_data(cache / "new", layout="other"),
         lambda cache: summer_train.evaluate(cache / "none.ckpt"),
         summer_train.evaluate,
+        lambda cache: summer_train.evaluate(cache, fold=2.5),
+        lambda cache: summer_train.film_data(cache_dir=cache, max_epochs=5),
+        lambda cache: summer_train.film_data(cache_dir=cache, label_name=3),
+        lambda cache: summer_train.open_selection(cache, 14, 80, single_units="no"),
+        lambda cache: summer_train.open_selection(cache, 14, 80).labels(3),
+        lambda cache: summer_train.open_selection(cache, 14, 80).labels("summer", "best"),
+        lambda cache: summer_prep.build(data_dir=cache, cache_dir=cache, workers="2"),
+        lambda cache: summer_prep.demo_data(cache / "new", units="x"),
+        lambda cache: summer_prep.demo_data(cache / "new", patients=2.5),
+        lambda cache: summer_prep.demo_data(cache / "new", seed=-1),
+        lambda cache: summer_prep.demo_data(cache / "new", layout=["dandi"]),
     ],
 )
 def test_other_calls_are_refused_in_one_line_too(call, demo_cache):

@@ -52,3 +52,16 @@ def test_help_loads_no_heavy_package(module):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip().endswith("set()")
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_imports_point_one_way(package):
+    """No file is reached from itself, late imports included."""
+    reached = {
+        path.stem: {m.split(".")[1] for m, _ in imports(path) if m.startswith(f"{package}.")}
+        for path in (ROOT / package).glob("*.py")
+        if not path.stem.startswith("__")
+    }
+    for _ in reached:
+        reached = {name: found.union(*(reached[other] for other in found)) for name, found in reached.items()}
+    assert [name for name, found in reached.items() if name in found] == []

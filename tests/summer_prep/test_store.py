@@ -172,6 +172,14 @@ def test_key_of_a_newer_schema_is_refused(key):
         describe(key)
 
 
+def test_key_of_an_older_schema_is_stale_and_says_so(key, demo_dir):
+    metadata = key / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+    (state,) = cache_states(demo_dir, key.parent.parent, ["14"], [80])
+    assert state.state == "stale"
+    assert "was written by schema 1, this code reads 2" in state.reason
+
+
 def test_key_under_another_patients_name_is_refused(key):
     other = key_path(key.parent.parent, "20", 80)
     shutil.copytree(key, other)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from summer_prep.errors import SettingsError
 from summer_prep.key import key_path
@@ -170,6 +171,22 @@ def test_resuming_with_other_settings_is_refused_by_name(options):
         fit(**options(lr=0.01, resume=True))
     with pytest.raises(SettingsError, match="patients 14 20 then, 14 now"):
         fit(**options(patient_ids=("14",), resume=True))
+
+
+def test_a_run_is_continued_by_one_process_at_a_time(options):
+    result = fit(**options())
+    with FileLock(result.log_dir / ".lock"), pytest.raises(SettingsError, match="another process is continuing"):
+        fit(**options(max_epochs=3, resume=True))
+    assert fit(**options(max_epochs=3, resume=True)).n_epochs == 3
+    assert not (result.log_dir / ".lock").exists()
+
+
+def test_results_of_before_are_gone_while_a_run_is_continued(options, monkeypatch):
+    result = fit(**options())
+    monkeypatch.setattr("summer_train.training._evaluated", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fit(**options(max_epochs=3, resume=True))
+    assert not (result.log_dir / "results.json").exists()
 
 
 def test_nothing_to_resume_is_said(options):

@@ -29,6 +29,10 @@ def options(demo_cache, tmp_path):
     return make
 
 
+def data_options(options):
+    return {name: value for name, value in options.items() if name not in ("output_dir", "max_epochs")}
+
+
 def trainer(folder, **settings):
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0, "logger": False}
     common = {"max_epochs": 2, "accelerator": "cpu", "devices": 1, "default_root_dir": folder, **quiet}
@@ -41,7 +45,7 @@ def weights_of(model):
 
 @pytest.mark.parametrize("task", ["next_bin", "label"])
 def test_batches_are_of_the_size_asked_for_and_hold_floats_and_targets(task, options):
-    data = summer_train.film_data(**options(task=task, batch_size=50))
+    data = summer_train.film_data(**data_options(options(task=task, batch_size=50)))
     batches = list(data.train_dataloader())
     assert [len(x) for x, _ in batches[:-1]] == [50] * (len(data.train_dataloader()) - 1)
     assert sum(len(x) for x, _ in batches) == data.n_samples["train"]
@@ -57,7 +61,7 @@ def test_batches_are_of_the_size_asked_for_and_hold_floats_and_targets(task, opt
 
 
 def test_without_a_trainer_every_pass_is_an_epoch_in_another_order(options):
-    loader = summer_train.film_data(**options(task="label")).train_dataloader()
+    loader = summer_train.film_data(**data_options(options(task="label"))).train_dataloader()
     first, second = (torch.cat([x for x, _ in loader]) for _ in range(2))
     assert not torch.equal(first, second)
     assert torch.equal(first.sum(dim=0), second.sum(dim=0))
@@ -66,7 +70,7 @@ def test_without_a_trainer_every_pass_is_an_epoch_in_another_order(options):
 @pytest.mark.parametrize("task", ["next_bin", "label"])
 def test_plain_lightning_gives_the_weights_of_our_fit(task, options, tmp_path):
     ours = summer_train.fit(**options(task=task, batch_size=19))
-    data = summer_train.film_data(**options(task=task, batch_size=19))
+    data = summer_train.film_data(**data_options(options(task=task, batch_size=19)))
     decoder = summer_train.decoder(data)
     plain = trainer(tmp_path, callbacks=[ModelCheckpoint(dirpath=tmp_path / "kept", save_last=True)])
     plain.fit(decoder, datamodule=data)
@@ -81,7 +85,7 @@ def test_plain_lightning_gives_the_weights_of_our_fit(task, options, tmp_path):
 
 
 def test_a_decoder_of_another_size_is_evaluated_as_what_it_is(options, tmp_path):
-    data = summer_train.film_data(**options(task="label"))
+    data = summer_train.film_data(**data_options(options(task="label")))
     saver = ModelCheckpoint(dirpath=tmp_path / "kept", save_last=True)
     trainer(tmp_path, callbacks=[saver]).fit(summer_train.decoder(data, hidden_size=5, lr=0.01), datamodule=data)
     places = {"cache_dir": options()["cache_dir"], "data_dir": tmp_path}
@@ -89,7 +93,7 @@ def test_a_decoder_of_another_size_is_evaluated_as_what_it_is(options, tmp_path)
 
 
 def test_what_users_switch_on_works(options, tmp_path, capfd):
-    data = summer_train.film_data(**options(task="label"))
+    data = summer_train.film_data(**data_options(options(task="label")))
     callbacks = [
         EarlyStopping("val_loss", patience=1, min_delta=10.0),
         ModelCheckpoint(dirpath=tmp_path / "kept", monitor="train_loss", save_top_k=-1, filename="{epoch}"),
@@ -115,7 +119,7 @@ def test_what_users_switch_on_works(options, tmp_path, capfd):
 
 def test_max_steps_ends_after_so_many_batches(options, tmp_path):
     plain = trainer(tmp_path, max_epochs=-1, max_steps=7, enable_checkpointing=False)
-    data = summer_train.film_data(**options(task="label"))
+    data = summer_train.film_data(**data_options(options(task="label")))
     plain.fit(summer_train.decoder(data), datamodule=data)
     assert plain.global_step == 7
 
@@ -138,7 +142,7 @@ class WithSGD(summer_train.LinearLabel):
 
 
 def test_a_changed_decoder_is_trained_as_it_was_changed(options, tmp_path):
-    data = summer_train.film_data(**options(task="label"))
+    data = summer_train.film_data(**data_options(options(task="label")))
     results = []
     for kind in (summer_train.LinearLabel, Heavy):
         torch.manual_seed(0)
@@ -157,7 +161,7 @@ def test_a_changed_decoder_is_trained_as_it_was_changed(options, tmp_path):
 
 
 def test_a_pass_leaves_nothing_for_the_next(options, tmp_path):
-    data = summer_train.film_data(**options(task="label"))
+    data = summer_train.film_data(**data_options(options(task="label")))
     decoder = summer_train.decoder(data)
     plain = trainer(tmp_path, enable_checkpointing=False)
     plain.fit(decoder, datamodule=data)
@@ -167,16 +171,27 @@ def test_a_pass_leaves_nothing_for_the_next(options, tmp_path):
     assert plain.test(decoder, datamodule=data, verbose=False) == first
 
 
-def test_fine_tuning_keeps_what_came_before(options, tmp_path):
+@pytest.mark.parametrize(
+    "changes", [{"patient_ids": [29, 8]}, {"label_name": "office"}, {"fold": 3}], ids=["patients", "label", "fold"]
+)
+def test_fine_tuning_keeps_what_came_before(changes, options, tmp_path):
     result = summer_train.fit(**options(task="label"))
     decoder = summer_train.LinearLabel.load_from_checkpoint(result.best_checkpoint)
     assert decoder.provenance["config"]["label_name"] == "summer"
-    other = summer_train.film_data(**options(task="label", patient_ids=[29, 8], label_name="office"))
+    other = summer_train.film_data(**data_options(options(task="label", **changes)))
     saver = ModelCheckpoint(dirpath=tmp_path / "tuned", filename="tuned")
     trainer(tmp_path, callbacks=[saver]).fit(decoder, datamodule=other)
     summer = torch.load(tmp_path / "tuned" / "tuned.ckpt", weights_only=True)["summer"]
-    assert summer["config"]["label_name"] == "office"
+    assert summer["config"]["fold"] == changes.get("fold", 1)
     assert summer["before"]["config"]["label_name"] == "summer"
+
+
+def test_a_loader_given_alone_is_noted_too(options, tmp_path):
+    data = summer_train.film_data(**data_options(options(task="label")))
+    saver = ModelCheckpoint(dirpath=tmp_path, filename="alone")
+    trainer(tmp_path, callbacks=[saver]).fit(summer_train.decoder(data), data.train_dataloader(), data.val_dataloader())
+    places = {"cache_dir": options()["cache_dir"], "data_dir": tmp_path}
+    assert summer_train.evaluate(tmp_path / "alone.ckpt", **places).differences == []
 
 
 @pytest.mark.parametrize("n_samples", [1, 7, 8])
@@ -193,8 +208,7 @@ def test_processes_of_a_plain_trainer_get_as_many_batches_and_miss_no_sample(n_s
                 batch_size=2,
                 as_target=lambda target: target,
                 epoch_of_pass=lambda: 0,
-                rank=rank,
-                n_processes=n_processes,
+                process=lambda rank=rank: (rank, n_processes),
             )
         )
         for rank in range(n_processes)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from summer_train import batches, open_selection
+from summer_train import Decoder, LinearLabel, batches, open_selection
 from summer_train.batches import Block, OrderedBlocks, ResidentSamples, ShuffledBlocks, StreamedSamples
 from summer_train.networks import two_layer_net
-from summer_train.steps import AutogradSteps, GraphedSteps, TwoLayerSteps, choose_steps, written_out_steps
+from summer_train.steps import AutogradSteps, GraphedSteps, TwoLayerSteps, written_out_steps
 from summer_train.tasks import FilmLabel, NextBin
 
 
@@ -123,7 +123,8 @@ def test_whatever_is_changed_takes_the_general_path(change):
     change_net, kind, make_optimizer = CHANGED[change]
     net = change_net(net_and_task(7, 0, 5)[0])
     assert written_out_steps(net, kind(7), make_optimizer(net)) is None
-    assert isinstance(choose_steps(net, kind(7), make_optimizer(net), torch.device("cpu")), AutogradSteps)
+    decoder = Decoder(net, kind(7))
+    assert isinstance(decoder.steps_with(make_optimizer(net)), AutogradSteps)
 
 
 def test_hooks_and_weight_decay_are_honoured():
@@ -138,6 +139,36 @@ def test_hooks_and_weight_decay_are_honoured():
         results.append(net.state_dict())
     for name, weights in results[0].items():
         torch.testing.assert_close(weights, results[1][name], rtol=0, atol=1e-6)
+
+
+class Heavy(LinearLabel):
+    """Weighs one class fifty times."""
+
+    def loss(self, prediction, target):
+        return torch.nn.functional.cross_entropy(prediction, target.long(), weight=torch.tensor([1.0, 50.0]))
+
+
+class Backwards(LinearLabel):
+    """Predicts from the negative counts."""
+
+    def forward(self, counts):
+        return self.net(-counts.float())
+
+
+@pytest.mark.parametrize("kind", [Heavy, Backwards])
+def test_a_decoder_that_changes_loss_or_forward_is_trained_as_it_says_on_blocks_too(kind):
+    block = random_block(100, 7, 2, 10)
+    torch.manual_seed(0)
+    decoder, expected = kind(7, 2, 5), kind(7, 2, 5)
+    expected.load_state_dict(decoder.state_dict())
+    decoder.steps_with(fused_adam(decoder))(block)
+    optimizer = fused_adam(expected)
+    for x, y in zip(block.counts.split(10), block.targets.split(10), strict=True):
+        optimizer.zero_grad()
+        expected.loss(expected(x), y).backward()
+        optimizer.step()
+    for name, weights in expected.state_dict().items():
+        torch.testing.assert_close(decoder.state_dict()[name], weights, rtol=0, atol=1e-6)
 
 
 @pytest.fixture
