@@ -315,10 +315,13 @@ def ensure_keys(
     check_bin_length(bin_length_ms)
     is_file = nwb_path is not None and not patient_ids
     recordings = select_recordings(data_dir, nwb_path) if is_file else find_recordings(data_dir, may_be_missing=True)
-    cached = [patient_id for patient_id, lengths in cached_keys(cache_dir).items() if bin_length_ms in lengths]
-    check_known(patient_ids, {*recordings, *cached}, data_dir, f"key at {bin_length_ms} ms in {cache_dir}")
+    every_key = cached_keys(cache_dir)
+    cached = [patient_id for patient_id, lengths in every_key.items() if bin_length_ms in lengths]
+    others = ", ".join(f"{one} ({' '.join(map(str, lengths))} ms)" for one, lengths in every_key.items())
+    wanted_key = f"key at {bin_length_ms} ms in {cache_dir}"
+    check_known(patient_ids, {*recordings, *cached}, data_dir, wanted_key, f", cached are {others}" if others else "")
     wanted = tuple(dict.fromkeys(patient_ids)) or tuple(recordings) or tuple(cached)
-    states = key_states(cache_dir, recordings, wanted, [bin_length_ms])
+    states = key_states(data_dir, cache_dir, recordings, wanted, [bin_length_ms])
     for reason in dict.fromkeys(state.reason for state in states if state.state == "unchecked"):
         patients = ", ".join(state.patient_id for state in states if state.reason == reason)
         say(f"patient {patients}: freshness is not known ({reason})")

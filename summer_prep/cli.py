@@ -29,7 +29,7 @@ from summer_prep.console import (
 from summer_prep.dataset import FileLayout
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.key import Codec
-from summer_prep.values import as_bin_lengths, as_names, as_patient_ids
+from summer_prep.values import as_bin_lengths, as_names, as_patient_id, as_patient_ids
 
 if TYPE_CHECKING:
     from summer_prep.building import KeyResult
@@ -124,7 +124,7 @@ def _table_of_results(results: "list[KeyResult]") -> Table:
         sizes = [result.n_bins or "", result.n_units or ""]
         return [result.patient_id, result.bin_length_ms, result.state, *sizes, *tallies, seconds]
 
-    header = ["patient", "bin (ms)", "state", "bins", "units", "counted", "in pauses", "outside", "seconds"]
+    header = ["patient", "ms", "state", "bins", "units", "counted", "pauses", "outside", "s"]
     return Table(header, [row(result) for result in results])
 
 
@@ -143,6 +143,7 @@ def inspect(
     from summer_prep.key import cached_keys, key_path
 
     lengths_ms = as_bin_lengths(bin_length)
+    patient = None if patient is None else as_patient_id(patient)
     if len(lengths_ms) > 1:
         raise SettingsError(f"--bin-length {bin_length}: one key is shown at a time. Name one bin length")
     if picture is None and labels is not None:
@@ -230,13 +231,16 @@ def _show_key(key: Path, picture: Path | None, labels: Sequence[str], as_json: b
         show_table(table)
 
 
+def _codec(name: str) -> list[str]:
+    return [] if name == "none" else [name]
+
+
 def _tables_of_key(facts: Mapping[str, Any]) -> list[Table]:
     arrays = [
         [
             array["name"],
             " x ".join(f"{name} {size}" for name, size in zip(array["dimensions"], array["shape"], strict=True)),
-            array["dtype"],
-            array["codec"],
+            " ".join(["text" if "String" in array["dtype"] else array["dtype"], *_codec(array["codec"])]),
             f"{array['bytes']:,}",
             f"{array['stored_bytes']:,}",
         ]
@@ -260,7 +264,7 @@ def _tables_of_key(facts: Mapping[str, Any]) -> list[Table]:
     spikes = [[name.replace("_", " "), f"{value:,}"] for name, value in facts["spikes"].items()]
     return [
         Table(["spikes", "number"], spikes),
-        Table(["array", "dimensions", "dtype", "codec", "bytes", "on disk"], arrays),
+        Table(["array", "dimensions", "dtype", "bytes", "on disk"], arrays),
         Table(["region", "units", "median rate (Hz)", "highest rate (Hz)"], regions),
         Table(["label", "first (%)", "any (%)", "majority (%)", "undefined (%)"], labels),
         Table(["pause at frame", "film time (s)", "recording start (s)", "duration (s)"], pauses),

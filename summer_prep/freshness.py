@@ -59,11 +59,15 @@ def cache_states(
     known = in_natural_order({*recordings, *cached})
     check_known(patient_ids, known, data_dir, f"key in {cache_dir}")
     lengths = bin_lengths_ms or sorted({length for found in cached.values() for length in found})
-    return key_states(cache_dir, recordings, patient_ids or known, lengths or DATASET_BIN_LENGTHS_MS)
+    return key_states(data_dir, cache_dir, recordings, patient_ids or known, lengths or DATASET_BIN_LENGTHS_MS)
 
 
-def check_known(patient_ids: Iterable[str], known: Iterable[str], data_dir: Path, key: str) -> None:
+def check_known(patient_ids: Iterable[str], known: Iterable[str], data_dir: Path, key: str, others: str = "") -> None:
     """Check that there is a recording or a key of every patient asked for, and of any patient at all.
+
+    Parameters
+    ----------
+    others : what else there is, for the error
 
     Raises
     ------
@@ -74,29 +78,33 @@ def check_known(patient_ids: Iterable[str], known: Iterable[str], data_dir: Path
     unknown = [patient_id for patient_id in patient_ids if patient_id not in found]
     if unknown:
         raise SettingsError(
-            f"no recording of patient {', '.join(unknown)} in {where}; found are {', '.join(found) or 'none'}. "
-            "Check --patient-ids, --data-dir and --cache-dir"
+            f"no recording of patient {', '.join(unknown)} in {where}; found are {', '.join(found) or 'none'}{others}. "
+            "Check --patient-ids, --bin-length, --data-dir and --cache-dir"
         )
     if not found:
-        raise SettingsError(f"no recording in {where}. Check --data-dir and --cache-dir")
+        raise SettingsError(f"no recording in {where}{others}. Check --data-dir and --cache-dir")
 
 
 def key_states(
-    cache_dir: Path, recordings: Mapping[str, Path], patient_ids: Iterable[str], bin_lengths_ms: Iterable[int]
+    data_dir: Path,
+    cache_dir: Path,
+    recordings: Mapping[str, Path],
+    patient_ids: Iterable[str],
+    bin_lengths_ms: Iterable[int],
 ) -> list[KeyState]:
     """Return the state of every key of these patients at these bin lengths, patient after patient."""
     lengths = list(bin_lengths_ms)
     return [
         state
         for patient_id in patient_ids
-        for state in _patient_states(cache_dir, patient_id, lengths, recordings.get(patient_id))
+        for state in _patient_states(data_dir, cache_dir, patient_id, lengths, recordings.get(patient_id))
     ]
 
 
 def _patient_states(
-    cache_dir: Path, patient_id: str, bin_lengths_ms: Iterable[int], recording: Path | None
+    data_dir: Path, cache_dir: Path, patient_id: str, bin_lengths_ms: Iterable[int], recording: Path | None
 ) -> list[KeyState]:
-    sha256, why_unchecked = None, "no recording to compare with"
+    sha256, why_unchecked = None, f"no recording in {data_dir}; see --data-dir"
     if recording is not None and patient_path(cache_dir, patient_id).is_dir():
         try:
             sha256, why_unchecked = source_sha256(recording, patient_id, cache_dir), ""

@@ -121,7 +121,7 @@ def describe(key: Path) -> Description:
         schema_version, claimed = attributes["schema_version"], (attributes["patient_id"], attributes["bin_length_ms"])
         sha256 = document_sha256(document)
     except FileNotFoundError as error:
-        raise CacheError(f"{key}: not in the cache. Build it: {build_command(key)}") from error
+        raise CacheError(f"{key}: not in the cache. Build it: {build_command(key, is_there=False)}") from error
     except OSError as error:
         raise CacheError(f"{metadata}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -198,11 +198,11 @@ def key_of_path(key: Path) -> tuple[str, int]:
     return key.parent.name.removeprefix("sub-"), int(match[1])
 
 
-def build_command(key: Path) -> str:
-    """Return the command that builds or rebuilds a key, for messages."""
+def build_command(key: Path, is_there: bool = True) -> str:
+    """Return the command that builds a key, or rebuilds one that is there, for messages."""
     patient_id, bin_length_ms = key_of_path(key)
     cache_dir = key.parent.parent
     return (
-        f"summer-prep build --force --patient-ids {patient_id} --bin-length {bin_length_ms} "
+        f"summer-prep build {'--force ' if is_there else ''}--patient-ids {patient_id} --bin-length {bin_length_ms} "
         f"--cache-dir {cache_dir} --data-dir DIR"
     )

@@ -100,7 +100,7 @@ def draw_key(key: Path, picture: Path, labels: Sequence[str] = ()) -> None:
     recorded_s = _sums(starts, read_array(key, "recorded_s"))
     with np.errstate(invalid="ignore"):  # bins that were never seen have no rate: a hole in the curve
         rates_hz = _sums(starts, counts.sum(axis=1)) / recorded_s
-    is_on = read_array(key, "labels_any")[[names.index(name) for name in shown]] == 1
+    values = read_array(key, "labels_any")[[names.index(name) for name in shown]]
 
     plt = pyplot()
     figure, (heat, rate, strip) = plt.subplots(
@@ -125,10 +125,11 @@ def draw_key(key: Path, picture: Path, labels: Sequence[str] = ()) -> None:
     )
     rate.plot(np.linspace(start, stop, len(rates_hz)), rates_hz, lw=0.6, color="black")
     rate.set_ylabel("population\nrate (Hz)")
-    on = np.stack([_sums(starts, row) for row in is_on]) > 0
-    strip.imshow(on, extent=(start, stop, len(shown) - 0.5, -0.5), cmap="Greys", **_AS_IT_IS)
+    on, undefined = (np.stack([_sums(starts, row == value) for row in values]) > 0 for value in (1, UNDEFINED))
+    shades = np.where(on, 1.0, np.where(undefined, 0.3, 0.0))
+    strip.imshow(shades, vmin=0, vmax=1, extent=(start, stop, len(shown) - 0.5, -0.5), cmap="Greys", **_AS_IT_IS)
     strip.set_yticks(range(len(shown)), [_as_text(name) for name in shown])
-    strip.set_xlabel("film time (min)")
+    strip.set_xlabel("film time (min); labels: black on, grey undefined")
     for pause in attributes["pauses"]:
         for axes in (heat, rate, strip):
             axes.axvline(pause["frame"] / FRAMES_PER_MINUTE, color="tab:cyan", ls="--", lw=1)

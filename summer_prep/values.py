@@ -1,6 +1,7 @@
 """What people write for a path, ids or numbers, on the command line and in Python, as what the library takes."""
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -39,13 +40,19 @@ def as_patient_ids(value: object, option: str = "--patient-ids") -> tuple[str, .
     ------
     SettingsError : something else, none at all, or one of them twice
     """
-    ids = _each_once(value, option, "patient ids, like 14 20", _as_name)
+    ids = _each_once(value, option, "patient ids, like 14 20", lambda part: as_patient_id(_as_name(part)))
     for patient_id in ids:
         if not is_patient_id(patient_id):
             raise SettingsError(
                 f"{option}: {patient_id!r} is no patient id; letters and digits are allowed, like 14 20"
             )
     return ids
+
+
+def as_patient_id(name: str) -> str:
+    """Return a patient id from itself, or from `sub-14` as folders and files have it."""
+    match = re.fullmatch(r"sub-?([A-Za-z0-9]+)", name)
+    return match[1] if match else name
 
 
 def as_names(value: object, option: str, example: str) -> tuple[str, ...]:

@@ -50,25 +50,27 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def find_run(parent: Path, choice: Choice, data: Mapping[str, Any]) -> Path:
-    """Return the newest run's folder, checked to be a run of this choice on these data.
+    """Return the folder of the newest run of this choice on these data.
 
     Raises
     ------
-    SettingsError : there is none, or it differs
+    SettingsError : there is none
     """
+    of_newest: list[str] = []
     trained = [folder for folder in run_folders(parent).values() if last_checkpoint(folder).exists()]
     if not trained:
         raise SettingsError(f"{parent}: no run to continue. Leave --resume out, or name its --output-dir")
-    newest = last_checkpoint(trained[-1])
-    then = load_checkpoint(newest)["summer"]
-    differences = choice.differences(choice_of(then["config"], newest).as_plain())
-    differences += data_differences(then["data"], data)
-    if differences:
-        raise SettingsError(
-            f"{newest}: cannot be continued, it was trained with other settings: {'; '.join(differences)}. "
-            "Give the same ones, or leave --resume out"
-        )
-    return trained[-1]
+    for folder in reversed(trained):
+        then = load_checkpoint(last_checkpoint(folder))["summer"]
+        differences = choice.differences(choice_of(then["config"], last_checkpoint(folder)).as_plain())
+        differences += data_differences(then["data"], data)
+        if not differences:
+            return folder
+        of_newest = differences if folder == trained[-1] else of_newest
+    raise SettingsError(
+        f"{last_checkpoint(trained[-1])}: cannot be continued, it was trained with other settings: "
+        f"{'; '.join(of_newest)}. Give the same ones, or leave --resume out"
+    )
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

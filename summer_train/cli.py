@@ -13,8 +13,6 @@ import typer
 
 from summer_prep.console import (
     LIST_MARK,
-    CacheDir,
-    DataDir,
     JsonOption,
     PictureOption,
     as_data,
@@ -27,6 +25,8 @@ from summer_prep.console import (
 )
 from summer_prep.values import as_path
 from summer_train.config import Choice, Run, is_first_process, settings_from, takes
+
+_OF_RUN = "  [default: that of the run]"
 
 app = new_app("Train decoders on the cached SUMMER arrays.")
 
@@ -73,8 +73,8 @@ def fit(picture: PictureOption = None, as_json: JsonOption = False, **options: A
 @app.command()
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its best.ckpt or last.ckpt.")],
-    data_dir: DataDir = Path("/data"),
-    cache_dir: CacheDir = Path("data_cache"),
+    data_dir: Annotated[Path | None, path_option(f"Folder with the NWB files.{_OF_RUN}", "--data-dir")] = None,
+    cache_dir: Annotated[Path | None, path_option(f"Folder of the cache.{_OF_RUN}", "--cache-dir")] = None,
     patient_ids: Annotated[
         str | None,
         typer.Option(metavar=f"ID{LIST_MARK}", help="Other patients.  [default: those it was trained on]"),
@@ -95,6 +95,9 @@ def evaluate(
 
     for difference in result.differences:
         say(f"differs from training: {difference}")
+    sizes = ", ".join(f"{n} {part}" for part, n in result.n_samples.items() if n)
+    show(as_data(f"{result.checkpoint}: epoch {result.epoch}"))
+    show(as_data(f"patients {' '.join(result.choice.patient_ids)}, fold {result.choice.fold}, samples: {sizes}"))
     show_table(score_table(result.scores))
 
 

@@ -110,6 +110,7 @@ class Choice(Settings):
         from summer_train.splits import check_fold, check_fraction  # NumPy, which --help does without
 
         _check_literals(self)
+        self._check_label_options()
         check_bin_length(self.bin_length_ms)
         _check_range(self, {"batch_size": 1, "hidden_size": 1, "seed": 0})
         if not 0 < self.lr < float("inf"):
@@ -130,6 +131,13 @@ class Choice(Settings):
         check_fold(self.fold or 0)
         if not 0 <= (self.buffer_s or 0) <= MAX_SECONDS:
             raise SettingsError(f"--buffer {self.buffer_s}: must be 0 or more seconds, at most {MAX_SECONDS:g}")
+
+    def _check_label_options(self) -> None:
+        """Refuse options of labels where none is decoded: a forgotten --task label trains another model."""
+        mine = [one for one in fields(self) if one.name in ("label_name", "label_rule", "undefined")]
+        given = [f"--{option_of(one).replace('_', '-')}" for one in mine if getattr(self, one.name) != one.default]
+        if given and self.task != "label":
+            raise SettingsError(f"{', '.join(given)}: has no effect on --task {self.task}. Add --task label")
 
     def differences(self, plain: Mapping[str, Any]) -> list[str]:
         """Return how these settings differ from others, `as_plain`; patients are compared by their data elsewhere."""
@@ -162,7 +170,7 @@ class Run(Settings):
         0, "Accepted for old command lines: counts come from the mapped cache, so no worker processes load them."
     )
     verify: bool = _option(False, "Read every byte of the cache against its digests first.")
-    resume: bool = _option(False, "Continue the newest run in --output-dir, which must have these settings.")
+    resume: bool = _option(False, "Continue the newest run in --output-dir that has these settings.")
 
     def __post_init__(self) -> None:
         _check_range(self, {"max_epochs": 1, "patience": 1, "devices": 1, "threads": 1, "num_workers": 0})

@@ -140,7 +140,7 @@ class FilmData(lightning.LightningDataModule):
             return DEFAULT_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
         return DEFAULT_MEMORY_SHARE * available_bytes()
 
-    def setup(self, stage: str) -> None:
+    def setup(self, stage: str = "") -> None:
         """Take the device of the trainer."""
         if self.trainer is not None:
             self.place(self.trainer.strategy.root_device)
@@ -155,6 +155,10 @@ class FilmData(lightning.LightningDataModule):
 
     def test_dataloader(self) -> Batches:
         """Return the test samples in order."""
+        return self._batches("test")
+
+    def predict_dataloader(self) -> Batches:
+        """Return the test samples in order, as a decoder's `predict_step` takes them."""
         return self._batches("test")
 
     def _batches(self, part: str, epoch_of_pass: Callable[[], int] | None = None) -> Batches:

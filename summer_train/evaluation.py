@@ -11,10 +11,10 @@ import torch
 from summer_prep.errors import SettingsError
 from summer_prep.values import as_number, as_path, as_patient_ids
 from summer_train.checkpoints import choice_of, data_differences, load_checkpoint
-from summer_train.config import Run
+from summer_train.config import Choice, Run, settings_from
 from summer_train.data import FilmData
 from summer_train.models import Decoder, new_decoder
-from summer_train.runs import Scores, best_checkpoint
+from summer_train.runs import Scores, best_checkpoint, read_results
 from summer_train.trainer import Say, use_threads
 from summer_train.training import flops_per_step, open_data, score
 
@@ -23,19 +23,24 @@ from summer_train.training import flops_per_step, open_data, score
 class EvaluationResult:
     """Scores as in `FitResult`, and how the data differ from those of training, one line each."""
 
+    checkpoint: Path
+    epoch: int
+    """From 1."""
+    choice: Choice
+    n_samples: Mapping[str, int]
     scores: Scores
     differences: list[str]
 
     def as_plain(self) -> dict[str, Any]:
         """Return the result as plain values, for JSON."""
-        return {"scores": self.scores, "differences": self.differences}
+        return {**vars(self), "checkpoint": str(self.checkpoint), "choice": self.choice.as_plain()}
 
 
 def evaluate(
     checkpoint: str | Path,
     *,
-    data_dir: str | Path = "/data",
-    cache_dir: str | Path = "data_cache",
+    data_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
     patient_ids: object = None,
     fold: int | None = None,
     say: Say = lambda _line: None,
@@ -45,6 +50,7 @@ def evaluate(
     Parameters
     ----------
     checkpoint : best.ckpt or last.ckpt of a run, or the run's folder, whose best epoch it is then
+    data_dir, cache_dir : by default those of the run, where they are still there
     say : takes lines of progress, for people
 
     Raises
@@ -61,7 +67,7 @@ def evaluate(
     if fold is not None and own.val_fraction is not None:
         raise SettingsError(f"--fold {fold}: {path} was trained with the fraction split, which has no folds")
     choice = choice_of(trained["config"], path, patient_ids=ids, fold=own.fold if fold is None else fold)
-    run = Run(data_dir=as_path(data_dir, "--data-dir"), cache_dir=as_path(cache_dir, "--cache-dir"))
+    run = _places(path, data_dir, cache_dir)
     data = open_data(choice, run, say)
     differences = data_differences(trained["data"], data.selection.provenance())
     if choice.fold != own.fold:
@@ -74,7 +80,23 @@ def evaluate(
         differences.append(
             "the network's inputs are other units than it was trained on: its scores are those of chance"
         )
-    return EvaluationResult(scores=score(model, data)[0], differences=differences)
+    return EvaluationResult(
+        checkpoint=path,
+        epoch=int(loaded["epoch"]) + 1,
+        choice=data.choice,
+        n_samples=data.n_samples,
+        scores=score(model, data)[0],
+        differences=differences,
+    )
+
+
+def _places(checkpoint: Path, data_dir: str | Path | None, cache_dir: str | Path | None) -> Run:
+    """Return where data are: as asked for, as in the run that the checkpoint is of, or as by default."""
+    result = read_results(checkpoint.parent.parent)
+    stored = {} if result is None else {name: Path(str(result.config.get(name))) for name in ("data_dir", "cache_dir")}
+    there = {name: path for name, path in stored.items() if path.is_dir()}
+    given = {"data_dir": data_dir, "cache_dir": cache_dir}
+    return settings_from(Run, {**there, **{name: value for name, value in given.items() if value is not None}})
 
 
 def _trained_decoder(data: FilmData, weights: Mapping[str, Any], path: Path, differences: list[str]) -> Decoder:

@@ -79,6 +79,11 @@ class Decoder(lightning.LightningModule):
         """Log the scores of a batch or block."""
         self._log_scores("test", self(batch[0]), batch[1])
 
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        """Return the predictions of a batch."""
+        prediction: Tensor = self(batch[0])
+        return prediction
+
     @torch.no_grad()
     def _log_scores(self, part: str, prediction: Tensor, target: Tensor, loss: Tensor | None = None) -> None:
         """Log means over the pass and over all processes, each of which must take part, with samples or without."""

@@ -25,10 +25,25 @@ def score_table(scores: Scores) -> Table:
 
 
 def runs_table(results: Iterable[FitResult]) -> Table:
-    """Return a table with a row for each run."""
-    rows = [list(row.values()) for row in map(run_row, results)]
-    names = ["run", "task", "label", "patients", "bin", "buffer", "fold", "seed", "best", "epochs"]
-    return Table([*names, "val loss", "test loss", "test accuracy"], rows)
+    """Return a table with a row for each run: narrow, for people; `run_row` has more."""
+    rows = []
+    for result in results:
+        row = run_row(result)
+        name = "accuracy" if row["test_accuracy"] else "loss"
+        baseline = next(iter(scores for kind, scores in result.scores.items() if kind != "model"), {})
+        rows.append(
+            [
+                "/".join(result.log_dir.parts[-2:]),
+                row["label_name"] or row["task"].replace("_", " "),
+                row["patient_ids"],
+                row["fold"],
+                f"{result.best_epoch}/{result.n_epochs}",
+                name,
+                row[f"test_{name}"],
+                f"{baseline['test'][name]:.4f}" if "test" in baseline else "",
+            ]
+        )
+    return Table(["run", "predicts", "patients", "fold", "best", "score", "test", "baseline"], rows)
 
 
 def run_row(result: FitResult) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from summer_prep.values import as_bin_lengths, as_names, as_number, as_path, as_
 from summer_train.cache import CachedPatient, open_patient
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Selection:
     """Chosen units of several patients on one bin grid, side by side in the order of the patients.
 
@@ -25,6 +25,10 @@ class Selection:
 
     patients: list[CachedPatient]
     columns: list[NDArray[np.int64]]
+
+    def __repr__(self) -> str:
+        ids = ", ".join(patient.patient_id for patient in self.patients)
+        return f"<Selection: patient {ids}, {self.n_units} units, {self.n_bins} bins of {self.bin_length_ms} ms>"
 
     @property
     def n_bins(self) -> int:

@@ -56,7 +56,7 @@ def _say_nothing(_line: str) -> None:
 
 
 @takes(Choice, Run)
-def fit(say: Say = _say_nothing, **options: Any) -> FitResult:
+def fit(*, say: Say = _say_nothing, **options: Any) -> FitResult:
     """Train and evaluate one model, as `summer-train fit` does; missing or stale keys are built first.
 
     In a script, call it below `if __name__ == "__main__":`, since building starts processes.
@@ -93,7 +93,7 @@ _OF_DATA = (*options_of(Choice), "data_dir", "nwb_path", "cache_dir", "device_me
 
 
 @takes(Choice, Run, only=_OF_DATA)
-def film_data(say: Say = _say_nothing, **options: Any) -> FilmData:
+def film_data(*, say: Say = _say_nothing, **options: Any) -> FilmData:
     """Return the samples of a run as a Lightning data module of plain batches (x, y), building missing keys first.
 
     Raises
@@ -149,7 +149,10 @@ def run_fit(choice: Choice, run: Run, say: Say = _say_nothing) -> FitResult | No
         parent = run.output_dir / data.task.log_name
         previous = find_run(parent, data.choice, data.provenance["data"]) if run.resume else None
         if previous is not None and (finished := _finished(previous, run)):
-            say(f"{previous}: is finished, {finished.n_epochs} epochs; these are its results. More: --max-epochs")
+            more = "--patience" if finished.n_epochs < finished.config["max_epochs"] else "--max-epochs"
+            say(
+                f"{previous}: is finished, {finished.n_epochs} epochs; these are its results. For more: a larger {more}"
+            )
             return finished
         if previous is not None:
             say(f"continuing {previous}")
@@ -326,6 +329,7 @@ def _mean_scores(data: FilmData, part: str, predict: Predict, kept: dict[str, ND
             sums[name] = sums.get(name, 0.0) + float(value) * len(block.targets)
         if kept is not None:
             kept[f"{part}_bin"] = getattr(data.split, part)
+            kept[f"{part}_film_s"] = data.selection.film_s()[kept[f"{part}_bin"]]
             for name, values in (("target", block.targets), ("score", task.stored(prediction))):
                 array = values.cpu().numpy()
                 whole = kept.setdefault(f"{part}_{name}", np.empty((n_samples, *array.shape[1:]), array.dtype))

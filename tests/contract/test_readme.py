@@ -41,3 +41,8 @@ def test_python_of_the_readme_runs(demo_cache, tmp_path, monkeypatch):
 def test_every_option_of_fit_is_in_the_readme(run):
     options = set(re.findall(r"--[a-z-]+", run("summer_train", "fit", "--help").stdout))
     assert options - {"--help", "--debug", "--no-debug"} <= set(re.findall(r"--[a-z-]+", README))
+
+
+def test_no_figure_was_left_to_be_filled_in():
+    pages = [README, *(path.read_text() for path in (Path(__file__).parents[2] / "docs").glob("*.md"))]
+    assert not any(re.search(r"@[A-Z]+@", page) for page in pages)

@@ -154,7 +154,7 @@ def test_resuming_a_finished_run_gives_its_results_again(options, tmp_path):
     (tmp_path / "logs" / "dhv" / "version_old").mkdir()
     lines = []
     for max_epochs in (1, 2):
-        assert fit(lines.append, **options(max_epochs=max_epochs, resume=True)) == first
+        assert fit(say=lines.append, **options(max_epochs=max_epochs, resume=True)) == first
     assert f"{first.log_dir}: is finished, 2 epochs; these are its results" in lines[-1]
 
 
@@ -257,10 +257,10 @@ def test_stale_key_is_rebuilt_before_training_and_refused_where_it_cannot_be(dem
         file.write(b"\0")
     lines = []
     settings = options(data_dir=data_dir, cache_dir=cache_dir, patient_ids=("14",), max_epochs=1)
-    fit(lines.append, **settings)
+    fit(say=lines.append, **settings)
     assert lines[0] == f"building patient 14 at 80 ms: the content of {path.name} changed"
     lines.clear()
-    fit(lines.append, **settings)
+    fit(say=lines.append, **settings)
     assert not lines[0].startswith("building")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("summer_prep.freshness.ALGORITHM_VERSION", 2)

@@ -255,7 +255,7 @@ def test_streamed_training_gives_the_weights_of_resident_training(task, options,
     monkeypatch.setattr("summer_train.batches.BLOCK_SAMPLES", 512)  # many blocks, so that buffers are used again
     lines = []
     resident = fit(**options(task=task))
-    streamed = fit(**options(task=task, device_memory=1e-6), say=lines.append)
+    streamed = fit(say=lines.append, **options(task=task, device_memory=1e-6))
     assert any("streaming" in line for line in lines)
     expected = torch.load(resident.last_checkpoint, weights_only=True)["state_dict"]
     weights = torch.load(streamed.last_checkpoint, weights_only=True)["state_dict"]
