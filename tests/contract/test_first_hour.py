@@ -136,7 +136,7 @@ def test_learning_curve_names_the_run_for_people(work):
 def test_runs_are_listed_as_table_json_and_csv(work, run):
     table = run("summer_train", "runs", cwd=work).stdout.splitlines()
     assert [line.split("\t")[0] for line in table[1:]] == [
-        "lightning_logs/dhv/version_0", "lightning_logs/dhv_label/version_0",
+        "dhv/version_0", "dhv_label/version_0",
     ]  # fmt: skip
     plain = json.loads(run("summer_train", "runs", "--json", cwd=work).stdout)
     rows = list(csv.DictReader(run("summer_train", "runs", "--csv", cwd=work).stdout.splitlines()))
@@ -190,23 +190,23 @@ def test_runs_that_start_together_take_folders_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", ["--batch-size 1 --buffer 60 --max-epochs 1", "--val-fraction 0.0003 --max-epochs 2"]
+    "options",
+    [{"batch_size": 1, "buffer": 60, "max_epochs": 1}, {"val_fraction": 0.0003, "max_epochs": 2}],
+    ids=["batches of one", "one validation sample"],
 )
-def test_two_processes_never_wait_for_a_share_that_is_empty(options, demo_cache, run, tmp_path):
-    common = f"--bin-length 1000 --patient-ids 14 --cache-dir {demo_cache} --data-dir none --sequence 0 0 --json"
-    scores = []
-    for devices in ("1", "2"):
-        command = ["fit", *common.split(), *options.split(), "--devices", devices, "--output-dir", devices]
-        process = start("summer_train", *command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        output, said = process.communicate(timeout=100)
-        assert process.returncode == 0, said
-        scores.append(json.loads(output)["scores"]["model"])
-    assert scores[1]["val"]["loss"] == pytest.approx(scores[0]["val"]["loss"], abs=1e-4)
+def test_two_processes_never_wait_for_a_share_that_is_empty(options, demo_cache, tmp_path):
+    common = {"bin_length": 1000, "patient_ids": 14, "cache_dir": demo_cache, "data_dir": tmp_path, "sequence": "0 0"}
+    one = summer_train.fit(output_dir=tmp_path / "1", **common, **options)
+    pairs = {**common, **options, "devices": 2, "output_dir": "2"}.items()
+    typed = [part for name, value in pairs for part in (f"--{name.replace('_', '-')}", *str(value).split())]
+    two = start("summer_train", "fit", *typed, "--json", cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    output, said = two.communicate(timeout=100)
+    assert two.returncode == 0, said
+    loss = json.loads(output)["scores"]["model"]["val"]["loss"]
+    assert loss == pytest.approx(one.scores["model"]["val"]["loss"], abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("number", "moment_s"), [("TERM", 0.5), ("TERM", 3.0), ("TERM", 5.0), ("INT", 3.0), ("INT", 5.0)]
-)
+@pytest.mark.parametrize(("number", "moment_s"), [("TERM", 0.5), ("TERM", 3.0), ("TERM", 5.0), ("INT", 5.0)])
 def test_an_ended_run_of_two_processes_leaves_none_behind(number, moment_s, demo_cache, tmp_path):
     process = start(
         "summer_train", "fit", "--cache-dir", demo_cache, "--data-dir", "none", "--patient-ids", "14", "--buffer", "10",

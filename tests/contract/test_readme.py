@@ -23,7 +23,9 @@ def test_commands_of_the_readme_run(demo_dir, run, tmp_path):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.filterwarnings("ignore:.*num_workers.*", "ignore:.*log_every_n_steps.*", "ignore:.*LeafSpec.*")
+@pytest.mark.filterwarnings(
+    "ignore:.*num_workers.*", "ignore:.*log_every_n_steps.*", "ignore:.*LeafSpec.*", "ignore:.*tensorboardX.*"
+)
 def test_python_of_the_readme_runs(demo_cache, tmp_path, monkeypatch):
     training, cache = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (tmp_path / "data_cache").symlink_to(demo_cache)

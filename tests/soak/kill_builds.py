@@ -32,7 +32,7 @@ from summer_prep.key import cached_keys, describe, key_path
 
 BIN_LENGTHS_MS = (200, 1000)
 FEWEST_WRITE_POINTS = 100
-"""A build writes 40 files and renames twice; fewer points would mean that the hook sees nothing."""
+"""A build of two keys writes 80 files and renames twice; fewer points would mean that the hook sees nothing."""
 
 WRITE_EVENTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link"}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from summer_train import Decoder, LinearLabel, batches, open_selection
+from summer_train import Decoder, LinearLabel, batches, fit, open_selection
 from summer_train.batches import Block, OrderedBlocks, ResidentSamples, ShuffledBlocks, StreamedSamples
 from summer_train.networks import two_layer_net
 from summer_train.steps import AutogradSteps, GraphedSteps, TwoLayerSteps, written_out_steps
@@ -231,19 +231,18 @@ def test_processes_share_every_batch_and_miss_no_sample(n_processes, n_samples):
 
 @pytest.mark.parametrize("task", ["next_bin", "label"])
 def test_two_processes_reach_the_weights_of_one(task, demo_cache, run, tmp_path):
-    weights, scores = [], []
-    for n_devices in ("1", "2"):
-        options = f"--task {task} --patient-ids 14 20 --buffer 10 --max-epochs 2 --batch-size 25 --devices {n_devices}"
-        places = ("--cache-dir", demo_cache, "--output-dir", n_devices)
-        result = run("summer_train", "fit", *options.split(), *places, "--json", cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
-        report = json.loads(result.stdout)
-        weights.append(torch.load(tmp_path / report["last_checkpoint"], weights_only=True)["state_dict"])
-        scores.append(report["scores"]["model"])
-    for name, expected in weights[0].items():
-        torch.testing.assert_close(weights[1][name], expected, rtol=0, atol=1e-5)
-    assert scores[1]["test"]["loss"] == pytest.approx(scores[0]["test"]["loss"], abs=1e-4)
-    assert not (tmp_path / "2" / report["config"]["task"]).exists()
+    places = {"cache_dir": demo_cache, "data_dir": tmp_path, "output_dir": tmp_path / "1"}
+    one = fit(task=task, patient_ids=[14, 20], buffer=10, max_epochs=2, batch_size=25, **places)
+    options = f"--task {task} --patient-ids 14 20 --buffer 10 --max-epochs 2 --batch-size 25 --devices 2 --output-dir 2"
+    result = run("summer_train", "fit", *options.split(), "--cache-dir", demo_cache, "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    weights = torch.load(tmp_path / report["last_checkpoint"], weights_only=True)["state_dict"]
+    for name, expected in torch.load(one.last_checkpoint, weights_only=True)["state_dict"].items():
+        torch.testing.assert_close(weights[name], expected, rtol=0, atol=1e-5)
+    loss = one.scores["model"]["test"]["loss"]
+    assert report["scores"]["model"]["test"]["loss"] == pytest.approx(loss, abs=1e-4)
+    assert [path.name for path in (tmp_path / "2").glob("*/*")] == ["version_0"]
 
 
 def test_where_no_graph_can_be_captured_steps_go_on_and_one_line_says_why(monkeypatch):
