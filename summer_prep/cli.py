@@ -1,6 +1,5 @@
 """The commands of `summer-prep`: parse, one library call, print."""
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from summer_prep.console import (
     run,
     say,
     show,
+    show_json,
     show_table,
 )
 from summer_prep.dataset import FileLayout
@@ -110,7 +110,7 @@ def build(
         if result.state == "built" and result.message:
             say(f"patient {result.patient_id}, {result.bin_length_ms} ms: {result.message}")
     if as_json:
-        show(json.dumps([asdict(result) for result in results], indent=1))
+        show_json([asdict(result) for result in results])
     elif good:
         show_table(_table_of_results(good))
     summary = f"{len(failures)} builds failed, listed above; {len(good)} keys are built or fresh"
@@ -186,7 +186,7 @@ def _show_keys(keys: list[Path], as_json: bool) -> None:
             problems.append(str(error))
     if as_json:
         names = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "codec", "spikes", "source")
-        show(json.dumps([{name: facts[name] for name in names} for facts in readable], indent=1))
+        show_json([{name: facts[name] for name in names} for facts in readable])
     else:
         sizes = ("patient_id", "bin_length_ms", "n_bins", "n_units")
         rows = [
@@ -219,7 +219,7 @@ def _show_key(key: Path, picture: Path | None, labels: Sequence[str], as_json: b
         draw_key(key, picture, labels)
         say(f"wrote {picture}")
     if as_json:
-        show(json.dumps(facts, indent=1))
+        show_json(facts)
         return
     show(as_data(key))
     unseen = f", {facts['n_unseen_bins']} of them never seen" if facts["n_unseen_bins"] else ""
@@ -286,7 +286,7 @@ def status(
 
     states = cache_states(data_dir, cache_dir, as_patient_ids(patient_ids), as_bin_lengths(bin_length))
     if as_json:
-        show(json.dumps([state.as_plain() for state in states], indent=1))
+        show_json([state.as_plain() for state in states])
         return
     show_table(Table(["patient", "bin (ms)", "state", "reason"], [list(state.as_plain().values()) for state in states]))
     say("files were counted and measured, not read: summer-prep verify reads every byte")
@@ -312,7 +312,7 @@ def verify(
     with progress_on_terminal() as bar:
         problems = {str(key): verify_key(key) for key in bar.track(keys, description="reading")}
     if as_json:
-        show(json.dumps(problems, indent=1))
+        show_json(problems)
     every_problem = [problem for found in problems.values() for problem in found]
     n_wrong = sum(bool(found) for found in problems.values())
     _fail_if_any(every_problem, "wrong", len(keys), f"{n_wrong} of {len(keys)} keys are damaged, listed above")

@@ -1,5 +1,7 @@
 """What the two programs share: option spellings, tables, data shown as data, and errors as one line."""
 
+import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -137,6 +139,24 @@ def show(text: str) -> None:
         if isinstance(error, BrokenPipeError):  # the reader (head, less) has had what it wanted
             raise SystemExit(0) from error
         raise SettingsError(f"the result cannot be written to standard output ({error.strerror})") from error
+
+
+def show_json(value: object) -> None:
+    """Write plain values to stdout as JSON, in which a number that is none is null.
+
+    Raises
+    ------
+    SettingsError : stdout cannot be written
+    """
+    show(json.dumps(_finite(value), indent=1))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show_table(table: Table) -> None:

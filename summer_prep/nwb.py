@@ -1,7 +1,7 @@
 """SUMMER's tables in an NWB file: one recording in, plain arrays with their units in their names out."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,7 @@ def _read_tables(nwb_file: "NWBFile") -> dict[str, Any]:
         "numeric_columns": {name: values for name, values in columns.items() if isinstance(values, np.ndarray)},
         "text_columns": {name: values for name, values in columns.items() if isinstance(values, list)},
         "column_descriptions": {name: str(nwb_file.units[name].description)[:200] for name in columns},
-        "notes": tuple(notes),
+        "notes": (*notes, *_note_on_columns(nwb_file.units.colnames)),
     }
 
 
@@ -199,17 +199,21 @@ def _read_spikes(nwb_file: "NWBFile") -> tuple[NDArray[np.float64], NDArray[np.i
     return spike_times_ms, stops, notes
 
 
+def _is_kept(column_name: str) -> bool:
+    return _COLUMN_NAME.fullmatch(column_name) is not None and column_name not in _TAKEN_NAMES
+
+
+def _note_on_columns(names: Iterable[str]) -> list[str]:
+    left = [name for name in names if not _is_kept(name)]
+    return [f"left unit columns in the file whose names are taken or unfit: {', '.join(left)}"[:500]] if left else []
+
+
 def _read_unit_columns(nwb_file: "NWBFile", n_units: int) -> dict[str, NDArray[Any] | list[str]]:
     """Read the optional columns that hold one number or one text a unit; ragged and 2-D ones are left in the file."""
     columns: dict[str, NDArray[Any] | list[str]] = {}
     for name in nwb_file.units.colnames:
         column = nwb_file.units[name]
-        if (
-            not _COLUMN_NAME.fullmatch(name)
-            or name in _TAKEN_NAMES
-            or hasattr(column, "target")
-            or np.shape(column.data) != (n_units,)
-        ):
+        if not _is_kept(name) or hasattr(column, "target") or np.shape(column.data) != (n_units,):
             continue
         values = _read(column.data, f"column {name} of table units")
         if values.dtype.kind in "iufb" and values.dtype.itemsize <= 8:  # wider floats are not portable

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from summer_prep.console import as_data
 from summer_prep.dataset import FRAME_PERIOD_MS, FRAMES_PER_MINUTE, LABEL_RULES, UNDEFINED
 from summer_prep.errors import SettingsError
 from summer_prep.key import Description, check_files, describe
@@ -148,7 +149,7 @@ def _name_regions(axes: Any, regions: NDArray[Any]) -> None:
 
 
 def _as_text(name: str) -> str:
-    return name.replace("$", r"\$")  # matplotlib would read formulas
+    return as_data(name).replace("$", r"\$")  # matplotlib would read formulas
 
 
 def _sums(starts: NDArray[np.int64], values: NDArray[Any]) -> NDArray[np.float64]:

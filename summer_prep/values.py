@@ -135,7 +135,10 @@ def _parts(value: object) -> list[object]:
     if isinstance(value, str):
         return [part for part in value.replace(",", " ").split() if part]
     if isinstance(value, Iterable) and not isinstance(value, bytes | dict):
-        return [part for one in value for part in (_parts(one) if isinstance(one, str) else [one])]
+        try:
+            return [part for one in value for part in (_parts(one) if isinstance(one, str) else [one])]
+        except TypeError:  # a NumPy array of one value without axes
+            return [value]
     return [value]
 
 
@@ -168,6 +171,6 @@ def _as_number(part: object) -> float:
 
 
 def _as_written(value: object) -> object:
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes | dict):
+    if isinstance(value, list | tuple | set):
         return " ".join(map(str, value))
     return value

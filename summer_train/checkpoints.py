@@ -61,7 +61,7 @@ def find_run(parent: Path, choice: Choice, data: Mapping[str, Any]) -> Path:
     if not trained:
         raise SettingsError(f"{parent}: no run to continue. Leave --resume out, or name its --output-dir")
     for folder in reversed(trained):
-        then = load_checkpoint(last_checkpoint(folder))["summer"]
+        then = load_checkpoint(last_checkpoint(folder), to_continue=True)["summer"]
         differences = choice.differences(choice_of(then["config"], last_checkpoint(folder)).as_plain())
         differences += data_differences(then["data"], data)
         if not differences:
@@ -73,8 +73,12 @@ def find_run(parent: Path, choice: Choice, data: Mapping[str, Any]) -> Path:
     )
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, to_continue: bool = False) -> dict[str, Any]:
     """Load a checkpoint of ours, plain values and tensors only.
+
+    Parameters
+    ----------
+    to_continue : whether it must hold the state of the training, too
 
     Raises
     ------
@@ -92,14 +96,40 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises whatever the damaged bytes lead to
         raise SettingsError(f"{path}: not a checkpoint of summer-train fit, or damaged. Train again") from error
-    try:
-        _ = checkpoint["summer"]["config"]["task"], checkpoint["summer"]["data"]["patients"], checkpoint["state_dict"]
-    except (KeyError, TypeError) as error:
+    if not isinstance(checkpoint, dict) or "summer" not in checkpoint:
         raise SettingsError(
             f"{path}: not a checkpoint of summer-train fit: it does not say which data it was trained on. "
             "Train with summer_train.film_data, which notes that"
+        )
+    try:
+        _check_whole(checkpoint, to_continue)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SettingsError(
+            f"{path}: damaged, or not as summer-train fit writes it ({error!r:.60}). Train again"
         ) from error
     return checkpoint
+
+
+def _check_whole(checkpoint: dict[str, Any], to_continue: bool) -> None:
+    """Raise what a checkpoint leads to that lacks something which evaluating or continuing it needs."""
+    summer = checkpoint["summer"]
+    _ = summer["config"]["task"], int(summer["data"]["bin_length_ms"]), n_epochs_of(checkpoint)
+    for patient in summer["data"]["patients"]:
+        _ = str(patient["patient_id"]), list(patient["units"]), patient["digests"].items()
+    if not all(isinstance(weights, torch.Tensor) for weights in checkpoint["state_dict"].values()):
+        raise TypeError("weights")
+    needed = ("state_dict", "optimizer_states", "loops", "callbacks", "global_step", "pytorch-lightning_version")
+    missing = [name for name in needed if not checkpoint.get(name)]
+    if to_continue and missing:
+        raise ValueError(f"without {', '.join(missing)}")
+
+
+def n_epochs_of(checkpoint: Mapping[str, Any]) -> int:
+    """Return for how many epochs a checkpoint's weights were trained: one saved after the end counts no further one."""
+    loops = checkpoint.get("loops")
+    if not loops:
+        return int(checkpoint["epoch"]) + 1
+    return int(loops["fit_loop"]["epoch_progress"]["current"]["processed"])
 
 
 def choice_of(plain: Mapping[str, Any], path: Path, **changes: Any) -> Choice:

@@ -3,7 +3,6 @@
 import csv
 import inspect
 import io
-import json
 import os
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from summer_prep.console import (
     run,
     say,
     show,
+    show_json,
     show_table,
 )
 from summer_prep.values import as_path
@@ -61,7 +61,7 @@ def fit(picture: PictureOption = None, as_json: JsonOption = False, **options: A
         draw_learning_curve(result, picture)
         say(f"wrote {picture}")
     if as_json:
-        show(json.dumps(result.as_plain(), indent=1))
+        show_json(result.as_plain())
         return
     sizes = ", ".join(f"{n} {part}" for part, n in result.n_samples.items() if n)
     show(f"{choice.task}: {result.n_units} units, samples: {sizes}")
@@ -89,7 +89,7 @@ def evaluate(
         checkpoint, data_dir=data_dir, cache_dir=cache_dir, patient_ids=patient_ids, fold=fold, say=say
     )
     if as_json:
-        show(json.dumps(result.as_plain(), indent=1))
+        show_json(result.as_plain())
         return
     from summer_train.report import score_table
 
@@ -115,7 +115,7 @@ def runs(
     for folder in without:
         say(f"no results in {folder}: killed, or still at work")
     if as_json:
-        show(json.dumps([result.as_plain() for result in results], indent=1))
+        show_json([result.as_plain() for result in results])
     elif as_csv:
         content = io.StringIO()
         rows = [{name: as_data(value) for name, value in run_row(result).items()} for result in results]
@@ -150,7 +150,7 @@ def bench(
         draw_bench(result.epochs_s, picture)
         say(f"wrote {picture}")
     if as_json:
-        show(json.dumps(result.as_plain(), indent=1))
+        show_json(result.as_plain())
         return
     show(f"{result.n_units} units, {result.n_steps} steps of {result.batch_size} samples an epoch, {result.device}")
     for table in bench_tables(result.stages_s, result.epochs_s):

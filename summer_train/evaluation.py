@@ -10,7 +10,7 @@ import torch
 
 from summer_prep.errors import SettingsError
 from summer_prep.values import as_number, as_path, as_patient_ids
-from summer_train.checkpoints import choice_of, data_differences, load_checkpoint
+from summer_train.checkpoints import choice_of, data_differences, load_checkpoint, n_epochs_of
 from summer_train.config import Choice, Run, settings_from
 from summer_train.data import FilmData
 from summer_train.models import Decoder, new_decoder
@@ -75,14 +75,14 @@ def evaluate(
         differences += _seen_in_training(data, FilmData(data.selection, own))
     use_threads(None, flops_per_step(data))
     data.place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    model = _trained_decoder(data, loaded["state_dict"], path, differences)
+    model = _trained_decoder(data, loaded["state_dict"], trained.get("decoder"), path, differences)
     if _units(data.selection.provenance()) != _units(trained["data"]):
         differences.append(
             "the network's inputs are other units than it was trained on: its scores are those of chance"
         )
     return EvaluationResult(
         checkpoint=path,
-        epoch=int(loaded["epoch"]) + 1,
+        epoch=n_epochs_of(loaded),
         choice=data.choice,
         n_samples=data.n_samples,
         scores=score(model, data)[0],
@@ -99,8 +99,15 @@ def _places(checkpoint: Path, data_dir: str | Path | None, cache_dir: str | Path
     return settings_from(Run, {**there, **{name: value for name, value in given.items() if value is not None}})
 
 
-def _trained_decoder(data: FilmData, weights: Mapping[str, Any], path: Path, differences: list[str]) -> Decoder:
+def _trained_decoder(
+    data: FilmData, weights: Mapping[str, Any], decoder: str | None, path: Path, differences: list[str]
+) -> Decoder:
     model = new_decoder(data)
+    stock = f"{type(model).__module__}.{type(model).__qualname__}"
+    if decoder not in (None, stock):
+        raise SettingsError(
+            f"{path}: was trained as {decoder}, which only your own code knows. Test it with your lightning.Trainer"
+        )
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

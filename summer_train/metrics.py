@@ -7,7 +7,8 @@ from torch.nn import functional
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """Return the squared error, mean over samples and outputs, of (n_samples, n_outputs) each."""
-    return functional.mse_loss(prediction, target.to(prediction.dtype))
+    dtype = torch.promote_types(prediction.dtype, torch.float32)  # 16 bits would round the counts
+    return functional.mse_loss(prediction.to(dtype), target.to(dtype))
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

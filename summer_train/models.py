@@ -38,7 +38,7 @@ class Decoder(lightning.LightningModule):
 
     def forward(self, counts: Tensor) -> Tensor:
         """Predict from counts, (n_samples, n_units)."""
-        prediction: Tensor = self.net(counts.float())
+        prediction: Tensor = self.net(counts.to(self.dtype))
         return prediction
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -117,7 +117,8 @@ class Decoder(lightning.LightningModule):
         now = getattr(self.trainer.train_dataloader, "provenance", None)
         if now is not None:
             own = {name: self.hparams[name] for name in ("hidden_size", "lr") if name in self.hparams}
-            now = {**now, "config": {**now["config"], **own}}
+            name = f"{type(self).__module__}.{type(self).__qualname__}"
+            now = {**now, "config": {**now["config"], **own}, "decoder": name}
             before = {name: self.provenance.get(name) for name in now}
             is_new = bool(self.provenance) and before != now
             self.provenance = {**now, **({"before": self.provenance} if is_new else {})}

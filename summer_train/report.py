@@ -21,7 +21,7 @@ def score_table(scores: Scores) -> Table:
         [row, *(f"{parts[part][name]:.4f}" if part in parts else "-" for part, name in columns)]
         for row, parts in scores.items()
     ]
-    return Table(["", *(f"{part} {name}" for part, name in columns)], rows)
+    return Table(["scores", *(f"{part} {name}" for part, name in columns)], rows)
 
 
 def runs_table(results: Iterable[FitResult]) -> Table:

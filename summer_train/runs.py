@@ -165,9 +165,20 @@ def read_results(log_dir: Path) -> FitResult | None:
     try:
         plain = json.loads((log_dir / RESULTS).read_bytes())
         values = {field.name: plain[field.name] for field in fields(FitResult)}
-        return FitResult(**{**values, "log_dir": log_dir})
-    except (OSError, ValueError, KeyError, TypeError):
+        result = FitResult(**{**values, "log_dir": log_dir})
+        _check_types(result)
+        return result
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _check_types(result: FitResult) -> None:
+    """Raise what a result that was not written by `write_results` leads to."""
+    _ = [float(score) for parts in result.scores.values() for scores in parts.values() for score in scores.values()]
+    _ = result.scores["model"]["val"]["loss"], " ".join(result.config["patient_ids"]), result.config["patience"]
+    _ = int(result.n_epochs), int(result.best_epoch), int(result.config["max_epochs"]), result.n_per_class.values()
+    if not all(isinstance(number, int) for number in (result.n_epochs, result.best_epoch, result.config["max_epochs"])):
+        raise TypeError(result)
 
 
 def find_results(output_dir: Path) -> tuple[list[FitResult], list[Path]]:

@@ -138,14 +138,12 @@ class Selection:
         """
         names = set.intersection(*(set(patient.unit_columns) for patient in self.patients))
         chosen = list(zip(self.patients, self.columns, strict=True))
-        return {
-            "patient_id": np.repeat([patient.patient_id for patient in self.patients], [len(c) for c in self.columns]),
-            "column": np.concatenate(self.columns),
-            **{
-                name: np.concatenate([patient.unit_column(name)[columns] for patient, columns in chosen])
-                for name in sorted(names)
-            },
+        told = {
+            name: np.concatenate([patient.unit_column(name)[columns] for patient, columns in chosen])
+            for name in sorted(names)
         }
+        ids = np.repeat([patient.patient_id for patient in self.patients], [len(columns) for columns in self.columns])
+        return {**told, "patient_id": ids, "column": np.concatenate(self.columns)}
 
     def film_s(self) -> NDArray[np.float64]:
         """Return the start of each bin on the film clock, (n_bins,) seconds."""

@@ -181,7 +181,15 @@ def _metrics_of(trainer: lightning.Trainer) -> dict[str, float]:
 
 
 def use_threads(threads: int | None, flops_per_step: float) -> None:
-    """Set the processor threads of this process: one where matrix products are too small to share."""
+    """Set the processor threads of this process: one where matrix products are too small to share.
+
+    Raises
+    ------
+    SettingsError : more than there are processors
+    """
+    n_processors = os.cpu_count() or 1
+    if threads is not None and threads > n_processors:
+        raise SettingsError(f"--threads {threads}: this machine has {n_processors} processors. Choose at most as many")
     if threads is None:
         threads = max(1, min(os.cpu_count() or 1, int(flops_per_step / FLOPS_PER_THREAD)))
     torch.set_num_threads(threads)

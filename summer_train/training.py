@@ -18,7 +18,7 @@ from summer_prep.errors import SettingsError
 from summer_prep.machine import available_bytes
 from summer_prep.output import check_folder
 from summer_train.batches import Block
-from summer_train.checkpoints import find_run, load_checkpoint
+from summer_train.checkpoints import find_run, load_checkpoint, n_epochs_of
 from summer_train.config import Choice, Run, check_names, is_first_process, options_of, settings_from, takes
 from summer_train.data import FilmBlocks, FilmData
 from summer_train.models import Decoder, new_decoder
@@ -119,6 +119,7 @@ def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = N
         hidden_size=data.choice.hidden_size if hidden_size is None else own.hidden_size,
         lr=data.choice.lr if lr is None else own.lr,
     )
+    _check_memory(data, choice)
     return new_decoder(data, choice)
 
 
@@ -140,7 +141,7 @@ def run_fit(choice: Choice, run: Run, say: Say = _say_nothing) -> FitResult | No
     end_with_first_process()
     check_folder(run.output_dir, "--output-dir")
     data = open_data(choice, run, say)
-    _check_memory(data)
+    _check_memory(data, data.choice)
     use_threads(run.threads, flops_per_step(data))
     quieten_lightning()
     model = new_decoder(data)
@@ -182,21 +183,21 @@ def open_data(choice: Choice, run: Run, say: Say = _say_nothing) -> FilmData:
     return FilmData(selection, replace(choice, patient_ids=patient_ids), run.device_memory_gb, say)
 
 
-def _n_weights(data: FilmData) -> int:
+def _n_weights(data: FilmData, choice: Choice) -> int:
     n_outputs = data.task.n_outputs
-    return data.choice.hidden_size * (data.n_units + n_outputs + 1) + n_outputs
+    return choice.hidden_size * (data.n_units + n_outputs + 1) + n_outputs
 
 
 def flops_per_step(data: FilmData) -> float:
     """Return the floating-point operations of a step's matrix products."""
-    return 6.0 * _n_weights(data) * data.choice.batch_size  # forward and twice that backward
+    return 6.0 * _n_weights(data, data.choice) * data.choice.batch_size  # forward and twice that backward
 
 
-def _check_memory(data: FilmData) -> None:
-    n_bytes = 16 * _n_weights(data)  # float32 weights and gradients, and Adam's two averages of them
+def _check_memory(data: FilmData, choice: Choice) -> None:
+    n_bytes = 16 * _n_weights(data, choice)  # float32 weights and gradients, and Adam's two averages of them
     if n_bytes > available_bytes():
         raise SettingsError(
-            f"--hidden-size {data.choice.hidden_size}: training takes {n_bytes / 1e9:.1f} GB, "
+            f"--hidden-size {choice.hidden_size}: training takes {n_bytes / 1e9:.1f} GB, "
             f"{available_bytes() / 1e9:.1f} GB are free. Choose a smaller one"
         )
 
@@ -244,7 +245,7 @@ def _train(model: Decoder, data: FilmData, run: Run, say: Say, previous: Path | 
     n_before, resumed = 0, None
     if previous is not None:
         resumed = last_checkpoint(previous)
-        n_before = load_checkpoint(resumed)["epoch"] + 1
+        n_before = n_epochs_of(load_checkpoint(resumed))
     log_dir = previous or Path()  # of further processes: the first one tells them
     if is_first_process():
         log_dir = previous or take_folder(run.output_dir / data.task.log_name)
@@ -275,10 +276,10 @@ def _write_settings(log_dir: Path, choice: Choice, run: Run) -> None:
 def _evaluated(model: Decoder, data: FilmData, run: Run, log_dir: Path, n_epochs: int, seconds: float) -> FitResult:
     """Score the trained model and leave its results in the run's folder."""
     scores, predictions = score(model, data)
-    best_epoch = int(load_checkpoint(best_checkpoint(log_dir))["epoch"])
+    best_epoch = n_epochs_of(load_checkpoint(best_checkpoint(log_dir)))
     test = scores["model"].get("test", {})
     metrics = MetricsFile(log_dir / METRICS, metric_columns(data.task), n_epochs)
-    metrics.add_test_scores(best_epoch, {f"test_{name}": value for name, value in test.items()})
+    metrics.add_test_scores(best_epoch - 1, {f"test_{name}": value for name, value in test.items()})
     result = FitResult(
         config={**data.choice.as_plain(), **run.as_plain()},
         data=data.selection.provenance(),
@@ -286,7 +287,7 @@ def _evaluated(model: Decoder, data: FilmData, run: Run, log_dir: Path, n_epochs
         n_samples=data.n_samples,
         n_per_class={part: data.task.samples_per_class(data.blocks(part)) for part in PARTS},
         scores=scores,
-        best_epoch=best_epoch + 1,
+        best_epoch=best_epoch,
         n_epochs=n_epochs,
         seconds=seconds,
         software={"summer": __version__, "torch": torch.__version__, "lightning": lightning.__version__},

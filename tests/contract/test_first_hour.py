@@ -374,6 +374,16 @@ def test_checkpoint_with_odd_settings_is_one_line(work, tmp_path):
         summer_train.evaluate(tmp_path / "plain.ckpt", **places)
 
 
+def test_numbers_that_are_none_are_null_in_json(work, run, tmp_path):
+    best = work / "lightning_logs" / "dhv_label" / "version_0" / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(best, weights_only=True)
+    checkpoint["state_dict"] = {name: tensor * float("nan") for name, tensor in checkpoint["state_dict"].items()}
+    torch.save(checkpoint, tmp_path / "nan.ckpt")
+    result = run("summer_train", "evaluate", tmp_path / "nan.ckpt", "--json", cwd=work)
+    assert "NaN" not in result.stdout
+    assert json.loads(result.stdout)["scores"]["model"]["val"]["loss"] is None
+
+
 def test_a_slow_epoch_shows_its_progress_on_a_terminal_only(demo_cache, tmp_path):
     slow = (
         "import sys, summer_train.trainer as trainer\ntrainer.SLOW_EPOCH_S = 0.0\n"

@@ -76,7 +76,9 @@ def test_the_whole_path_from_python(tmp_path, monkeypatch):
     assert np.array_equal(selection.film_s(), group["bin_start_s"][...])
 
 
-@pytest.mark.parametrize("written", [14, "14", [14], ("14",), np.array([14]), np.int64(14), "14,", {"14"}])
+@pytest.mark.parametrize(
+    "written", [14, "14", [14], ("14",), np.array([14]), np.array(14), np.int64(14), "14,", {"14"}, "sub-14"]
+)
 def test_one_patient_alone_is_understood(written, demo_cache):
     assert summer_train.open_selection(str(demo_cache), written, 80).n_units == 10
 
@@ -104,6 +106,8 @@ def test_one_patient_alone_is_understood(written, demo_cache):
         ({"fold": True}, "--fold True: must be a whole number"),
         ({"batch_size": 0}, "--batch-size 0: must be 1 or more"),
         ({"batch_size": 10**30}, "must be 1 or more"),
+        ({"threads": 10**6}, "--threads 1000000: this machine has"),
+        ({"label_name": "tom", "task": "next_bin"}, "--label-name: has no effect on --task next_bin. Add --task label"),
         ({"num_workers": -5}, "--num-workers -5: must be 0 or more"),
         ({"seed": -1}, "--seed -1: must be 0 or more"),
         ({"single_units": "yes"}, "--single-units 'yes': must be True or False"),

@@ -17,6 +17,7 @@ from filelock import FileLock
 from summer_prep.errors import SettingsError
 from summer_prep.key import key_path
 from summer_train import evaluate, fit
+from summer_train.runs import find_results
 from tests.conftest import error_line, hear_interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -187,6 +188,46 @@ def test_results_of_before_are_gone_while_a_run_is_continued(options, monkeypatc
     with pytest.raises(ZeroDivisionError):
         fit(**options(max_epochs=3, resume=True))
     assert not (result.log_dir / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "is_evaluated"),
+    [
+        (lambda checkpoint: checkpoint.pop("optimizer_states"), True),
+        (lambda checkpoint: checkpoint.update(optimizer_states=[]), True),
+        (lambda checkpoint: checkpoint.pop("loops"), True),
+        (lambda checkpoint: checkpoint.pop("callbacks"), True),
+        (lambda checkpoint: checkpoint.update(state_dict=None), False),
+        (lambda checkpoint: checkpoint.update(state_dict={}), False),
+        (lambda checkpoint: checkpoint["summer"]["data"].update(patients=[{}]), False),
+        (lambda checkpoint: checkpoint["summer"]["data"].pop("bin_length_ms"), False),
+        (lambda checkpoint: checkpoint["summer"]["data"]["patients"][0].update(digests=None), False),
+    ],
+)
+def test_a_checkpoint_that_lacks_something_is_refused_in_one_line(change, is_evaluated, options):
+    result = fit(**options())
+    checkpoint = torch.load(result.last_checkpoint, weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, result.last_checkpoint)
+    with pytest.raises(SettingsError) as caught:
+        fit(**options(max_epochs=3, resume=True))
+    assert "\n" not in str(caught.value)
+    places = {"cache_dir": options()["cache_dir"], "data_dir": result.log_dir}
+    if is_evaluated:
+        assert evaluate(result.last_checkpoint, **places).scores
+    else:
+        with pytest.raises(SettingsError):
+            evaluate(result.last_checkpoint, **places)
+
+
+@pytest.mark.parametrize("damage", ['{"scores": {"model": 5}}', '{"config": []}', '{"n_epochs": "x"}', "[" * 100_000])
+def test_damaged_results_are_no_results(damage, options):
+    result = fit(**options())
+    path = result.log_dir / "results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **json.loads(damage)}) if "{" in damage else damage)
+    found, without = find_results(result.log_dir.parent)
+    assert (found, without) == ([], [result.log_dir])
+    assert fit(**options(resume=True)).scores == result.scores
 
 
 def test_nothing_to_resume_is_said(options):

@@ -92,6 +92,53 @@ def test_a_decoder_of_another_size_is_evaluated_as_what_it_is(options, tmp_path)
     assert summer_train.evaluate(tmp_path / "kept" / "last.ckpt", **places).differences == []
 
 
+class Log(summer_train.LinearLabel):
+    """Predicts from the logarithm of the counts."""
+
+    def forward(self, counts):
+        return self.net(torch.log1p(counts))
+
+
+def test_a_decoder_of_ones_own_is_not_evaluated_as_a_stock_one(options, tmp_path):
+    data = summer_train.film_data(**data_options(options(task="label")))
+    saver = ModelCheckpoint(dirpath=tmp_path / "kept", filename="own")
+    trainer(tmp_path, callbacks=[saver]).fit(Log(20, 2, 8), datamodule=data)
+    with pytest.raises(SettingsError, match=r"was trained as .*test_lightning.Log, which only your own code knows"):
+        summer_train.evaluate(tmp_path / "kept" / "own.ckpt", cache_dir=options()["cache_dir"], data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_other_precisions_train_and_predict(precision, options, tmp_path):
+    data = summer_train.film_data(**data_options(options(task="next_bin")))
+    plain = trainer(tmp_path, precision=precision, max_epochs=1, enable_checkpointing=False)
+    decoder = summer_train.decoder(data)
+    plain.fit(decoder, datamodule=data)
+    predictions = torch.cat(plain.predict(decoder, datamodule=data))
+    assert predictions.shape == (data.n_samples["test"], 20)
+    assert torch.isfinite(predictions.float()).all()
+
+
+def test_epoch_of_a_checkpoint_saved_after_the_end_is_the_last_one(options, tmp_path):
+    data = summer_train.film_data(**data_options(options(task="label")))
+    plain = trainer(tmp_path, enable_checkpointing=False)
+    plain.fit(summer_train.decoder(data), datamodule=data)
+    plain.save_checkpoint(tmp_path / "after.ckpt")
+    places = {"cache_dir": options()["cache_dir"], "data_dir": tmp_path}
+    assert summer_train.evaluate(tmp_path / "after.ckpt", **places).epoch == 2
+
+
+def test_a_decoder_too_large_for_memory_is_refused(options):
+    data = summer_train.film_data(**data_options(options(task="label")))
+    with pytest.raises(SettingsError, match="Choose a smaller one"):
+        summer_train.decoder(data, hidden_size=10**11)
+
+
+def test_counts_are_not_rounded_to_16_bits():
+    from summer_train.metrics import squared_error
+
+    assert squared_error(torch.full((4, 1), 256.0, dtype=torch.bfloat16), torch.full((4, 1), 257)) == 1
+
+
 def test_what_users_switch_on_works(options, tmp_path, capfd):
     data = summer_train.film_data(**data_options(options(task="label")))
     callbacks = [
