@@ -29,6 +29,7 @@ def write_cache(cache_dir: Path, n_units: list[int], bin_length_ms: int = 80, fi
             "spike_counts": counts,
             **{f"labels_{rule}": label for rule in ("first", "any", "majority")},
             "first_frame": np.arange(n_bins, dtype=np.int32),
+            "bin_start_s": np.arange(n_bins) * bin_length_ms / 1000,
             "recorded_s": np.full(n_bins, bin_length_ms * 1.025 / 1000, dtype=np.float32),
             "is_single_unit": np.ones(units, dtype=bool),
         }

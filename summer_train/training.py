@@ -310,7 +310,10 @@ def score(model: Decoder, data: FilmData) -> tuple[Scores, dict[str, NDArray[Any
         "model": lambda block: model(block.counts),
         **data.task.baselines(data.blocks("train")),
     }
-    predictions: dict[str, NDArray[Any]] = {}
+    bins = {part: getattr(data.split, part) for part in parts if part != "train"}
+    film_s = data.selection.film_s()
+    predictions = {f"{part}_bin": indices for part, indices in bins.items()}
+    predictions |= {f"{part}_film_s": film_s[indices] for part, indices in bins.items()}
     scores = {}
     for row, predict in rows.items():
         kept = predictions if row == "model" else None
@@ -329,8 +332,6 @@ def _mean_scores(data: FilmData, part: str, predict: Predict, kept: dict[str, ND
         for name, value in scores.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(block.targets)
         if kept is not None:
-            kept[f"{part}_bin"] = getattr(data.split, part)
-            kept[f"{part}_film_s"] = data.selection.film_s()[kept[f"{part}_bin"]]
             for name, values in (("target", block.targets), ("score", task.stored(prediction))):
                 array = values.cpu().numpy()
                 whole = kept.setdefault(f"{part}_{name}", np.empty((n_samples, *array.shape[1:]), array.dtype))
