@@ -24,7 +24,7 @@ class Split:
 def blocked_split(
     n_samples: int, bin_length_ms: int, buffer_s: float, fold: int, sequence_s: tuple[float, float] = (3.0, 1.0)
 ) -> Split:
-    """Split a session into blocks of five segments with unused gaps between training, validation and test.
+    """Split a session into cycles of five segments with unused gaps between training, validation and test.
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ def blocked_split(
     fold : 1 to 5, the segment that validates; the one before it tests
     sequence_s : past and future that a window around a sample reaches
 
-    A block, for fold 2 (s: segment, |: unused gap, =: gap that trains because training lies on both sides):
+    A cycle, for fold 2 (s: segment, |: unused gap, =: gap that trains because training lies on both sides):
 
-        s1 test | s2 val | s3 train = s4 train = s5 train |      next block: s1 test ...
+        s1 test | s2 val | s3 train = s4 train = s5 train |      next cycle: s1 test ...
 
     Raises
     ------
@@ -44,26 +44,26 @@ def blocked_split(
     Source: the published pipeline's blocked split; folds are numbered by the validation segment (docs/science.md).
     """
     check_fold(fold)
-    n_blocks, segment, gap = _block_sizes(n_samples, bin_length_ms, buffer_s, sequence_s)
+    n_cycles, segment, gap = _cycle_sizes(n_samples, bin_length_ms, buffer_s, sequence_s)
     if segment < 1:
         fitting = [
-            buffer for buffer in range(121) if _block_sizes(n_samples, bin_length_ms, buffer, sequence_s)[1] >= 1
+            buffer for buffer in range(121) if _cycle_sizes(n_samples, bin_length_ms, buffer, sequence_s)[1] >= 1
         ]
         fit = f"buffers of {_as_ranges(fitting)} s fit" if fitting else "none fits; use --val-fraction instead"
         raise SettingsError(
-            f"--buffer {buffer_s:g} leaves no segment: {n_samples} samples of {bin_length_ms} ms in {n_blocks} blocks, "
+            f"--buffer {buffer_s:g} leaves no segment: {n_samples} samples of {bin_length_ms} ms in {n_cycles} cycles, "
             f"with gaps of {gap} bins; {fit} with --sequence {sequence_s[0]:g} {sequence_s[1]:g}"
         )
     part_of_segment = np.full(N_SEGMENTS, "train")
     part_of_segment[fold - 1] = "val"
     part_of_segment[fold - 2] = "test"
     part_of_gap = np.where((part_of_segment == "train") & (np.roll(part_of_segment, -1) == "train"), "train", "unused")
-    part_in_block = np.concatenate(
+    part_in_cycle = np.concatenate(
         [np.repeat([part_of_segment[number], part_of_gap[number]], [segment, gap]) for number in range(N_SEGMENTS)]
     )
-    starts = np.arange(n_blocks)[:, None] * (n_samples // n_blocks)
+    starts = np.arange(n_cycles)[:, None] * (n_samples // n_cycles)
     train, val, test = (
-        (starts + np.flatnonzero(part_in_block == part)).ravel().astype(np.int64) for part in ("train", "val", "test")
+        (starts + np.flatnonzero(part_in_cycle == part)).ravel().astype(np.int64) for part in ("train", "val", "test")
     )
     return Split(train=train, val=val, test=test)
 
@@ -105,14 +105,14 @@ def check_fraction(val_fraction: float) -> None:
         raise SettingsError(f"--val-fraction {val_fraction}: must lie between 0 and 1, 0.1 is usual")
 
 
-def _block_sizes(
+def _cycle_sizes(
     n_samples: int, bin_length_ms: int, buffer_s: float, sequence_s: tuple[float, float]
 ) -> tuple[int, int, int]:
-    """Return the number of blocks, and the segment and gap length in samples."""
-    n_blocks = max(1, round(n_samples * bin_length_ms / 1000 / (12.5 * buffer_s + 30)))
+    """Return the number of cycles, and the segment and gap length in samples."""
+    n_cycles = max(1, round(n_samples * bin_length_ms / 1000 / (12.5 * buffer_s + 30)))
     # Rounding first: 0.1 + 0.2 s is 300.00000000000006 ms, which is not one bin more than 300.
     gap = math.ceil(round((buffer_s + sum(sequence_s)) * 1000 / bin_length_ms, 6))
-    return n_blocks, int((n_samples // n_blocks - N_SEGMENTS * gap) / N_SEGMENTS), gap
+    return n_cycles, int((n_samples // n_cycles - N_SEGMENTS * gap) / N_SEGMENTS), gap
 
 
 def _as_ranges(numbers: list[int]) -> str:

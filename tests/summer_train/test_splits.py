@@ -27,12 +27,12 @@ def test_reference_split_is_reproduced(case):
 
 
 @pytest.mark.parametrize(
-    ("buffer_s", "n_blocks"),
+    ("buffer_s", "n_cycles"),
     [(4, 59), (8, 36), (12, 26), (16, 21), (20, 17), (24, 14), (28, 12), (32, 11), (36, 10), (40, 9), (44, 8)],
 )
-def test_film_length_session_has_the_published_number_of_blocks(buffer_s, n_blocks):
+def test_film_length_session_has_the_published_number_of_cycles(buffer_s, n_cycles):
     val = blocked_split(59_080, 80, buffer_s, 2).val
-    assert (np.diff(val) > 1).sum() + 1 == n_blocks
+    assert (np.diff(val) > 1).sum() + 1 == n_cycles
 
 
 @given(
