@@ -212,11 +212,12 @@ def _fail_if_any(problems: list[str], word: str, n_keys: int, summary: str) -> N
 
 
 def _show_key(key: Path, picture: Path | None, labels: Sequence[str], as_json: bool) -> None:
-    from summer_prep.report import describe_key, draw_key
+    from summer_prep.report import checked_key, describe_key, draw_key
 
-    facts = describe_key(key)
+    description = checked_key(key)
+    facts = describe_key(description)
     if picture is not None:
-        draw_key(key, picture, labels)
+        draw_key(description, picture, labels)
         say(f"wrote {picture}")
     if as_json:
         show_json(facts)

@@ -19,17 +19,26 @@ _MAX_COLUMNS = 1200
 _AS_IT_IS = {"aspect": "auto", "interpolation": "nearest"}
 
 
-def describe_key(key: Path) -> dict[str, Any]:
-    """Return what a key holds: arrays, rates (Hz of recorded time) per region, label shares per rule, pauses.
-
-    Every byte is checked first: what is shown is what was written.
+def checked_key(key: Path) -> Description:
+    """Return what a key says of itself, every byte checked: what is shown of it is what was written.
 
     Raises
     ------
     CacheError : the key is missing or damaged
     """
-    description = _checked(key)
-    attributes = description.attributes
+    description = describe(key)
+    check_files(description, every_byte=True)
+    return description
+
+
+def describe_key(description: Description) -> dict[str, Any]:
+    """Return what a checked key holds: arrays, rates (Hz of recorded time) per region, label shares per rule, pauses.
+
+    Raises
+    ------
+    CacheError : an array cannot be decoded
+    """
+    key, attributes = description.key, description.attributes
     recorded_s = float(read_array(key, "recorded_s").sum(dtype=np.float64))
     names = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "codec", "source", "spikes")
     return {
@@ -40,12 +49,6 @@ def describe_key(key: Path) -> dict[str, Any]:
         "regions": _rates_by_region(read_array(key, "spike_counts"), recorded_s, attributes["units"]),
         "labels": _label_shares(key, attributes["label_names"]),
     }
-
-
-def _checked(key: Path) -> Description:
-    description = describe(key)
-    check_files(description, every_byte=True)
-    return description
 
 
 def _rates_by_region(counts: NDArray[Any], recorded_s: float, units: dict[str, list[str]]) -> list[dict[str, Any]]:
@@ -76,8 +79,8 @@ def _label_shares(key: Path, label_names: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def draw_key(key: Path, picture: Path, labels: Sequence[str] = ()) -> None:
-    """Write a picture: spike counts over film time, the population rate, some labels, pauses marked.
+def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()) -> None:
+    """Write a picture of a checked key: spike counts over film time, the population rate, some labels, pauses marked.
 
     Parameters
     ----------
@@ -85,10 +88,10 @@ def draw_key(key: Path, picture: Path, labels: Sequence[str] = ()) -> None:
 
     Raises
     ------
-    CacheError : the key is missing or damaged
+    CacheError : an array cannot be decoded
     SettingsError : no such label; the picture cannot be written
     """
-    attributes = _checked(key).attributes
+    key, attributes = description.key, description.attributes
     names = attributes["label_names"]
     unknown = [name for name in labels if name not in names]
     if unknown:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Indices = NDArray[np.int64]
+from summer_train.splits import Indices
 
 BLOCK_SAMPLES = 8192
 """At most about this many samples in a block; more would not be faster, and floats of them cost memory."""

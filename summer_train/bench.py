@@ -17,12 +17,12 @@ from lightning.pytorch.callbacks import Callback
 
 from summer_prep.errors import SettingsError
 from summer_train.batches import ResidentSamples, ShuffledBlocks
-from summer_train.config import Choice, Run
+from summer_train.config import Choice, Run, Say, say_nothing
 from summer_train.data import FilmBlocks, FilmData
 from summer_train.models import new_decoder
 from summer_train.selection import open_selection
 from summer_train.steps import AutogradSteps, choose_steps
-from summer_train.trainer import Say, new_trainer, quieten_lightning, use_threads
+from summer_train.trainer import new_trainer, quieten_lightning, use_threads
 from summer_train.training import flops_per_step, open_data, score
 
 OURS = "ours, written-out steps"
@@ -75,7 +75,7 @@ def bench(
     run: Run,
     n_repeats: int = 5,
     more_ways: Mapping[str, Way] | None = None,
-    say: Say = lambda _line: None,
+    say: Say = say_nothing,
 ) -> BenchResult:
     """Time the stages of a run, and an epoch trained in several ways; each starts with an epoch that is not counted.
 
@@ -181,7 +181,7 @@ def our_epochs(data: FilmData, n_epochs: int, *callbacks: Callback) -> list[floa
     model = new_decoder(data)
     model.take_blocks()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = new_trainer(Run(max_epochs=n_epochs, devices=1), model, Path(folder), lambda _line: None)
+        trainer = new_trainer(Run(max_epochs=n_epochs, devices=1), model, Path(folder), say_nothing)
         trainer.callbacks[:0] = [clock, *callbacks]  # type: ignore[attr-defined]  # a plain list
         trainer.fit(model, datamodule=FilmBlocks(data))
     return clock.seconds

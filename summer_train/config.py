@@ -25,6 +25,9 @@ DEFAULT_FOLD = 1
 _UNITS = ("_ms", "_s", "_gb")
 _KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 
+Say = Callable[[str], None]
+"""Takes lines of progress, for people."""
+
 Convert = Callable[[Any, str], Any]
 AnySettings = TypeVar("AnySettings", bound="Settings")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -249,6 +252,10 @@ def takes(
 
 def _as_parameter(name: str, one: "Field[Any]") -> inspect.Parameter:
     return inspect.Parameter(name, _KEYWORD_ONLY, default=one.default)
+
+
+def say_nothing(_line: str) -> None:
+    """Keep a line of progress from people."""
 
 
 def is_first_process() -> bool:

@@ -18,7 +18,7 @@ from summer_train.batches import (
     ShuffledBlocks,
     StreamedSamples,
 )
-from summer_train.config import Choice
+from summer_train.config import Choice, Say, say_nothing
 from summer_train.samples import Mask, reaches_only, runs_on, usable_bins
 from summer_train.selection import Selection
 from summer_train.splits import Split, blocked_split, fraction_split
@@ -46,7 +46,7 @@ class FilmData(lightning.LightningDataModule):
         selection: Selection,
         choice: Choice,
         device_memory_gb: float | None = None,
-        say: Callable[[str], None] = lambda _line: None,
+        say: Say = say_nothing,
     ) -> None:
         super().__init__()
         self.selection, self.choice, self.device_memory_gb, self.say = selection, choice, device_memory_gb, say

@@ -11,11 +11,11 @@ import torch
 from summer_prep.errors import SettingsError
 from summer_prep.values import as_number, as_path, as_patient_ids
 from summer_train.checkpoints import choice_of, data_differences, load_checkpoint, n_epochs_of
-from summer_train.config import Choice, Run, settings_from
+from summer_train.config import Choice, Run, Say, say_nothing, settings_from
 from summer_train.data import FilmData
 from summer_train.models import Decoder, new_decoder
 from summer_train.runs import Scores, best_checkpoint, read_results
-from summer_train.trainer import Say, use_threads
+from summer_train.trainer import use_threads
 from summer_train.training import flops_per_step, open_data, score
 
 
@@ -43,7 +43,7 @@ def evaluate(
     cache_dir: str | Path | None = None,
     patient_ids: object = None,
     fold: int | None = None,
-    say: Say = lambda _line: None,
+    say: Say = say_nothing,
 ) -> EvaluationResult:
     """Evaluate a checkpoint with the settings it was trained with, on the patients and fold given or its own.
 

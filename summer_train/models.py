@@ -53,10 +53,12 @@ class Decoder(lightning.LightningModule):
 
     def steps_with(self, optimizer: torch.optim.Optimizer) -> TwoLayerSteps | AutogradSteps:
         """Return how the optimizer steps of a block are taken: past autograd where that is provably the same."""
-        changed = {name for name in ("loss", "forward") if name in vars(self)}
-        changed |= {name for name in ("loss", "forward") if getattr(type(self), name) is not getattr(Decoder, name)}
-        shortcut = None if changed else written_out_steps(self.net, self.task, optimizer)
-        return shortcut or AutogradSteps(self if "forward" in changed else self.net, self.loss, optimizer)
+        has_own_loss, has_own_forward = (
+            getattr(own, "__func__", None) is not stock
+            for own, stock in ((self.loss, Decoder.loss), (self.forward, Decoder.forward))
+        )
+        shortcut = None if has_own_loss or has_own_forward else written_out_steps(self.net, self.task, optimizer)
+        return shortcut or AutogradSteps(self if has_own_forward else self.net, self.loss, optimizer)
 
     def training_step(self, batch: tuple[Tensor, Tensor] | Block, batch_index: int) -> Tensor | None:
         """Return the loss of a batch, or take one optimizer step per mini-batch of a block, in order."""

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from summer_train.batches import Block, is_distributed
+from summer_train.config import Say, say_nothing
 from summer_train.tasks import FilmLabel, NextBin, Task
-
-Say = Callable[[str], None]
 
 Gradient = Callable[[Tensor, Tensor], Tensor]
 """(predictions, prepared targets) -> gradient of the summed loss with respect to the predictions."""
@@ -271,7 +270,7 @@ class GraphedSteps:
         return graph, static, predictions
 
 
-def choose_steps(steps: TwoLayerSteps | AutogradSteps, device: torch.device, say: Say = lambda _line: None) -> Steps:
+def choose_steps(steps: TwoLayerSteps | AutogradSteps, device: torch.device, say: Say = say_nothing) -> Steps:
     """Return steps as a CUDA graph where the device allows it; the learning rate is then the one of the start."""
     if device.type == "cuda" and not is_distributed():
         return GraphedSteps(steps, say)

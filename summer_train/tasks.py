@@ -13,7 +13,7 @@ from torch.nn import functional
 from summer_prep.errors import SettingsError
 from summer_train.baselines import Predict, class_counts, copy_last_bin, majority_class, mean_count
 from summer_train.batches import ArrayRows, Block, Rows
-from summer_train.config import Choice
+from summer_train.config import Choice, Say
 from summer_train.metrics import (
     accuracy,
     cross_entropy,
@@ -23,8 +23,6 @@ from summer_train.metrics import (
 )
 from summer_train.samples import UNDEFINED_CLASS, Mask, class_indices
 from summer_train.selection import Selection
-
-Note = Callable[[str], None]
 
 
 class Task(Protocol):
@@ -175,13 +173,13 @@ class TaskSamples(NamedTuple):
     """Raises a SettingsError where there is nothing to learn from these samples."""
 
 
-def _next_bin(selection: Selection, choice: Choice, note: Note) -> TaskSamples:
+def _next_bin(selection: Selection, choice: Choice, note: Say) -> TaskSamples:
     task = NextBin(selection.n_units)
     is_defined = np.ones(max(0, selection.n_bins - task.reach), dtype=bool)
     return TaskSamples(task, selection, is_defined, check_training=lambda _train: None)
 
 
-def _film_label(selection: Selection, choice: Choice, note: Note) -> TaskSamples:
+def _film_label(selection: Selection, choice: Choice, note: Say) -> TaskSamples:
     classes = class_indices(selection.labels(choice.label_name, choice.label_rule))
     has_undefined = bool((classes == UNDEFINED_CLASS).any())
     is_class = choice.undefined == "class"
@@ -206,7 +204,7 @@ def _film_label(selection: Selection, choice: Choice, note: Note) -> TaskSamples
 _SAMPLES = {NextBin.name: _next_bin, FilmLabel.name: _film_label}
 
 
-def task_samples(selection: Selection, choice: Choice, note: Note) -> TaskSamples:
+def task_samples(selection: Selection, choice: Choice, note: Say) -> TaskSamples:
     """Return the samples of the chosen task.
 
     Parameters

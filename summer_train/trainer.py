@@ -6,7 +6,6 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from summer_prep.console import progress_on_terminal
 from summer_prep.errors import SettingsError
 from summer_train.checkpoints import WholeCheckpoints, checkpoint_callbacks
-from summer_train.config import Run, is_first_process
+from summer_train.config import Run, Say, is_first_process
 from summer_train.models import Decoder
 from summer_train.runs import METRICS, PARTS, MetricsFile
 from summer_train.steps import choose_steps
 from summer_train.tasks import Task
-
-Say = Callable[[str], None]
 
 SLOW_EPOCH_S = 1.0
 """An epoch that takes longer shows its progress on a terminal."""

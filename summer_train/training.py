@@ -1,7 +1,7 @@
 """One training run from settings to results: cache, data, decoder, Lightning, baselines."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +17,20 @@ from summer_prep import __version__
 from summer_prep.errors import SettingsError
 from summer_prep.machine import available_bytes
 from summer_prep.output import check_folder
-from summer_train.batches import Block
+from summer_prep.values import as_number
+from summer_train.baselines import Predict
 from summer_train.checkpoints import find_run, load_checkpoint, n_epochs_of
-from summer_train.config import Choice, Run, check_names, is_first_process, options_of, settings_from, takes
+from summer_train.config import (
+    Choice,
+    Run,
+    Say,
+    check_names,
+    is_first_process,
+    options_of,
+    say_nothing,
+    settings_from,
+    takes,
+)
 from summer_train.data import FilmBlocks, FilmData
 from summer_train.models import Decoder, new_decoder
 from summer_train.runs import (
@@ -38,7 +49,6 @@ from summer_train.runs import (
 )
 from summer_train.selection import open_described
 from summer_train.trainer import (
-    Say,
     check_processes,
     end_with_first_process,
     hold_terminations,
@@ -48,15 +58,9 @@ from summer_train.trainer import (
     use_threads,
 )
 
-Predict = Callable[[Block], torch.Tensor]
-
-
-def _say_nothing(_line: str) -> None:
-    pass
-
 
 @takes(Choice, Run)
-def fit(*, say: Say = _say_nothing, **options: Any) -> FitResult:
+def fit(*, say: Say = say_nothing, **options: Any) -> FitResult:
     """Train and evaluate one model, as `summer-train fit` does; missing or stale keys are built first.
 
     In a script, call it below `if __name__ == "__main__":`, since building starts processes.
@@ -93,7 +97,7 @@ _OF_DATA = (*options_of(Choice), "data_dir", "nwb_path", "cache_dir", "device_me
 
 
 @takes(Choice, Run, only=_OF_DATA)
-def film_data(*, say: Say = _say_nothing, **options: Any) -> FilmData:
+def film_data(*, say: Say = say_nothing, **options: Any) -> FilmData:
     """Return the samples of a run as a Lightning data module of plain batches (x, y), building missing keys first.
 
     Raises
@@ -113,17 +117,16 @@ def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = N
     """
     if not isinstance(data, FilmData):
         raise SettingsError(f"data {data!r:.60}: must come from summer_train.film_data")
-    own = settings_from(Choice, {"hidden_size": hidden_size, "lr": lr})
     choice = replace(
         data.choice,
-        hidden_size=data.choice.hidden_size if hidden_size is None else own.hidden_size,
-        lr=data.choice.lr if lr is None else own.lr,
+        hidden_size=data.choice.hidden_size if hidden_size is None else as_number(hidden_size, int, "--hidden-size"),
+        lr=data.choice.lr if lr is None else as_number(lr, float, "--lr"),
     )
     _check_memory(data, choice)
     return new_decoder(data, choice)
 
 
-def run_fit(choice: Choice, run: Run, say: Say = _say_nothing) -> FitResult | None:
+def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | None:
     """Train one model and evaluate it, building missing or stale keys first.
 
     Returns
@@ -135,7 +138,7 @@ def run_fit(choice: Choice, run: Run, say: Say = _say_nothing) -> FitResult | No
     SummerError : data or settings do not allow the run
     """
     if not is_first_process():
-        say = _say_nothing
+        say = say_nothing
     started = time.perf_counter()
     check_processes(run.devices)
     end_with_first_process()
@@ -158,13 +161,13 @@ def run_fit(choice: Choice, run: Run, say: Say = _say_nothing) -> FitResult | No
         if previous is not None:
             say(f"continuing {previous}")
         with _alone_in(previous):
-            log_dir, n_epochs = _train(model, data, run, say, previous)
+            log_dir, n_epochs, best_epoch = _train(model, data, run, say, previous)
             if not is_first_process():
                 return None
-            return _evaluated(model, data, run, log_dir, n_epochs, time.perf_counter() - started)
+            return _evaluated(model, data, run, log_dir, n_epochs, best_epoch, time.perf_counter() - started)
 
 
-def open_data(choice: Choice, run: Run, say: Say = _say_nothing) -> FilmData:
+def open_data(choice: Choice, run: Run, say: Say = say_nothing) -> FilmData:
     """Open the samples of a run, building keys that are missing or stale first.
 
     Raises
@@ -240,8 +243,8 @@ def _finished(log_dir: Path, run: Run) -> FitResult | None:
     return result if stopped_early or result.n_epochs >= run.max_epochs else None
 
 
-def _train(model: Decoder, data: FilmData, run: Run, say: Say, previous: Path | None) -> tuple[Path, int]:
-    """Train, and load the best epoch's weights; return the run's folder and its number of epochs."""
+def _train(model: Decoder, data: FilmData, run: Run, say: Say, previous: Path | None) -> tuple[Path, int, int]:
+    """Train, and load the best epoch's weights; return the run's folder, its number of epochs and the best one."""
     n_before, resumed = 0, None
     if previous is not None:
         resumed = last_checkpoint(previous)
@@ -263,8 +266,9 @@ def _train(model: Decoder, data: FilmData, run: Run, say: Say, previous: Path | 
             say(f"interrupted: {last} holds the last whole epoch; the same command with --resume continues")
         raise KeyboardInterrupt from stop  # Lightning exits with 1 after Ctrl-C
     log_dir = trainer.strategy.broadcast(log_dir)
-    model.load_state_dict(load_checkpoint(best_checkpoint(log_dir))["state_dict"])
-    return log_dir, trainer.current_epoch
+    best = load_checkpoint(best_checkpoint(log_dir))
+    model.load_state_dict(best["state_dict"])
+    return log_dir, trainer.current_epoch, n_epochs_of(best)
 
 
 def _write_settings(log_dir: Path, choice: Choice, run: Run) -> None:
@@ -273,10 +277,11 @@ def _write_settings(log_dir: Path, choice: Choice, run: Run) -> None:
     save_hparams_to_yaml(log_dir / SETTINGS, {**choice.as_plain(), **run.as_plain()})
 
 
-def _evaluated(model: Decoder, data: FilmData, run: Run, log_dir: Path, n_epochs: int, seconds: float) -> FitResult:
+def _evaluated(
+    model: Decoder, data: FilmData, run: Run, log_dir: Path, n_epochs: int, best_epoch: int, seconds: float
+) -> FitResult:
     """Score the trained model and leave its results in the run's folder."""
     scores, predictions = score(model, data)
-    best_epoch = n_epochs_of(load_checkpoint(best_checkpoint(log_dir)))
     test = scores["model"].get("test", {})
     metrics = MetricsFile(log_dir / METRICS, metric_columns(data.task), n_epochs)
     metrics.add_test_scores(best_epoch - 1, {f"test_{name}": value for name, value in test.items()})
