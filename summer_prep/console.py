@@ -1,7 +1,6 @@
 """What the two programs share: option spellings, tables, data shown as data, and errors as one line."""
 
 import json
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import typer
 from summer_prep import __version__
 from summer_prep.errors import SettingsError, SummerError
 from summer_prep.output import check_picture
-from summer_prep.values import as_path
+from summer_prep.values import as_path, finite
 
 EPILOG = "Any command with --debug shows the traceback of an error."
 LIST_MARK = "..."
@@ -148,15 +147,7 @@ def show_json(value: object) -> None:
     ------
     SettingsError : stdout cannot be written
     """
-    show(json.dumps(_finite(value), indent=1))
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    show(json.dumps(finite(value), indent=1))
 
 
 def show_table(table: Table) -> None:

@@ -1,5 +1,6 @@
 """What people write for a path, ids or numbers, on the command line and in Python, as what the library takes."""
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -116,6 +117,15 @@ def as_text(value: object, option: str) -> str:
     if not isinstance(value, str):
         raise SettingsError(f"{option} {value!r}: must be text")
     return value
+
+
+def finite(value: object) -> object:
+    """Return plain values for JSON, in which a number that is none is null."""
+    if isinstance(value, dict):
+        return {name: finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _each_once(value: object, option: str, example: str, convert: Callable[[object], Value]) -> tuple[Value, ...]:

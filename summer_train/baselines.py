@@ -1,21 +1,33 @@
-"""What a decoder must beat: predictions that need no network, (n_samples, n_outputs) for a block."""
+"""What a decoder must beat: predictions that need no network, (n_samples, n_outputs)."""
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from summer_train.batches import Block
+from summer_train.splits import Indices
 
-Predict = Callable[[Block], Tensor]
+PredictCounts = Callable[[Block], Tensor]
+"""Block -> counts of the next bin, float64."""
+
+PredictClasses = Callable[[Indices], Tensor]
+"""Samples -> log-probabilities of the classes, float64: what is known of a label without the counts."""
+
+Shares = NDArray[np.float64]
+
+SMOOTHING_WIDTHS_S = tuple(float(2**power) for power in range(10))
+"""Standard deviations that `time only` chooses from: 1 s to 8.5 minutes."""
 
 
 def copy_last_bin(block: Block) -> Tensor:
-    """Predict that the next bin is like this one."""
-    return block.counts.double()
+    """Predict that the next bin is like this one: the last one of the window."""
+    return (block.counts if block.counts.dim() == 2 else block.counts[:, -1]).double()
 
 
-def mean_count(training: Iterable[Block]) -> Predict:
+def mean_count(training: Iterable[Block]) -> PredictCounts:
     """Return what always predicts each unit's mean target count in training."""
     total, n_samples = torch.zeros((), dtype=torch.float64), 0
     for block in training:
@@ -25,17 +37,69 @@ def mean_count(training: Iterable[Block]) -> Predict:
     return lambda block: mean.expand(len(block.targets), -1)
 
 
-def majority_class(training: Iterable[Block], n_classes: int) -> Predict:
+def majority_class(classes: NDArray[np.uint8], train: Indices, n_classes: int) -> PredictClasses:
     """Return what always predicts the most frequent class of training, with the classes' shares as odds."""
-    counts = class_counts(training, n_classes)
-    shares = counts.double() / counts.sum()
-    logits = shares.clamp_min(torch.finfo(torch.float32).tiny).log()
-    return lambda block: logits.expand(len(block.targets), -1)
+    n_per_class = np.bincount(classes[train], minlength=n_classes)
+    log_shares = _log(n_per_class / n_per_class.sum())
+    return lambda indices: log_shares.expand(len(indices), -1)
 
 
-def class_counts(blocks: Iterable[Block], n_classes: int) -> Tensor:
-    """Return the number of samples of each class, (n_classes,)."""
-    counts = torch.zeros((), dtype=torch.int64)
-    for block in blocks:
-        counts = counts.to(block.targets.device) + torch.bincount(block.targets.int(), minlength=n_classes)
-    return counts
+def time_only(
+    classes: NDArray[np.uint8], train: Indices, val: Indices, n_classes: int, bin_length_ms: int
+) -> tuple[PredictClasses, float]:
+    """Return what predicts a label from the time in the film alone, and the width that it chose.
+
+    No neuron has a part in it: the class shares of the training bins around a bin, weighted by a Gaussian in film
+    time. Labels are slow, so whoever knows the minutes beside a bin knows something of its label; a decoder that is
+    no better than this has found nothing in the neurons.
+
+    Parameters
+    ----------
+    classes : (n_bins,)
+    train, val : bins that are smoothed, and those whose log-likelihood chooses among SMOOTHING_WIDTHS_S
+
+    Source: our decision.
+    """
+    best: tuple[float, float, Shares] | None = None
+    for width_s, shares in smoothed_shares(classes, train, n_classes, bin_length_ms):
+        loss = -np.log(shares[classes[val], val]).mean()
+        if best is None or loss < best[0]:
+            best = (float(loss), width_s, shares)
+    assert best is not None
+    log_shares = _log(best[2].T)
+    return lambda indices: log_shares[torch.from_numpy(indices)], best[1]
+
+
+def smoothed_shares(
+    classes: NDArray[np.uint8], train: Indices, n_classes: int, bin_length_ms: int
+) -> Iterable[tuple[float, Shares]]:
+    """Yield widths (s) and the share of each class around each bin, (n_classes, n_bins), from training bins alone.
+
+    The shares of all training bins count as one bin more everywhere, so none is 0 and far from training bins all are
+    those of the whole.
+    """
+    n_bins = len(classes)
+    widths = [width_s for width_s in SMOOTHING_WIDTHS_S if width_s * 1000 < n_bins * bin_length_ms]
+    widths = widths or list(SMOOTHING_WIDTHS_S[:1])
+    padded = _fast_length(n_bins + int(4 * widths[-1] * 1000 / bin_length_ms))
+    is_class = np.zeros((n_classes, n_bins))
+    is_class[classes[train], train] = 1
+    whole = (is_class.sum(axis=1) + 1e-6) / (len(train) + 1e-6 * n_classes)
+    spectrum = np.fft.rfft(is_class, padded)
+    frequencies = np.fft.rfftfreq(padded)
+    for width_s in widths:
+        width_bins = width_s * 1000 / bin_length_ms
+        # Of a Gaussian whose peak is 1, so that a training bin next to a bin counts as one.
+        kernel = np.exp(-2 * (np.pi * frequencies * width_bins) ** 2) * width_bins * np.sqrt(2 * np.pi)
+        near = np.fft.irfft(spectrum * kernel, padded)[:, :n_bins].clip(min=0)
+        yield width_s, (near + whole[:, None]) / (near.sum(axis=0) + 1)
+
+
+def _fast_length(least: int) -> int:
+    """Return a length whose transform is fast: a small multiple of a power of two."""
+    power = 1 << max(0, least.bit_length() - 4)
+    return -(-least // power) * power
+
+
+def _log(shares: Shares) -> Tensor:
+    return torch.from_numpy(np.log(shares.clip(min=np.finfo(np.float32).tiny)))

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from summer_train.samples import OWN_BIN, Window
 from summer_train.splits import Indices
 
 BLOCK_SAMPLES = 8192
@@ -31,6 +32,8 @@ MAX_EVALUATION_VALUES = 2**20
 
 class Block(NamedTuple):
     """Samples in order, as stored: counts (n_samples, n_units), and what is to be predicted from them.
+
+    Where a sample is a window of several bins, counts are (n_samples, n_bins, n_units), time first.
 
     local_sizes, batch_sizes : for training, how many samples of each mini-batch are here, and in all processes
     """
@@ -61,7 +64,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class ArrayRows:
-    """Rows in memory: one value per bin, (n_bins,)."""
+    """Rows in memory: values of each bin, (n_bins, ...)."""
 
     values: NDArray[Any]
 
@@ -72,24 +75,24 @@ class ArrayRows:
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """A row is one value."""
-        return ()
+        """Of a row."""
+        return self.values.shape[1:]
 
     def all_rows(self) -> NDArray[Any]:
-        """Return the values of all bins, (n_bins,)."""
+        """Return the values of all bins, (n_bins, ...)."""
         return self.values
 
     def take_rows(self, indices: Indices, out: NDArray[Any]) -> None:
-        """Fill `out`, (n_rows,), with the values of the bins named."""
-        np.take(self.values, indices, out=out)
+        """Fill `out`, (n_rows, ...), with the values of the bins named."""
+        np.take(self.values, indices, axis=0, out=out)
 
 
 class Samples(Protocol):
     """Where samples come from: `ResidentSamples` or `StreamedSamples`."""
 
     @property
-    def n_units(self) -> int:
-        """Width of a row of counts."""
+    def n_values(self) -> int:
+        """Number of counts of a sample."""
 
     def gather(self, index_blocks: Iterable[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield counts and targets of each block of sample indices, on the device."""
@@ -102,23 +105,26 @@ class ResidentSamples:
     counts : (n_bins, n_units), uint8 (int32 where a count needs more)
     targets : (n_bins, ...) on the same bins; for the next bin's counts, the counts themselves
     reach : how many bins after a sample's own its target lies
+    window : the bins that a sample is predicted from
     """
 
     counts: Tensor
     targets: Tensor
     reach: int
+    window: Window = OWN_BIN
 
     @property
-    def n_units(self) -> int:
-        """Width of a row of counts."""
-        return self.counts.shape[1]
+    def n_values(self) -> int:
+        """Number of counts of a sample."""
+        return self.window.n_bins * self.counts.shape[1]
 
     def gather(self, index_blocks: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield counts and targets of each block of sample indices."""
         for block in index_blocks:
             indices = torch.from_numpy(block).to(self.counts.device)
             # index_select copies whole rows; indexing with brackets goes element by element, 15 times slower.
-            yield self.counts.index_select(0, indices), self.targets.index_select(0, indices + self.reach)
+            counts = self.counts.index_select(0, bins_of_windows(indices, self.window))
+            yield by_sample(counts, self.window), self.targets.index_select(0, indices + self.reach)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +138,12 @@ class StreamedSamples:
     targets: Rows
     reach: int
     device: torch.device
+    window: Window = OWN_BIN
 
     @property
-    def n_units(self) -> int:
-        """Width of a row of counts."""
-        return self.counts.row_shape[0]
+    def n_values(self) -> int:
+        """Number of counts of a sample."""
+        return self.window.n_bins * self.counts.row_shape[0]
 
     def gather(self, index_blocks: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield counts and targets of each block of sample indices."""
@@ -153,17 +160,17 @@ class StreamedSamples:
                 yield self._on_device(pending.result())
 
     def _stage(self, indices: Indices, buffers: list[Tensor]) -> list[Tensor]:
-        n_rows = len(indices)
-        if not buffers or len(buffers[0]) < n_rows:
+        bins = (bins_of_windows(torch.from_numpy(indices), self.window).numpy(), indices + self.reach)
+        if not buffers or len(buffers[1]) < len(indices):
             pin = self.device.type == "cuda"
             buffers[:] = [
-                torch.empty((n_rows, *rows.row_shape), dtype=torch_dtype(rows.dtype), pin_memory=pin)
-                for rows in (self.counts, self.targets)
+                torch.empty((len(wanted), *rows.row_shape), dtype=torch_dtype(rows.dtype), pin_memory=pin)
+                for rows, wanted in zip((self.counts, self.targets), bins, strict=True)
             ]
-        staged = [buffer[:n_rows] for buffer in buffers]
-        self.counts.take_rows(indices, staged[0].numpy())
-        self.targets.take_rows(indices + self.reach, staged[1].numpy())
-        return staged
+        staged = [buffer[: len(wanted)] for buffer, wanted in zip(buffers, bins, strict=True)]
+        self.counts.take_rows(bins[0], staged[0].numpy())
+        self.targets.take_rows(bins[1], staged[1].numpy())
+        return [by_sample(staged[0], self.window), staged[1]]
 
     def _on_device(self, staged: list[Tensor]) -> tuple[Tensor, Tensor]:
         counts, targets = (tensor.to(self.device, non_blocking=True) for tensor in staged)
@@ -173,14 +180,27 @@ class StreamedSamples:
         return counts, targets
 
 
+def bins_of_windows(samples: Tensor, window: Window) -> Tensor:
+    """Return the bins that samples are predicted from, one sample after the other, (n_samples * window.n_bins,)."""
+    if window.n_bins == 1:
+        return samples + window.first
+    offsets = torch.arange(window.first, window.last + 1, device=samples.device)
+    return (samples[:, None] + offsets).flatten()
+
+
+def by_sample(rows: Tensor, window: Window) -> Tensor:
+    """Return rows of `bins_of_windows` by sample: (n_samples, n_units), or (n_samples, n_bins, n_units) of several."""
+    return rows if window.n_bins == 1 else rows.view(-1, window.n_bins, rows.shape[-1])
+
+
 def shuffled(indices: Indices, seed: int, epoch: int) -> Indices:
     """Return samples in the order of one epoch."""
     return np.random.default_rng([seed, epoch]).permutation(indices)
 
 
-def samples_per_block(n_units: int, batch_size: int) -> int:
-    """Return how many samples a block of training samples has: whole mini-batches."""
-    n_samples = min(BLOCK_SAMPLES, MAX_BLOCK_VALUES // n_units)
+def samples_per_block(n_values: int, batch_size: int) -> int:
+    """Return how many samples, of so many counts each, a block of training samples has: whole mini-batches."""
+    n_samples = min(BLOCK_SAMPLES, MAX_BLOCK_VALUES // n_values)
     return max(1, n_samples // batch_size) * batch_size
 
 
@@ -203,11 +223,11 @@ class ShuffledBlocks:
     provenance: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
-        return math.ceil(len(self.indices) / samples_per_block(self.samples.n_units, self.batch_size))
+        return math.ceil(len(self.indices) / samples_per_block(self.samples.n_values, self.batch_size))
 
     def __iter__(self) -> Iterator[Block]:
         order = shuffled(self.indices, self.seed, self.current_epoch())
-        n_samples = samples_per_block(self.samples.n_units, self.batch_size)
+        n_samples = samples_per_block(self.samples.n_values, self.batch_size)
         blocks = [order[start : start + n_samples] for start in range(0, len(order), n_samples)]
         gathered = self.samples.gather(self._share(block) for block in blocks)
         for block, (counts, targets) in zip(blocks, gathered, strict=True):
@@ -245,7 +265,7 @@ class OrderedBlocks:
             yield Block(counts, targets)
 
     def _blocks(self) -> list[Indices]:
-        n_samples = max(1, MAX_EVALUATION_VALUES // self.samples.n_units) * self.n_processes
+        n_samples = max(1, MAX_EVALUATION_VALUES // self.samples.n_values) * self.n_processes
         starts = range(0, len(self.indices), n_samples)
         return [self.indices[start : start + n_samples][self.rank :: self.n_processes] for start in starts]
 
@@ -293,7 +313,7 @@ class Batches:
             order = shuffled(order, self.seed, self.epoch_of_pass())
         rank, n_processes = self.process()
         share = np.resize(order, math.ceil(len(order) / n_processes) * n_processes)[rank::n_processes]
-        n_samples = samples_per_block(self.samples.n_units, self.batch_size)
+        n_samples = samples_per_block(self.samples.n_values, self.batch_size)
         blocks = (share[start : start + n_samples] for start in range(0, len(share), n_samples))
         for counts, targets in self.samples.gather(blocks):
             sizes = batch_sizes_of(len(counts), self.batch_size)

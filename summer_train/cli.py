@@ -55,9 +55,11 @@ def fit(picture: PictureOption = None, as_json: JsonOption = False, **options: A
     result = run_fit(choice, where, say)
     if result is None:
         return
-    from summer_train.report import draw_learning_curve, score_table
+    from summer_train.tables import notes_on_scores, null_line, score_tables
 
     if picture is not None:
+        from summer_train.pictures import draw_learning_curve
+
         draw_learning_curve(result, picture)
         say(f"wrote {picture}")
     if as_json:
@@ -66,7 +68,12 @@ def fit(picture: PictureOption = None, as_json: JsonOption = False, **options: A
     sizes = ", ".join(f"{n} {part}" for part, n in result.n_samples.items() if n)
     show(f"{choice.task}: {result.n_units} units, samples: {sizes}")
     show(f"best epoch: {result.best_epoch} of {result.n_epochs} (lowest validation loss); its scores:")
-    show_table(score_table(result.scores))
+    for table in score_tables(result.scores):
+        show_table(table)
+    for line in notes_on_scores(result.thresholds, result.undefined):
+        show(line)
+    if result.null:
+        show(null_line(result.null))
     show(as_data(f"run: {result.log_dir}"))
 
 
@@ -91,14 +98,17 @@ def evaluate(
     if as_json:
         show_json(result.as_plain())
         return
-    from summer_train.report import score_table
+    from summer_train.tables import notes_on_scores, score_tables
 
     for difference in result.differences:
         say(f"differs from training: {difference}")
     sizes = ", ".join(f"{n} {part}" for part, n in result.n_samples.items() if n)
     show(as_data(f"{result.checkpoint}: epoch {result.epoch}"))
     show(as_data(f"patients {' '.join(result.choice.patient_ids)}, fold {result.choice.fold}, samples: {sizes}"))
-    show_table(score_table(result.scores))
+    for table in score_tables(result.scores):
+        show_table(table)
+    for line in notes_on_scores(result.thresholds, result.undefined):
+        show(line)
 
 
 @app.command()
@@ -108,8 +118,8 @@ def runs(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")] = False,
 ) -> None:
     """List the runs of a folder with their settings and scores."""
-    from summer_train.report import run_row, runs_table
     from summer_train.runs import find_results
+    from summer_train.tables import run_row, runs_table
 
     results, without = find_results(as_path(output_dir, "OUTPUT_DIR"))
     for folder in without:
@@ -143,7 +153,8 @@ def bench(
     """Time the stages of a run, and an epoch against a bare PyTorch loop."""
     choice, where = settings_from(Choice, options), settings_from(Run, options)
     from summer_train.bench import bench as run_bench
-    from summer_train.report import bench_tables, draw_bench
+    from summer_train.pictures import draw_bench
+    from summer_train.tables import bench_tables
 
     result = run_bench(choice, where, repeats, say=say)
     if picture is not None:

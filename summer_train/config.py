@@ -18,9 +18,21 @@ from summer_prep.values import as_bin_lengths, as_names, as_number, as_numbers, 
 Task = Literal["next_bin", "label"]
 Undefined = Literal["drop", "class"]
 Pauses = Literal["keep", "drop"]
+Split = Literal["blocked", "random"]
+Model = Literal["mlp", "linear", "lstm", "gru"]
+Loss = Literal["mse", "poisson"]
+ClassWeight = Literal["none", "balanced"]
+Preset = Literal["none", "paper"]
 
 DEFAULT_BUFFER_S = 32.0
 DEFAULT_FOLD = 1
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "none": {},
+    # 20 bins of 80 ms, from 800 ms before the frame's bin to 800 ms after its start (Gerken et al., LSTM decoder).
+    "paper": {"model": "lstm", "bin_length": 80, "window": (0.8, 0.72), "batch_size": 128},
+}
+"""Preset -> options that it sets, where they are not given."""
 
 _UNITS = ("_ms", "_s", "_gb")
 _KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
@@ -39,9 +51,17 @@ def _option(default: Any, help_text: str, convert: Convert | None = None, severa
 
 
 def _seconds_pair(value: object, option: str) -> tuple[float, float]:
-    example = "must be two numbers of seconds, past and future, like 3 1"
+    return _pair(value, option, "must be two numbers of seconds, past and future, like 3 1", least=0)
+
+
+def _window(value: object, option: str) -> tuple[float, float]:
+    example = "must be two numbers of seconds, past and future, like 0.8 0.72; negative ones leave bins out"
+    return _pair(value, option, example, least=-MAX_SECONDS)
+
+
+def _pair(value: object, option: str, example: str, least: float) -> tuple[float, float]:
     numbers = as_numbers(value, option, example)
-    if len(numbers) != 2 or not all(0 <= number <= MAX_SECONDS for number in numbers):
+    if len(numbers) != 2 or not all(least <= number <= MAX_SECONDS for number in numbers):
         written = " ".join(f"{number:g}" for number in numbers)
         raise SettingsError(f"{option} {written}: {example}, at most {MAX_SECONDS:g}")
     return numbers[0], numbers[1]
@@ -94,6 +114,9 @@ class Choice(Settings):
     undefined: Undefined = _option("drop", "Leave bins with undefined labels out, or make them a class.")
     pauses: Pauses = _option("keep", "Samples that reach across a pause or skip of the film: keep, or drop them.")
     min_recorded: float = _option(0.0, "Leave out bins of which less than this share was recorded, 0 to 1.")
+    split: Split = _option(
+        "blocked", "blocked, or random single bins: neighbours leak, so this shows the leak and is no result."
+    )
     val_fraction: float | None = _option(
         None, "Fraction split instead of the blocked one: this last part validates, no test."
     )
@@ -104,43 +127,61 @@ class Choice(Settings):
     sequence_s: tuple[float, float] = _option(
         (3.0, 1.0), "Past and future seconds added to the buffer.", _seconds_pair, "SECONDS"
     )
+    window_s: tuple[float, float] = _option(
+        (0.0, 0.0),
+        "Past and future seconds around a bin that the network sees; 0 0 is the one bin.",
+        _window,
+        "SECONDS",
+    )
+    model: Model = _option("mlp", "mlp (two layers), linear (logistic or least squares), lstm or gru.")
+    loss: Loss = _option("mse", "Loss of next-bin prediction: mean squared error, or Poisson likelihood.")
+    class_weight: ClassWeight = _option("none", "balanced: the classes of a label weigh the same in the loss.")
     batch_size: int = _option(32, "Samples per optimizer step.")
     hidden_size: int = _option(64, "Width of the hidden layer.")
     lr: float = _option(1e-3, "Learning rate of Adam.")
     seed: int = _option(0, "Equal seeds give equal runs of one process on a CPU.")
 
     def __post_init__(self) -> None:
-        from summer_train.splits import check_fold, check_fraction  # NumPy, which --help does without
+        from summer_train.samples import window_of  # NumPy, which --help does without
+        from summer_train.splits import check_fold, check_fraction
 
         _check_literals(self)
-        self._check_label_options()
+        self._check_idle_options()
         check_bin_length(self.bin_length_ms)
+        window = window_of(self.window_s, self.bin_length_ms)
+        if self.task == "next_bin" and window.last > 0:
+            raise SettingsError(
+                f"--window {self.window_s[0]:g} {self.window_s[1]:g}: next-bin prediction would see what it predicts. "
+                "FUTURE must be 0 or less"
+            )
         _check_range(self, {"batch_size": 1, "hidden_size": 1, "seed": 0})
         if not 0 < self.lr < float("inf"):
             raise SettingsError(f"--lr {self.lr}: must be a number greater than 0")
         if not 0 <= self.min_recorded <= 1:
             raise SettingsError(f"--min-recorded {self.min_recorded}: must lie between 0 and 1, 0.5 is usual")
         if self.val_fraction is not None:
-            if self.buffer_s is not None or self.fold is not None:
+            if self.buffer_s is not None or self.fold is not None or self.split != "blocked":
                 raise SettingsError(
                     "two splits were asked for: --val-fraction chooses the fraction split, "
-                    "--buffer and --fold the blocked one. Give only one of them"
+                    "--buffer, --fold and --split the others. Give only one of them"
                 )
             check_fraction(self.val_fraction)
             return
         # What is recorded and compared is what was used, named or not.
-        object.__setattr__(self, "buffer_s", DEFAULT_BUFFER_S if self.buffer_s is None else self.buffer_s)
+        if self.split == "blocked":
+            object.__setattr__(self, "buffer_s", DEFAULT_BUFFER_S if self.buffer_s is None else self.buffer_s)
         object.__setattr__(self, "fold", DEFAULT_FOLD if self.fold is None else self.fold)
         check_fold(self.fold or 0)
         if not 0 <= (self.buffer_s or 0) <= MAX_SECONDS:
             raise SettingsError(f"--buffer {self.buffer_s}: must be 0 or more seconds, at most {MAX_SECONDS:g}")
 
-    def _check_label_options(self) -> None:
-        """Refuse options of labels where none is decoded: a forgotten --task label trains another model."""
-        mine = [one for one in fields(self) if one.name in ("label_name", "label_rule", "undefined")]
-        given = [f"--{option_of(one).replace('_', '-')}" for one in mine if getattr(self, one.name) != one.default]
-        if given and self.task != "label":
-            raise SettingsError(f"{', '.join(given)}: has no effect on --task {self.task}. Add --task label")
+    def _check_idle_options(self) -> None:
+        """Refuse options that have no effect on the others: a forgotten --task label trains another model."""
+        for rule, names in idle_options(self.task, self.model, self.split).items():
+            mine = [one for one in fields(self) if one.name in names]
+            given = [f"--{option_of(one).replace('_', '-')}" for one in mine if getattr(self, one.name) != one.default]
+            if given:
+                raise SettingsError(f"{', '.join(given)}: has no effect on {rule}")
 
     def differences(self, plain: Mapping[str, Any]) -> list[str]:
         """Return how these settings differ from others, `as_plain`; patients are compared by their data elsewhere."""
@@ -150,6 +191,20 @@ class Choice(Settings):
             for name in own
             if name != "patient_ids" and plain.get(name) != own[name]
         ]
+
+
+def idle_options(task: str, model: str, split: str) -> dict[str, tuple[str, ...]]:
+    """Return the fields of a Choice that have no effect, by what makes them idle."""
+    idle: dict[str, tuple[str, ...]] = {}
+    if task != "label":
+        idle[f"--task {task}. Add --task label"] = ("label_name", "label_rule", "undefined", "class_weight")
+    else:
+        idle["--task label. Leave it out"] = ("loss",)
+    if model == "linear":
+        idle["--model linear, which has no hidden layer"] = ("hidden_size",)
+    if split == "random":
+        idle["--split random, which leaves no gaps"] = ("buffer_s", "sequence_s")
+    return idle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +219,12 @@ class Run(Settings):
     patience: int | None = _option(
         None, "Stop after so many epochs without a lower validation loss.  [default: train all epochs]"
     )
+    shifts: int = _option(
+        0, "Labels: train so many more networks on labels shifted along the film, for a null and p-values."
+    )
+    preset: Preset = _option(
+        "none", "paper: the published decoder, --model lstm --bin-length 80 --window 0.8 0.72 --batch-size 128."
+    )
     devices: int | None = _option(None, "Number of GPUs (CPU processes without).  [default: all visible]")
     threads: int | None = _option(None, "Processor threads of each process.  [default: 1; more for large nets]")
     device_memory_gb: float | None = _option(
@@ -176,7 +237,8 @@ class Run(Settings):
     resume: bool = _option(False, "Continue the newest run in --output-dir that has these settings.")
 
     def __post_init__(self) -> None:
-        _check_range(self, {"max_epochs": 1, "patience": 1, "devices": 1, "threads": 1, "num_workers": 0})
+        _check_literals(self)
+        _check_range(self, {"max_epochs": 1, "patience": 1, "shifts": 0, "devices": 1, "threads": 1, "num_workers": 0})
         if self.device_memory_gb is not None and not 0 < self.device_memory_gb < float("inf"):
             raise SettingsError(f"--device-memory {self.device_memory_gb}: must be a number greater than 0")
 
@@ -199,9 +261,15 @@ def settings_from(kind: type[AnySettings], options: Mapping[str, Any]) -> AnySet
     SettingsError : a value that no such option can have
     """
     known = options_of(kind)
+    options = with_preset(options)
     return kind(
         **{known[name].name: _converted(known[name], value) for name, value in options.items() if name in known}
     )
+
+
+def with_preset(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with those of their preset, where they are not given."""
+    return {**PRESETS.get(str(options.get("preset")), {}), **options}
 
 
 def check_names(options: Mapping[str, Any], known: Iterable[str]) -> None:

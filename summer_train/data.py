@@ -1,6 +1,7 @@
 """The samples of one run on a device, split; a Lightning data module with plain batches for anyone's model."""
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
 import lightning
@@ -10,6 +11,7 @@ import torch
 from summer_prep.errors import SettingsError
 from summer_prep.machine import available_bytes
 from summer_train.batches import (
+    ArrayRows,
     Batches,
     Block,
     OrderedBlocks,
@@ -19,9 +21,9 @@ from summer_train.batches import (
     StreamedSamples,
 )
 from summer_train.config import Choice, Say, say_nothing
-from summer_train.samples import Mask, reaches_only, runs_on, usable_bins
+from summer_train.samples import Mask, Window, reaches_only, runs_on, shift_labels, usable_bins, window_of
 from summer_train.selection import Selection
-from summer_train.splits import Split, blocked_split, fraction_split
+from summer_train.splits import Split, blocked_split, fraction_split, random_split
 from summer_train.tasks import Task, task_samples
 
 DEFAULT_MEMORY_SHARE = 0.8
@@ -31,12 +33,14 @@ DEFAULT_MEMORY_SHARE = 0.8
 class FilmData(lightning.LightningDataModule):
     """The samples of one choice: batches (x, y) of `batch_size` for a `lightning.Trainer`, or to iterate over.
 
-    x is (batch, n_units) float32 counts; y is (batch,) class indices or (batch, n_units) counts of the next bin.
+    x is (batch, n_units) float32 counts, or (batch, n_bins, n_units) of a window of several bins, time first; y is
+    (batch,) class indices or (batch, n_units) counts of the next bin.
 
     Attributes
     ----------
     task : what is predicted
     split : sample indices of each part, after undefined and never seen bins are left out
+    window : the bins that a sample is predicted from, counted from its own
     n_units : width of x
     notes : what was left out and why, for people
     """
@@ -51,11 +55,13 @@ class FilmData(lightning.LightningDataModule):
         super().__init__()
         self.selection, self.choice, self.device_memory_gb, self.say = selection, choice, device_memory_gb, say
         self.notes: list[str] = []
-        task, self._targets, is_defined, check_training = task_samples(selection, choice, self._note)
-        self.task: Task = task
+        self.window = window_of(choice.window_s, choice.bin_length_ms)
+        self.targets, is_defined, self._task_of = task_samples(selection, choice, self._note)
         self.n_units = selection.n_units
-        self.split = self._leave_out(_split(len(is_defined), choice), is_defined & self._usable(len(is_defined)))
-        check_training(self.split.train)
+        n_samples = len(is_defined)
+        self.has_target = is_defined & self._usable(n_samples, selection.n_bins - n_samples)
+        self.split = self._leave_out(_split(n_samples, choice), self.has_target)
+        self.task: Task = self._task_of(self.targets, self.split.train)
         self.device = torch.device("cpu")
         self._samples: Samples | None = None
         self._n_passes = 0
@@ -64,18 +70,21 @@ class FilmData(lightning.LightningDataModule):
         self.notes.append(line)
         self.say(line)
 
-    def _usable(self, n_samples: int) -> Mask:
+    def _usable(self, n_samples: int, reach: int) -> Mask:
         """Return which samples reach only bins that may be used, (n_samples,)."""
-        choice, reach = self.choice, self.task.reach
+        choice, touched = self.choice, self.window.within(reach)
         recorded_share = self.selection.recorded_share()
         usable = usable_bins(recorded_share, choice.min_recorded)
         self._note_left_out(recorded_share <= 0, "that a patient never saw")
         self._note_left_out(
             ~usable & (recorded_share > 0), f"of which less than a share of {choice.min_recorded:g} was recorded"
         )
-        samples = reaches_only(usable, n_samples, reach)
+        samples = reaches_only(usable, n_samples, touched)
+        if touched.n_bins > 1 + reach:
+            lost = reaches_only(usable, n_samples, Window(0, reach)) & ~samples
+            self._note_left_out(lost, "whose window reaches such a bin or beyond the film", "samples")
         if choice.pauses == "drop":
-            unbroken = runs_on(*self.selection.breaks(), n_samples, reach)
+            unbroken = runs_on(*self.selection.breaks(), n_samples, touched)
             self._note_left_out(samples & ~unbroken, "across a pause or skip", "samples")
             samples &= unbroken
         return samples
@@ -89,9 +98,22 @@ class FilmData(lightning.LightningDataModule):
         for name in ("train", "val"):
             if not len(parts[name]):
                 raise SettingsError(
-                    f"no usable bin in the {name} part of the split. Try another --fold or a smaller --buffer"
+                    f"no usable bin in the {name} part of the split. Try another --fold, a smaller --buffer or --window"
                 )
         return Split(**parts)
+
+    def shifted(self, n_bins: int) -> "FilmData":
+        """Return the same samples with labels moved along the film in a circle, for a null.
+
+        Raises
+        ------
+        NothingToLearnError : the shift leaves one class in training
+        """
+        other = copy(self)
+        other.targets = ArrayRows(shift_labels(self.targets.all_rows(), self.has_target, n_bins))
+        other.task = other._task_of(other.targets, other.split.train)
+        other._samples = None
+        return other
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -124,14 +146,16 @@ class FilmData(lightning.LightningDataModule):
                 f"streaming {selection.n_bytes / 1e9:.1f} GB of counts from the mapped files: more than the "
                 f"{budget_bytes / 1e9:.1f} GB that may be used on {device}"
             )
-            return StreamedSamples(counts=selection, targets=self._targets, reach=task.reach, device=device)
+            return StreamedSamples(
+                counts=selection, targets=self.targets, reach=task.reach, device=device, window=self.window
+            )
         counts = selection.counts()
         if counts.dtype == np.uint16:
             counts = counts.astype(np.int32)  # torch indexes no uint16
         on_device = torch.from_numpy(counts).to(device)
-        is_counts = self._targets is selection  # of the next bin: the same rows, not a copy
-        targets = on_device if is_counts else torch.from_numpy(self._targets.all_rows()).to(device)
-        return ResidentSamples(counts=on_device, targets=targets, reach=task.reach)
+        is_counts = self.targets is selection  # of the next bin: the same rows, not a copy
+        targets = on_device if is_counts else torch.from_numpy(self.targets.all_rows()).to(device)
+        return ResidentSamples(counts=on_device, targets=targets, reach=task.reach, window=self.window)
 
     def _budget_bytes(self, device: torch.device) -> float:
         if self.device_memory_gb is not None:
@@ -230,6 +254,10 @@ class FilmBlocks(lightning.LightningDataModule):
 def _split(n_samples: int, choice: Choice) -> Split:
     if choice.val_fraction is not None:
         return fraction_split(n_samples, choice.val_fraction)
-    assert choice.buffer_s is not None
     assert choice.fold is not None
-    return blocked_split(n_samples, choice.bin_length_ms, choice.buffer_s, choice.fold, choice.sequence_s)
+    if choice.split == "random":
+        return random_split(n_samples, choice.fold, choice.seed)
+    assert choice.buffer_s is not None
+    return blocked_split(
+        n_samples, choice.bin_length_ms, choice.buffer_s, choice.fold, choice.sequence_s, choice.window_s
+    )

@@ -29,6 +29,8 @@ class EvaluationResult:
     choice: Choice
     n_samples: Mapping[str, int]
     scores: Scores
+    thresholds: Mapping[str, float]
+    undefined: Mapping[str, str]
     differences: list[str]
 
     def as_plain(self) -> dict[str, Any]:
@@ -80,12 +82,16 @@ def evaluate(
         differences.append(
             "the network's inputs are other units than it was trained on: its scores are those of chance"
         )
+    scored, baselines = score(model, data)
+    rows = {"model": scored, **baselines}
     return EvaluationResult(
         checkpoint=path,
         epoch=n_epochs_of(loaded),
         choice=data.choice,
         n_samples=data.n_samples,
-        scores=score(model, data)[0],
+        scores={row: one.scores for row, one in rows.items()},
+        thresholds={row: one.threshold for row, one in rows.items() if one.threshold is not None},
+        undefined=scored.undefined,
         differences=differences,
     )
 

@@ -1,8 +1,245 @@
-"""From predictions to scores, means over samples in the precision of the predictions, and gradients of the losses."""
+"""From predictions to scores, and the losses with their gradients. Pure arithmetic.
 
+Scores are of whole parts of a split, in double precision, and of many models at once: a leading axis of n_models.
+What is undefined is NaN, never 0: a class that a part lacks cannot be told from the other.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+DECISION_SCORES = ("kappa", "f1", "f1_rarer", "balanced_accuracy", "accuracy")
+"""What depends on a threshold; `<name>_at_half` are the same at a probability of 0.5."""
+
+LABEL_SCORES = (
+    "kappa", "auroc", "average_precision", "f1", "f1_rarer", "balanced_accuracy", "accuracy", "base_rate",
+    *(f"{name}_at_half" for name in DECISION_SCORES), "tp", "fp", "fn", "tn",
+)  # fmt: skip
+COUNT_SCORES = ("mse", "r2", "bits_per_spike")
+
+LEAST_RATE = 1e-9
+"""Predicted counts below it are taken for it in a likelihood, as in the Neural Latents Benchmark."""
+
+
+class _Ranks(NamedTuple):
+    """One model's samples by falling score: for each distinct score, how many samples reach it."""
+
+    scores: Floats
+    tp: Floats
+    fp: Floats
+
+
+def _ranks(score: Floats, is_on: Flags) -> _Ranks:
+    order = np.argsort(-score)
+    falling, on = score[order], is_on[order]
+    last_of_ties = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)
+    tp = np.cumsum(on, dtype=np.float64)[last_of_ties]
+    return _Ranks(falling[last_of_ties], tp, last_of_ties + 1 - tp)
+
+
+def _kappa(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> Floats:
+    by_chance = (tp + fp) * (fp + tn) + (tp + fn) * (fn + tn)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(2 * (tp * tn - fn * fp) / by_chance)
+
+
+def best_thresholds(scores: Floats, is_on: Flags) -> Floats:
+    """Return for each model the score from which on a sample should be called "on" for the highest kappa.
+
+    Parameters
+    ----------
+    scores, is_on : (n_models, n_samples), log-odds of "on" and the truth, of the validation part
+
+    Returns
+    -------
+    (n_models,) halfway between two neighbouring scores; 0 (a probability of 0.5) where that is as good, where no
+    threshold beats chance, and where a class is missing
+    """
+    return np.array([_best_threshold(*one) for one in zip(scores, is_on, strict=True)])
+
+
+def _best_threshold(score: Floats, is_on: Flags) -> float:
+    if undefined_because(is_on) or not np.isfinite(score).all():
+        return 0.0
+    distinct, tp, fp = _ranks(score, is_on)
+    kappa = _kappa(tp, fp, tp[-1] - tp, fp[-1] - fp)
+    n_at_half = np.searchsorted(-distinct, 0, side="right")
+    at_half = kappa[n_at_half - 1] if n_at_half else 0.0
+    if kappa.max() <= max(at_half, 0.0):
+        return 0.0
+    between = np.append((distinct[:-1] + distinct[1:]) / 2, distinct[-1])
+    best = np.flatnonzero(kappa == kappa.max())
+    return float(between[best[np.argmin(np.abs(between[best]))]])
+
+
+def label_scores(scores: Floats, is_on: Flags, thresholds: Floats) -> dict[str, Floats]:
+    """Return the scores of many models that decode labels, (n_models,) each.
+
+    Parameters
+    ----------
+    scores, is_on : (n_models, n_samples), log-odds of "on" and the truth. Log-odds, since probabilities of sure
+        predictions round to ties, in float32 already at 17
+    thresholds : (n_models,) log-odds from which on a sample is called "on"; 0 for `_at_half`
+
+    Returns
+    -------
+    name -> value for LABEL_SCORES. kappa is Cohen's; f1 is of "on", f1_rarer of the class with fewer samples (the
+    published figures have that one); base_rate is the share of "on"; tp, fp, fn, tn count samples at the threshold.
+    NaN where a class is missing (all but accuracy, base_rate and counts) or a prediction is no number
+
+    Source: definitions of scikit-learn, which the tests hold them equal to.
+    """
+    at_threshold = _decisions(scores >= thresholds[:, None], is_on)
+    at_half = {f"{name}_at_half": values for name, values in _decisions(scores >= 0, is_on).items()}
+    found = {**at_threshold, **{name: at_half[name] for name in LABEL_SCORES if name in at_half}}
+    ranked = np.array([_rank_scores(*one) for one in zip(scores, is_on, strict=True)]).reshape(-1, 2)
+    found |= {"auroc": ranked[:, 0], "average_precision": ranked[:, 1], "base_rate": _mean(is_on)}
+    are_numbers = np.isfinite(scores).all(axis=1)
+    return {name: np.where(are_numbers | (name == "base_rate"), found[name], np.nan) for name in LABEL_SCORES}
+
+
+def _decisions(called_on: Flags, is_on: Flags) -> dict[str, Floats]:
+    tp, fp, fn, tn = (
+        (called & truly).sum(axis=1).astype(np.float64)
+        for called, truly in ((called_on, is_on), (called_on, ~is_on), (~called_on, is_on), (~called_on, ~is_on))
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        f1, f1_of_off = 2 * tp / (2 * tp + fp + fn), 2 * tn / (2 * tn + fp + fn)
+        defined = {
+            "kappa": _kappa(tp, fp, fn, tn),
+            "f1": f1,
+            "f1_rarer": np.where(tp + fn <= fp + tn, f1, f1_of_off),
+            "balanced_accuracy": (tp / (tp + fn) + tn / (tn + fp)) / 2,
+        }
+        accuracy = (tp + tn) / called_on.shape[1]
+    has_both = (tp + fn > 0) & (fp + tn > 0)
+    return {
+        **{name: np.where(has_both, values, np.nan) for name, values in defined.items()},
+        "accuracy": accuracy, "tp": tp, "fp": fp, "fn": fn, "tn": tn,
+    }  # fmt: skip
+
+
+def _mean(flags: Flags) -> Floats:
+    return np.asarray(flags.mean(axis=1)) if flags.shape[1] else np.full(len(flags), np.nan)
+
+
+def _rank_scores(score: Floats, is_on: Flags) -> tuple[float, float]:
+    """Return the area under the ROC curve, and the average precision."""
+    if undefined_because(is_on) or not np.isfinite(score).all():
+        return np.nan, np.nan
+    _, tp, fp = _ranks(score, is_on)
+    auroc = np.trapezoid(np.append(0, tp), np.append(0, fp)) / (tp[-1] * fp[-1])
+    average_precision = np.sum(np.diff(tp, prepend=0) * tp / (tp + fp)) / tp[-1]
+    return float(auroc), float(average_precision)
+
+
+def undefined_because(is_on: Flags) -> str:
+    """Return why scores that tell "on" from "off" are undefined for such samples; empty where they are defined."""
+    if not is_on.size:
+        return "no samples"
+    return "" if is_on.any() and not is_on.all() else "on everywhere" if is_on.all() else "on nowhere"
+
+
+def curves(score: Floats, is_on: Flags) -> dict[str, Floats]:
+    """Return the points of a model's ROC and precision-recall curve: fpr, tpr (= recall) and precision."""
+    _, tp, fp = _ranks(score, is_on)
+    return {
+        "fpr": np.append(0, fp / fp[-1]),
+        "tpr": np.append(0, tp / tp[-1]),
+        "precision": np.append(1, tp / (tp + fp)),
+    }
+
+
+@dataclass
+class CountSums:
+    """Sums over samples from which the scores of predicted counts follow, so that no part must be held whole.
+
+    All are float64 of the predictions' shape without samples: (..., n_units).
+    """
+
+    n_samples: int = 0
+    target: Tensor | float = 0.0
+    target_squared: Tensor | float = 0.0
+    error_squared: Tensor | float = 0.0
+    log_likelihood: Tensor | float = 0.0
+
+    def add(self, predicted: Tensor, target: Tensor) -> None:
+        """Add samples: predicted and true counts, (..., n_samples, n_units)."""
+        predicted, target = predicted.double(), target.double()
+        rate = predicted.clamp_min(LEAST_RATE)
+        self.n_samples += target.shape[-2]
+        self.target = self.target + target.sum(-2)
+        self.target_squared = self.target_squared + target.square().sum(-2)
+        self.error_squared = self.error_squared + (predicted - target).square().sum(-2)
+        self.log_likelihood = self.log_likelihood + (target * rate.log() - rate).sum(-2)
+
+    def per_unit(self) -> dict[str, Floats]:
+        """Return mse, r2, bits_per_spike and rate (spikes per bin) of each unit, (..., n_units).
+
+        r2 is 1 - squared error / variance around the part's own mean. bits_per_spike is the gain in log-likelihood
+        under Poisson firing over the unit's own mean rate in the part. Both are NaN for a unit that does not vary.
+
+        Source: bits per spike as in the Neural Latents Benchmark (Pei et al. 2021).
+        """
+        total, squared, error, log_likelihood = (
+            torch.as_tensor(sums, dtype=torch.float64).cpu().numpy()
+            for sums in (self.target, self.target_squared, self.error_squared, self.log_likelihood)
+        )
+        mean = total / self.n_samples
+        with np.errstate(divide="ignore", invalid="ignore"):
+            varies = squared * self.n_samples > total**2
+            r2 = np.where(varies, 1 - error / (squared - total * mean), np.nan)
+            gain = log_likelihood - (np.where(total > 0, total * np.log(mean), 0) - total)
+            bits = np.where(total > 0, gain / (total * np.log(2)), np.nan)
+        return {"mse": error / self.n_samples, "r2": r2, "bits_per_spike": bits, "rate": mean, "gain": gain}
+
+    def scores(self) -> dict[str, Floats]:
+        """Return mse (mean over units), r2 (median over units) and bits_per_spike (of all spikes together)."""
+        units = self.per_unit()
+        n_spikes = (units["rate"] * self.n_samples).sum(-1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bits = np.where(n_spikes > 0, units["gain"].sum(-1) / (n_spikes * np.log(2)), np.nan)
+        return {"mse": units["mse"].mean(-1), "r2": _median(units["r2"]), "bits_per_spike": bits}
+
+    def poisson_loss(self) -> Floats:
+        """Return what `poisson` would be of the predicted rates, mean over samples and units."""
+        log_likelihood = torch.as_tensor(self.log_likelihood, dtype=torch.float64).cpu().numpy()
+        return np.asarray(-log_likelihood.mean(-1) / self.n_samples)
+
+
+def _median(values: Floats) -> Floats:
+    """Return the median over the last axis of what is a number; NaN where nothing is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # what has no number has no median: that is the answer
+        return np.asarray(np.nanmedian(values, axis=-1))
+
+
+def p_value(observed: float, null: Floats) -> float:
+    """Return (1 + number at least as good) / (N + 1) over the N null scores that are defined; NaN without any.
+
+    Source: permutation p-value that counts the observation itself (Phipson & Smyth 2010).
+    """
+    defined = null[~np.isnan(null)]
+    if np.isnan(observed) or not len(defined):
+        return np.nan
+    return float((1 + np.sum(defined >= observed)) / (len(defined) + 1))
+
+
+def log_odds_of_on(logits: Tensor) -> Tensor:
+    """Return the log-odds of class 1 against all others, float64, (..., n_samples) of (..., n_samples, n_classes)."""
+    exact = logits.double()
+    others = torch.cat([exact[..., :1], exact[..., 2:]], dim=-1)
+    return exact[..., 1] - (others[..., 0] if others.shape[-1] == 1 else torch.logsumexp(others, dim=-1))
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
@@ -11,9 +248,32 @@ def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     return functional.mse_loss(prediction.to(dtype), target.to(dtype))
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the cross-entropy of classes, (n_samples,), under (n_samples, n_classes) logits, mean over samples."""
-    return functional.cross_entropy(logits, target.long())
+def poisson(log_rate: Tensor, target: Tensor) -> Tensor:
+    """Return the negative log-likelihood of counts under Poisson firing, without its constant term, mean over all."""
+    dtype = torch.promote_types(log_rate.dtype, torch.float32)
+    return functional.poisson_nll_loss(log_rate.to(dtype), target.to(dtype), log_input=True, full=False)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, class_weights: Sequence[float] = ()) -> Tensor:
+    """Return the cross-entropy of classes, (n_samples,), under (n_samples, n_classes) logits, mean over samples.
+
+    Parameters
+    ----------
+    class_weights : a sample counts as much as its class weighs; the mean is still over samples, so that it does not
+        depend on which classes a mini-batch happens to hold
+    """
+    if not class_weights:
+        return functional.cross_entropy(logits, target.long())
+    losses = functional.cross_entropy(logits, target.long(), reduction="none")
+    return (losses * weights_of_samples(target, class_weights)).mean()
+
+
+def weights_of_samples(target: Tensor, class_weights: Sequence[float]) -> Tensor:
+    """Return the weight of each sample's class, of targets' shape."""
+    # From numbers, not from a table on the processor, which no CUDA graph could copy.
+    return sum(  # type: ignore[return-value]  # there are at least two classes
+        (target == number).float() * weight for number, weight in enumerate(class_weights)
+    )
 
 
 def accuracy(logits: Tensor, target: Tensor) -> Tensor:
@@ -26,6 +286,26 @@ def squared_error_gradient(prediction: Tensor, target: Tensor) -> Tensor:
     return torch.sub(prediction, target).mul_(2 / prediction.shape[-1])
 
 
+def poisson_gradient(log_rate: Tensor, target: Tensor) -> Tensor:
+    """Return the gradient of `poisson`, mean over outputs and summed over samples; any leading axes."""
+    return log_rate.exp().sub_(target).div_(log_rate.shape[-1])
+
+
 def cross_entropy_gradient(logits: Tensor, one_hot: Tensor) -> Tensor:
     """Return the gradient of the cross-entropy, summed over samples; any leading axes."""
     return torch.softmax(logits, dim=-1).sub_(one_hot)
+
+
+def weighted_cross_entropy_gradient(logits: Tensor, weighted_one_hot: Tensor) -> Tensor:
+    """Return the same with class weights: one-hot targets times their class's weight."""
+    return torch.softmax(logits, dim=-1).mul_(weighted_one_hot.sum(-1, keepdim=True)).sub_(weighted_one_hot)
+
+
+def balanced_weights(n_per_class: Tensor) -> Tensor:
+    """Return class weights under which every class counts the same: n_samples / (n_classes x samples of the class).
+
+    Source: `class_weight="balanced"` of scikit-learn. A class without samples weighs nothing.
+    """
+    counts = n_per_class.double()
+    weights = counts.sum() / ((counts > 0).sum() * counts)
+    return torch.where(counts > 0, weights, 0).float()

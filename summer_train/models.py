@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from summer_train.batches import Block
 from summer_train.config import Choice
 from summer_train.data import FilmData
-from summer_train.networks import two_layer_net
-from summer_train.steps import AutogradSteps, Steps, TwoLayerSteps, written_out_steps
+from summer_train.networks import new_net, two_layer_net
+from summer_train.steps import AutogradSteps, DenseSteps, Steps, written_out_steps
 from summer_train.tasks import FilmLabel, NextBin, Task
 
 
 class Decoder(lightning.LightningModule):
-    """A network, (n_samples, n_units) counts to (n_samples, n_outputs), trained by Adam on a task's loss.
+    """A network from counts to predictions, (n_samples, n_outputs), trained by Adam on a task's loss.
+
+    Counts are (n_samples, n_units), or (n_samples, n_bins, n_units) where a sample is a window of several bins.
 
     Override `configure_optimizers`, `loss` or `net` as in any LightningModule.
 
@@ -37,7 +39,7 @@ class Decoder(lightning.LightningModule):
         self.steps: Steps | None = None
 
     def forward(self, counts: Tensor) -> Tensor:
-        """Predict from counts, (n_samples, n_units)."""
+        """Predict from counts, (n_samples, n_units) or (n_samples, n_bins, n_units)."""
         prediction: Tensor = self.net(counts.to(self.dtype))
         return prediction
 
@@ -51,7 +53,7 @@ class Decoder(lightning.LightningModule):
             return torch.optim.Adam(self.parameters(), lr=self.lr)
         return torch.optim.Adam(self.parameters(), lr=self.lr, fused=True, capturable=self.device.type == "cuda")
 
-    def steps_with(self, optimizer: torch.optim.Optimizer) -> TwoLayerSteps | AutogradSteps:
+    def steps_with(self, optimizer: torch.optim.Optimizer) -> DenseSteps | AutogradSteps:
         """Return how the optimizer steps of a block are taken: past autograd where that is provably the same."""
         has_own_loss, has_own_forward = (
             getattr(own, "__func__", None) is not stock
@@ -156,7 +158,21 @@ def new_decoder(data: FilmData, choice: Choice | None = None) -> Decoder:
     choice = choice or data.choice
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(choice.seed)
-        return _DECODERS[data.task.name](data, choice.hidden_size, choice.lr)
+        is_stock = data.task in (FilmLabel(data.task.n_outputs), NextBin(data.n_units))
+        if choice.model == "mlp" and data.window.n_bins == 1 and is_stock:
+            return _DECODERS[data.task.name](data, choice.hidden_size, choice.lr)
+        return Decoder(net_of(data, choice), data.task, choice.lr)
+
+
+def net_of(data: FilmData, choice: Choice) -> nn.Module:
+    """Return the untrained network of some data."""
+    return new_net(choice.model, data.n_units, data.window.n_bins, choice.hidden_size, data.task.n_outputs)
+
+
+def n_weights(data: FilmData, choice: Choice) -> int:
+    """Return the number of weights of the network of some data, without making it."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in net_of(data, choice).parameters())
 
 
 _DECODERS: dict[str, Callable[[FilmData, int, float], Decoder]] = {

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from summer_prep.errors import SettingsError
+from summer_prep.values import finite
 
 METRICS, RESULTS, PREDICTIONS, SETTINGS = "metrics.csv", "results.json", "predictions.npz", "hparams.yaml"
 PARTS = ("train", "val", "test")
@@ -101,7 +102,12 @@ class FitResult:
     config : settings, as plain values
     data : patients, units and digests that it was trained on, as plain values
     n_samples, n_per_class : samples of each part (train, val, test), and of each class in it
-    scores : row (model, or a baseline's name) -> part -> score -> mean over the part's samples
+    scores : row (model, or a baseline's name) -> part -> score -> value over the part's samples (`metrics` says
+        what each is); NaN where undefined
+    thresholds : labels: row -> probability from which on a bin is called "on", chosen on validation for kappa
+    undefined : part -> why scores of the model are undefined
+    units : next-bin: part -> score (mse, r2, bits_per_spike, rate in spikes per bin) -> one value for each unit
+    null : with `--shifts`: the scores of networks trained on shifted labels, and p-values (`scoring.null_of`)
     best_epoch : from 1; the one whose weights were scored
     n_epochs : trained
     log_dir : the run's folder
@@ -118,6 +124,10 @@ class FitResult:
     seconds: float
     software: Mapping[str, str]
     log_dir: Path
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    undefined: Mapping[str, str] = field(default_factory=dict)
+    units: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    null: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def best_checkpoint(self) -> Path:
@@ -132,7 +142,8 @@ class FitResult:
     def predictions(self) -> dict[str, NDArray[Any]]:
         """Return what the best epoch predicts for validation and test: `val_bin`, `val_target`, `val_score`, ...
 
-        A score is the probability of "on" for labels, and the predicted counts for next-bin, (n_samples, n_units).
+        A score is the probability of "on" for labels (`val_log_odds`: its log-odds, which do not round), and the
+        predicted counts for next-bin, (n_samples, n_units).
         """
         with np.load(self.log_dir / PREDICTIONS) as arrays:
             return dict(arrays)
@@ -157,19 +168,33 @@ def write_results(result: FitResult, predictions: Mapping[str, NDArray[Any]]) ->
     """Write `predictions.npz` and then `results.json`, each whole or not at all."""
     with replacing(result.log_dir / PREDICTIONS) as file:
         np.savez(file, **predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
-    replace_file(result.log_dir / RESULTS, json.dumps(result.as_plain(), indent=1).encode())
+    replace_file(result.log_dir / RESULTS, json.dumps(finite(result.as_plain()), indent=1).encode())
 
 
 def read_results(log_dir: Path) -> FitResult | None:
     """Return a run's results; None if it has none, or none that can be read."""
     try:
         plain = json.loads((log_dir / RESULTS).read_bytes())
-        values = {field.name: plain[field.name] for field in fields(FitResult)}
+        has_default = {one.name for one in fields(FitResult) if one.default_factory is not MISSING}
+        values = {
+            one.name: plain[one.name] for one in fields(FitResult) if one.name in plain or one.name not in has_default
+        }
+        for name in ("scores", "units", "null"):
+            values[name] = with_nan(values.get(name, {}))
         result = FitResult(**{**values, "log_dir": log_dir})
         _check_types(result)
         return result
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def with_nan(plain: Any) -> Any:
+    """Return plain values from JSON with NaN where JSON has null, which stands for a number that is none."""
+    if isinstance(plain, dict):
+        return {name: with_nan(one) for name, one in plain.items()}
+    if isinstance(plain, list):
+        return [with_nan(one) for one in plain]
+    return float("nan") if plain is None else plain
 
 
 def _check_types(result: FitResult) -> None:

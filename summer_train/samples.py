@@ -1,13 +1,20 @@
 """Which bins a sample reaches, and which samples can be used. Pure arithmetic.
 
-A sample is named by the bin that it is predicted from; it reaches on to the bin `reach` later: 0 for a label of the
-same bin, 1 for the counts of the next.
+A sample is named by a bin. It is predicted from a window of bins around that one, and its target lies `reach` bins on:
+0 for a label of the same bin, 1 for the counts of the next.
+
+    bins        | 5 | 6 | 7 | 8 | 9 | 10 |
+    sample 8      window (-2, 1): 6 7 8 9
 """
+
+import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from summer_prep.dataset import UNDEFINED
+from summer_prep.errors import SettingsError
 
 Mask = NDArray[np.bool_]
 
@@ -19,28 +26,100 @@ def usable_bins(recorded_share: NDArray[np.float64], min_recorded: float) -> Mas
     return (recorded_share > 0) & (recorded_share >= min_recorded)
 
 
-def reaches_only(usable: Mask, n_samples: int, reach: int) -> Mask:
-    """Return which samples reach only usable bins, (n_samples,).
+class Window(NamedTuple):
+    """The bins that a sample is predicted from, both included, counted from its own."""
+
+    first: int = 0
+    last: int = 0
+
+    @property
+    def n_bins(self) -> int:
+        """Length of the window."""
+        return self.last - self.first + 1
+
+    def within(self, reach: int) -> "Window":
+        """Return all that a sample touches: its window, its own bin, and its target."""
+        return Window(min(self.first, 0), max(self.last, reach))
+
+
+OWN_BIN = Window()
+
+
+def window_of(window_s: tuple[float, float], bin_length_ms: int) -> Window:
+    """Return the bins of a window of seconds before and after a bin.
+
+    Negative seconds leave bins out: past -0.32 and future 0.32 s is the one bin that lies 0.32 s later.
+
+    Raises
+    ------
+    SettingsError : it holds no bin
+    """
+    past, future = (math.ceil(round(seconds * 1000 / bin_length_ms, 6)) for seconds in window_s)
+    if -past > future:
+        raise SettingsError(
+            f"--window {window_s[0]:g} {window_s[1]:g}: holds no bin of {bin_length_ms} ms, since it begins "
+            f"{-past * bin_length_ms / 1000:g} s after a bin and ends {future * bin_length_ms / 1000:g} s after it"
+        )
+    return Window(-past, future)
+
+
+def reaches_only(usable: Mask, n_samples: int, window: Window) -> Mask:
+    """Return which samples reach only usable bins, (n_samples,); what lies beyond the film is not usable.
 
     Parameters
     ----------
     usable : (n_bins,)
-    reach : how many bins a sample reaches beyond its own
+    window : what a sample reaches, which holds its own bin
     """
-    n_unusable = np.concatenate([[0], np.cumsum(~usable)])
+    before, after = -window.first, n_samples + window.last - len(usable)
+    beyond = np.pad(~usable, (before, max(0, after)), constant_values=True)
+    n_unusable = np.concatenate([[0], np.cumsum(beyond)])
     starts = np.arange(n_samples)
-    return np.asarray(n_unusable[starts + reach + 1] == n_unusable[starts])
+    return np.asarray(n_unusable[starts + window.n_bins] == n_unusable[starts])
 
 
-def runs_on(inside: Mask, after: Mask, n_samples: int, reach: int) -> Mask:
+def runs_on(inside: Mask, after: Mask, n_samples: int, window: Window) -> Mask:
     """Return during which samples recording time runs on without a pause or skip, (n_samples,).
 
     Parameters
     ----------
     inside, after : (n_bins,) whether it is interrupted within a bin, and between a bin and the next
+    window : what a sample reaches, which holds its own bin
     """
-    unbroken = reaches_only(~inside, n_samples, reach)
-    return unbroken & reaches_only(~after, n_samples, reach - 1) if reach else unbroken
+    unbroken = reaches_only(~inside, n_samples, window)
+    if window.n_bins > 1:
+        unbroken &= reaches_only(~after, n_samples, Window(window.first, window.last - 1))
+    return unbroken
+
+
+def shift_labels(classes: NDArray[np.uint8], defined: Mask, n_bins: int) -> NDArray[np.uint8]:
+    """Return labels moved along the film in a circle, so that they keep their own structure and lose the neurons'.
+
+    Parameters
+    ----------
+    classes, defined : (n_bins,) bins that have no label stay without; the others pass on theirs
+    n_bins : how far, in bins that have a label
+    """
+    shifted = classes.copy()
+    shifted[defined] = np.roll(classes[defined], n_bins)
+    return shifted
+
+
+def choose_shifts(n_bins: int, least: int, n_shifts: int, seed: int) -> list[int]:
+    """Return different shifts, drawn at random: at least so far in either direction; the first few of more are fewer.
+
+    Raises
+    ------
+    SettingsError : there are not so many
+    """
+    candidates = np.arange(least, n_bins - least + 1)
+    if len(candidates) < n_shifts:
+        raise SettingsError(
+            f"--shifts {n_shifts}: {n_bins} bins can be shifted by at least a cycle of the split ({least} bins) in "
+            f"{len(candidates)} ways. Choose fewer, or a smaller --buffer"
+        )
+    order = np.random.default_rng([seed, n_bins, least]).permutation(candidates)
+    return [int(shift) for shift in order[:n_shifts]]
 
 
 def class_indices(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:

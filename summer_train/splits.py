@@ -22,7 +22,12 @@ class Split:
 
 
 def blocked_split(
-    n_samples: int, bin_length_ms: int, buffer_s: float, fold: int, sequence_s: tuple[float, float] = (3.0, 1.0)
+    n_samples: int,
+    bin_length_ms: int,
+    buffer_s: float,
+    fold: int,
+    sequence_s: tuple[float, float] = (3.0, 1.0),
+    window_s: tuple[float, float] = (0.0, 0.0),
 ) -> Split:
     """Split a session into cycles of five segments with unused gaps between training, validation and test.
 
@@ -31,7 +36,8 @@ def blocked_split(
     n_samples : consecutive bins, or pairs of bins
     buffer_s : time that must lie between samples of different parts, windows counted in
     fold : 1 to 5, the segment that validates; the one before it tests
-    sequence_s : past and future that a window around a sample reaches
+    sequence_s : past and future that a window around a sample may reach
+    window_s : past and future that it does reach: the longer of the two is kept free beside the buffer
 
     A cycle, for fold 2 (s: segment, |: unused gap, =: gap that trains because training lies on both sides):
 
@@ -44,15 +50,15 @@ def blocked_split(
     Source: the published pipeline's blocked split; folds are numbered by the validation segment (docs/science.md).
     """
     check_fold(fold)
-    n_cycles, segment, gap = _cycle_sizes(n_samples, bin_length_ms, buffer_s, sequence_s)
+    reach_s = max(sum(sequence_s), sum(max(0.0, seconds) for seconds in window_s))
+    n_cycles, segment, gap = _cycle_sizes(n_samples, bin_length_ms, buffer_s, reach_s)
     if segment < 1:
-        fitting = [
-            buffer for buffer in range(121) if _cycle_sizes(n_samples, bin_length_ms, buffer, sequence_s)[1] >= 1
-        ]
+        fitting = [buffer for buffer in range(121) if _cycle_sizes(n_samples, bin_length_ms, buffer, reach_s)[1] >= 1]
         fit = f"buffers of {_as_ranges(fitting)} s fit" if fitting else "none fits; use --val-fraction instead"
         raise SettingsError(
             f"--buffer {buffer_s:g} leaves no segment: {n_samples} samples of {bin_length_ms} ms in {n_cycles} cycles, "
             f"with gaps of {gap} bins; {fit} with --sequence {sequence_s[0]:g} {sequence_s[1]:g}"
+            + (f" and --window {window_s[0]:g} {window_s[1]:g}" if any(window_s) else "")
         )
     part_of_segment = np.full(N_SEGMENTS, "train")
     part_of_segment[fold - 1] = "val"
@@ -83,6 +89,24 @@ def fraction_split(n_samples: int, val_fraction: float) -> Split:
     return Split(train=samples[:-n_val], val=samples[-n_val:], test=samples[:0])
 
 
+def random_split(n_samples: int, fold: int, seed: int) -> Split:
+    """Split single samples at random into five parts: one validates, the one before it tests, three train.
+
+    Neighbouring bins see almost the same film, so what is tested has nearly been trained on: scores under this split
+    say nothing of decoding. It is here to show that (docs/leak.md).
+
+    Raises
+    ------
+    SettingsError : no such fold, or fewer samples than parts
+    """
+    check_fold(fold)
+    if n_samples < N_SEGMENTS:
+        raise SettingsError(f"--split random: {n_samples} samples make no {N_SEGMENTS} parts")
+    parts = np.array_split(np.random.default_rng(seed).permutation(n_samples), N_SEGMENTS)
+    train = np.concatenate([part for number, part in enumerate(parts) if number not in (fold - 1, (fold - 2) % 5)])
+    return Split(train=np.sort(train), val=np.sort(parts[fold - 1]), test=np.sort(parts[fold - 2]))
+
+
 def check_fold(fold: int) -> None:
     """Refuse what is no fold of the blocked split.
 
@@ -105,13 +129,16 @@ def check_fraction(val_fraction: float) -> None:
         raise SettingsError(f"--val-fraction {val_fraction}: must lie between 0 and 1, 0.1 is usual")
 
 
-def _cycle_sizes(
-    n_samples: int, bin_length_ms: int, buffer_s: float, sequence_s: tuple[float, float]
-) -> tuple[int, int, int]:
+def cycle_length(n_samples: int, bin_length_ms: int, buffer_s: float) -> int:
+    """Return the length of a cycle of five segments and their gaps, in samples."""
+    return n_samples // max(1, round(n_samples * bin_length_ms / 1000 / (12.5 * buffer_s + 30)))
+
+
+def _cycle_sizes(n_samples: int, bin_length_ms: int, buffer_s: float, reach_s: float) -> tuple[int, int, int]:
     """Return the number of cycles, and the segment and gap length in samples."""
     n_cycles = max(1, round(n_samples * bin_length_ms / 1000 / (12.5 * buffer_s + 30)))
     # Rounding first: 0.1 + 0.2 s is 300.00000000000006 ms, which is not one bin more than 300.
-    gap = math.ceil(round((buffer_s + sum(sequence_s)) * 1000 / bin_length_ms, 6))
+    gap = math.ceil(round((buffer_s + reach_s) * 1000 / bin_length_ms, 6))
     return n_cycles, int((n_samples // n_cycles - N_SEGMENTS * gap) / N_SEGMENTS), gap
 
 

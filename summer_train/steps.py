@@ -59,15 +59,16 @@ class AutogradSteps:
         return torch.cat(predictions)[None]
 
 
-class TwoLayerSteps:
-    """A stack of Linear -> ReLU -> Linear with gradients written out as matrix products, and Adam's fused kernel.
+class DenseSteps:
+    """A stack of Linear, or of Linear -> ReLU -> Linear, with gradients written out as matrix products, and Adam's
+    fused kernel.
 
     Half of a step through autograd is bookkeeping. The optimizer's own state is used in place, so that its
     checkpoints stay valid and the paths can take turns.
 
     Parameters
     ----------
-    parameters : weight and bias of both layers, those of an nn.Linear with a leading axis of n_networks; without it
+    parameters : weight and bias of each layer, those of an nn.Linear with a leading axis of n_networks; without it
         for one network
     prepare : stored targets -> (n_networks or 1, n_samples, n_outputs)
     loss_gradient : (predictions, prepared targets) -> gradient of the summed loss with respect to the predictions
@@ -86,19 +87,21 @@ class TwoLayerSteps:
     @torch.no_grad()
     def __call__(self, block: Block) -> Tensor:
         """Forward, written-out backward, step, batch after batch."""
-        counts, targets = block.counts.float(), self.prepare(block.targets)
+        counts, targets = block.counts.float().flatten(1), self.prepare(block.targets)
         n_networks = len(self.parameters[0]) if self.parameters[0].dim() == 3 else 1
-        n_outputs = self.parameters[3].shape[-1]
-        predictions = counts.new_empty(n_networks, len(counts), n_outputs)
+        predictions = counts.new_empty(n_networks, len(counts), self.parameters[-1].shape[-1])
+        has_two = len(self.parameters) == 4
         if n_networks == 1:  # without the leading axis a step has fewer and faster calls
             weights = [
                 parameter.detach().view(parameter.shape[-dim:])
-                for parameter, dim in zip(self.parameters, (2, 1, 2, 1), strict=True)
+                for parameter, dim in zip(self.parameters, (2, 1, 2, 1), strict=False)
             ]
-            gradients_of, made, axis, targets = _of_one_network(*weights), predictions[0], 0, targets[0]
+            gradients_of = (_of_one_network if has_two else _of_one_layer)(*weights)
+            made, axis, targets = predictions[0], 0, targets[0]
         else:
             weights = [parameter.detach() for parameter in self.parameters]
-            gradients_of, made, axis = _of_many_networks(*weights), predictions, 1
+            gradients_of = (_of_many_networks if has_two else _of_many_layers)(*weights)
+            made, axis = predictions, 1
         update = self._adam([weight.shape for weight in weights])
         sizes = block.local_sizes
         batches = zip(
@@ -182,26 +185,79 @@ def _of_many_networks(weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2
     return gradients_of
 
 
-def written_out_steps(net: nn.Module, task: Task, optimizer: torch.optim.Optimizer) -> TwoLayerSteps | None:
+def _of_one_layer(weight: Tensor, bias: Tensor) -> GradientsOfBatch:
+    """Return the step of one layer: as `_of_one_network`."""
+    transposed = weight.t()
+
+    def gradients_of(x: Tensor, y: Tensor, made: Tensor, batch_size: int, gradient: Gradient) -> list[Tensor]:
+        torch.addmm(bias, x, transposed, out=made)
+        d_made = gradient(made, y).div_(batch_size)
+        return [torch.mm(d_made.t(), x), d_made.sum(0)]
+
+    return gradients_of
+
+
+def _of_many_layers(weight: Tensor, bias: Tensor) -> GradientsOfBatch:
+    """Return the step of a stack of layers: as `_of_many_networks`, all of them one product with x."""
+    n_networks, n_outputs, n_inputs = weight.shape
+    transposed, flat_bias = weight.view(-1, n_inputs).t(), bias.view(-1)
+
+    def gradients_of(x: Tensor, y: Tensor, made: Tensor, batch_size: int, gradient: Gradient) -> list[Tensor]:
+        side_by_side = torch.addmm(flat_bias, x, transposed)
+        made.copy_(side_by_side.view(len(x), n_networks, n_outputs).transpose(0, 1))
+        d_made = gradient(made, y).div_(batch_size)
+        d_side_by_side = d_made.transpose(0, 1).reshape(len(x), -1)
+        return [torch.mm(d_side_by_side.t(), x).view_as(weight), d_made.sum(1)]
+
+    return gradients_of
+
+
+@torch.no_grad()
+def predict_stack(parameters: Sequence[Tensor], counts: Tensor) -> Tensor:
+    """Return what a stack of dense networks predicts, (n_networks, n_samples, n_outputs).
+
+    Parameters
+    ----------
+    parameters : as of `DenseSteps`, with the leading axis
+    counts : (n_samples, ...)
+    """
+    x = counts.float().flatten(1)
+    n_networks, width, n_inputs = parameters[0].shape
+    first = torch.addmm(parameters[1].view(-1), x, parameters[0].view(-1, n_inputs).t())
+    by_network = first.view(len(x), n_networks, width).transpose(0, 1)
+    if len(parameters) == 2:
+        return by_network
+    return torch.baddbmm(parameters[3][:, None], by_network.relu(), parameters[2].transpose(1, 2))
+
+
+def written_out_steps(net: nn.Module, task: Task, optimizer: torch.optim.Optimizer) -> DenseSteps | None:
     """Return the shortcut where it takes the very steps of the general path, else None.
 
-    That is for a plain two-layer network, all of whose weights are trained in one group by plain Adam, and for the
-    losses of this package as they stand.
+    That is for a plain network of one or two layers, all of whose weights are trained in one group by plain Adam, and
+    for the losses of this package as they stand.
     """
-    parameters = _two_layers(net)
+    parameters = dense_parameters(net)
     if parameters is None or type(task) not in (NextBin, FilmLabel) or not _is_plain_adam(optimizer, parameters):
         return None
     assert isinstance(optimizer, torch.optim.Adam)
-    return TwoLayerSteps(parameters, lambda targets: task.prepare(targets)[None], task.loss_gradient, optimizer)
+    return DenseSteps(parameters, lambda targets: task.prepare(targets)[None], task.loss_gradient, optimizer)
 
 
 _HOOKS_OF_MODULES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _HOOKS_OF_OPTIMIZERS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
 
-def _two_layers(net: nn.Module) -> list[Tensor] | None:
-    """Return weights and biases of Linear -> ReLU -> Linear, if the network is that and nothing else."""
-    if type(net) is not nn.Sequential or [type(layer) for layer in net] != [nn.Linear, nn.ReLU, nn.Linear]:
+_DENSE = ([nn.Linear], [nn.Linear, nn.ReLU, nn.Linear])
+
+
+def dense_parameters(net: nn.Module) -> list[Tensor] | None:
+    """Return weights and biases of Linear or Linear -> ReLU -> Linear, if the network is that and nothing else.
+
+    An nn.Flatten may stand in front, for windows of several bins.
+    """
+    layers = list(net) if type(net) is nn.Sequential else []
+    flattens = bool(layers) and type(layers[0]) is nn.Flatten and (layers[0].start_dim, layers[0].end_dim) == (1, -1)
+    if [type(layer) for layer in layers[flattens:]] not in _DENSE:
         return None
     if any(getattr(layer, hooks) for layer in net.modules() for hooks in _HOOKS_OF_MODULES):
         return None
@@ -214,7 +270,8 @@ def _two_layers(net: nn.Module) -> list[Tensor] | None:
         and not parameter._post_accumulate_grad_hooks
         for parameter in parameters
     )
-    return list(parameters) if is_plain and len(parameters) == 4 else None
+    n_linear = sum(type(layer) is nn.Linear for layer in layers)
+    return list(parameters) if is_plain and len(parameters) == 2 * n_linear else None
 
 
 def _is_plain_adam(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> bool:
@@ -270,7 +327,7 @@ class GraphedSteps:
         return graph, static, predictions
 
 
-def choose_steps(steps: TwoLayerSteps | AutogradSteps, device: torch.device, say: Say = say_nothing) -> Steps:
+def choose_steps(steps: DenseSteps | AutogradSteps, device: torch.device, say: Say = say_nothing) -> Steps:
     """Return steps as a CUDA graph where the device allows it; the learning rate is then the one of the start."""
     if device.type == "cuda" and not is_distributed():
         return GraphedSteps(steps, say)

@@ -1,38 +1,42 @@
-"""What differs between the tasks, and only that: targets, loss, scores, baselines."""
+"""What differs between the tasks, and only that: targets and loss. (`scoring` has their scores.)"""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from summer_prep.errors import SettingsError
-from summer_train.baselines import Predict, class_counts, copy_last_bin, majority_class, mean_count
-from summer_train.batches import ArrayRows, Block, Rows
-from summer_train.config import Choice, Say
+from summer_train.batches import ArrayRows, Rows
+from summer_train.config import Choice, Loss, Say
 from summer_train.metrics import (
     accuracy,
+    balanced_weights,
     cross_entropy,
     cross_entropy_gradient,
+    poisson,
+    poisson_gradient,
     squared_error,
     squared_error_gradient,
+    weighted_cross_entropy_gradient,
+    weights_of_samples,
 )
 from summer_train.samples import UNDEFINED_CLASS, Mask, class_indices
 from summer_train.selection import Selection
+from summer_train.splits import Indices
 
 
 class Task(Protocol):
-    """What is predicted from a bin, and how well."""
+    """What is predicted from a sample, and how well."""
 
     name: ClassVar[str]
     log_name: ClassVar[str]
     """Folder of the runs, as in the published pipeline."""
     score_names: ClassVar[tuple[str, ...]]
-    """Scores beside the loss."""
+    """What is logged beside the loss while a network trains."""
     reach: ClassVar[int]
     """How many bins after a sample's own its target lies."""
 
@@ -53,23 +57,18 @@ class Task(Protocol):
         """Return stored targets as a loss of torch takes them."""
 
     def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the scores beside the loss, means over samples."""
-
-    def stored(self, prediction: Tensor) -> Tensor:
-        """Return what is kept of predictions."""
-
-    def baselines(self, training: Iterable[Block]) -> Mapping[str, Predict]:
-        """Return the baselines by name, fitted to the training samples."""
-
-    def samples_per_class(self, blocks: Iterable[Block]) -> list[int]:
-        """Return the number of samples of each class; empty where there are no classes."""
+        """Return what is logged beside the loss, means over samples."""
 
 
 @dataclass(frozen=True)
 class NextBin:
-    """Predict every unit's count in the next bin; mean squared error."""
+    """Predict every unit's count in the next bin; mean squared error, or the likelihood of Poisson firing.
+
+    kind : mse, or poisson, under which a network's outputs are the logarithms of counts
+    """
 
     n_units: int
+    kind: Loss = "mse"
     name: ClassVar[str] = "next_bin"
     log_name: ClassVar[str] = "dhv"
     score_names: ClassVar[tuple[str, ...]] = ()
@@ -81,12 +80,12 @@ class NextBin:
         return self.n_units
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Return the squared error, mean over samples and units."""
-        return squared_error(prediction, target)
+        """Return the loss, mean over samples and units."""
+        return (squared_error if self.kind == "mse" else poisson)(prediction, target)
 
     def loss_gradient(self, prediction: Tensor, prepared: Tensor) -> Tensor:
         """Return the gradient of the loss, summed over samples."""
-        return squared_error_gradient(prediction, prepared)
+        return (squared_error_gradient if self.kind == "mse" else poisson_gradient)(prediction, prepared)
 
     def prepare(self, target: Tensor) -> Tensor:
         """Return the counts as floats."""
@@ -100,24 +99,20 @@ class NextBin:
         """Return none: the loss says it all."""
         return {}
 
-    def stored(self, prediction: Tensor) -> Tensor:
-        """Return the predicted counts."""
-        return prediction.float()
-
-    def baselines(self, training: Iterable[Block]) -> Mapping[str, Predict]:
-        """Return copying the last bin, and each unit's mean count."""
-        return {"copy last bin": copy_last_bin, "mean count": mean_count(training)}
-
-    def samples_per_class(self, blocks: Iterable[Block]) -> list[int]:
-        """Return nothing: counts are no classes."""
-        return []
+    def expected_counts(self, prediction: Tensor) -> Tensor:
+        """Return the predicted counts, float64."""
+        return prediction.double() if self.kind == "mse" else prediction.double().exp()
 
 
 @dataclass(frozen=True)
 class FilmLabel:
-    """Predict the class of a film label in the same bin; cross-entropy and accuracy."""
+    """Predict the class of a film label: 0 off, 1 on, 2 undefined; cross-entropy.
+
+    class_weights : how much a sample of each class counts in the loss; all the same without
+    """
 
     n_classes: int = 2
+    class_weights: tuple[float, ...] = ()
     name: ClassVar[str] = "label"
     log_name: ClassVar[str] = "dhv_label"
     score_names: ClassVar[tuple[str, ...]] = ("accuracy",)
@@ -130,53 +125,44 @@ class FilmLabel:
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the cross-entropy, mean over samples."""
-        return cross_entropy(prediction, target)
+        return cross_entropy(prediction, target, self.class_weights)
 
     def loss_gradient(self, prediction: Tensor, prepared: Tensor) -> Tensor:
         """Return the gradient of the loss, summed over samples."""
-        return cross_entropy_gradient(prediction, prepared)
+        return (weighted_cross_entropy_gradient if self.class_weights else cross_entropy_gradient)(prediction, prepared)
 
     def prepare(self, target: Tensor) -> Tensor:
-        """Return the classes one-hot."""
-        return functional.one_hot(target.long(), self.n_classes).float()
+        """Return the classes one-hot, times the weight of their class."""
+        one_hot = functional.one_hot(target.long(), self.n_classes).float()
+        return one_hot * weights_of_samples(target, self.class_weights)[..., None] if self.class_weights else one_hot
 
     def as_target(self, target: Tensor) -> Tensor:
         """Return the class indices as torch's losses take them."""
         return target.long()
 
     def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the accuracy."""
+        """Return the accuracy of the most likely class."""
         return {"accuracy": accuracy(prediction, target)}
 
-    def stored(self, prediction: Tensor) -> Tensor:
-        """Return the probability of "on"; in float64, since float32 rounds sure ones to ties."""
-        return torch.softmax(prediction.double(), dim=1)[:, 1]
 
-    def baselines(self, training: Iterable[Block]) -> Mapping[str, Predict]:
-        """Return the majority class."""
-        return {"majority class": majority_class(training, self.n_classes)}
-
-    def samples_per_class(self, blocks: Iterable[Block]) -> list[int]:
-        """Return the number of samples of each class."""
-        counts: list[int] = class_counts(blocks, self.n_classes).tolist()
-        return counts
+class NothingToLearnError(SettingsError):
+    """The training part of a split holds one class alone."""
 
 
 class TaskSamples(NamedTuple):
-    """A task on data: the targets of all bins, those of a sample `reach` bins on, and which samples have one."""
+    """The targets of all bins, those of a sample `reach` bins on; which samples have one; and the task itself."""
 
-    task: Task
     targets: Rows
     is_defined: Mask
     """(n_samples,)"""
-    check_training: Callable[[NDArray[np.int64]], None]
-    """Raises a SettingsError where there is nothing to learn from these samples."""
+    task: Callable[[Rows, Indices], Task]
+    """Targets and training samples -> task. Raises NothingToLearnError."""
 
 
 def _next_bin(selection: Selection, choice: Choice, note: Say) -> TaskSamples:
-    task = NextBin(selection.n_units)
+    task = NextBin(selection.n_units, choice.loss)
     is_defined = np.ones(max(0, selection.n_bins - task.reach), dtype=bool)
-    return TaskSamples(task, selection, is_defined, check_training=lambda _train: None)
+    return TaskSamples(selection, is_defined, lambda _targets, _train: task)
 
 
 def _film_label(selection: Selection, choice: Choice, note: Say) -> TaskSamples:
@@ -185,20 +171,23 @@ def _film_label(selection: Selection, choice: Choice, note: Say) -> TaskSamples:
     is_class = choice.undefined == "class"
     if is_class and not has_undefined:
         note(f"label {choice.label_name} is defined everywhere; --undefined class changes nothing")
-    task = FilmLabel(3 if has_undefined and is_class else 2)
-    is_defined = classes < task.n_classes
+    n_classes = 3 if has_undefined and is_class else 2
+    is_defined = classes < n_classes
     if not is_defined.all():
         note(f"left out {int((~is_defined).sum())} bins where {choice.label_name} is undefined")
 
-    def check_training(train: NDArray[np.int64]) -> None:
-        present = np.unique(classes[train])
+    def task(targets: Rows, train: Indices) -> Task:
+        counts = np.bincount(targets.all_rows()[train], minlength=n_classes)
+        present = np.flatnonzero(counts)
         if len(present) < 2:
-            raise SettingsError(
+            raise NothingToLearnError(
                 f"label {choice.label_name} has only the value {present[0]} in the {len(train)} training bins, "
                 "so there is nothing to learn. Try another --fold, --buffer or --label-name"
             )
+        weights = balanced_weights(torch.from_numpy(counts)).tolist() if choice.class_weight == "balanced" else ()
+        return FilmLabel(n_classes, tuple(weights))
 
-    return TaskSamples(task, ArrayRows(classes), is_defined, check_training)
+    return TaskSamples(ArrayRows(classes), is_defined, task)
 
 
 _SAMPLES = {NextBin.name: _next_bin, FilmLabel.name: _film_label}

@@ -1,24 +1,21 @@
 """One training run from settings to results: cache, data, decoder, Lightning, baselines."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
 from summer_prep import __version__
 from summer_prep.errors import SettingsError
 from summer_prep.machine import available_bytes
 from summer_prep.output import check_folder
 from summer_prep.values import as_number
-from summer_train.baselines import Predict
 from summer_train.checkpoints import find_run, load_checkpoint, n_epochs_of
 from summer_train.config import (
     Choice,
@@ -32,7 +29,7 @@ from summer_train.config import (
     takes,
 )
 from summer_train.data import FilmBlocks, FilmData
-from summer_train.models import Decoder, new_decoder
+from summer_train.models import Decoder, n_weights, new_decoder
 from summer_train.runs import (
     METRICS,
     PARTS,
@@ -40,14 +37,15 @@ from summer_train.runs import (
     SETTINGS,
     FitResult,
     MetricsFile,
-    Scores,
     best_checkpoint,
     last_checkpoint,
     read_results,
     take_folder,
     write_results,
 )
+from summer_train.scoring import Scored, samples_per_class, score_baselines, score_networks
 from summer_train.selection import open_described
+from summer_train.stacks import shifted_null, shifts_of
 from summer_train.trainer import (
     check_processes,
     end_with_first_process,
@@ -93,7 +91,7 @@ def fit(*, say: Say = say_nothing, **options: Any) -> FitResult:
     return result
 
 
-_OF_DATA = (*options_of(Choice), "data_dir", "nwb_path", "cache_dir", "device_memory", "verify")
+_OF_DATA = (*options_of(Choice), "preset", "data_dir", "nwb_path", "cache_dir", "device_memory", "verify")
 
 
 @takes(Choice, Run, only=_OF_DATA)
@@ -145,6 +143,7 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
     check_folder(run.output_dir, "--output-dir")
     data = open_data(choice, run, say)
     _check_memory(data, data.choice)
+    shifts_of(data, run.shifts)  # refuses what cannot be, before the work
     use_threads(run.threads, flops_per_step(data))
     quieten_lightning()
     model = new_decoder(data)
@@ -186,22 +185,18 @@ def open_data(choice: Choice, run: Run, say: Say = say_nothing) -> FilmData:
     return FilmData(selection, replace(choice, patient_ids=patient_ids), run.device_memory_gb, say)
 
 
-def _n_weights(data: FilmData, choice: Choice) -> int:
-    n_outputs = data.task.n_outputs
-    return choice.hidden_size * (data.n_units + n_outputs + 1) + n_outputs
-
-
 def flops_per_step(data: FilmData) -> float:
     """Return the floating-point operations of a step's matrix products."""
-    return 6.0 * _n_weights(data, data.choice) * data.choice.batch_size  # forward and twice that backward
+    n_passes = data.window.n_bins if data.choice.model in ("lstm", "gru") else 1
+    return 6.0 * n_weights(data, data.choice) * n_passes * data.choice.batch_size  # forward and twice that backward
 
 
 def _check_memory(data: FilmData, choice: Choice) -> None:
-    n_bytes = 16 * _n_weights(data, choice)  # float32 weights and gradients, and Adam's two averages of them
+    n_bytes = 16 * n_weights(data, choice)  # float32 weights and gradients, and Adam's two averages of them
     if n_bytes > available_bytes():
         raise SettingsError(
             f"--hidden-size {choice.hidden_size}: training takes {n_bytes / 1e9:.1f} GB, "
-            f"{available_bytes() / 1e9:.1f} GB are free. Choose a smaller one"
+            f"{available_bytes() / 1e9:.1f} GB are free. Choose a smaller one, fewer units or a shorter --window"
         )
 
 
@@ -281,65 +276,39 @@ def _evaluated(
     model: Decoder, data: FilmData, run: Run, log_dir: Path, n_epochs: int, best_epoch: int, seconds: float
 ) -> FitResult:
     """Score the trained model and leave its results in the run's folder."""
-    scores, predictions = score(model, data)
-    test = scores["model"].get("test", {})
+    own, baselines = score(model, data)
+    test = own.scores.get("test", {})
     metrics = MetricsFile(log_dir / METRICS, metric_columns(data.task), n_epochs)
-    metrics.add_test_scores(best_epoch - 1, {f"test_{name}": value for name, value in test.items()})
+    metrics.add_test_scores(best_epoch - 1, {f"test_{name}": test[name] for name in test if name in metrics_of(data)})
+    rows = {"model": own, **baselines}
     result = FitResult(
         config={**data.choice.as_plain(), **run.as_plain()},
         data=data.selection.provenance(),
         n_units=data.n_units,
         n_samples=data.n_samples,
-        n_per_class={part: data.task.samples_per_class(data.blocks(part)) for part in PARTS},
-        scores=scores,
+        n_per_class={part: samples_per_class(data, part) for part in PARTS},
+        scores={row: scored.scores for row, scored in rows.items()},
+        thresholds={row: scored.threshold for row, scored in rows.items() if scored.threshold is not None},
+        undefined=own.undefined,
+        units={part: {name: values.tolist() for name, values in units.items()} for part, units in own.units.items()},
+        null=shifted_null(data, own, run) if run.shifts else {},
         best_epoch=best_epoch,
         n_epochs=n_epochs,
         seconds=seconds,
         software={"summer": __version__, "torch": torch.__version__, "lightning": lightning.__version__},
         log_dir=log_dir,
     )
-    write_results(result, predictions)
+    write_results(result, own.predictions)
     return result
 
 
-def score(model: Decoder, data: FilmData) -> tuple[Scores, dict[str, NDArray[Any]]]:
-    """Evaluate the model and the baselines on every part that has samples.
+def metrics_of(data: FilmData) -> tuple[str, ...]:
+    """Return the scores that metrics.csv has of each part."""
+    return ("loss", *data.task.score_names)
 
-    Returns
-    -------
-    Scores, and the model's predictions for validation and test as `FitResult.predictions` has them
-    """
+
+def score(model: Decoder, data: FilmData) -> tuple[Scored, dict[str, Scored]]:
+    """Evaluate a model, and the baselines by name, on every part that has samples."""
     model.eval().to(data.device)
-    parts = [part for part, n in data.n_samples.items() if n]
-    rows: Mapping[str, Predict] = {
-        "model": lambda block: model(block.counts),
-        **data.task.baselines(data.blocks("train")),
-    }
-    bins = {part: getattr(data.split, part) for part in parts if part != "train"}
-    film_s = data.selection.film_s()
-    predictions = {f"{part}_bin": indices for part, indices in bins.items()}
-    predictions |= {f"{part}_film_s": film_s[indices] for part, indices in bins.items()}
-    scores = {}
-    for row, predict in rows.items():
-        kept = predictions if row == "model" else None
-        scores[row] = {part: _mean_scores(data, part, predict, kept if part != "train" else None) for part in parts}
-    return scores, predictions
-
-
-@torch.no_grad()
-def _mean_scores(data: FilmData, part: str, predict: Predict, kept: dict[str, NDArray[Any]] | None) -> dict[str, float]:
-    """Return the scores of a part in float64, blocks weighted by samples; `kept` takes predictions."""
-    task, n_samples, sums, done = data.task, data.n_samples[part], dict[str, float](), 0
-    for block in data.blocks(part):
-        prediction = predict(block)
-        exact = prediction.double()
-        scores = {"loss": task.loss(exact, block.targets), **task.scores(exact, block.targets)}
-        for name, value in scores.items():
-            sums[name] = sums.get(name, 0.0) + float(value) * len(block.targets)
-        if kept is not None:
-            for name, values in (("target", block.targets), ("score", task.stored(prediction))):
-                array = values.cpu().numpy()
-                whole = kept.setdefault(f"{part}_{name}", np.empty((n_samples, *array.shape[1:]), array.dtype))
-                whole[done : done + len(array)] = array
-        done += len(block.targets)
-    return {name: value / n_samples for name, value in sums.items()}
+    (own,) = score_networks([data], lambda block: model(block.counts)[None])
+    return own, score_baselines(data)

@@ -9,28 +9,34 @@ import summer_train
 from summer_prep.align import align, place_on_film
 from summer_prep.demo import DemoConfig, write_demo_data
 from summer_prep.nwb import read_recording
-from summer_train.samples import reaches_only, runs_on, usable_bins
+from summer_train.samples import Window, reaches_only, runs_on, usable_bins
 
 masks = st.lists(st.booleans(), min_size=3, max_size=30).map(lambda values: np.array(values, dtype=bool))
 
 
-@given(usable=masks, last=st.integers(0, 2))
-def test_a_sample_is_usable_if_all_bins_that_it_reaches_are(usable, last):
-    n_samples = len(usable) - last
-    expected = [all(usable[sample : sample + last + 1]) for sample in range(n_samples)]
-    assert reaches_only(usable, n_samples, last).tolist() == expected
+windows = st.builds(Window, st.integers(-4, 0), st.integers(0, 4))
 
 
-@given(data=st.data(), last=st.integers(0, 2))
-def test_a_sample_runs_on_if_nothing_breaks_within_it(data, last):
-    inside = data.draw(masks)
-    after = data.draw(st.lists(st.booleans(), min_size=len(inside), max_size=len(inside)).map(np.array))
-    n_samples = len(inside) - last
+@given(usable=masks, window=windows, n_pairs=st.integers(0, 1))
+def test_a_sample_is_usable_if_all_bins_that_it_reaches_are(usable, window, n_pairs):
+    n_samples = len(usable) - n_pairs
     expected = [
-        not any(inside[sample : sample + last + 1]) and not any(after[sample : sample + last])
+        all(0 <= bin_ < len(usable) and usable[bin_] for bin_ in range(sample + window.first, sample + window.last + 1))
         for sample in range(n_samples)
     ]
-    assert runs_on(inside, after, n_samples, last).tolist() == expected
+    assert reaches_only(usable, n_samples, window).tolist() == expected
+
+
+@given(data=st.data(), window=windows)
+def test_a_sample_runs_on_if_nothing_breaks_within_it(data, window):
+    inside = data.draw(masks)
+    after = data.draw(st.lists(st.booleans(), min_size=len(inside), max_size=len(inside)).map(np.array))
+    reached = [range(sample + window.first, sample + window.last + 1) for sample in range(len(inside))]
+    expected = [
+        all(0 <= one < len(inside) and not inside[one] for one in bins) and not any(after[one] for one in bins[:-1])
+        for bins in reached
+    ]
+    assert runs_on(inside, after, len(inside), window).tolist() == expected
 
 
 def test_bins_never_seen_are_unusable_at_any_share():

@@ -9,7 +9,7 @@ import torch
 from summer_train import Decoder, LinearLabel, batches, fit, open_selection
 from summer_train.batches import Block, OrderedBlocks, ResidentSamples, ShuffledBlocks, StreamedSamples
 from summer_train.networks import two_layer_net
-from summer_train.steps import AutogradSteps, GraphedSteps, TwoLayerSteps, written_out_steps
+from summer_train.steps import AutogradSteps, DenseSteps, GraphedSteps, written_out_steps
 from summer_train.tasks import FilmLabel, NextBin
 
 
@@ -70,7 +70,7 @@ def test_a_stack_of_networks_is_trained_as_each_of_them_alone(n_classes, n_netwo
         alone.append([parameter.detach() for parameter in net.parameters()])
     nets = [net_and_task(7, n_classes, 5, seed)[0] for seed in range(n_networks)]
     stack = [torch.nn.Parameter(torch.stack(layer)) for layer in zip(*(net.parameters() for net in nets), strict=True)]
-    steps = TwoLayerSteps(
+    steps = DenseSteps(
         stack,
         lambda _targets: torch.stack([task.prepare(one) for one in targets]),
         task.loss_gradient,

@@ -1,0 +1,220 @@
+"""Trained networks and baselines on every part of a split: the scores, and the predictions that they are of.
+
+Many networks are scored at once if they share their samples, as a study trains them; one network is a stack of one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from summer_train.baselines import copy_last_bin, majority_class, mean_count, time_only
+from summer_train.batches import Block
+from summer_train.data import FilmData
+from summer_train.metrics import (
+    LABEL_SCORES,
+    CountSums,
+    best_thresholds,
+    label_scores,
+    log_odds_of_on,
+    p_value,
+    undefined_because,
+)
+from summer_train.tasks import FilmLabel, NextBin
+
+Outputs = Callable[[Block], Tensor]
+"""Block -> outputs of all networks, (n_networks, n_samples, n_outputs)."""
+
+ON = 1
+"""The class that decoding a label is about: against it all others are one."""
+
+NULL_SCORES = ("kappa", "auroc")
+"""What a null is made of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What a network or baseline predicts is worth.
+
+    scores : part -> score -> value; NaN where it is undefined
+    undefined : part -> why scores of it are undefined
+    threshold : labels: the probability from which on a bin is called "on", chosen on validation for kappa
+    units : next-bin: part -> score -> one value for each unit, (n_units,)
+    predictions : val_bin, val_film_s, val_target, val_score, ... as `FitResult.predictions` has them
+    """
+
+    scores: Mapping[str, Mapping[str, float]]
+    undefined: Mapping[str, str] = field(default_factory=dict)
+    threshold: float | None = None
+    units: Mapping[str, Mapping[str, NDArray[np.float64]]] = field(default_factory=dict)
+    predictions: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def score_networks(datas: Sequence[FilmData], outputs: Outputs) -> list[Scored]:
+    """Score networks that share their samples on every part that has any.
+
+    Parameters
+    ----------
+    datas : one for each network; the first one's counts are used, each one's own targets
+    """
+    return _SCORE[datas[0].task.name](datas, outputs)
+
+
+def score_baselines(data: FilmData) -> dict[str, Scored]:
+    """Score what needs no network, by name."""
+    return _BASELINES[data.task.name](data)
+
+
+@torch.no_grad()
+def _score_labels(datas: Sequence[FilmData], outputs: Outputs) -> list[Scored]:
+    first = datas[0]
+    logits = {part: torch.cat([outputs(block) for block in first.blocks(part)], dim=1) for part in _parts(first)}
+    return _scored_labels(datas, logits)
+
+
+def _scored_labels(datas: Sequence[FilmData], logits: Mapping[str, Tensor]) -> list[Scored]:
+    """Score logits of each part, (n_networks, n_samples, n_classes)."""
+    classes = {
+        part: np.stack([data.targets.all_rows()[getattr(data.split, part)] for data in datas]) for part in logits
+    }
+    log_odds = {part: log_odds_of_on(values).cpu().numpy() for part, values in logits.items()}
+    thresholds = best_thresholds(log_odds["val"], classes["val"] == ON)
+    scores = {part: label_scores(log_odds[part], classes[part] == ON, thresholds) for part in logits}
+    scored = []
+    for number, data in enumerate(datas):
+        of_network: dict[str, dict[str, float]] = {}
+        undefined = {}
+        for part in logits:
+            targets = torch.from_numpy(classes[part][number])
+            loss = data.task.loss(logits[part][number].double().cpu(), targets)
+            of_network[part] = {name: float(scores[part][name][number]) for name in LABEL_SCORES} | {
+                "loss": float(loss)
+            }
+            reason = undefined_because(classes[part][number] == ON)
+            if not np.isfinite(log_odds[part][number]).all():
+                reason = "predictions are no numbers"
+            if reason:
+                undefined[part] = reason
+        predictions = _places(data)
+        for part in logits:
+            if part != "train":
+                predictions[f"{part}_target"] = classes[part][number]
+                # In float64: float32 rounds sure probabilities to ties.
+                probability = torch.softmax(logits[part][number].double(), dim=-1)[:, ON]
+                predictions[f"{part}_score"] = probability.cpu().numpy()
+                predictions[f"{part}_log_odds"] = log_odds[part][number]
+        threshold = float(torch.sigmoid(torch.tensor(thresholds[number], dtype=torch.float64)))
+        scored.append(Scored(scores=of_network, undefined=undefined, threshold=threshold, predictions=predictions))
+    return scored
+
+
+@torch.no_grad()
+def _score_counts(datas: Sequence[FilmData], outputs: Outputs) -> list[Scored]:
+    """Score next-bin networks one after the other: only what is the same for all can be a stack, so it is one."""
+    scored = []
+    for number, data in enumerate(datas):
+        task = data.task
+        assert isinstance(task, NextBin)
+
+        def predict(block: Block, number: int = number, task: NextBin = task) -> Tensor:
+            return task.expected_counts(outputs(block)[number])
+
+        scored.append(_scored_counts(data, predict, keeps=True))
+    return scored
+
+
+def _scored_counts(data: FilmData, predict: Callable[[Block], Tensor], keeps: bool = False) -> Scored:
+    """Score predicted counts, (n_samples, n_units) of a block, summed up block by block."""
+    assert isinstance(data.task, NextBin)
+    scores, units, undefined = {}, {}, {}
+    predictions = _places(data) if keeps else {}
+    for part in _parts(data):
+        sums, done = CountSums(), 0
+        if keeps and part != "train":
+            shape = (data.n_samples[part], data.n_units)
+            predictions[f"{part}_target"] = np.empty(shape, data.selection.dtype)
+            predictions[f"{part}_score"] = np.empty(shape, np.float32)
+        for block in data.blocks(part):
+            predicted, rows = predict(block), slice(done, done + len(block.targets))
+            done = rows.stop
+            sums.add(predicted, block.targets)
+            if f"{part}_score" in predictions:
+                predictions[f"{part}_target"][rows] = block.targets.cpu().numpy()
+                predictions[f"{part}_score"][rows] = predicted.cpu().numpy()
+        found = {name: float(value) for name, value in sums.scores().items()}
+        loss = found["mse"] if data.task.kind == "mse" else float(sums.poisson_loss())
+        scores[part] = {"loss": loss, **found}
+        units[part] = {name: values for name, values in sums.per_unit().items() if name != "gain"}
+        if not np.isfinite(loss):
+            undefined[part] = "predictions are no numbers"
+        elif np.isnan(found["r2"]):
+            undefined[part] = "no unit varies"
+    return Scored(scores=scores, units=units, undefined=undefined, predictions=predictions)
+
+
+_SCORE = {FilmLabel.name: _score_labels, NextBin.name: _score_counts}
+
+
+def _label_baselines(data: FilmData) -> dict[str, Scored]:
+    task, split, classes = data.task, data.split, data.targets.all_rows()
+    by_time, _width_s = time_only(classes, split.train, split.val, task.n_outputs, data.choice.bin_length_ms)
+    kinds = {"majority class": majority_class(classes, split.train, task.n_outputs), "time only": by_time}
+    return {
+        name: _scored_labels([data], {part: predict(getattr(split, part))[None] for part in _parts(data)})[0]
+        for name, predict in kinds.items()
+    }
+
+
+def _count_baselines(data: FilmData) -> dict[str, Scored]:
+    kinds = {"copy last bin": copy_last_bin, "mean count": mean_count(data.blocks("train"))}
+    return {name: _scored_counts(data, predict) for name, predict in kinds.items()}
+
+
+_BASELINES = {FilmLabel.name: _label_baselines, NextBin.name: _count_baselines}
+
+
+def _parts(data: FilmData) -> list[str]:
+    return [part for part, n in data.n_samples.items() if n]
+
+
+def _places(data: FilmData) -> dict[str, NDArray[Any]]:
+    """Return the bins of validation and test samples, and their seconds in the film."""
+    film_s = data.selection.film_s()
+    bins = {part: getattr(data.split, part) for part in _parts(data) if part != "train"}
+    return {
+        **{f"{part}_bin": indices for part, indices in bins.items()},
+        **{f"{part}_film_s": film_s[indices] for part, indices in bins.items()},
+    }
+
+
+def samples_per_class(data: FilmData, part: str) -> list[int]:
+    """Return the number of samples of each class in a part; empty where there are no classes."""
+    if not isinstance(data.task, FilmLabel):
+        return []
+    classes = data.targets.all_rows()[getattr(data.split, part)]
+    return [int(n) for n in np.bincount(classes, minlength=data.task.n_outputs)]
+
+
+def null_of(scored: Scored, shifted: Sequence[Scored | None]) -> dict[str, Any]:
+    """Return how a network compares with those that were trained on shifted labels.
+
+    Parameters
+    ----------
+    shifted : None where a shift left nothing to learn
+
+    Returns
+    -------
+    part : whose scores are compared, test where there is one; and for kappa and auroc: their null (one value per
+    shift, NaN where undefined) and p = (1 + number at least as good) / (N + 1)
+    """
+    part = "test" if "test" in scored.scores else "val"
+    null: dict[str, Any] = {"part": part}
+    for name in NULL_SCORES:
+        values = [np.nan if one is None else one.scores[part][name] for one in shifted]
+        null[name] = values
+        null[f"p_{name}"] = p_value(scored.scores[part][name], np.array(values))
+    return null

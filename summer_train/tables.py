@@ -1,0 +1,123 @@
+"""What people read of runs: tables of scores, lists of runs, what a benchmark measured."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from summer_prep.console import Table
+from summer_train.runs import PARTS, FitResult, Scores
+
+RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s", "fold", "seed")
+"""What `summer-train runs` shows of a run's settings."""
+
+
+SCORE_COLUMNS = {
+    "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
+    "r2": "R²", "bits_per_spike": "bits/spike", "mse": "sq. error", "loss": "loss",
+    "average_precision": "av. precision", "f1": "F1", "f1_rarer": "F1 rarer", "balanced_accuracy": "balanced",
+    "accuracy_at_half": "acc. at 0.5",
+}  # fmt: skip
+"""Scores in the order in which people see them, with what they call them (README: what each is)."""
+
+_FIRST_TABLE = list(SCORE_COLUMNS)[:8]
+
+
+def score_tables(scores: Scores) -> list[Table]:
+    """Return tables with a row for each part, test first, and in it for the model and each baseline.
+
+    The first has what is asked for first, the second the other scores of labels.
+    """
+    known = [name for name in SCORE_COLUMNS if name in scores["model"]["val"]]
+    halves = [[name for name in known if (name in _FIRST_TABLE) == is_first] for is_first in (True, False)]
+    return [_score_table(scores, names) for names in halves if names]
+
+
+def _score_table(scores: Scores, names: Sequence[str]) -> Table:
+    rows = [
+        [part, row, *(number(parts[part].get(name)) for name in names)]
+        for part in reversed(PARTS)
+        for row, parts in scores.items()
+        if part in parts
+    ]
+    return Table(["part", "scores", *(SCORE_COLUMNS[name] for name in names)], rows)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a score as people read it; what is undefined is n/a."""
+    return "n/a" if value is None or value != value else f"{value:.{digits}f}"  # noqa: PLR0124  # NaN
+
+
+def notes_on_scores(thresholds: Mapping[str, float], undefined: Mapping[str, str]) -> list[str]:
+    """Return what a person must know to read the scores of a model, one line each."""
+    notes = [f"{part}: n/a is undefined, {why}" for part, why in undefined.items()]
+    if "model" in thresholds:
+        notes.insert(0, f'"on" from a probability of {thresholds["model"]:.3g}, chosen on validation for kappa')
+    return notes
+
+
+def null_line(null: Mapping[str, Any]) -> str:
+    """Return what a null of shifted labels says."""
+    n_shifts = len(null["kappa"])
+    said = ", ".join(f"p {number(null[f'p_{name}'])} ({SCORE_COLUMNS[name]})" for name in ("kappa", "auroc"))
+    return f"{null['part']} against {n_shifts} networks trained on shifted labels: {said}"
+
+
+def runs_table(results: Iterable[FitResult]) -> Table:
+    """Return a table with a row for each run: narrow, for people; `run_row` has more."""
+    rows = []
+    for result in results:
+        row = run_row(result)
+        baseline: Mapping[str, Any] = next((parts for kind, parts in result.scores.items() if kind != "model"), {})
+        rows.append(
+            [
+                "/".join(result.log_dir.parts[-2:]),
+                row["label_name"] or row["task"].replace("_", " "),
+                row["patient_ids"],
+                row["fold"],
+                f"{result.best_epoch}/{result.n_epochs}",
+                *(row[f"test_{name}"] for name in ("kappa", "auroc", "accuracy", "loss")),
+                number(baseline["test"].get("loss")) if "test" in baseline else "",
+            ]
+        )
+    columns = ["test kappa", "AUROC", "accuracy", "loss", "baseline loss"]
+    return Table(["run", "predicts", "patients", "fold", "best", *columns], rows)
+
+
+def run_row(result: FitResult) -> dict[str, Any]:
+    """Return what is worth knowing of a run in a list of many."""
+
+    def score(part: str, name: str) -> str:
+        value = result.scores["model"].get(part, {}).get(name)
+        return "" if value is None else number(value)
+
+    settings = {name: result.config.get(name) for name in RUN_SETTINGS}
+    settings["patient_ids"] = " ".join(result.config.get("patient_ids", ()))
+    if not any(result.n_per_class.values()):  # no classes, no label
+        settings["label_name"] = ""
+    return {
+        "run": str(result.log_dir),
+        **{name: "" if value is None else value for name, value in settings.items()},
+        "best_epoch": result.best_epoch,
+        "n_epochs": result.n_epochs,
+        "val_loss": score("val", "loss"),
+        **{f"test_{name}": score("test", name) for name in ("loss", *SCORE_COLUMNS)},
+    }
+
+
+def bench_tables(stages_s: Mapping[str, Sequence[float]], epochs_s: Mapping[str, Sequence[float]]) -> list[Table]:
+    """Return tables of stages, and of ways to train an epoch with their ratios to the first."""
+    stages = [[name, f"{statistics.median(values) * 1e3:.2f}", _range_ms(values)] for name, values in stages_s.items()]
+    medians = {name: statistics.median(values) for name, values in epochs_s.items()}
+    first = next(iter(medians.values()))
+    epochs = [
+        [name, f"{median * 1e3:.1f}", _range_ms(epochs_s[name]), f"{median / first:.2f}"]
+        for name, median in medians.items()
+    ]
+    return [
+        Table(["stage", "median (ms)", "range (ms)"], stages),
+        Table(["epoch", "median (ms)", "range (ms)", "times the first"], epochs),
+    ]
+
+
+def _range_ms(values: Sequence[float]) -> str:
+    return f"{min(values) * 1e3:.2f} to {max(values) * 1e3:.2f}"
