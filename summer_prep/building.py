@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 """Takes lines of progress, for people."""
 
+PRELOADED = ("pynwb", "summer_prep.align", "summer_prep.store")
+"""What every worker needs."""
+
 Progress = Callable[[int, int], None]
 """Takes the number of patients that are done, and that of all."""
 
@@ -164,10 +167,10 @@ def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_pati
             take(patient_id, build_patient(path, patient_id, config))
     else:
         tasks = {patient_id: (path, patient_id, config) for patient_id, path in paths.items()}
-        crashed = run_in_workers(build_patient, tasks, config.n_workers, take)
+        crashed = run_in_workers(build_patient, tasks, config.n_workers, take, PRELOADED)
         for patient_id in crashed:
             # A crash takes its neighbours along: each of them alone shows whose file it is.
-            if run_in_workers(build_patient, {patient_id: tasks[patient_id]}, 1, take):
+            if run_in_workers(build_patient, {patient_id: tasks[patient_id]}, 1, take, PRELOADED):
                 message = (
                     f"{paths[patient_id]}: the process that read it crashed or was killed: it is damaged, "
                     "or memory ran out. Download it again, or use fewer --workers"

@@ -173,10 +173,10 @@ def _is_number(cell: object) -> bool:
     return str(cell).strip("-+%").replace(",", "").replace(".", "", 1).isdigit() or cell in ("", "-")
 
 
-def progress_on_terminal(**options: Any) -> Any:
+def progress_on_terminal(*columns: Any, **options: Any) -> Any:
     """Return rich's progress bar on stderr, silent where nobody looks."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(file=sys.stderr)
-    return Progress(console=console, transient=True, disable=not console.is_terminal, **options)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal, **options)

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -14,15 +14,14 @@ from summer_prep.errors import SettingsError
 
 Result = TypeVar("Result")
 
-PRELOADED = ["pynwb", "summer_prep.align", "summer_prep.store"]
-"""What every worker needs: loaded once, in the process that they are forked from."""
-
 
 def run_in_workers(
     work: Callable[..., Result],
     tasks: Mapping[str, tuple[Any, ...]],
     n_workers: int,
     take: Callable[[str, Result], None],
+    preloaded: Sequence[str] = (),
+    stop: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """Run tasks in processes of their own; return the names of those that a crash, their own or another's, ended.
 
@@ -30,13 +29,15 @@ def run_in_workers(
     ----------
     tasks : name -> arguments of `work`
     take : called with name and result of each task that is done
+    preloaded : modules that every worker needs: loaded once, in the process that they are forked from
+    stop : called where the tasks at hand are of no use any more, to end them
 
     Raises
     ------
     SettingsError : no process can start
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(list(preloaded))
     crashed = []
     with ProcessPoolExecutor(min(n_workers, len(tasks)), mp_context=context, initializer=_end_with_parent) as executor:
         try:
@@ -53,6 +54,7 @@ def run_in_workers(
                 except BrokenProcessPool:
                     crashed.append(futures[future])
         except BaseException:
+            stop()
             executor.shutdown(cancel_futures=True)  # Ctrl-C: the tasks at hand are finished, no more are begun
             raise
     return crashed

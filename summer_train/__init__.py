@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from summer_train.evaluation import evaluate
     from summer_train.models import Decoder, LinearLabel, LinearNextBin
     from summer_train.selection import open_selection
+    from summer_train.studies import study
     from summer_train.training import decoder, film_data, fit
 
 __all__ = [
     "Decoder", "LinearLabel", "LinearNextBin", "SummerError",
-    "decoder", "evaluate", "film_data", "fit", "open_selection",
+    "decoder", "evaluate", "film_data", "fit", "open_selection", "study",
 ]  # fmt: skip
 
 _HOMES = {
@@ -38,6 +39,7 @@ _HOMES = {
     "film_data": "summer_train.training",
     "fit": "summer_train.training",
     "open_selection": "summer_train.selection",
+    "study": "summer_train.studies",
 }
 
 

@@ -24,7 +24,7 @@ from summer_prep.console import (
     show_table,
 )
 from summer_prep.values import as_path
-from summer_train.config import Choice, Run, is_first_process, settings_from, takes
+from summer_train.config import STUDY_OPTIONS, Choice, Run, StudyRun, is_first_process, options_of, settings_from, takes
 
 _OF_RUN = "  [default: that of the run]"
 
@@ -45,10 +45,16 @@ def _option(name: str, field: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
+def _given(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were typed: a preset sets those that were not."""
+    return {name: value for name, value in options.items() if context.get_parameter_source(name).name == "COMMANDLINE"}
+
+
 @app.command()
 @takes(Choice, Run, as_parameter=_option)
-def fit(picture: PictureOption = None, as_json: JsonOption = False, **options: Any) -> None:
+def fit(context: typer.Context, picture: PictureOption = None, as_json: JsonOption = False, **options: Any) -> None:
     """Train and evaluate one model; keys that are missing or stale are built from --data-dir first."""
+    options = _given(context, options)
     choice, where = settings_from(Choice, options), settings_from(Run, options)
     from summer_train.training import run_fit
 
@@ -109,6 +115,44 @@ def evaluate(
         show_table(table)
     for line in notes_on_scores(result.thresholds, result.undefined):
         show(line)
+
+
+def _of_study(name: str, field: Any) -> inspect.Parameter:
+    """Return the parameter of an option that takes a list, if it decides numbers."""
+    if name not in options_of(Choice):
+        return _option(name, field)
+    help_text, metavar = field.metadata["help"], field.metadata["several"]
+    if metavar:
+        help_text += (
+            "  Groups: separate them with ; and all, as in 'A;H;all'."
+            if metavar != "SECONDS"
+            else ("  Several: separate them with ;, as in '0 0;0.8 0.72'.")
+        )
+    option = typer.Option(
+        f"--{name.replace('_', '-')}", help=help_text, metavar=f"{metavar or 'VALUE'}{LIST_MARK}", show_default=False
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+    )
+
+
+@app.command()
+@takes(Choice, StudyRun, only=(*options_of(Choice), *STUDY_OPTIONS), as_parameter=_of_study)
+def study(context: typer.Context, as_json: JsonOption = False, **options: Any) -> None:
+    """Train every combination of lists of settings; what the study's folder has already is not trained again.
+
+    Every option that decides numbers takes a list: --label-name summer,tom (or all), --fold 1-5, --seed 0-4.
+    """
+    options = _given(context, options)
+    from summer_train.studies import run_study, study_choices
+    from summer_train.tables import study_table
+
+    result = run_study(study_choices(options), settings_from(StudyRun, options), say)
+    if as_json:
+        show_json(result.rows)
+        return
+    show_table(study_table(result.rows))
+    show(as_data(f"{len(result.rows)} models, {result.n_trained} trained in {result.seconds:.1f} s: {result.folder}"))
 
 
 @app.command()

@@ -243,6 +243,28 @@ class Run(Settings):
             raise SettingsError(f"--device-memory {self.device_memory_gb}: must be a number greater than 0")
 
 
+@dataclass(frozen=True, kw_only=True)
+class StudyRun(Run):
+    """Where a study takes its data from and leaves its table, for how long it trains, and on what."""
+
+    output_dir: Path = _option(
+        Path("study"), "The study's folder; what is in it already is not trained again.", as_path
+    )
+    workers: int | None = _option(None, "Processes, of one thread each.  [default: as many as processors; 1 on a GPU]")
+    keep_predictions: bool = _option(False, "Keep each model's predictions, as fit does.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_range(self, {"workers": 1})
+
+
+STUDY_OPTIONS = (
+    "data_dir", "nwb_path", "cache_dir", "output_dir", "max_epochs", "patience", "shifts", "preset", "workers",
+    "device_memory", "verify", "keep_predictions",
+)  # fmt: skip
+"""Options of a study beside those of a Choice, of which it takes lists."""
+
+
 def option_of(one: "Field[Any]") -> str:
     """Return the name of a field's option in Python: the field's own without its unit."""
     return next((one.name.removesuffix(unit) for unit in _UNITS if one.name.endswith(unit)), one.name)

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
 
-from summer_prep.errors import SettingsError
 from summer_prep.machine import available_bytes
 from summer_train.batches import (
     ArrayRows,
@@ -24,7 +24,7 @@ from summer_train.config import Choice, Say, say_nothing
 from summer_train.samples import Mask, Window, reaches_only, runs_on, shift_labels, usable_bins, window_of
 from summer_train.selection import Selection
 from summer_train.splits import Split, blocked_split, fraction_split, random_split
-from summer_train.tasks import Task, task_samples
+from summer_train.tasks import NothingToLearnError, Task, task_samples
 
 DEFAULT_MEMORY_SHARE = 0.8
 """Of the memory that is free, how much counts may take by default."""
@@ -97,10 +97,18 @@ class FilmData(lightning.LightningDataModule):
         parts = {name: indices[usable[indices]] for name, indices in vars(split).items()}
         for name in ("train", "val"):
             if not len(parts[name]):
-                raise SettingsError(
+                raise NothingToLearnError(
                     f"no usable bin in the {name} part of the split. Try another --fold, a smaller --buffer or --window"
                 )
         return Split(**parts)
+
+    def take_counts_of(self, other: "FilmData") -> None:
+        """Use the counts that other data of the same selection have placed on the same device."""
+        self.place(other.device)
+        mine: Any = other.samples
+        is_resident = isinstance(mine, ResidentSamples) and self.targets is not self.selection
+        targets = torch.from_numpy(self.targets.all_rows()).to(self.device) if is_resident else self.targets
+        self._samples = replace(mine, targets=targets, reach=self.task.reach, window=self.window)
 
     def shifted(self, n_bins: int) -> "FilmData":
         """Return the same samples with labels moved along the film in a circle, for a null.

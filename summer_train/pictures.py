@@ -20,13 +20,14 @@ def draw_learning_curve(result: FitResult, picture: Path) -> None:
 
     rows = read_metrics(result.log_dir / METRICS)
     epochs = [int(row["epoch"]) + 1 for row in rows]
-    names = list(result.scores["model"]["val"])
+    names = [name for name in ("loss", "accuracy") if rows and f"val_{name}" in rows[0]]
     figure, all_axes = plt.subplots(1, len(names), figsize=(6 * len(names), 4), squeeze=False, layout="constrained")
     for axes, name in zip(all_axes[0], names, strict=True):
         for part, colour in zip(("train", "val"), ("tab:blue", "tab:orange"), strict=True):
             axes.plot(epochs, [float(row[f"{part}_{name}"]) for row in rows], ".-", color=colour, label=part)
         for row, style in zip((row for row in result.scores if row != "model"), ("--", ":"), strict=False):
-            axes.axhline(result.scores[row]["val"][name], ls=style, color="grey", label=f"{row} (val)")
+            at_half = "accuracy_at_half" if name == "accuracy" else name  # as in metrics.csv
+            axes.axhline(result.scores[row]["val"][at_half], ls=style, color="grey", label=f"{row} (val)")
         axes.axvline(result.best_epoch, color="tab:green", lw=1, label=f"best epoch ({result.best_epoch})")
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -231,6 +231,23 @@ def _in_order(parent: Path) -> list[Path]:
     return list(run_folders(parent).values())
 
 
+@contextmanager
+def writing_below(output_dir: Path) -> Iterator[None]:
+    """Tell in one line that a folder of results cannot be written.
+
+    Raises
+    ------
+    SettingsError : no space, or no permission
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(
+            f"{output_dir}: results cannot be written ({error.strerror or error}). "
+            "Free space, or name another folder with --output-dir"
+        ) from error
+
+
 def replace_file(path: Path, content: bytes | memoryview) -> None:
     """Write a file, so that a killed run leaves the old one or the new one."""
     with replacing(path) as file:

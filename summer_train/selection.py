@@ -16,6 +16,10 @@ from summer_prep.values import as_bin_lengths, as_names, as_number, as_path, as_
 from summer_train.cache import CachedPatient, open_patient
 
 
+class NoUnitsError(SettingsError):
+    """No unit of these patients is of the kind that was asked for."""
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Selection:
     """Chosen units of several patients on one bin grid, side by side in the order of the patients.
@@ -121,13 +125,23 @@ class Selection:
         patient, label_name = self.patients[0], as_text(label_name, "label_name")
         if rule not in LABEL_RULES:
             raise SettingsError(f"rule {rule!r}: choose one of {', '.join(LABEL_RULES)}")
+        self.check_label(label_name)
+        return patient.label(label_name, rule)
+
+    def check_label(self, label_name: str) -> None:
+        """Refuse a label that is not there.
+
+        Raises
+        ------
+        SettingsError : no such label
+        """
+        patient = self.patients[0]
         if label_name not in self.label_names:
             nearest = difflib.get_close_matches(label_name, self.label_names, n=3, cutoff=0.4) or self.label_names
             raise SettingsError(
                 f"no label {label_name!r} in {patient.key}; nearest are {', '.join(nearest)}. "
                 f"All {len(self.label_names)}: summer-prep inspect {patient.patient_id}"
             )
-        return patient.label(label_name, rule)
 
     def units(self) -> dict[str, NDArray[Any]]:
         """Return the chosen units, (n_units,) each: patient_id, column in the patient's key, and what all files tell.
@@ -249,7 +263,7 @@ def select(patients: list[CachedPatient], brain_regions: Sequence[str], single_u
     columns = [_choose_columns(patient, wanted, single_units) for patient in patients]
     if not any(len(chosen) for chosen in columns):
         filters = [*brain_regions, *(["single units"] if single_units else [])]
-        raise SettingsError(
+        raise NoUnitsError(
             f"no unit left after selecting {', '.join(filters)} of patient "
             f"{', '.join(patient.patient_id for patient in patients)}. Loosen --brain-regions or --single-units"
         )
@@ -291,7 +305,7 @@ def _members(brain_regions: Sequence[str], patients: Sequence[CachedPatient]) ->
     unknown = [name for name in brain_regions if name not in found and name not in BRAIN_REGION_GROUPS]
     if unknown:
         groups = ", ".join(f"{name} ({' '.join(members)})" for name, members in BRAIN_REGION_GROUPS.items())
-        raise SettingsError(
+        raise NoUnitsError(
             f"--brain-regions {' '.join(unknown)}: no unit is there; found are {', '.join(sorted(found))}, "
             f"and the groups {groups}"
         )

@@ -20,7 +20,7 @@ from summer_train.models import Decoder, n_weights, new_decoder
 from summer_train.samples import choose_shifts
 from summer_train.scoring import Outputs, Scored, null_of, score_networks
 from summer_train.splits import cycle_length
-from summer_train.steps import AutogradSteps, DenseSteps, Steps, choose_steps, dense_parameters, predict_stack
+from summer_train.steps import AutogradSteps, DenseSteps, choose_steps, dense_parameters, predict_stack
 from summer_train.tasks import FilmLabel, NothingToLearnError
 
 MAX_STACK = 27

@@ -16,6 +16,9 @@ from summer_train.batches import Block, is_distributed
 from summer_train.config import Say, say_nothing
 from summer_train.tasks import FilmLabel, NextBin, Task
 
+SAMPLES_AT_ONCE = 1024
+"""Samples that a stack predicts at once: the hidden layers of more leave the processor's cache."""
+
 Gradient = Callable[[Tensor, Tensor], Tensor]
 """(predictions, prepared targets) -> gradient of the summed loss with respect to the predictions."""
 
@@ -221,13 +224,15 @@ def predict_stack(parameters: Sequence[Tensor], counts: Tensor) -> Tensor:
     parameters : as of `DenseSteps`, with the leading axis
     counts : (n_samples, ...)
     """
-    x = counts.float().flatten(1)
     n_networks, width, n_inputs = parameters[0].shape
-    first = torch.addmm(parameters[1].view(-1), x, parameters[0].view(-1, n_inputs).t())
-    by_network = first.view(len(x), n_networks, width).transpose(0, 1)
-    if len(parameters) == 2:
-        return by_network
-    return torch.baddbmm(parameters[3][:, None], by_network.relu(), parameters[2].transpose(1, 2))
+    made = []
+    for x in counts.float().flatten(1).split(SAMPLES_AT_ONCE):
+        first = torch.addmm(parameters[1].view(-1), x, parameters[0].view(-1, n_inputs).t())
+        by_network = first.view(len(x), n_networks, width).transpose(0, 1)
+        if len(parameters) == 4:
+            by_network = torch.baddbmm(parameters[3][:, None], by_network.relu_(), parameters[2].transpose(1, 2))
+        made.append(by_network)
+    return torch.cat(made, dim=1)
 
 
 def written_out_steps(net: nn.Module, task: Task, optimizer: torch.optim.Optimizer) -> DenseSteps | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from summer_prep.console import Table
+from summer_train.config import Choice, options_of
 from summer_train.runs import PARTS, FitResult, Scores
 
 RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s", "fold", "seed")
@@ -60,6 +61,59 @@ def null_line(null: Mapping[str, Any]) -> str:
     n_shifts = len(null["kappa"])
     said = ", ".join(f"p {number(null[f'p_{name}'])} ({SCORE_COLUMNS[name]})" for name in ("kappa", "auroc"))
     return f"{null['part']} against {n_shifts} networks trained on shifted labels: {said}"
+
+
+STUDY_COLUMNS = {
+    "test_kappa": "kappa", "test_auroc": "AUROC", "test_accuracy": "accuracy", "test_base_rate": "base rate",
+    "time_only_test_kappa": "time only", "test_r2": "R²", "test_bits_per_spike": "bits/spike", "test_loss": "loss",
+}  # fmt: skip
+"""What a person sees first of a study: means over folds and seeds."""
+
+REPEATS = ("fold", "seed")
+"""Options whose values are repeats of one result."""
+
+
+def study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table with a row for each combination of what varies in a study, folds and seeds taken together."""
+    varied = varied_options(rows)
+    shown = [name for name in STUDY_COLUMNS if any(is_number(row.get(name)) for row in rows)]
+    table = []
+    for values, group in by_options(rows, varied).items():
+        cells = []
+        for name in shown:
+            found = [row[name] for row in group if is_number(row.get(name))]
+            mean = number(statistics.fmean(found), 3) if found else "n/a"
+            spread = f" ({statistics.stdev(found):.3f})" if len(found) > 1 and name == "test_kappa" else ""
+            cells.append(mean + spread)
+        table.append([*values, len(group), *cells])
+    header = ["kappa (SD)" if name == "test_kappa" else STUDY_COLUMNS[name] for name in shown]
+    return Table([*(name.replace("_", " ") for name in varied), "models", *header], table)
+
+
+def varied_options(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the options that differ between rows of a study, label first, without folds and seeds."""
+    names = [*options_of(Choice), "max_epochs", "patience"]
+    varied = [name for name in names if name not in REPEATS and len({row.get(name) for row in rows}) > 1]
+    return sorted(varied or ["label_name" if rows and rows[0].get("task") == "label" else "task"], key=_label_first)
+
+
+def _label_first(name: str) -> bool:
+    return name != "label_name"
+
+
+def by_options(
+    rows: Iterable[Mapping[str, Any]], names: Sequence[str]
+) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
+    """Return the rows of each combination of some options' values, in the order in which they stand."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(name, "") for name in names), []).append(row)
+    return groups
+
+
+def is_number(cell: Any) -> bool:
+    """Return whether a cell is a number, and not NaN."""
+    return isinstance(cell, int | float) and not isinstance(cell, bool) and cell == cell  # noqa: PLR0124
 
 
 def runs_table(results: Iterable[FitResult]) -> Table:

@@ -146,7 +146,7 @@ class FilmLabel:
 
 
 class NothingToLearnError(SettingsError):
-    """The training part of a split holds one class alone."""
+    """A part of the split holds no usable sample, or the training part one class alone."""
 
 
 class TaskSamples(NamedTuple):

@@ -42,6 +42,7 @@ from summer_train.runs import (
     read_results,
     take_folder,
     write_results,
+    writing_below,
 )
 from summer_train.scoring import Scored, samples_per_class, score_baselines, score_networks
 from summer_train.selection import open_described
@@ -148,7 +149,7 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
     quieten_lightning()
     model = new_decoder(data)
     model.take_blocks()
-    with _writing_below(run.output_dir):
+    with writing_below(run.output_dir):
         parent = run.output_dir / data.task.log_name
         previous = find_run(parent, data.choice, data.provenance["data"]) if run.resume else None
         if previous is not None and (finished := _finished(previous, run)):
@@ -198,17 +199,6 @@ def _check_memory(data: FilmData, choice: Choice) -> None:
             f"--hidden-size {choice.hidden_size}: training takes {n_bytes / 1e9:.1f} GB, "
             f"{available_bytes() / 1e9:.1f} GB are free. Choose a smaller one, fewer units or a shorter --window"
         )
-
-
-@contextmanager
-def _writing_below(output_dir: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SettingsError(
-            f"{output_dir}: logs and checkpoints cannot be written ({error.strerror or error}). "
-            "Free space, or name another folder with --output-dir"
-        ) from error
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SHARED = {f"summer_prep.{name}" for name in ("console", "dataset", "errors", "key", "machine", "output", "values")} | {
-    "summer_prep"
-}
+SHARED = {
+    f"summer_prep.{name}" for name in ("console", "dataset", "errors", "key", "machine", "output", "values", "workers")
+} | {"summer_prep"}
 LATE = {"summer_prep.building"}
 FORBIDDEN = {"summer_prep": {"torch", "lightning", "summer_train"}, "summer_train": {"pynwb", "hdmf", "h5py"}}
 

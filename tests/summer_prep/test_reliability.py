@@ -380,7 +380,7 @@ def test_full_disk_under_the_checkpoints_is_one_line(small_disk, versions, run, 
     build_version(versions[0], tmp_path / "data_cache")
     options = ("--bin-length", "1000", "--val-fraction", "0.2", "--hidden-size", "50000", "--data-dir", versions[0])
     result = run("summer_train", "fit", *options, "--output-dir", small_disk / "logs", cwd=tmp_path)
-    message = "logs and checkpoints cannot be written (No space left on device). Free space"
+    message = "results cannot be written (No space left on device). Free space"
     assert message in error_line(result)
 
 

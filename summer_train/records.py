@@ -1,0 +1,267 @@
+"""The folder of a study: what each trained model left, and the tables that are made of it.
+
+study/
+  stacks/*.json          the truth: a file for each stack of models that was trained, whole or not at all
+  study.csv              a row per model             (also study.parquet where pyarrow is installed)
+  curves.csv             a row per model and epoch
+  shifts.csv, units.csv  a row per model and shift; per model and unit (next-bin)
+  predictions/ID.npz     with --keep-predictions
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from summer_prep.errors import SettingsError
+from summer_prep.values import finite
+from summer_train.config import Choice, Run
+from summer_train.grid import as_columns
+from summer_train.metrics import COUNT_SCORES, LABEL_SCORES, p_value
+from summer_train.runs import PARTS, replace_file, with_nan
+from summer_train.scoring import NULL_SCORES
+
+FORMAT = 1
+STACKS, STUDY, CURVES, SHIFTS, UNITS, PREDICTIONS = (
+    "stacks", "study.csv", "curves.csv", "shifts.csv", "units.csv", "predictions"
+)  # fmt: skip
+
+Row = dict[str, Any]
+BASELINE_SCORES = ("kappa", "auroc", "average_precision", "accuracy", "loss", "mse", "r2", "bits_per_spike")
+SCORES = ("loss", *LABEL_SCORES, *COUNT_SCORES)
+PARTS_SHOWN = ("test", "val", "train")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is known of one model of a study, as plain values.
+
+    id : of its settings, equal in every study that has them
+    shift : bins by which its labels were moved for a null; 0 for a model of the table
+    data_digest : of the data that it was trained on
+    columns : option -> cell
+    scores : part -> score -> value; NaN where undefined
+    undefined : part -> why
+    baselines : name -> part -> score -> value
+    curve : training and validation loss of each epoch
+    units : next-bin: part -> score -> one value for each unit
+    """
+
+    id: str
+    shift: int
+    shift_s: float
+    data_digest: str
+    columns: Mapping[str, Any]
+    n_units: int
+    n_samples: Mapping[str, int]
+    scores: Mapping[str, Mapping[str, float]]
+    threshold: float | None
+    undefined: Mapping[str, str]
+    baselines: Mapping[str, Mapping[str, Mapping[str, float]]]
+    curve: Sequence[Sequence[float]]
+    best_epoch: int
+    units: Mapping[str, Mapping[str, Sequence[float]]]
+    seconds: float
+
+    @property
+    def part(self) -> str:
+        """The part whose scores are reported: test, where the split has one."""
+        return "test" if self.n_samples.get("test", 0) else "val"
+
+
+def id_of(choice: Choice, run: Run) -> str:
+    """Return a short name for all settings that decide a model's numbers."""
+    return digest_of({**choice.as_plain(), "max_epochs": run.max_epochs, "patience": run.patience})
+
+
+def digest_of(plain: Any) -> str:
+    """Return a short digest of plain values."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def columns_of(choice: Choice, run: Run) -> dict[str, Any]:
+    """Return the cells of all settings that decide a model's numbers."""
+    return {**as_columns(choice), "max_epochs": run.max_epochs, "patience": run.patience or ""}
+
+
+def write_stack(folder: Path, name: str, records: Sequence[Record]) -> None:
+    """Keep what a stack of models left."""
+    content = {"format": FORMAT, "models": [vars(record) for record in records]}
+    replace_file(folder / STACKS / f"{name}.json", json.dumps(finite(content)).encode())
+
+
+def read_records(folder: Path) -> tuple[list[Record], list[Path]]:
+    """Return what all models of a study left, and the files that cannot be read, whose models count as missing.
+
+    Raises
+    ------
+    SettingsError : it was written by another version
+    """
+    records, damaged = [], []
+    for path in sorted((folder / STACKS).glob("*.json")):
+        try:
+            content = json.loads(path.read_bytes())
+            if content["format"] != FORMAT:
+                raise SettingsError(f"{path}: was written by another version of this software. Name another folder")
+            records += [_record(plain) for plain in content["models"]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            damaged.append(path)
+    return records, damaged
+
+
+def _record(plain: Mapping[str, Any]) -> Record:
+    record = Record(**with_nan(plain) | {"threshold": plain["threshold"]})
+    numbers = [record.shift_s, record.seconds, *(value for one in record.scores.values() for value in one.values())]
+    if not all(isinstance(number, int | float) for number in numbers) or not isinstance(record.columns, dict):
+        raise TypeError(record.id)
+    _ = int(record.shift), int(record.best_epoch), [float(value) for one in record.curve for value in one]
+    return record
+
+
+def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] = ()) -> list[Row]:
+    """Write the tables of a study; return the rows of study.csv, which is written last.
+
+    Parameters
+    ----------
+    order : ids of models in the order that their rows are to have; others come behind
+    """
+    records = list(records)
+    place = {model_id: number for number, model_id in enumerate(order)}
+    models = [record for record in records if not record.shift]
+    models.sort(key=lambda record: (place.get(record.id, len(place)), record.id))
+    shifted: dict[str, list[Record]] = {record.id: [] for record in models}
+    for record in records:
+        if record.shift and record.id in shifted:
+            shifted[record.id].append(record)
+    rows = [study_row(record, shifted[record.id]) for record in models]
+    _write(folder / CURVES, [row for record in models for row in _curve_rows(record)])
+    _write(folder / SHIFTS, [row for record in models for row in _shift_rows(shifted[record.id])])
+    _write(folder / UNITS, [row for record in models for row in _unit_rows(record)])
+    _write(folder / STUDY, rows)
+    if find_spec("pyarrow"):
+        _write_parquet(folder / STUDY, rows)
+    return rows
+
+
+def study_row(record: Record, shifted: Sequence[Record]) -> Row:
+    """Return a model's row of study.csv; cells are numbers (NaN where undefined) and text.
+
+    Parameters
+    ----------
+    shifted : the models that were trained on its shifted labels
+    """
+    row = {
+        **record.columns,
+        "n_units": record.n_units,
+        **{f"n_{part}": record.n_samples.get(part, 0) for part in PARTS},
+        **{
+            f"{part}_{name}": record.scores[part][name]
+            for part in PARTS_SHOWN
+            if part in record.scores
+            for name in SCORES
+            if name in record.scores[part]
+        },
+        "threshold": np.nan if record.threshold is None else record.threshold,
+        **{
+            f"{name.replace(' ', '_')}_{part}_{score}": scores[part][score]
+            for name, scores in record.baselines.items()
+            for part in ("test", "val")
+            if part in scores
+            for score in BASELINE_SCORES
+            if score in scores[part]
+        },
+        **null_columns(record, shifted),
+        "best_epoch": record.best_epoch,
+        "n_epochs": len(record.curve),
+        "seconds": record.seconds,
+        "data_digest": record.data_digest,
+        "why_undefined": "; ".join(f"{part}: {why}" for part, why in record.undefined.items()),
+        "id": record.id,
+    }
+    return row
+
+
+def null_columns(record: Record, shifted: Sequence[Record]) -> Row:
+    """Return what a null says of a model: for kappa and AUROC its mean, 95th percentile, and p."""
+    part, cells = record.part, Row(n_shifts=len(shifted))
+    if not shifted or part not in record.scores:
+        return cells if shifted else {}
+    for name in NULL_SCORES:
+        null = null_values(shifted, part, name)
+        defined = null[~np.isnan(null)]
+        cells[f"null_{part}_{name}"] = defined.mean() if len(defined) else np.nan
+        cells[f"null_{part}_{name}_95"] = np.quantile(defined, 0.95) if len(defined) else np.nan
+        cells[f"p_{name}"] = p_value(record.scores[part][name], null)
+    return cells
+
+
+def null_values(shifted: Sequence[Record], part: str, name: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """Return a score of models trained on shifted labels, by shift; NaN where undefined."""
+    return np.array([one.scores.get(part, {}).get(name, np.nan) for one in sorted(shifted, key=lambda one: one.shift)])
+
+
+def _key(record: Record) -> Row:
+    names = ("label_name", "patient_ids", "fold", "seed")
+    return {"id": record.id, **{name: record.columns[name] for name in names}}
+
+
+def _curve_rows(record: Record) -> Iterator[Row]:
+    for epoch, (train_loss, val_loss) in enumerate(record.curve, start=1):
+        yield {**_key(record), "epoch": epoch, "train_loss": train_loss, "val_loss": val_loss}
+
+
+def _shift_rows(shifted: Iterable[Record]) -> Iterator[Row]:
+    for one in sorted(shifted, key=lambda one: one.shift):
+        scores = {f"{part}_{name}": one.scores[part][name] for part in one.scores for name in ("loss", *NULL_SCORES)}
+        yield {**_key(one), "shift_s": one.shift_s, **scores, "best_epoch": one.best_epoch}
+
+
+def _unit_rows(record: Record) -> Iterator[Row]:
+    for part, columns in record.units.items():
+        for unit, values in enumerate(zip(*columns.values(), strict=True)):
+            yield {**_key(record), "part": part, "unit": unit, **dict(zip(columns, values, strict=True))}
+
+
+def header_of(rows: Sequence[Row]) -> list[str]:
+    """Return all columns of some rows, each in the place where it first stands."""
+    header: dict[str, None] = {}
+    for row in rows:
+        header.update(dict.fromkeys(row))
+    return list(header)
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Return rows as CSV: numbers in full precision, nan where undefined, empty where a column is not of a row."""
+    content = io.StringIO()
+    writer = csv.DictWriter(content, header_of(rows), lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return content.getvalue()
+
+
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    if rows:
+        replace_file(path, as_csv(rows).encode())
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_parquet(path: Path, rows: Sequence[Row]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {}
+    for name in header_of(rows):
+        values = [row.get(name, "") for row in rows]
+        is_number = all(isinstance(value, int | float) or value == "" for value in values)
+        columns[name] = [None if value == "" else value for value in values] if is_number else list(map(str, values))
+    buffer = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table(columns), buffer)
+    replace_file(path.with_suffix(".parquet"), buffer.getvalue().to_pybytes())
