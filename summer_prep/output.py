@@ -53,8 +53,12 @@ def pyplot() -> Any:
     return plt
 
 
-def save_picture(figure: Any, picture: Path) -> None:
+def save_picture(figure: Any, picture: Path, keep: bool = False) -> None:
     """Write a figure and close it.
+
+    Parameters
+    ----------
+    keep : leave it open, to be written once more
 
     Raises
     ------
@@ -62,8 +66,10 @@ def save_picture(figure: Any, picture: Path) -> None:
     """
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(picture, dpi=110)
+        dated = {"metadata": {"Date": None}} if picture.suffix == ".svg" else {}  # equal pictures are equal files
+        figure.savefig(picture, dpi=110, **dated)
     except (OSError, ValueError) as error:
         raise SettingsError(f"{picture}: the picture cannot be written ({error}). Name another file") from error
     finally:
-        pyplot().close(figure)
+        if not keep:
+            pyplot().close(figure)

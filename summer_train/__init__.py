@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from summer_prep.errors import SummerError
     from summer_train.evaluation import evaluate
     from summer_train.models import Decoder, LinearLabel, LinearNextBin
+    from summer_train.reporting import report
     from summer_train.selection import open_selection
     from summer_train.studies import study
     from summer_train.training import decoder, film_data, fit
 
 __all__ = [
     "Decoder", "LinearLabel", "LinearNextBin", "SummerError",
-    "decoder", "evaluate", "film_data", "fit", "open_selection", "study",
+    "decoder", "evaluate", "film_data", "fit", "open_selection", "report", "study",
 ]  # fmt: skip
 
 _HOMES = {
@@ -39,6 +40,7 @@ _HOMES = {
     "film_data": "summer_train.training",
     "fit": "summer_train.training",
     "open_selection": "summer_train.selection",
+    "report": "summer_train.reporting",
     "study": "summer_train.studies",
 }
 

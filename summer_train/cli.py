@@ -47,7 +47,8 @@ def _option(name: str, field: Any) -> inspect.Parameter:
 
 def _given(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that were typed: a preset sets those that were not."""
-    return {name: value for name, value in options.items() if context.get_parameter_source(name).name == "COMMANDLINE"}
+    sources = {name: context.get_parameter_source(name) for name in options}
+    return {name: options[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
 @app.command()
@@ -153,6 +154,26 @@ def study(context: typer.Context, as_json: JsonOption = False, **options: Any) -
         return
     show_table(study_table(result.rows))
     show(as_data(f"{len(result.rows)} models, {result.n_trained} trained in {result.seconds:.1f} s: {result.folder}"))
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of studies or runs.")],
+    output_dir: Annotated[
+        Path | None, path_option("Where pictures and page go.  [default: report in FOLDER]", "--output-dir")
+    ] = None,
+    published: Annotated[bool, typer.Option("--published", help="Draw the published figures beside.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw what studies and runs found (PNG and SVG), and write one Markdown page with the tables."""
+    from summer_train.reporting import report as write_report
+
+    written = write_report(*folders, output_dir=output_dir, published=published, say=say)
+    if as_json:
+        show_json([str(path) for path in written])
+        return
+    for path in written:
+        show(as_data(path))
 
 
 @app.command()

@@ -1,0 +1,475 @@
+"""Pictures and pages of studies and runs: what was found, beside what it must be held against."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summer_prep.console import Table, as_data
+from summer_prep.errors import SettingsError
+from summer_prep.output import check_folder, save_picture
+from summer_prep.values import as_number, as_path
+from summer_train import pictures
+from summer_train.checkpoints import choice_of
+from summer_train.config import Choice, Run, Say, options_of, say_nothing
+from summer_train.metrics import curves, p_value
+from summer_train.pictures import MAX_PANELS, Dots, FilmTrack, mean_of
+from summer_train.published import CONDITIONS, KAPPA_BY_BUFFER, KAPPA_BY_LABEL, KAPPA_BY_REGION, SOURCE, Published
+from summer_train.records import (
+    PREDICTIONS,
+    STACKS,
+    Record,
+    Row,
+    columns_of,
+    digest_of,
+    id_of,
+    null_values,
+    read_records,
+    study_row,
+)
+from summer_train.runs import METRICS, FitResult, find_results, read_metrics, writing_below
+from summer_train.runs import PREDICTIONS as RUN_PREDICTIONS
+from summer_train.tables import REPEATS, by_options, number, study_table, varied_options
+
+PAGE = "report.md"
+SUFFIXES = (".png", ".svg")
+NUMBERS = ("bin_length", "buffer", "hidden_size", "lr", "batch_size", "val_fraction", "min_recorded", "max_epochs")
+"""Settings that have an order: drawn as an axis."""
+
+TITLES = {
+    "buffer": "buffer between training and test (s)", "bin_length": "bin length (ms)", "brain_regions": "brain region",
+    "patient_ids": "patients", "window": "window: past and future (s)", "model": "network", "split": "split",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One model to be reported, of a study or a run.
+
+    row : as in study.csv
+    null : score -> its values under shifted labels, by shift
+    predictions : where its predictions are, if they were kept
+    """
+
+    row: Row
+    record: Record
+    null: Mapping[str, NDArray[np.float64]]
+    predictions: Path | None
+
+    @property
+    def part(self) -> str:
+        """The part that is reported: test, where there is one."""
+        return self.record.part
+
+    def score(self, name: str) -> float:
+        """Return a score of that part; NaN where it is undefined."""
+        return float(self.record.scores.get(self.part, {}).get(name, np.nan))
+
+    def baseline(self, baseline: str, name: str) -> float:
+        """Return a score of a baseline."""
+        return float(self.record.baselines.get(baseline, {}).get(self.part, {}).get(name, np.nan))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the predictions that were kept."""
+        assert self.predictions is not None
+        with np.load(self.predictions) as stored:
+            return dict(stored)
+
+
+def report(
+    *folders: str | Path,
+    output_dir: str | Path | None = None,
+    published: bool = False,
+    say: Say = say_nothing,
+) -> list[Path]:
+    """Draw what studies and runs found, and write one Markdown page, as `summer-train report` does.
+
+    Parameters
+    ----------
+    folders : of studies, of runs, or that hold runs
+    output_dir : where pictures and page go; `report` in the first folder by default
+    published : whether the published figures are drawn beside
+
+    Returns
+    -------
+    The files that were written, the page first
+
+    Raises
+    ------
+    SummerError : there is nothing to report, or it cannot be written
+    """
+    paths = [as_path(folder, "FOLDER") for folder in folders]
+    if not paths:
+        raise SettingsError("report: name the folder of a study or of runs")
+    target = paths[0] / "report" if output_dir is None else as_path(output_dir, "--output-dir")
+    published = as_number(published, bool, "--published")
+    check_folder(target, "--output-dir")
+    results = [result for path in paths for result in read_results_of(path, say)]
+    if not results:
+        raise SettingsError(f"{paths[0]}: no trained model to report")
+    with writing_below(target):
+        return list(_write(results, target, published, say))
+
+
+def read_results_of(folder: Path, say: Say = say_nothing) -> list[Result]:
+    """Return what a study's folder, a run's, or one with runs holds.
+
+    Raises
+    ------
+    SettingsError : nothing of that kind is there
+    """
+    if (folder / STACKS).is_dir():
+        return _of_study(folder, say)
+    found, without = find_results(folder)
+    for run in without:
+        say(f"no results in {run}: killed, or still at work")
+    return [_of_run(result) for result in found]
+
+
+def _of_study(folder: Path, say: Say) -> list[Result]:
+    records, damaged = read_records(folder)
+    for path in damaged:
+        say(f"{path}: cannot be read; the same study command trains its models again")
+    shifted: dict[str, list[Record]] = {}
+    for record in records:
+        if record.shift:
+            shifted.setdefault(record.id, []).append(record)
+    results = []
+    for record in records:
+        if not record.shift:
+            kept = folder / PREDICTIONS / f"{record.id}.npz"
+            of_shifts = shifted.get(record.id, [])
+            null = {name: null_values(of_shifts, record.part, name) for name in ("kappa", "auroc")} if of_shifts else {}
+            row = study_row(record, of_shifts)
+            results.append(Result(row=row, record=record, null=null, predictions=kept if kept.exists() else None))
+    return results
+
+
+def _of_run(result: FitResult) -> Result:
+    """Return a run as if it were a study of one model."""
+    choice = choice_of(result.config, result.log_dir)
+    run = Run(max_epochs=result.config["max_epochs"], patience=result.config["patience"])
+    metrics = read_metrics(result.log_dir / METRICS)
+    record = Record(
+        id=id_of(choice, run),
+        shift=0,
+        shift_s=0.0,
+        data_digest=digest_of(result.data),
+        columns=columns_of(choice, run),
+        n_units=result.n_units,
+        n_samples=result.n_samples,
+        scores=result.scores["model"],
+        threshold=result.thresholds.get("model"),
+        undefined=result.undefined,
+        baselines={name: scores for name, scores in result.scores.items() if name != "model"},
+        curve=[(float(row["train_loss"]), float(row["val_loss"])) for row in metrics],
+        best_epoch=result.best_epoch,
+        units=result.units,
+        seconds=result.seconds,
+    )
+    null = {name: np.array(result.null[name]) for name in ("kappa", "auroc")} if result.null else {}
+    row = study_row(record, [])
+    for name, values in null.items():
+        row[f"p_{name}"] = p_value(record.scores[record.part][name], values)
+    kept = result.log_dir / RUN_PREDICTIONS
+    return Result(row=row, record=record, null=null, predictions=kept if kept.exists() else None)
+
+
+Picture = tuple[str, str, Any]
+"""Name of the file, what is to be seen, the figure."""
+
+
+def _write(results: Sequence[Result], target: Path, published: bool, say: Say) -> Iterator[Path]:
+    """Write pictures, then the page that shows them; yields the page first."""
+    drawn: list[tuple[str, str]] = []
+    files = []
+    for draw in _DRAWINGS:
+        for name, caption, figure in draw(results, published):
+            for suffix in SUFFIXES:
+                save_picture(figure, target / f"{name}{suffix}", keep=suffix != SUFFIXES[-1])
+                files.append(target / f"{name}{suffix}")
+            drawn.append((name, caption))
+    if all(result.predictions is None for result in results):
+        say("no predictions were kept: curves and the film are left out. study --keep-predictions keeps them")
+    page = target / PAGE
+    page.write_text(_page(results, drawn, published), encoding="utf-8")
+    yield page
+    yield from files
+
+
+def _page(results: Sequence[Result], drawn: Sequence[tuple[str, str]], published: bool) -> str:
+    rows = [result.row for result in results]
+    common = common_settings(rows)
+    lines = ["# Decoding report", "", f"{len(results)} models. " + _settings_line(common), ""]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        of_task = [row for row in rows if row["task"] == task]
+        lines += [f"## {task.replace('_', ' ')}: means over folds and seeds", "", *_markdown(study_table(of_task)), ""]
+        null = _null_table([result for result in results if result.row["task"] == task])
+        if null.rows:
+            lines += ["### Against shifted labels", "", *_markdown(null), ""]
+    undefined = {row["why_undefined"]: None for row in rows if row["why_undefined"]}
+    if undefined:
+        lines += ["Undefined (n/a), and why:", "", *(f"- {_cell(why)}" for why in undefined), ""]
+    for name, caption in drawn:
+        lines += [f"![{_cell(caption)}]({name}.png)", "", f"*{_cell(caption)}*", ""]
+    if published:
+        lines += [f"Published: {SOURCE}. {CONDITIONS}.", ""]
+    return "\n".join(lines)
+
+
+def common_settings(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings that all rows have in common."""
+    names = [*options_of(Choice), "max_epochs", "patience"]
+    return {name: rows[0][name] for name in names if len({str(row.get(name, "")) for row in rows}) == 1}
+
+
+def _settings_line(settings: Mapping[str, Any]) -> str:
+    shown = {name: value for name, value in settings.items() if value not in ("", False)}
+    return "Settings: " + ", ".join(f"{name.replace('_', ' ')} {_cell(value)}" for name, value in shown.items()) + "."
+
+
+def _markdown(table: Table) -> list[str]:
+    rows = [[_cell(cell) for cell in row] for row in (table.header, ["---"] * len(table.header), *table.rows)]
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _cell(value: object) -> str:
+    """Return text as Markdown shows it: what a file says is no markup."""
+    text = as_data(value)
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#!" else letter for letter in text)
+
+
+def _null_table(results: Sequence[Result]) -> Table:
+    """Return kappa and AUROC against their null, folds and seeds taken together shift by shift."""
+    rows: list[list[object]] = []
+    varied = varied_options([result.row for result in results])
+    for values, group in _groups(results, varied):
+        cells: list[object] = [*values, len(group)]
+        for name in ("kappa", "auroc"):
+            null = mean_null(group, name)
+            if null is None:
+                break
+            mean = mean_of([result.score(name) for result in group])
+            cells += [number(mean, 3), f"{null[0]:.3f} to {null[2]:.3f}", number(combined_p(group, name), 3)]
+        else:
+            rows.append(cells)
+    scores = [head for name in ("kappa", "AUROC") for head in (name, "shifted, 5 to 95 %", "p")]
+    return Table([*(name.replace("_", " ") for name in varied), "models", *scores], rows)
+
+
+def _groups(results: Sequence[Result], names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], list[Result]]]:
+    by_id = {id(result.row): result for result in results}
+    for values, rows in by_options([result.row for result in results], names).items():
+        yield values, [by_id[id(row)] for row in rows]
+
+
+def shift_means(group: Sequence[Result], name: str) -> NDArray[np.float64] | None:
+    """Return the mean over models of each shift of their null; None where they have none in common."""
+    nulls = [result.null.get(name, np.empty(0)) for result in group]
+    if len({len(null) for null in nulls}) > 1 or not len(nulls[0]):
+        return None
+    together = np.stack(nulls)
+    n_defined = np.isfinite(together).sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(together, axis=0) / np.where(n_defined, n_defined, np.nan))
+
+
+def mean_null(group: Sequence[Result], name: str) -> tuple[float, float, float] | None:
+    """Return the 5th percentile, median and 95th percentile of the null's means; None without a null."""
+    means = shift_means(group, name)
+    if means is None or not np.isfinite(means).any():
+        return None
+    low, middle, high = np.nanquantile(means, (0.05, 0.5, 0.95))
+    return float(low), float(middle), float(high)
+
+
+def combined_p(group: Sequence[Result], name: str) -> float:
+    """Return the p-value of the mean over folds against the same mean of each shift."""
+    means = shift_means(group, name)
+    return np.nan if means is None else p_value(mean_of([result.score(name) for result in group]), means)
+
+
+def _labels(results: Sequence[Result]) -> list[Result]:
+    return [result for result in results if result.row["task"] == "label"]
+
+
+def _dots(name: str, group: Sequence[Result], published: Published | None = None) -> Dots:
+    return Dots(
+        name=as_data(name),
+        values=[result.score("kappa") for result in group],
+        time_only=[result.baseline("time only", "kappa") for result in group],
+        null=mean_null(group, "kappa"),
+        published=published,
+    )
+
+
+def _others_equal(results: Sequence[Result], setting: str) -> list[Result]:
+    """Return the models that differ in nothing but a setting, the label and what repeats a result.
+
+    Where other settings vary, too, those of the first model are shown: mixing them would show something else.
+    """
+    first = results[0].row
+    names = [name for name in varied_options([one.row for one in results]) if name not in (setting, "label_name")]
+    return [one for one in results if all(one.row.get(name) == first.get(name) for name in names)]
+
+
+def _draw_labels(results: Sequence[Result], published: bool) -> Iterator[Picture]:
+    labels = _labels(results)
+    if not labels:
+        return
+    shown = _others_equal(labels, "label_name")
+    rows = [
+        _dots(name, group, KAPPA_BY_LABEL.get(name) if published else None)
+        for (name,), group in _groups(shown, ["label_name"])
+    ]
+    rows.sort(key=lambda dots: -dots.mean if np.isfinite(dots.mean) else np.inf)
+    figure = pictures.draw_dots(rows, "Cohen's kappa", "Decoding film labels: kappa of each fold")
+    yield "labels", "Kappa of each label: every fold, and what it must be held against", figure
+
+
+def _draw_settings(results: Sequence[Result], published: bool) -> Iterator[Picture]:
+    labels = _labels(results)
+    for setting in varied_options([result.row for result in labels]) if labels else ():
+        if setting == "label_name" or setting in REPEATS or setting == "split":
+            continue
+        shown = _others_equal(labels, setting)
+        if setting == "buffer":  # a random split has none: it is the end of that axis
+            shown += [one for one in labels if one.row["split"] == "random" and one not in shown]
+        lines: dict[str, list[Dots]] = {}
+        for (name,), of_label in _groups(shown, ["label_name"]):
+            groups = {str(value): group for (value,), group in _groups(of_label, [setting])}
+            if setting == "buffer" and "" in groups:
+                groups = {"random": groups.pop(""), **groups}
+            if setting in NUMBERS:
+                groups = dict(sorted(groups.items(), key=lambda one: _as_number(one[0])))
+            known = _published(setting, name) if published else {}
+            lines[name] = [
+                _dots(_plain_number(value), group, known.get(_plain_number(value))) for value, group in groups.items()
+            ]
+        if max(map(len, lines.values())) < 2:
+            continue
+        best = sorted(lines, key=lambda name: -np.nan_to_num(max(dots.mean for dots in lines[name])))[:MAX_PANELS]
+        title = f"Kappa by {TITLES.get(setting, setting.replace('_', ' '))}"
+        figure = pictures.draw_lines(
+            {name: lines[name] for name in lines if name in best}, TITLES.get(setting, setting), "Cohen's kappa", title
+        )
+        yield setting, title, figure
+
+
+def _as_number(text: str) -> float:
+    return -1.0 if text == "random" else float(text or "nan")
+
+
+def _plain_number(text: str) -> str:
+    try:
+        return f"{float(text):g}"
+    except ValueError:
+        return text
+
+
+def _published(setting: str, label_name: str) -> Mapping[str, Published]:
+    known = {"buffer": KAPPA_BY_BUFFER, "brain_regions": KAPPA_BY_REGION}
+    return known.get(setting, {}).get(label_name, {})
+
+
+def _panels(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """Return the models of each panel: labels with the highest kappa, or what else tells next-bin models apart."""
+    labels = _labels(results)
+    if not labels:
+        return [("next bin", _others_equal(results, "fold"))]
+    groups = [(name, group) for (name,), group in _groups(_others_equal(labels, "label_name"), ["label_name"])]
+    groups.sort(key=lambda one: -np.nan_to_num(mean_of([result.score("kappa") for result in one[1]]), nan=-2.0))
+    return [(as_data(name), group) for name, group in groups[:MAX_PANELS]]
+
+
+def _draw_curves(results: Sequence[Result], published: bool) -> Iterator[Picture]:
+    panels = {
+        name: [(result.record.curve, result.record.best_epoch) for result in group if result.record.curve]
+        for name, group in _panels(results)
+    }
+    panels = {name: models for name, models in panels.items() if models}
+    if panels:
+        yield "learning_curves", "Loss by epoch, a line for each fold", pictures.draw_curves(panels, "Learning curves")
+
+
+def _draw_confusions(results: Sequence[Result], published: bool) -> Iterator[Picture]:
+    panels = {}
+    for name, group in _panels(results) if _labels(results) else ():
+        cells = np.array([[result.score(cell) for cell in ("tn", "fp", "fn", "tp")] for result in group])
+        if np.isfinite(cells).any():
+            panels[name] = np.nansum(cells, axis=0).reshape(2, 2)
+    if panels:
+        caption = "Confusion of test samples, folds together, at the thresholds chosen on validation"
+        yield "confusion", caption, pictures.draw_confusions(panels, "Confusion matrices")
+
+
+def _with_predictions(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    kept = (
+        [(name, [one for one in group if one.predictions]) for name, group in _panels(results)]
+        if _labels(results)
+        else []
+    )
+    return [(name, group) for name, group in kept if group][: MAX_PANELS // 2]
+
+
+def _draw_rank_curves(results: Sequence[Result], published: bool) -> Iterator[Picture]:
+    panels = {}
+    for name, group in _with_predictions(results):
+        folds = []
+        for result in group:
+            arrays = result.arrays()
+            is_on, score = arrays[f"{result.part}_target"] == 1, arrays[f"{result.part}_log_odds"]
+            if is_on.any() and not is_on.all():
+                folds.append((curves(score, is_on), float(is_on.mean())))
+        if folds:
+            panels[name] = folds
+    if panels:
+        caption = "ROC and precision-recall curves, a line for each fold; chance dashed"
+        yield "roc_and_precision", caption, pictures.draw_rank_curves(panels, "ROC and precision-recall")
+
+
+def _draw_film(results: Sequence[Result], published: bool) -> Iterator[Picture]:
+    tracks = []
+    for name, group in _with_predictions(results):
+        columns: dict[str, list[NDArray[Any]]] = {"film_s": [], "target": [], "score": [], "fold": []}
+        for place, result in enumerate(_one_per_fold(group)):
+            arrays = result.arrays()
+            for column in ("film_s", "target", "score"):
+                columns[column].append(arrays[f"{result.part}_{column}"])
+            columns["fold"].append(np.full(len(columns["score"][-1]), place))
+        whole = {column: np.concatenate(parts) for column, parts in columns.items()}
+        order = np.argsort(whole["film_s"], kind="stable")
+        film_s, target, score, fold = (values[order] for values in whole.values())
+        tracks.append(FilmTrack(name=name, film_s=film_s, is_on=target == 1, probability=score, fold=fold))
+    if tracks:
+        caption = "Probability of “on” along the film, where it was tested (5 s means); shaded where the label is on"
+        yield "film", caption, pictures.draw_film(tracks, "Predictions along the film")
+
+
+def _one_per_fold(group: Sequence[Result]) -> list[Result]:
+    folds: dict[Any, Result] = {}
+    for result in group:
+        folds.setdefault(result.row["fold"], result)
+    return list(folds.values())
+
+
+def _draw_units(results: Sequence[Result], published: bool) -> Iterator[Picture]:
+    counts = [result for result in results if result.record.units.get(result.part)]
+    if not counts:
+        return
+    shown = _others_equal(counts, "fold")
+    units = [result.record.units[result.part] for result in shown]
+    rate_hz = np.mean([one["rate"] for one in units], axis=0) * 1000 / shown[0].row["bin_length"]
+    r2 = np.stack([np.array(one["r2"], dtype=float) for one in units])
+    n_defined = np.isfinite(r2).sum(axis=0)
+    mean = np.nansum(r2, axis=0) / np.where(n_defined, n_defined, np.nan)
+    yield "units", "R² of the next bin of each unit, mean over folds", pictures.draw_units(rate_hz, mean, "R² by rate")
+
+
+Drawing = Callable[[Sequence[Result], bool], Iterator[Picture]]
+_DRAWINGS: Sequence[Drawing] = (
+    _draw_labels, _draw_settings, _draw_curves, _draw_confusions, _draw_rank_curves, _draw_film, _draw_units,
+)  # fmt: skip

@@ -1,0 +1,215 @@
+"""Scores: equal to scikit-learn's, undefined where a class is missing, right by hand; losses equal to autograd."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as oracle
+
+from summer_train.metrics import (
+    CountSums,
+    balanced_weights,
+    best_thresholds,
+    cross_entropy,
+    curves,
+    label_scores,
+    log_odds_of_on,
+    p_value,
+    poisson,
+)
+from summer_train.tasks import FilmLabel, NextBin
+
+samples = st.integers(2, 60).flatmap(
+    lambda n: st.tuples(
+        # Few distinct values, so that ties are common.
+        st.lists(st.one_of(st.integers(-3, 3).map(float), st.floats(-40, 40)), min_size=n, max_size=n),
+        st.lists(st.booleans(), min_size=n, max_size=n),
+    )
+)
+
+
+def scores_of(score, is_on, threshold=0.0):
+    found = label_scores(np.array([score], dtype=float), np.array([is_on]), np.array([threshold]))
+    return {name: values[0] for name, values in found.items()}
+
+
+@given(samples, st.floats(-4, 4))
+def test_label_scores_equal_those_of_scikit_learn(drawn, threshold):
+    score, is_on = np.array(drawn[0]), np.array(drawn[1])
+    found = scores_of(score, is_on, threshold)
+    assert found["base_rate"] == is_on.mean()
+    for at, suffix in ((threshold, ""), (0.0, "_at_half")):
+        called = score >= at
+        assert found[f"accuracy{suffix}"] == pytest.approx(oracle.accuracy_score(is_on, called), abs=1e-12)
+        if is_on.all() or not is_on.any():
+            for name in ("kappa", "f1", "f1_rarer", "balanced_accuracy"):
+                assert np.isnan(found[name + suffix]), name
+            continue
+        rarer = bool(is_on.mean() <= 0.5)
+        expected = {
+            "kappa": oracle.cohen_kappa_score(is_on, called),
+            "f1": oracle.f1_score(is_on, called, zero_division=0),
+            "f1_rarer": oracle.f1_score(is_on, called, pos_label=rarer, zero_division=0),
+            "balanced_accuracy": oracle.balanced_accuracy_score(is_on, called),
+        }
+        for name, value in expected.items():
+            assert found[name + suffix] == pytest.approx(value, abs=1e-12), name
+    if is_on.all() or not is_on.any():
+        assert np.isnan(found["auroc"])
+        assert np.isnan(found["average_precision"])
+    else:
+        assert found["auroc"] == pytest.approx(oracle.roc_auc_score(is_on, score), abs=1e-12)
+        assert found["average_precision"] == pytest.approx(oracle.average_precision_score(is_on, score), abs=1e-12)
+        tn, fp, fn, tp = oracle.confusion_matrix(is_on, score >= threshold).ravel()
+        assert (found["tp"], found["fp"], found["fn"], found["tn"]) == (tp, fp, fn, tn)
+
+
+@given(samples)
+def test_no_threshold_has_a_higher_kappa_than_the_chosen_one(drawn):
+    score, is_on = np.array(drawn[0]), np.array(drawn[1])
+    (chosen,) = best_thresholds(score[None], is_on[None])
+    if is_on.all() or not is_on.any():
+        assert chosen == 0
+        return
+    best = max(oracle.cohen_kappa_score(is_on, score >= at) for at in [*score, 0.0])
+    assert scores_of(score, is_on, chosen)["kappa"] == pytest.approx(max(best, 0.0) if best > 0 else best, abs=1e-12)
+
+
+def test_half_is_kept_where_it_is_as_good_as_any_threshold():
+    assert best_thresholds(np.array([[-2.0, -1.0, 1.0, 2.0]]), np.array([[False, False, True, True]])).tolist() == [0]
+    assert best_thresholds(np.array([[1.0, 2.0, 3.0, 5.0]]), np.array([[False, False, True, True]])).tolist() == [2.5]
+
+
+def test_sure_predictions_do_not_tie():
+    """Float32 sigmoids of log-odds beyond 17 are all 1, and their AUROC is wrong."""
+    log_odds, is_on = np.array([[18.0, 20.0, 22.0, 24.0]]), np.array([[False, False, True, True]])
+    assert label_scores(log_odds, is_on, np.zeros(1))["auroc"].tolist() == [1.0]
+    rounded = torch.sigmoid(torch.tensor(log_odds, dtype=torch.float32)).numpy()
+    assert oracle.roc_auc_score(is_on[0], rounded[0]) == 0.5
+
+
+def test_predictions_that_are_no_numbers_have_no_scores():
+    found = scores_of([0.0, np.nan, 1.0], [True, False, True])
+    assert all(np.isnan(value) for name, value in found.items() if name != "base_rate")
+
+
+def test_a_class_that_is_missing_makes_a_score_undefined_and_never_zero():
+    found = scores_of([1.0, -1.0, 2.0], [False, False, False])
+    assert np.isnan([found[name] for name in ("kappa", "auroc", "average_precision", "f1", "balanced_accuracy")]).all()
+    assert found["accuracy"] == pytest.approx(1 / 3)
+
+
+def test_scores_of_265_models_at_once_are_those_of_each_alone():
+    generator = np.random.default_rng(0)
+    scores, is_on = generator.normal(size=(265, 6864)), generator.random((265, 6864)) < 0.1
+    started = time.perf_counter()
+    together = label_scores(scores, is_on, best_thresholds(scores, is_on))
+    seconds = time.perf_counter() - started
+    for model in (0, 7, 264):
+        threshold = best_thresholds(scores[[model]], is_on[[model]])
+        alone = label_scores(scores[[model]], is_on[[model]], threshold)
+        assert {name: values[model] for name, values in together.items()} == {n: v[0] for n, v in alone.items()}
+    assert seconds < 30  # a quadratic way would take hours; benchmarks/study.py measures
+
+
+@given(samples)
+def test_curves_are_those_of_scikit_learn(drawn):
+    score, is_on = np.array(drawn[0]), np.array(drawn[1])
+    if is_on.all() or not is_on.any():
+        return
+    found = curves(score, is_on)
+    fpr, tpr, _ = oracle.roc_curve(is_on, score, drop_intermediate=False)
+    np.testing.assert_allclose(found["fpr"], fpr)
+    np.testing.assert_allclose(found["tpr"], tpr)
+    precision, recall, _ = oracle.precision_recall_curve(is_on, score)
+    np.testing.assert_allclose(np.interp(recall, found["tpr"], found["tpr"]), recall)
+    assert found["precision"][-1] == pytest.approx(precision[0])
+
+
+def test_log_odds_of_on_are_against_all_other_classes():
+    logits = torch.randn(5, 3, dtype=torch.float64)
+    probability = torch.softmax(logits, dim=1)[:, 1]
+    torch.testing.assert_close(log_odds_of_on(logits), torch.logit(probability))
+    torch.testing.assert_close(log_odds_of_on(logits[:, :2]), logits[:, 1] - logits[:, 0])
+
+
+def test_scores_of_counts_equal_a_plain_computation_and_do_not_depend_on_blocks():
+    generator = np.random.default_rng(0)
+    target = generator.poisson(0.7, (101, 4))
+    target[:, 2] = 0
+    predicted = generator.gamma(2, 0.4, (101, 4))
+    whole, by_block = CountSums(), CountSums()
+    whole.add(torch.from_numpy(predicted), torch.from_numpy(target))
+    for rows in (slice(0, 50), slice(50, 101)):
+        by_block.add(torch.from_numpy(predicted[rows]), torch.from_numpy(target[rows]))
+    units = whole.per_unit()
+    for unit in (0, 1, 3):
+        truth, guess = target[:, unit], predicted[:, unit]
+        assert units["r2"][unit] == pytest.approx(oracle.r2_score(truth, guess), abs=1e-12)
+        assert units["mse"][unit] == pytest.approx(oracle.mean_squared_error(truth, guess), abs=1e-12)
+        gain = np.sum(truth * np.log(guess) - guess) - np.sum(truth * np.log(truth.mean()) - truth.mean())
+        assert units["bits_per_spike"][unit] == pytest.approx(gain / truth.sum() / np.log(2), abs=1e-12)
+    assert np.isnan(units["r2"][2])
+    assert np.isnan(units["bits_per_spike"][2])
+    scores = whole.scores()
+    assert scores["r2"] == np.median(units["r2"][[0, 1, 3]])
+    rates = np.where(target.mean(0) > 0, target.mean(0), 1)
+    null = np.sum(target * np.log(rates) - target.mean(0))
+    bits = (np.sum(target * np.log(predicted) - predicted) - null) / target.sum() / np.log(2)
+    assert scores["bits_per_spike"] == pytest.approx(bits, abs=1e-12)
+    for name, value in by_block.scores().items():
+        assert value == pytest.approx(scores[name], abs=1e-12)
+
+
+def test_the_mean_rate_of_the_part_has_no_bits_per_spike_and_no_r2():
+    target = torch.from_numpy(np.random.default_rng(0).poisson(0.7, (101, 4)))
+    sums = CountSums()
+    sums.add(target.double().mean(0).expand(101, 4), target)
+    assert sums.scores()["bits_per_spike"] == pytest.approx(0, abs=1e-12)
+    assert sums.scores()["r2"] == pytest.approx(0, abs=1e-12)
+
+
+def test_p_counts_the_observation_and_leaves_out_what_is_undefined():
+    assert p_value(0.5, np.array([0.1, 0.5, 0.9, np.nan])) == 3 / 4
+    assert p_value(1.0, np.zeros(99)) == 1 / 100
+    assert np.isnan(p_value(np.nan, np.zeros(3)))
+    assert np.isnan(p_value(0.3, np.array([np.nan])))
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    from sklearn.utils.class_weight import compute_class_weight
+
+    classes = np.repeat([0, 1, 2], [10, 3, 1])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=classes)
+    assert balanced_weights(torch.from_numpy(np.bincount(classes))).tolist() == pytest.approx(expected.tolist())
+    assert balanced_weights(torch.tensor([4, 4, 0])).tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "task",
+    [NextBin(3), NextBin(3, "poisson"), FilmLabel(2), FilmLabel(3), FilmLabel(3, (0.5, 4.0, 1.5))],
+    ids=["squared error", "poisson", "two classes", "three classes", "weighted"],
+)
+def test_written_out_gradients_are_those_of_autograd(task):
+    generator = torch.Generator().manual_seed(0)
+    prediction = torch.randn(20, 3 if isinstance(task, NextBin) else task.n_classes, generator=generator)
+    target = torch.randint(0, task.n_outputs if isinstance(task, FilmLabel) else 5, (20,), generator=generator)
+    if isinstance(task, NextBin):
+        target = torch.randint(0, 4, (20, 3), generator=generator)
+    prediction.requires_grad_()
+    task.loss(prediction, target.to(torch.uint8)).backward()
+    gradient = task.loss_gradient(prediction.detach(), task.prepare(target.to(torch.uint8))) / 20
+    torch.testing.assert_close(gradient, prediction.grad, rtol=0, atol=1e-6)
+
+
+def test_class_weights_weigh_samples_and_poisson_is_its_likelihood():
+    logits, target = torch.randn(7, 2), torch.tensor([0, 1, 1, 0, 1, 0, 0])
+    weights = torch.tensor([0.3, 2.0])
+    expected = torch.nn.functional.cross_entropy(logits, target, weight=weights, reduction="sum") / 7
+    torch.testing.assert_close(cross_entropy(logits, target, (0.3, 2.0)), expected)
+    log_rate, counts = torch.randn(7, 2), torch.randint(0, 4, (7, 2))
+    likelihood = torch.distributions.Poisson(log_rate.exp()).log_prob(counts) + torch.lgamma(counts + 1.0)
+    torch.testing.assert_close(poisson(log_rate, counts), -likelihood.mean())
