@@ -64,7 +64,7 @@ def _pair(value: object, option: str, example: str, least: float) -> tuple[float
     if len(numbers) != 2 or not all(least <= number <= MAX_SECONDS for number in numbers):
         written = " ".join(f"{number:g}" for number in numbers)
         raise SettingsError(f"{option} {written}: {example}, at most {MAX_SECONDS:g}")
-    return numbers[0], numbers[1]
+    return numbers[0] + 0.0, numbers[1] + 0.0  # -0 is 0
 
 
 def _bin_length(value: object, option: str) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from torch import Tensor
 
 from summer_prep.machine import available_bytes
 from summer_train.batches import (
@@ -106,9 +107,15 @@ class FilmData(lightning.LightningDataModule):
         """Use the counts that other data of the same selection have placed on the same device."""
         self.place(other.device)
         mine: Any = other.samples
-        is_resident = isinstance(mine, ResidentSamples) and self.targets is not self.selection
-        targets = torch.from_numpy(self.targets.all_rows()).to(self.device) if is_resident else self.targets
+        targets: Any = self.targets
+        if isinstance(mine, ResidentSamples):
+            targets = self._resident_targets(mine.counts)
         self._samples = replace(mine, targets=targets, reach=self.task.reach, window=self.window)
+
+    def _resident_targets(self, counts: Tensor) -> Tensor:
+        if self.targets is self.selection:  # of the next bin: the same rows, not a copy
+            return counts
+        return torch.from_numpy(self.targets.all_rows()).to(counts.device)
 
     def shifted(self, n_bins: int) -> "FilmData":
         """Return the same samples with labels moved along the film in a circle, for a null.
@@ -161,8 +168,7 @@ class FilmData(lightning.LightningDataModule):
         if counts.dtype == np.uint16:
             counts = counts.astype(np.int32)  # torch indexes no uint16
         on_device = torch.from_numpy(counts).to(device)
-        is_counts = self.targets is selection  # of the next bin: the same rows, not a copy
-        targets = on_device if is_counts else torch.from_numpy(self.targets.all_rows()).to(device)
+        targets = self._resident_targets(on_device)
         return ResidentSamples(counts=on_device, targets=targets, reach=task.reach, window=self.window)
 
     def _budget_bytes(self, device: torch.device) -> float:

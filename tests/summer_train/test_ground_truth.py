@@ -1,0 +1,151 @@
+"""What demo data know: tuned labels are found with their lag, others are not, nulls are uniform, leaks are seen."""
+
+import numpy as np
+import pytest
+
+import summer_train
+from summer_prep.building import BuildConfig, build_keys
+from summer_prep.dataset import UNDEFINED
+from summer_prep.demo import LAG_MS, DemoConfig, write_demo_data
+from summer_train.config import Choice, Run, settings_from
+from summer_train.data import FilmData
+from summer_train.scoring import score_baselines
+from summer_train.selection import open_selection
+from summer_train.stacks import shifted_null, train_stack
+
+TUNED, UNTUNED = "summer", "summer-presence"
+
+
+@pytest.fixture(scope="module")
+def tuned_cache(tmp_path_factory):
+    """One patient, forty minutes, 24 units, a third of them tuned; at 80 ms and, for speed, at 400 ms."""
+    folder = tmp_path_factory.mktemp("tuned")
+    write_demo_data(DemoConfig(folder=folder / "nwb", patient_ids=("14",), n_units=24, minutes=40, seed=1))
+    build_keys(BuildConfig(data_dir=folder / "nwb", cache_dir=folder / "cache", bin_lengths_ms=(80, 400), n_workers=0))
+    return folder / "cache"
+
+
+@pytest.fixture
+def study(tuned_cache, tmp_path):
+    def run(**options):
+        common = {"cache_dir": tuned_cache, "data_dir": "none", "patient_ids": 14, "workers": 1}
+        common |= {"buffer": 10, "max_epochs": 4, "batch_size": 128, "lr": 5e-3, "output_dir": tmp_path / "study"}
+        return summer_train.study(**{**common, **options}).rows
+
+    return run
+
+
+def kappas(rows, **settings):
+    wanted = [row for row in rows if all(row[name] == value for name, value in settings.items())]
+    return np.mean([row["test_kappa"] for row in wanted])
+
+
+def test_a_scan_over_single_bins_peaks_at_the_lag_of_the_tuning(study):
+    lags = [-160, 0, 160, 240, 320, 400, 480, 640]
+    rows = study(
+        label_name="summer-speaking", window=[(-lag / 1000, lag / 1000) for lag in lags], fold="1-5", max_epochs=3
+    )
+    found = {lag: [] for lag in lags}
+    for row in rows:
+        found[round(float(row["window"].split()[1]) * 1000)].append(row["test_auroc"])
+    aurocs = {lag: np.mean(values) for lag, values in found.items()}
+    assert all(len(values) == 5 for values in found.values())
+    assert max(aurocs, key=aurocs.get) == LAG_MS, aurocs
+    assert aurocs[LAG_MS] > aurocs[0] > aurocs[-160], aurocs
+
+
+def test_a_tuned_label_is_decoded_better_with_its_lag_in_the_window_and_another_not_at_all(study):
+    rows = study(label_name=f"{TUNED},{UNTUNED}", window=[(0, 0), (0, 0.4)], fold="1-5")
+    assert kappas(rows, label_name=TUNED, window="0 0") > 0.3
+    assert kappas(rows, label_name=TUNED, window="0 0.4") > kappas(rows, label_name=TUNED, window="0 0") + 0.05
+    assert abs(kappas(rows, label_name=UNTUNED, window="0 0.4")) < 0.1
+
+
+def test_a_random_split_of_a_smooth_label_leaks(study):
+    """An untuned label, so that all there is to find is where in the film a bin lies: windows of neighbours tell."""
+    common = {"label_name": UNTUNED, "window": (2, 2), "max_epochs": 12, "patience": 3, "fold": "1-2"}
+    random = study(split="random", buffer=None, **common)
+    blocked = study(**common)
+    assert kappas(random) > kappas(blocked) + 0.3
+
+
+def with_labels(cache, labels, seed, bin_length_ms=400, **options):
+    """The data of a choice with labels of somebody's own."""
+    choice = settings_from(
+        Choice, {"task": "label", "buffer": 5, "batch_size": 256, "bin_length": bin_length_ms, "seed": seed, **options}
+    )
+    selection = open_selection(cache, 14, bin_length_ms)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("summer_train.selection.Selection.labels", lambda *_: labels[: selection.n_bins])
+        return FilmData(selection, choice)
+
+
+def random_stretches(generator, n_bins, mean_length):
+    """A label that goes on and off at random, for about so many bins."""
+    lengths = generator.geometric(1 / mean_length, n_bins)
+    return (np.repeat(np.arange(len(lengths)) % 2, lengths)[:n_bins]).astype(np.uint8)
+
+
+def test_p_values_are_uniform_where_neurons_know_nothing(tuned_cache):
+    """40 labels of no neuron, 19 shifts each: p takes 0.05, 0.10, ... 1 equally often."""
+    generator = np.random.default_rng(0)
+    found = []
+    for seed in range(40):
+        data = with_labels(tuned_cache, random_stretches(generator, 6000, 20), seed, model="linear", lr=0.02)
+        ((_,), (scored,)) = train_stack([data], 1)
+        found.append(shifted_null(data, scored, Run(max_epochs=1, shifts=19)))
+    for name in ("p_kappa", "p_auroc"):
+        p = np.array([null[name] for null in found])
+        assert 0.35 < p.mean() < 0.65  # 0.5 + 1/40, standard error 0.046
+        assert np.mean(p <= 0.05) <= 0.20
+        # Kolmogorov-Smirnov at 1 in 1,000: 0.30 of 40 values.
+        assert np.abs(np.arange(1, 41) / 40 - np.sort(p)).max() < 0.30 + 1 / 20
+
+
+def test_an_untuned_label_lies_in_its_null_and_a_tuned_one_beyond(tuned_cache):
+    selection = open_selection(tuned_cache, 14, 80)
+    p = {TUNED: [], UNTUNED: []}
+    for seed in range(20):
+        for label_name, values in p.items():
+            fold = seed % 5 + 1
+            choice = settings_from(
+                Choice,
+                {"task": "label", "label_name": label_name, "buffer": 10, "batch_size": 512, "lr": 0.02, "seed": seed,
+                 "fold": fold, "model": "linear"},
+            )  # fmt: skip
+            data = FilmData(selection, choice)
+            ((_,), (scored,)) = train_stack([data], 1)
+            values.append(shifted_null(data, scored, Run(max_epochs=1, shifts=9))["p_auroc"])
+    assert max(p[TUNED]) == 0.1  # the least that nine shifts allow
+    assert np.mean(p[UNTUNED]) > 0.3
+    assert np.mean(np.array(p[UNTUNED]) <= 0.1) < 0.4
+
+
+def test_time_alone_beats_chance_on_slow_labels_and_not_on_labels_without_structure(tuned_cache):
+    generator = np.random.default_rng(0)
+    kappa = {}
+    for name, mean_length in (("slow", 600), ("none", 1)):
+        values = []
+        for seed in range(8):
+            labels = random_stretches(generator, 6000, mean_length)
+            if name == "none":
+                labels = generator.integers(0, 2, 6000).astype(np.uint8)
+            scores = score_baselines(with_labels(tuned_cache, labels, seed, sequence=(0, 0)))["time only"].scores
+            values.append(scores["test"]["kappa"])
+        kappa[name] = np.nanmean(values)
+    assert kappa["slow"] > 0.3
+    assert abs(kappa["none"]) < 0.1
+
+
+def test_shifted_labels_keep_their_structure_and_bins_without_a_label(tuned_cache):
+    selection = open_selection(tuned_cache, 14, 400)
+    choice = settings_from(Choice, {"task": "label", "label_name": "indoor-setting", "buffer": 5, "bin_length": 400})
+    data = FilmData(selection, choice)
+    shifted = data.shifted(500)
+    before, after = data.targets.all_rows(), shifted.targets.all_rows()
+    raw = selection.labels("indoor-setting")
+    assert np.array_equal(after[raw == UNDEFINED], before[raw == UNDEFINED])
+    usable = data.has_target
+    assert np.array_equal(after[usable], np.roll(before[usable], 500))
+    assert all(np.array_equal(getattr(data.split, part), getattr(shifted.split, part)) for part in vars(data.split))
+    assert data.shifted(0).targets.all_rows().tolist() == before.tolist()

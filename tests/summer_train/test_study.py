@@ -1,0 +1,377 @@
+"""The study: equal to separate fits, continued after a kill, one row per model, wrong lists in one line."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import summer_train
+from summer_prep.errors import SettingsError
+from summer_train import studies
+from summer_train.config import Choice, StudyRun, settings_from
+from summer_train.grid import choices_of
+from summer_train.records import read_records
+from summer_train.selection import open_selection
+from summer_train.stacks import choose_shifts, train_stack
+from tests.conftest import hear_interrupts
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def places(demo_cache, tmp_path):
+    return {"cache_dir": demo_cache, "data_dir": tmp_path / "none", "patient_ids": "14 20", "buffer": 10}
+
+
+def table(folder):
+    with (folder / "study.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": "label", "label_name": "summer,tom,office,indoor-setting"},
+        {"task": "label", "label_name": "summer,tom", "class_weight": "balanced", "window": (0.16, 0.08)},
+        {"task": "label", "label_name": "summer,tom", "model": "linear", "window": (0.16, 0.08)},
+        {"task": "label", "label_name": "summer", "model": "lstm", "window": (0.16, 0.08), "batch_size": 128},
+        {"task": "label", "label_name": "tom", "model": "gru", "batch_size": 128},
+        {"task": "next_bin", "loss": "mse,poisson", "window": (0.16, 0)},
+        {"task": "next_bin", "model": "linear"},
+    ],
+    ids=["mlp", "balanced windows", "linear", "lstm", "gru", "next bin", "next bin linear"],
+)
+def test_rows_equal_separate_fits(changes, places, tmp_path):
+    training = {"max_epochs": 2, "batch_size": 32, **changes}
+    result = summer_train.study(
+        **places, **training, fold=[1, 2], output_dir=tmp_path / "study", workers=1, keep_predictions=True
+    )
+    lists = {name: str(training.get(name, "")).split(",") for name in ("label_name", "loss")}
+    for row in result.rows:
+        own = {name: row[name] for name, values in lists.items() if len(values) > 1}
+        run = summer_train.fit(**places, **{**training, **own}, fold=row["fold"], output_dir=tmp_path / "fits")
+        for part, scores in run.scores["model"].items():
+            for name, value in scores.items():
+                assert row[f"{part}_{name}"] == pytest.approx(value, abs=1e-5, nan_ok=True), (part, name)
+        for baseline in run.scores.keys() - {"model"}:
+            loss = run.scores[baseline]["test"]["loss"]
+            assert row[f"{baseline.replace(' ', '_')}_test_loss"] == pytest.approx(loss, abs=1e-12)
+        assert (row["best_epoch"], row["n_epochs"]) == (run.best_epoch, run.n_epochs)
+        assert row["n_test"] == run.n_samples["test"]
+        with np.load(tmp_path / "study" / "predictions" / f"{row['id']}.npz") as kept:
+            expected = run.predictions()
+            assert set(kept) == set(expected)
+            for name, values in expected.items():
+                np.testing.assert_allclose(kept[name], values, atol=1e-4)
+
+
+def test_stacked_networks_stop_early_as_alone(places):
+    selection = open_selection(places["cache_dir"], "14 20", 80)
+    choices = [
+        settings_from(Choice, {"task": "label", "label_name": name, "buffer": 10, "lr": 0.02})
+        for name in ("summer", "tom", "office", "park")
+    ]
+    datas = [summer_train.data.FilmData(selection, choice) for choice in choices]
+    together, scored = train_stack(datas, 12, patience=1)
+    assert len({len(trained.curve) for trained in together}) > 1
+    for data, trained, one in zip(datas, together, scored, strict=True):
+        (alone,), (expected,) = train_stack([data], 12, patience=1)
+        np.testing.assert_allclose(trained.curve, alone.curve, atol=1e-5)
+        assert trained.best_epoch == alone.best_epoch
+        assert one.scores["test"]["loss"] == pytest.approx(expected.scores["test"]["loss"], abs=1e-5)
+        best = min(val_loss for _, val_loss in trained.curve)
+        assert trained.curve[trained.best_epoch - 1][1] == best
+
+
+def test_a_finished_study_does_nothing_and_a_longer_list_trains_the_rest(places, tmp_path, monkeypatch):
+    options = {**places, "max_epochs": 1, "output_dir": tmp_path / "study", "workers": 1, "fold": "1-2"}
+    first = summer_train.study(label_name="summer", **options)
+    assert (first.n_trained, len(first.rows)) == (2, 2)
+    before = (tmp_path / "study" / "study.csv").read_bytes()
+    monkeypatch.setattr(studies, "train_stack", None)  # whoever trains fails
+    again = summer_train.study(label_name="summer", **options)
+    assert again.n_trained == 0
+    assert again.rows == first.rows
+    assert (tmp_path / "study" / "study.csv").read_bytes() == before
+    monkeypatch.undo()
+    more = summer_train.study(label_name="tom,summer", **options)
+    assert (more.n_trained, [row["label_name"] for row in more.rows]) == (2, ["tom", "tom", "summer", "summer"])
+    assert len(table(tmp_path / "study")) == 4
+    assert more.rows[2:] == first.rows
+
+
+def test_columns_are_named_like_options_and_scores_like_their_part(places, tmp_path):
+    result = summer_train.study(
+        **places, label_name="summer", max_epochs=1, output_dir=tmp_path / "study", workers=1, shifts=3
+    )
+    (row,) = table(tmp_path / "study")
+    columns = list(row)
+    assert columns[:3] == ["task", "label_name", "patient_ids"]
+    expected = {"fold", "buffer", "bin_length", "brain_regions", "model", "window", "seed", "best_epoch", "seconds"}
+    expected |= {f"{part}_{name}" for part in ("train", "val", "test") for name in (
+        "kappa", "auroc", "average_precision", "f1", "balanced_accuracy", "accuracy", "base_rate", "loss")}  # fmt: skip
+    expected |= {"time_only_test_kappa", "majority_class_test_accuracy", "p_kappa", "p_auroc", "data_digest", "id"}
+    assert expected <= set(columns)
+    assert (row["patient_ids"], row["window"], row["brain_regions"]) == ("14 20", "0 0", "all")
+    assert float(row["test_kappa"]) == result.rows[0]["test_kappa"]
+    import pyarrow.parquet
+
+    stored = pyarrow.parquet.read_table(tmp_path / "study" / "study.parquet").to_pylist()
+    assert stored[0]["test_kappa"] == result.rows[0]["test_kappa"]
+    with (tmp_path / "study" / "shifts.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 3
+    with (tmp_path / "study" / "curves.csv").open() as file:
+        assert [line["epoch"] for line in csv.DictReader(file)] == ["1"]
+
+
+def test_labels_with_nothing_to_learn_are_rows_with_the_reason(places, tmp_path, monkeypatch):
+    real = summer_train.selection.Selection.labels
+
+    def labels(self, name, rule="first"):
+        values = real(self, name, rule)
+        return values * 0 if name == "rhoda" else values
+
+    monkeypatch.setattr("summer_train.selection.Selection.labels", labels)
+    result = summer_train.study(
+        **places, label_name="rhoda,summer", max_epochs=1, output_dir=tmp_path / "study", workers=1
+    )
+    hopeless, fine = result.rows
+    assert "only the value 0 in the" in hopeless["why_undefined"]
+    assert "test_kappa" not in hopeless
+    assert math.isfinite(fine["test_kappa"])
+    assert (
+        summer_train.study(
+            **places, label_name="rhoda,summer", max_epochs=1, output_dir=tmp_path / "study", workers=1
+        ).n_trained
+        == 0
+    )
+    with pytest.raises(SettingsError, match="only the value 0"):
+        summer_train.study(**places, label_name="rhoda", max_epochs=1, output_dir=tmp_path / "new", workers=1)
+
+
+def start_study(folder, cache_dir, *options):
+    command = [sys.executable, "-m", "summer_train", "study", "--cache-dir", cache_dir, "--data-dir", "none"]
+    command += ["--patient-ids", "14 20", "--buffer", "10", "--output-dir", folder, *options]
+    return subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, preexec_fn=hear_interrupts,  # noqa: PLW1509  # no threads here
+    )  # fmt: skip
+
+
+OPTIONS = ("--label-name", "summer,tom,office,indoor-setting", "--fold", "1-5", "--max-epochs", "40")
+
+
+def test_a_killed_study_is_continued_to_the_same_table(demo_cache, tmp_path):
+    """Killed after its first stacks; the rest is trained by the same command, and by one process without a kill."""
+    killed = tmp_path / "killed"
+    process = start_study(killed, demo_cache, *OPTIONS)
+    while process.poll() is None and len(list(killed.glob("stacks/*.json"))) < 3:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = {path: path.read_bytes() for path in killed.glob("stacks/*.json")}
+    assert 3 <= len(before) < 10
+    (killed / "stacks" / ".torn.json.staging").write_text("half")
+    finishing = start_study(killed, demo_cache, *OPTIONS, "--json")
+    out, err = finishing.communicate(timeout=120)
+    assert finishing.returncode == 0, err
+    assert {path: path.read_bytes() for path in before} == before
+    assert sum(len(json.loads(path.read_text())["models"]) for path in killed.glob("stacks/*.json")) == 20
+    assert not list(killed.glob("**/.*.staging"))
+    places = {"cache_dir": demo_cache, "data_dir": "none", "patient_ids": "14 20", "buffer": 10, "workers": 1}
+    whole = summer_train.study(
+        **places, label_name=OPTIONS[1], fold="1-5", max_epochs=40, output_dir=tmp_path / "whole"
+    )
+    for row, expected in zip(json.loads(out), whole.rows, strict=True):
+        assert row["id"] == expected["id"]
+        for name in ("test_loss", "val_loss", "test_auroc"):
+            value = math.nan if row[name] is None else row[name]
+            assert value == pytest.approx(expected[name], abs=1e-5, nan_ok=True)
+
+
+def test_ctrl_c_ends_a_study_soon_and_keeps_what_is_done(demo_cache, tmp_path):
+    folder = tmp_path / "study"
+    process = start_study(folder, demo_cache, *OPTIONS[:-1], "4000")
+    while not any("to train" in line for line in iter(process.stderr.readline, "")):
+        pass
+    time.sleep(4)
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 30
+    assert process.returncode == 130
+    assert "Traceback" not in err, err
+
+
+def test_two_studies_in_one_folder_do_not_mix(places, tmp_path):
+    from filelock import FileLock
+
+    (tmp_path / "study").mkdir()
+    with FileLock(tmp_path / "study" / ".lock"), pytest.raises(SettingsError, match="another process is at work"):
+        summer_train.study(**places, max_epochs=1, output_dir=tmp_path / "study", workers=1)
+
+
+def test_damaged_records_are_trained_again_and_said(places, tmp_path):
+    options = {**places, "max_epochs": 1, "output_dir": tmp_path / "study", "workers": 1, "fold": "1-2"}
+    expected = summer_train.study(**options).rows
+    first, second = sorted((tmp_path / "study" / "stacks").glob("*.json"))
+    first.write_bytes(first.read_bytes()[:100])
+    second.write_text(second.read_text().replace('"shift_s": 0.0', '"shift_s": "x"'))
+    lines = []
+    result = summer_train.study(**options, say=lines.append)
+    assert result.n_trained == 2
+    assert sum("cannot be read" in line for line in lines) == 2
+    for row, before in zip(result.rows, expected, strict=True):
+        assert row["test_loss"] == before["test_loss"]
+    assert summer_train.study(**options).n_trained == 0
+
+
+def test_models_of_other_data_are_trained_again(places, tmp_path, monkeypatch):
+    options = {**places, "max_epochs": 1, "output_dir": tmp_path / "study", "workers": 1}
+    summer_train.study(**options)
+    real = summer_train.selection.Selection.provenance
+    monkeypatch.setattr(
+        "summer_train.selection.Selection.provenance", lambda self: {**real(self), "rebuilt": "since then"}
+    )
+    lines = []
+    assert summer_train.study(**options, say=lines.append).n_trained == 1
+    assert any("of other data" in line for line in lines)
+    assert len(table(tmp_path / "study")) == 1
+    assert summer_train.study(**options).n_trained == 0
+
+
+def test_predictions_that_were_not_kept_are_made_when_asked_for(places, tmp_path):
+    options = {**places, "max_epochs": 1, "output_dir": tmp_path / "study", "workers": 1}
+    (row,) = summer_train.study(**options).rows
+    assert not (tmp_path / "study" / "predictions").exists()
+    assert summer_train.study(**options, keep_predictions=True).n_trained == 1
+    assert (tmp_path / "study" / "predictions" / f"{row['id']}.npz").exists()
+    assert summer_train.study(**options, keep_predictions=True).n_trained == 0
+
+
+def test_streamed_counts_give_the_table_of_resident_ones(places, tmp_path):
+    common = {**places, "max_epochs": 1, "workers": 1, "label_name": "summer,tom", "window": (0.16, 0.08)}
+    resident = summer_train.study(**common, output_dir=tmp_path / "resident")
+    streamed = summer_train.study(**common, output_dir=tmp_path / "streamed", device_memory=1e-6)
+    for one, other in zip(resident.rows, streamed.rows, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ({"fold": "1-3,5"}, [{"fold": fold} for fold in (1, 2, 3, 5)]),
+        ({"fold": range(1, 3)}, [{"fold": 1}, {"fold": 2}]),
+        ({"buffer": "4 8.5"}, [{"buffer_s": 4.0}, {"buffer_s": 8.5}]),
+        ({"patient_ids": "14;20;14 20;all"}, [{"patient_ids": ids} for ids in (("14",), ("20",), ("14", "20"), ())]),
+        ({"patient_ids": [14, 20]}, [{"patient_ids": ("14", "20")}]),
+        ({"patient_ids": [[14], [14, 20], "all"]}, [{"patient_ids": ids} for ids in (("14",), ("14", "20"), ())]),
+        ({"patient_ids": [["14"], "20"]}, [{"patient_ids": ("14",)}, {"patient_ids": ("20",)}]),
+        ({"brain_regions": "A;H,EC;all"}, [{"brain_regions": names} for names in (("A",), ("H", "EC"), ())]),
+        ({"window": "0,0;0.8,0.72"}, [{"window_s": (0.0, 0.0)}, {"window_s": (0.8, 0.72)}]),
+        ({"window": [(0, 0), (0.8, 0.72)]}, [{"window_s": (0.0, 0.0)}, {"window_s": (0.8, 0.72)}]),
+        ({"window": (0.8, 0.72)}, [{"window_s": (0.8, 0.72)}]),
+        ({"window": "-0.32 0.32"}, [{"window_s": (-0.32, 0.32)}]),
+        ({"single_units": "no,yes"}, [{"single_units": False}, {"single_units": True}]),
+        ({"model": "mlp,linear", "hidden_size": 8}, [
+            {"model": "mlp", "hidden_size": 8}, {"model": "linear", "hidden_size": 64}
+        ]),
+        ({"model": ["mlp", "linear"], "hidden_size": [8, 16]}, [
+            {"model": "mlp", "hidden_size": 8}, {"model": "mlp", "hidden_size": 16}, {"model": "linear"}
+        ]),
+        ({"split": "random,blocked", "buffer": "4,8"}, [
+            {"split": "random", "buffer_s": None}, {"buffer_s": 4.0}, {"buffer_s": 8.0}
+        ]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_lists_are_every_combination_once(written, expected):
+    choices = choices_of({"task": "label", **written})
+    assert len(choices) == len(expected)
+    for choice, values in zip(choices, expected, strict=True):
+        assert {name: getattr(choice, name) for name in values} == values
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fold": "1-6"}, "--fold 6"),
+        ({"fold": "5-1"}, "--fold 5-1: must be like 3 or 1-5"),
+        ({"fold": "1,1"}, "1 stands there twice"),
+        ({"seed": "0-9999999"}, "--seed 0-9999999"),
+        ({"seed": "0-400", "fold": "1-5", "batch_size": list(range(1, 60))}, "at most 100000"),
+        ({"label_name": "summer,sumer"}, "no label 'sumer'"),
+        ({"label_name": ""}, "names none"),
+        ({"patient_ids": "14;;20"}, "names none"),
+        ({"patient_ids": "14;15"}, "15"),
+        ({"brain_regions": "XYZ"}, "no unit is there"),
+        ({"window": "0 0;0 0"}, "stands there twice"),
+        ({"window": "0.8"}, "--window 0.8: must be two numbers"),
+        ({"window": "-1 0.5"}, "holds no bin of 80 ms"),
+        ({"task": "next_bin", "window": "0 0.08"}, "would see what it predicts"),
+        ({"task": "next_bin", "label_name": "summer,tom"}, "--label-name: has no effect on --task next_bin"),
+        ({"model": "linear", "hidden_size": 8}, "--hidden-size: has no effect on --model linear"),
+        ({"loss": "poisson"}, "--loss: has no effect on --task label"),
+        ({"split": "random", "buffer": 4}, "--buffer: has no effect on --split random"),
+        ({"shifts": 5, "task": "next_bin"}, "--shifts 5: a null of shifted labels needs --task label"),
+        ({"shifts": 10_000_000}, "--shifts 10000000"),
+        ({"shifts": -1}, "--shifts -1: must be 0 or more"),
+        ({"workers": 0}, "--workers 0: must be 1 or more"),
+        ({"preset": "nature"}, "--preset nature: choose one of none, paper"),
+        ({"threads": 2}, "no option 'threads'"),
+        ({"buffer": 500}, "--buffer 500 leaves no segment"),
+    ],
+)
+def test_wrong_lists_are_one_line_and_leave_nothing(options, message, places, tmp_path):
+    with pytest.raises(SettingsError) as caught:
+        summer_train.study(**{**places, "max_epochs": 1, "output_dir": tmp_path / "study", "workers": 1, **options})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "study").exists()
+
+
+def test_the_preset_sets_what_is_not_given():
+    (paper,) = studies.study_choices({"preset": "paper"})
+    assert (paper.model, paper.bin_length_ms, paper.window_s, paper.batch_size) == ("lstm", 80, (0.8, 0.72), 128)
+    own = settings_from(Choice, {"task": "label", "preset": "paper", "batch_size": 32})
+    assert (own.model, own.batch_size) == ("lstm", 32)
+
+
+def test_a_study_says_what_memory_it_will_need_and_takes_no_more_processes_than_fit(places, tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(studies, "available_bytes", lambda: 0.7e9)
+    summer_train.study(**places, max_epochs=1, fold="1-2", output_dir=tmp_path / "study", workers=2, say=lines.append)
+    assert any("on 1 processes (of 2: more do not fit): about 0." in line for line in lines)
+    monkeypatch.setattr(studies, "available_bytes", lambda: 0.3e9)
+    with pytest.raises(SettingsError, match=r"needs about 0\.\d GB of memory, 0\.3 GB are free"):
+        summer_train.study(**places, max_epochs=1, output_dir=tmp_path / "other", workers=1)
+
+
+def test_shifts_keep_at_least_a_cycle_away_and_more_of_them_contain_fewer():
+    shifts = choose_shifts(1000, 100, 50, seed=3)
+    assert len(set(shifts)) == 50
+    assert min(shifts) >= 100
+    assert max(shifts) <= 900
+    assert choose_shifts(1000, 100, 20, seed=3) == shifts[:20]
+    assert choose_shifts(1000, 100, 20, seed=4) != shifts[:20]
+
+
+def test_records_of_another_version_are_refused(places, tmp_path):
+    options = {**places, "max_epochs": 1, "output_dir": tmp_path / "study", "workers": 1}
+    summer_train.study(**options)
+    (path,) = (tmp_path / "study" / "stacks").glob("*.json")
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(SettingsError, match="another version"):
+        summer_train.study(**options)
+    assert settings_from(StudyRun, {}).output_dir == Path("study")
+    assert torch.get_num_threads() >= 1
+    assert len(read_records(tmp_path / "nothing")[0]) == 0
