@@ -49,6 +49,9 @@ def demo_data(
     minutes: Annotated[float, typer.Option(min=1, help="Length of the film in minutes.")] = 10.0,
     film_length: Annotated[bool, typer.Option("--film-length", help="As long as the real film, 83.8 minutes.")] = False,
     units: Annotated[int, typer.Option(min=1, help="Units per patient.")] = 40,
+    drift: Annotated[
+        float, typer.Option(min=0, max=2, help="How much firing rates wander over the film; 1 is a lot.")
+    ] = 0.0,
     layout: Annotated[FileLayout, typer.Option(help="File names and places of the tables.")] = "dandi",
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds make equal recordings.")] = 0,
 ) -> None:
@@ -62,6 +65,7 @@ def demo_data(
         minutes=minutes,
         film_length=film_length,
         units=units,
+        drift=drift,
         layout=layout,
         seed=seed,
     )

@@ -28,6 +28,9 @@ FILM_FRAMES = 125_743
 FILM_FIRST_ANALYSED = 918
 FILM_ANALYSED_FRAMES = 118_161
 LAG_MS = 320
+DRIFT_S = 15.0
+"""Time within which a drifting rate becomes another one."""
+MAX_DRIFT = 2.0
 TRUTH_FILE = "truth.json"
 
 LAYOUTS: dict[FileLayout, tuple[str, str, str]] = {
@@ -84,6 +87,8 @@ class DemoConfig:
     """Units per patient."""
     median_rate_hz: float = 0.9
     """Median firing rate of untuned units; rates are log-normal."""
+    drift: float = 0.0
+    """How much firing rates wander over the film, as a standard deviation of their logarithm."""
     layout: FileLayout = "dandi"
     """One of LAYOUTS."""
     seed: int = 0
@@ -98,6 +103,8 @@ class DemoConfig:
             raise SettingsError(
                 "a demo needs at least 1 patient (--patients), 1 unit (--units) and 1 minute (--minutes)"
             )
+        if not 0 <= self.drift <= MAX_DRIFT:
+            raise SettingsError(f"--drift {self.drift}: must lie between 0 and {MAX_DRIFT:g}")
         if self._n_bytes > available_bytes():
             raise SettingsError(
                 f"--units {self.n_units} over {self.n_frames / FRAMES_PER_MINUTE:g} minutes take about "
@@ -157,6 +164,7 @@ def demo_data(
     minutes: float = 10.0,
     film_length: bool = False,
     units: int = 40,
+    drift: float = 0.0,
     layout: FileLayout = "dandi",
     seed: int = 0,
 ) -> list[Path]:
@@ -167,6 +175,7 @@ def demo_data(
     patients : how many, instead of `patient_ids`, like 14 or [14, "20"]
     minutes, film_length : length of the film; as long as the real one, 83.8 minutes
     units : per patient
+    drift : how much firing rates wander over the film, as those of real units do; 1 is a lot
     layout : file names and places of the tables
     seed : equal seeds make equal recordings
 
@@ -182,6 +191,7 @@ def demo_data(
             minutes=as_number(minutes, float, "--minutes"),
             film_length=as_number(film_length, bool, "--film-length"),
             n_units=as_number(units, int, "--units"),
+            drift=as_number(drift, float, "--drift"),
             layout=layout,
             seed=as_number(seed, int, "--seed"),
         )
@@ -253,7 +263,7 @@ def _write_patient(
     frame_index, recording_time_ms = _make_watchlog(film, generator)
     tunings = _make_tunings(config.n_units, generator)
     rates_hz = np.clip(generator.lognormal(np.log(config.median_rate_hz), 1.1, config.n_units), 0.02, 40)
-    spikes = _make_spikes(film, (frame_index, recording_time_ms), rates_hz, tunings, generator)
+    spikes = _make_spikes(film, (frame_index, recording_time_ms), rates_hz, tunings, generator, config.drift)
     _write_nwb(path, patient_id, config.layout, film, (frame_index, recording_time_ms), spikes, generator)
     return {"lag_ms": LAG_MS, "n_units": config.n_units, "tuned_units": [asdict(tuning) for tuning in tunings]}
 
@@ -290,6 +300,7 @@ def _make_spikes(
     rates_hz: NDArray[np.float64],
     tunings: list[Tuning],
     generator: np.random.Generator,
+    drift: float = 0.0,
 ) -> list[NDArray[np.float64]]:
     """Return each unit's sorted Poisson spike times, from 0 ms to a while after the film."""
     frame_index, recording_time_ms = watchlog
@@ -307,6 +318,10 @@ def _make_spikes(
             tuning = gain_of[unit]
             on = film.indicators[names.index(tuning.label_name), seen] == 1
             rate_hz[1:] *= np.where(on, tuning.gain, 1.0)
+        if drift:
+            knots_s = np.arange(0, edges_ms[-1] / 1000 + DRIFT_S, DRIFT_S)
+            wander = np.interp(edges_ms[:-1] / 1000, knots_s, generator.normal(0, drift, len(knots_s)))
+            rate_hz *= np.exp(wander - drift**2 / 2)
         n_spikes = generator.poisson(rate_hz * durations_s)
         interval = np.repeat(np.arange(len(n_spikes)), n_spikes)
         times_ms = edges_ms[interval] + generator.random(len(interval)) * durations_s[interval] * 1000

@@ -25,8 +25,6 @@ STYLE = {
     "legend.frameon": False,
     "font.size": 9,
     "text.parse_math": False,  # names of files are no formulas
-    "svg.hashsalt": "summer",  # equal pictures are equal files
-    "svg.fonttype": "none",
 }
 MAX_PANELS = 12
 

@@ -207,13 +207,15 @@ def _check_types(result: FitResult) -> None:
 
 
 def find_results(output_dir: Path) -> tuple[list[FitResult], list[Path]]:
-    """Return the results of all runs below a folder, and the folders of runs that have none, killed or still at work.
+    """Return the results of a run, or of all below a folder, and the folders of runs that have none yet, or never.
 
     Raises
     ------
     SettingsError : there is no run
     """
-    folders = [run for parent in sorted({path.parent for path in _all_runs(output_dir)}) for run in _in_order(parent)]
+    parents = sorted({path.parent for path in _all_runs(output_dir)})
+    is_run = (output_dir / RESULTS).exists()
+    folders = [output_dir] if is_run else [run for parent in parents for run in _in_order(parent)]
     if not folders:
         raise SettingsError(f"{output_dir}: no runs. Name the --output-dir of summer-train fit")
     results = {folder: read_results(folder) for folder in folders}

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 import summer_train
 from summer_prep.align import align, place_on_film
 from summer_prep.demo import DemoConfig, write_demo_data
+from summer_prep.errors import SettingsError
 from summer_prep.nwb import read_recording
-from summer_train.samples import Window, reaches_only, runs_on, usable_bins
+from summer_train.samples import Window, reaches_only, runs_on, usable_bins, window_of
 
 masks = st.lists(st.booleans(), min_size=3, max_size=30).map(lambda values: np.array(values, dtype=bool))
 
@@ -112,3 +113,71 @@ def test_first_frame_names_off_the_edges_are_counted_and_kept(paused):
     assert note.startswith(f"7 of {len(names)} first-frame names disagree with the edges")
     plain, _ = align(place_on_film(recording), 1000)
     assert np.array_equal(arrays["spike_counts"], plain["spike_counts"])
+
+
+@pytest.mark.parametrize(
+    ("window_s", "bin_length_ms", "expected"),
+    [
+        ((0, 0), 80, (0, 0)),
+        ((0.8, 0.72), 80, (-10, 9)),
+        ((-0.32, 0.32), 80, (4, 4)),
+        ((0.16, -0.16), 80, (-2, -2)),
+        ((0.1, 0), 80, (-2, 0)),
+        ((0.1 + 0.2, 0), 100, (-3, 0)),
+        ((1, 1), 1000, (-1, 1)),
+    ],
+)
+def test_windows_are_whole_bins_before_and_after(window_s, bin_length_ms, expected):
+    assert window_of(window_s, bin_length_ms) == expected
+
+
+def test_a_window_without_a_bin_is_refused():
+    with pytest.raises(SettingsError, match=r"--window -0.4 0.32: holds no bin of 80 ms, since it begins 0.4 s after"):
+        window_of((-0.4, 0.32), 80)
+
+
+@pytest.mark.parametrize("device_memory", [None, 1e-6], ids=["resident", "streamed"])
+@pytest.mark.parametrize(
+    ("task", "window"), [("label", (0.16, 0.24)), ("label", (-0.32, 0.32)), ("next_bin", (0.4, 0))]
+)
+def test_windows_are_those_of_a_plain_loop_and_none_reaches_beyond_the_film(
+    task, window, device_memory, demo_cache, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("summer_train.batches.BLOCK_SAMPLES", 256)
+    options = {"cache_dir": demo_cache, "data_dir": tmp_path, "patient_ids": [14, 20], "buffer": 5, "task": task}
+    data = summer_train.film_data(window=window, device_memory=device_memory, **options)
+    counts = data.selection.counts().copy()
+    first, last = data.window
+    for part in ("train", "val", "test"):
+        indices = getattr(data.split, part)
+        assert indices.min() + first >= 0
+        assert indices.max() + max(last, data.task.reach) < len(counts)
+        seen = 0
+        for block in data.blocks(part):
+            for number in range(0, len(block.counts), 97):
+                sample = indices[seen + number]
+                expected = counts[sample + first : sample + last + 1]
+                assert np.array_equal(block.counts[number].numpy(), expected[0] if first == last else expected)
+                if task == "next_bin":
+                    assert np.array_equal(block.targets[number].numpy(), counts[sample + 1])
+            seen += len(block.counts)
+        assert seen == len(indices)
+    x, _y = next(iter(data.train_dataloader()))
+    assert x.shape == ((32, 20) if first == last else (32, last - first + 1, 20))
+
+
+def test_windows_over_an_unseen_bin_are_left_out_and_across_a_pause_if_asked(demo_cache, tmp_path, monkeypatch):
+    share = np.full(7047, 1.02)
+    share[[100, 3000]] = 0
+    monkeypatch.setattr("summer_train.selection.Selection.recorded_share", lambda _: share)
+    options = {"cache_dir": demo_cache, "data_dir": tmp_path, "patient_ids": 14, "buffer": 5, "task": "label"}
+    data = summer_train.film_data(window=(0.16, 0.08), **options)
+    used = set(np.concatenate(list(vars(data.split).values())).tolist())
+    assert not used & {99, 100, 101, 102, 2999, 3000, 3001, 3002}
+    assert any("whose window reaches such a bin or beyond the film" in note for note in data.notes)
+    dropped = summer_train.film_data(window=(0.16, 0.08), pauses="drop", **options)
+    inside, after = dropped.selection.breaks()
+    for sample in np.concatenate(list(vars(dropped.split).values())):
+        assert not inside[sample - 2 : sample + 2].any()
+        assert not after[sample - 2 : sample + 1].any()
+    assert len(dropped.split.train) < len(data.split.train)

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from summer_prep.errors import SettingsError
-from summer_train.splits import blocked_split, fraction_split
+from summer_train.splits import blocked_split, fraction_split, random_split
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "vectors" / "splits.json").read_text())
 
@@ -42,12 +42,15 @@ def test_film_length_session_has_the_published_number_of_cycles(buffer_s, n_cycl
     fold=st.integers(1, 5),
     past_s=st.sampled_from([0.0, 0.5, 3.0]),
     future_s=st.sampled_from([0.0, 1.0, 2.0]),
+    is_window=st.booleans(),
 )
 def test_parts_are_disjoint_and_no_window_comes_within_the_buffer(
-    n_samples, bin_length_ms, buffer_s, fold, past_s, future_s
+    n_samples, bin_length_ms, buffer_s, fold, past_s, future_s, is_window
 ):
+    reach = {"window_s" if is_window else "sequence_s": (past_s, future_s)}
+    reach.setdefault("sequence_s", (0.0, 0.5))
     try:
-        split = blocked_split(n_samples, bin_length_ms, buffer_s, fold, (past_s, future_s))
+        split = blocked_split(n_samples, bin_length_ms, buffer_s, fold, **reach)
     except SettingsError:
         assume(False)
     part_of_sample = np.full(n_samples, -1)
@@ -61,6 +64,29 @@ def test_parts_are_disjoint_and_no_window_comes_within_the_buffer(
     # From the end of one sample's bin to the start of the other's, less the windows that reach into the space between.
     apart_s = (used[changes + 1] - used[changes] - 1) * bin_length_ms / 1000 - past_s - future_s
     assert (apart_s >= buffer_s - 1e-5).all()
+
+
+def test_the_gap_covers_the_longer_of_sequence_and_window():
+    def split(**reach):
+        return blocked_split(59_080, 80, 32, 2, **reach)
+
+    assert np.array_equal(split(sequence_s=(3.0, 1.0), window_s=(0.8, 0.72)).train, split(sequence_s=(3.0, 1.0)).train)
+    assert np.array_equal(split(sequence_s=(3.0, 1.0), window_s=(6.0, 2.0)).train, split(sequence_s=(6.0, 2.0)).train)
+    later = split(sequence_s=(0.0, 0.0), window_s=(-8.0, 8.0))
+    assert np.array_equal(later.train, split(sequence_s=(0.0, 8.0)).train)
+
+
+@pytest.mark.parametrize("fold", [1, 5])
+def test_random_split_gives_every_sample_to_one_part_and_repeats(fold):
+    split = random_split(1003, fold, seed=7)
+    together = np.concatenate(list(vars(split).values()))
+    assert np.array_equal(np.sort(together), np.arange(1003))
+    sizes = {1: [602, 201, 200], 5: [603, 200, 200]}[fold]
+    assert [len(split.train), len(split.val), len(split.test)] == sizes
+    assert all(np.array_equal(getattr(split, part), getattr(random_split(1003, fold, 7), part)) for part in vars(split))
+    assert np.array_equal(random_split(1003, 2, 7).test, random_split(1003, 1, 7).val)
+    with pytest.raises(SettingsError, match="3 samples make no 5 parts"):
+        random_split(3, 1, 0)
 
 
 def test_five_folds_validate_on_five_different_segments():
