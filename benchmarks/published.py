@@ -22,21 +22,23 @@ PUBLISHED = "published way: Dataset + DataLoader + Lightning"
 
 
 class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
-    """One sample at a time, as floats."""
+    """One sample at a time, as floats; a window of several bins is cut when it is asked for."""
 
     def __init__(self, data: FilmData, indices: Any) -> None:
         samples = data.samples
         assert isinstance(samples, ResidentSamples)
         self.counts, self.reach = samples.counts.cpu().float(), samples.reach
         self.targets = data.task.as_target(samples.targets.cpu())
-        self.indices = indices
+        self.indices, self.window = indices, data.window
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         index = int(self.indices[number])
-        return self.counts[index], self.targets[index + self.reach]
+        first, last = index + self.window.first, index + self.window.last
+        counts = self.counts[first] if first == last else self.counts[first : last + 1]
+        return counts, self.targets[index + self.reach]
 
 
 class PlainModule(lightning.LightningModule):

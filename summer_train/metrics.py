@@ -268,6 +268,21 @@ def cross_entropy(logits: Tensor, target: Tensor, class_weights: Sequence[float]
     return (losses * weights_of_samples(target, class_weights)).mean()
 
 
+def cross_entropies(logits: Tensor, targets: Tensor, class_weights: Sequence[Sequence[float]]) -> Tensor:
+    """Return the cross-entropy of many networks at once, (n_networks,), each as `cross_entropy` of its own.
+
+    Parameters
+    ----------
+    logits, targets : (n_networks, n_samples, n_classes) and (n_networks, n_samples)
+    class_weights : of each network
+    """
+    # With classes in the middle one kernel does all samples; with classes last each sample is a call of its own.
+    losses = functional.cross_entropy(logits.transpose(1, 2), targets.long(), reduction="none")
+    if any(class_weights):
+        losses *= torch.stack([weights_of_samples(*one) for one in zip(targets, class_weights, strict=True)])
+    return losses.mean(dim=1)
+
+
 def weights_of_samples(target: Tensor, class_weights: Sequence[float]) -> Tensor:
     """Return the weight of each sample's class, of targets' shape."""
     # From numbers, not from a table on the processor, which no CUDA graph could copy.
@@ -281,24 +296,24 @@ def accuracy(logits: Tensor, target: Tensor) -> Tensor:
     return (logits.argmax(dim=1) == target).to(logits.dtype).mean()
 
 
-def squared_error_gradient(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return the gradient of the squared error, mean over outputs and summed over samples; any leading axes."""
-    return torch.sub(prediction, target).mul_(2 / prediction.shape[-1])
+def squared_error_gradient(prediction: Tensor, target: Tensor, dim: int = -1) -> Tensor:
+    """Return the gradient of the squared error, mean over outputs (axis `dim`) and summed over samples."""
+    return torch.sub(prediction, target).mul_(2 / prediction.shape[dim])
 
 
-def poisson_gradient(log_rate: Tensor, target: Tensor) -> Tensor:
-    """Return the gradient of `poisson`, mean over outputs and summed over samples; any leading axes."""
-    return log_rate.exp().sub_(target).div_(log_rate.shape[-1])
+def poisson_gradient(log_rate: Tensor, target: Tensor, dim: int = -1) -> Tensor:
+    """Return the gradient of `poisson`, mean over outputs (axis `dim`) and summed over samples."""
+    return log_rate.exp().sub_(target).div_(log_rate.shape[dim])
 
 
-def cross_entropy_gradient(logits: Tensor, one_hot: Tensor) -> Tensor:
-    """Return the gradient of the cross-entropy, summed over samples; any leading axes."""
-    return torch.softmax(logits, dim=-1).sub_(one_hot)
+def cross_entropy_gradient(logits: Tensor, one_hot: Tensor, dim: int = -1) -> Tensor:
+    """Return the gradient of the cross-entropy, classes along axis `dim`, summed over samples."""
+    return torch.softmax(logits, dim=dim).sub_(one_hot)
 
 
-def weighted_cross_entropy_gradient(logits: Tensor, weighted_one_hot: Tensor) -> Tensor:
+def weighted_cross_entropy_gradient(logits: Tensor, weighted_one_hot: Tensor, dim: int = -1) -> Tensor:
     """Return the same with class weights: one-hot targets times their class's weight."""
-    return torch.softmax(logits, dim=-1).mul_(weighted_one_hot.sum(-1, keepdim=True)).sub_(weighted_one_hot)
+    return torch.softmax(logits, dim=dim).mul_(weighted_one_hot.sum(dim, keepdim=True)).sub_(weighted_one_hot)
 
 
 def balanced_weights(n_per_class: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from summer_prep.errors import SettingsError
 from summer_train.batches import ArrayRows, Block, OrderedBlocks, ResidentSamples, Samples, ShuffledBlocks
 from summer_train.config import Choice, Run
 from summer_train.data import FilmData
+from summer_train.metrics import cross_entropies
 from summer_train.models import Decoder, n_weights, new_decoder
 from summer_train.samples import choose_shifts
 from summer_train.scoring import Outputs, Scored, null_of, score_networks
@@ -105,11 +106,13 @@ class DenseNetworks:
 
     def _prepare(self, targets: Tensor) -> Tensor:
         """Return targets of all networks, of which each stands in a column, as the gradient takes them."""
-        if not isinstance(self.datas[0].task, FilmLabel):
-            return self.datas[0].task.prepare(targets)[None]
-        return torch.stack(
-            [data.task.prepare(targets[:, column]) for data, column in zip(self.datas, self.columns, strict=True)]
-        )
+        first = self.datas[0].task
+        if not isinstance(first, FilmLabel):
+            return first.prepare(targets)[None]
+        of_networks = targets[:, list(self.columns)].t()
+        if not first.class_weights:
+            return first.prepare(of_networks)
+        return torch.stack([data.task.prepare(one) for data, one in zip(self.datas, of_networks, strict=True)])
 
     def predict(self, counts: Tensor) -> Tensor:
         """Return outputs, (n_networks, n_samples, n_outputs)."""
@@ -265,15 +268,18 @@ def _mean_losses(
 ) -> list[float]:
     sums, n_samples = torch.zeros(len(running), dtype=torch.float64), 0
     for predictions, block in predicted:
-        losses = [
-            datas[number].task.loss(
-                prediction, block.targets[:, number] if isinstance(datas[number].task, FilmLabel) else block.targets
-            )
-            for number, prediction in zip(running, predictions, strict=True)
-        ]
-        sums += torch.stack(losses).cpu().double() * len(block.targets)
+        sums += _losses_of(predictions, block.targets, datas, running).cpu().double() * len(block.targets)
         n_samples += len(block.targets)
     return [float(loss) for loss in sums / n_samples]
+
+
+def _losses_of(predictions: Tensor, targets: Tensor, datas: Sequence[FilmData], running: Sequence[int]) -> Tensor:
+    """Return the mean loss of each network, (n_networks,)."""
+    tasks = [datas[number].task for number in running]
+    weights = [task.class_weights for task in tasks if isinstance(task, FilmLabel)]
+    if not weights:
+        return torch.stack([task.loss(one, targets) for task, one in zip(tasks, predictions, strict=True)])
+    return cross_entropies(predictions, targets[:, list(running)].t(), weights)
 
 
 def shifts_of(data: FilmData, n_shifts: int) -> list[int]:

@@ -19,8 +19,8 @@ from summer_train.tasks import FilmLabel, NextBin, Task
 SAMPLES_AT_ONCE = 1024
 """Samples that a stack predicts at once: the hidden layers of more leave the processor's cache."""
 
-Gradient = Callable[[Tensor, Tensor], Tensor]
-"""(predictions, prepared targets) -> gradient of the summed loss with respect to the predictions."""
+Gradient = Callable[[Tensor, Tensor, int], Tensor]
+"""(predictions, prepared targets, axis of the outputs) -> gradient of the summed loss with respect to the former."""
 
 GradientsOfBatch = Callable[[Tensor, Tensor, Tensor, int, Gradient], list[Tensor]]
 """(x, prepared targets, predictions to be filled, batch size, loss gradient) -> gradients of all parameters."""
@@ -92,19 +92,22 @@ class DenseSteps:
         """Forward, written-out backward, step, batch after batch."""
         counts, targets = block.counts.float().flatten(1), self.prepare(block.targets)
         n_networks = len(self.parameters[0]) if self.parameters[0].dim() == 3 else 1
-        predictions = counts.new_empty(n_networks, len(counts), self.parameters[-1].shape[-1])
-        has_two = len(self.parameters) == 4
+        n_outputs, has_two = self.parameters[-1].shape[-1], len(self.parameters) == 4
         if n_networks == 1:  # without the leading axis a step has fewer and faster calls
             weights = [
                 parameter.detach().view(parameter.shape[-dim:])
                 for parameter, dim in zip(self.parameters, (2, 1, 2, 1), strict=False)
             ]
             gradients_of = (_of_one_network if has_two else _of_one_layer)(*weights)
-            made, axis, targets = predictions[0], 0, targets[0]
-        else:
+            made, targets, axis = counts.new_empty(len(counts), n_outputs), targets[0], 0
+            predictions = made[None]
+        else:  # samples come last: then no step moves numbers to other places
             weights = [parameter.detach() for parameter in self.parameters]
             gradients_of = (_of_many_networks if has_two else _of_many_layers)(*weights)
-            made, axis = predictions, 1
+            made, targets, axis = (
+                counts.new_empty(n_networks, n_outputs, len(counts)), targets.transpose(1, 2).contiguous(), 2
+            )  # fmt: skip
+            predictions = made.transpose(1, 2)
         update = self._adam([weight.shape for weight in weights])
         sizes = block.local_sizes
         batches = zip(
@@ -155,7 +158,7 @@ def _of_one_network(weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: 
     def gradients_of(x: Tensor, y: Tensor, made: Tensor, batch_size: int, gradient: Gradient) -> list[Tensor]:
         hidden = torch.addmm(bias_1, x, transposed_1).relu_()
         torch.addmm(bias_2, hidden, transposed_2, out=made)
-        d_made = gradient(made, y).div_(batch_size)
+        d_made = gradient(made, y, -1).div_(batch_size)
         d_hidden = torch.ops.aten.threshold_backward(torch.mm(d_made, weight_2), hidden, 0)
         return [torch.mm(d_hidden.t(), x), d_hidden.sum(0), torch.mm(d_made.t(), hidden), d_made.sum(0)]
 
@@ -163,26 +166,24 @@ def _of_one_network(weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: 
 
 
 def _of_many_networks(weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: Tensor) -> GradientsOfBatch:
-    """Return the step of a stack: weights with a leading axis, predictions (n_networks, batch, n_outputs).
+    """Return the step of a stack: weights with a leading axis, targets and predictions (n_networks, n_outputs, batch).
 
     The first layers of all networks are one product with x, (batch, n_units), which they share.
     """
     n_networks, hidden_size, n_units = weight_1.shape
-    transposed_1, flat_bias_1 = weight_1.view(-1, n_units).t(), bias_1.view(-1)
-    transposed_2, row_bias_2 = weight_2.transpose(1, 2), bias_2[:, None]
+    flat_weight_1, column_1, column_2 = weight_1.view(-1, n_units), bias_1.view(-1, 1), bias_2[:, :, None]
+    transposed_2 = weight_2.transpose(1, 2)
 
     def gradients_of(x: Tensor, y: Tensor, made: Tensor, batch_size: int, gradient: Gradient) -> list[Tensor]:
-        hidden = torch.addmm(flat_bias_1, x, transposed_1).relu_()
-        by_network = hidden.view(len(x), n_networks, hidden_size).transpose(0, 1)
-        made.copy_(torch.baddbmm(row_bias_2, by_network, transposed_2))
-        d_made = gradient(made, y).div_(batch_size)
-        d_hidden = torch.bmm(d_made, weight_2).transpose(0, 1).reshape(len(x), -1)
-        d_hidden = torch.ops.aten.threshold_backward(d_hidden, hidden, 0)
+        hidden = torch.addmm(column_1, flat_weight_1, x.t()).relu_().view(n_networks, hidden_size, -1)
+        made.copy_(torch.baddbmm(column_2, weight_2, hidden))
+        d_made = gradient(made, y, 1).div_(batch_size)
+        d_hidden = torch.ops.aten.threshold_backward(torch.bmm(transposed_2, d_made), hidden, 0)
         return [
-            torch.mm(d_hidden.t(), x).view_as(weight_1),
-            d_hidden.sum(0).view_as(bias_1),
-            torch.bmm(d_made.transpose(1, 2), by_network),
-            d_made.sum(1),
+            torch.mm(d_hidden.view(-1, len(x)), x).view_as(weight_1),
+            d_hidden.sum(2),
+            torch.bmm(d_made, hidden.transpose(1, 2)),
+            d_made.sum(2),
         ]
 
     return gradients_of
@@ -194,7 +195,7 @@ def _of_one_layer(weight: Tensor, bias: Tensor) -> GradientsOfBatch:
 
     def gradients_of(x: Tensor, y: Tensor, made: Tensor, batch_size: int, gradient: Gradient) -> list[Tensor]:
         torch.addmm(bias, x, transposed, out=made)
-        d_made = gradient(made, y).div_(batch_size)
+        d_made = gradient(made, y, -1).div_(batch_size)
         return [torch.mm(d_made.t(), x), d_made.sum(0)]
 
     return gradients_of
@@ -203,14 +204,12 @@ def _of_one_layer(weight: Tensor, bias: Tensor) -> GradientsOfBatch:
 def _of_many_layers(weight: Tensor, bias: Tensor) -> GradientsOfBatch:
     """Return the step of a stack of layers: as `_of_many_networks`, all of them one product with x."""
     n_networks, n_outputs, n_inputs = weight.shape
-    transposed, flat_bias = weight.view(-1, n_inputs).t(), bias.view(-1)
+    flat_weight, column = weight.view(-1, n_inputs), bias.view(-1, 1)
 
     def gradients_of(x: Tensor, y: Tensor, made: Tensor, batch_size: int, gradient: Gradient) -> list[Tensor]:
-        side_by_side = torch.addmm(flat_bias, x, transposed)
-        made.copy_(side_by_side.view(len(x), n_networks, n_outputs).transpose(0, 1))
-        d_made = gradient(made, y).div_(batch_size)
-        d_side_by_side = d_made.transpose(0, 1).reshape(len(x), -1)
-        return [torch.mm(d_side_by_side.t(), x).view_as(weight), d_made.sum(1)]
+        made.copy_(torch.addmm(column, flat_weight, x.t()).view(n_networks, n_outputs, -1))
+        d_made = gradient(made, y, 1).div_(batch_size)
+        return [torch.mm(d_made.view(-1, len(x)), x).view_as(weight), d_made.sum(2)]
 
     return gradients_of
 
@@ -227,12 +226,12 @@ def predict_stack(parameters: Sequence[Tensor], counts: Tensor) -> Tensor:
     n_networks, width, n_inputs = parameters[0].shape
     made = []
     for x in counts.float().flatten(1).split(SAMPLES_AT_ONCE):
-        first = torch.addmm(parameters[1].view(-1), x, parameters[0].view(-1, n_inputs).t())
-        by_network = first.view(len(x), n_networks, width).transpose(0, 1)
+        layer = torch.addmm(parameters[1].view(-1, 1), parameters[0].view(-1, n_inputs), x.t())
+        layer = layer.view(n_networks, width, -1)
         if len(parameters) == 4:
-            by_network = torch.baddbmm(parameters[3][:, None], by_network.relu_(), parameters[2].transpose(1, 2))
-        made.append(by_network)
-    return torch.cat(made, dim=1)
+            layer = torch.baddbmm(parameters[3][:, :, None], parameters[2], layer.relu_())
+        made.append(layer)
+    return torch.cat(made, dim=2).transpose(1, 2)
 
 
 def written_out_steps(net: nn.Module, task: Task, optimizer: torch.optim.Optimizer) -> DenseSteps | None:

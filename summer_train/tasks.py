@@ -47,8 +47,8 @@ class Task(Protocol):
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss over samples."""
 
-    def loss_gradient(self, prediction: Tensor, prepared: Tensor) -> Tensor:
-        """Return the loss's gradient with respect to the prediction, summed over samples; any leading axes."""
+    def loss_gradient(self, prediction: Tensor, prepared: Tensor, dim: int = -1) -> Tensor:
+        """Return the loss's gradient with respect to the prediction, outputs along axis `dim`, summed over samples."""
 
     def prepare(self, target: Tensor) -> Tensor:
         """Return targets as `loss_gradient` takes them."""
@@ -83,9 +83,9 @@ class NextBin:
         """Return the loss, mean over samples and units."""
         return (squared_error if self.kind == "mse" else poisson)(prediction, target)
 
-    def loss_gradient(self, prediction: Tensor, prepared: Tensor) -> Tensor:
+    def loss_gradient(self, prediction: Tensor, prepared: Tensor, dim: int = -1) -> Tensor:
         """Return the gradient of the loss, summed over samples."""
-        return (squared_error_gradient if self.kind == "mse" else poisson_gradient)(prediction, prepared)
+        return (squared_error_gradient if self.kind == "mse" else poisson_gradient)(prediction, prepared, dim)
 
     def prepare(self, target: Tensor) -> Tensor:
         """Return the counts as floats."""
@@ -127,9 +127,11 @@ class FilmLabel:
         """Return the cross-entropy, mean over samples."""
         return cross_entropy(prediction, target, self.class_weights)
 
-    def loss_gradient(self, prediction: Tensor, prepared: Tensor) -> Tensor:
+    def loss_gradient(self, prediction: Tensor, prepared: Tensor, dim: int = -1) -> Tensor:
         """Return the gradient of the loss, summed over samples."""
-        return (weighted_cross_entropy_gradient if self.class_weights else cross_entropy_gradient)(prediction, prepared)
+        return (weighted_cross_entropy_gradient if self.class_weights else cross_entropy_gradient)(
+            prediction, prepared, dim
+        )
 
     def prepare(self, target: Tensor) -> Tensor:
         """Return the classes one-hot, times the weight of their class."""

@@ -13,6 +13,7 @@ from summer_train.metrics import (
     CountSums,
     balanced_weights,
     best_thresholds,
+    cross_entropies,
     cross_entropy,
     curves,
     label_scores,
@@ -203,6 +204,15 @@ def test_written_out_gradients_are_those_of_autograd(task):
     task.loss(prediction, target.to(torch.uint8)).backward()
     gradient = task.loss_gradient(prediction.detach(), task.prepare(target.to(torch.uint8))) / 20
     torch.testing.assert_close(gradient, prediction.grad, rtol=0, atol=1e-6)
+    across = task.loss_gradient(prediction.detach().t(), task.prepare(target.to(torch.uint8)).t(), 0) / 20
+    torch.testing.assert_close(across.t(), gradient)
+
+
+@pytest.mark.parametrize("class_weights", [[(), (), ()], [(0.5, 2.0), (1.0, 1.0), (3.0, 0.6)]])
+def test_the_losses_of_many_networks_are_those_of_each(class_weights):
+    logits, targets = torch.randn(3, 11, 2), torch.randint(0, 2, (3, 11))
+    expected = [cross_entropy(*one) for one in zip(logits, targets, class_weights, strict=True)]
+    torch.testing.assert_close(cross_entropies(logits, targets, class_weights), torch.stack(expected))
 
 
 def test_class_weights_weigh_samples_and_poisson_is_its_likelihood():
