@@ -223,7 +223,7 @@ class Run(Settings):
         0, "Labels: train so many more networks on labels shifted along the film, for a null and p-values."
     )
     preset: Preset = _option(
-        "none", "paper: the published decoder, --model lstm --bin-length 80 --window 0.8 0.72 --batch-size 128."
+        "none", "paper: the published decoder, an LSTM on windows of 20 bins of 80 ms, batches of 128."
     )
     devices: int | None = _option(None, "Number of GPUs (CPU processes without).  [default: all visible]")
     threads: int | None = _option(None, "Processor threads of each process.  [default: 1; more for large nets]")

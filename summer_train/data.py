@@ -61,7 +61,7 @@ class FilmData(lightning.LightningDataModule):
         self.n_units = selection.n_units
         n_samples = len(is_defined)
         self.has_target = is_defined & self._usable(n_samples, selection.n_bins - n_samples)
-        self.split = self._leave_out(_split(n_samples, choice), self.has_target)
+        self.split = self._leave_out(_split(n_samples, choice, self.window), self.has_target)
         self.task: Task = self._task_of(self.targets, self.split.train)
         self.device = torch.device("cpu")
         self._samples: Samples | None = None
@@ -265,13 +265,11 @@ class FilmBlocks(lightning.LightningDataModule):
         return batch
 
 
-def _split(n_samples: int, choice: Choice) -> Split:
+def _split(n_samples: int, choice: Choice, window: Window) -> Split:
     if choice.val_fraction is not None:
         return fraction_split(n_samples, choice.val_fraction)
     assert choice.fold is not None
     if choice.split == "random":
         return random_split(n_samples, choice.fold, choice.seed)
     assert choice.buffer_s is not None
-    return blocked_split(
-        n_samples, choice.bin_length_ms, choice.buffer_s, choice.fold, choice.sequence_s, choice.window_s
-    )
+    return blocked_split(n_samples, choice.bin_length_ms, choice.buffer_s, choice.fold, choice.sequence_s, window)

@@ -16,7 +16,7 @@ from summer_train.data import FilmData
 from summer_train.models import Decoder, new_decoder
 from summer_train.runs import Scores, best_checkpoint, read_results
 from summer_train.trainer import use_threads
-from summer_train.training import flops_per_step, open_data, score
+from summer_train.training import flops_per_step, open_data, score, thresholds_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def evaluate(
         choice=data.choice,
         n_samples=data.n_samples,
         scores={row: one.scores for row, one in rows.items()},
-        thresholds={row: one.threshold for row, one in rows.items() if one.threshold is not None},
+        thresholds=thresholds_of(rows),
         undefined=scored.undefined,
         differences=differences,
     )

@@ -120,11 +120,12 @@ _EXAMPLES = {"fold": "3 or 1-5", "seed": "0 or 0-4", "buffer": "32 or 4,8,16", "
 
 
 def as_columns(choice: Choice) -> dict[str, Any]:
-    """Return a choice as cells of a table, named like its options."""
-    return {option_of(one): _cell(option_of(one), getattr(choice, one.name)) for one in fields(choice)}
+    """Return a choice as cells of a table, named like its options; empty where one has no effect."""
+    idle = {name for names in idle_options(choice.task, choice.model, choice.split).values() for name in names}
+    return {option_of(one): "" if one.name in idle else _cell(getattr(choice, one.name)) for one in fields(choice)}
 
 
-def _cell(name: str, value: Any) -> Any:
+def _cell(value: Any) -> Any:
     if isinstance(value, tuple):
         words = " ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value)
         return words or ALL

@@ -224,17 +224,6 @@ def _median(values: Floats) -> Floats:
         return np.asarray(np.nanmedian(values, axis=-1))
 
 
-def p_value(observed: float, null: Floats) -> float:
-    """Return (1 + number at least as good) / (N + 1) over the N null scores that are defined; NaN without any.
-
-    Source: permutation p-value that counts the observation itself (Phipson & Smyth 2010).
-    """
-    defined = null[~np.isnan(null)]
-    if np.isnan(observed) or not len(defined):
-        return np.nan
-    return float((1 + np.sum(defined >= observed)) / (len(defined) + 1))
-
-
 def log_odds_of_on(logits: Tensor) -> Tensor:
     """Return the log-odds of class 1 against all others, float64, (..., n_samples) of (..., n_samples, n_classes)."""
     exact = logits.double()

@@ -22,11 +22,12 @@ import numpy as np
 
 from summer_prep.errors import SettingsError
 from summer_prep.values import finite
+from summer_train import nulls
 from summer_train.config import Choice, Run
 from summer_train.grid import as_columns
-from summer_train.metrics import COUNT_SCORES, LABEL_SCORES, p_value
+from summer_train.metrics import COUNT_SCORES, LABEL_SCORES
 from summer_train.runs import PARTS, replace_file, with_nan
-from summer_train.scoring import NULL_SCORES
+from summer_train.scoring import probability_of
 
 FORMAT = 1
 STACKS, STUDY, CURVES, SHIFTS, UNITS, PREDICTIONS = (
@@ -37,6 +38,10 @@ Row = dict[str, Any]
 BASELINE_SCORES = ("kappa", "auroc", "average_precision", "accuracy", "loss", "mse", "r2", "bits_per_spike")
 SCORES = ("loss", *LABEL_SCORES, *COUNT_SCORES)
 PARTS_SHOWN = ("test", "val", "train")
+
+
+Null = Mapping[str, Mapping[int, float]]
+"""Score -> shift (bins) -> value under labels shifted so, NaN where undefined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +67,7 @@ class Record:
     n_units: int
     n_samples: Mapping[str, int]
     scores: Mapping[str, Mapping[str, float]]
-    threshold: float | None
+    threshold_log_odds: float | None
     undefined: Mapping[str, str]
     baselines: Mapping[str, Mapping[str, Mapping[str, float]]]
     curve: Sequence[Sequence[float]]
@@ -97,27 +102,43 @@ def write_stack(folder: Path, name: str, records: Sequence[Record]) -> None:
     replace_file(folder / STACKS / f"{name}.json", json.dumps(finite(content)).encode())
 
 
-def read_records(folder: Path) -> tuple[list[Record], list[Path]]:
-    """Return what all models of a study left, and the files that cannot be read, whose models count as missing.
+def rewrite_stack(path: Path, records: Sequence[Record]) -> None:
+    """Keep some of the models of a file; without any it goes."""
+    if records:
+        write_stack(path.parents[1], path.stem, records)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def predictions_path(folder: Path, model_id: str) -> Path:
+    """Return where a study keeps a model's predictions."""
+    return folder / PREDICTIONS / f"{model_id}.npz"
+
+
+def read_stacks(folder: Path) -> dict[Path, list[Record] | None]:
+    """Return what each file of a study holds; None of one that cannot be read.
 
     Raises
     ------
     SettingsError : it was written by another version
     """
-    records, damaged = [], []
-    for path in sorted((folder / STACKS).glob("*.json")):
-        try:
-            content = json.loads(path.read_bytes())
-            if content["format"] != FORMAT:
-                raise SettingsError(f"{path}: was written by another version of this software. Name another folder")
-            records += [_record(plain) for plain in content["models"]]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            damaged.append(path)
-    return records, damaged
+    return {path: _read_stack(path) for path in sorted((folder / STACKS).glob("*.json"))}
+
+
+def _read_stack(path: Path) -> list[Record] | None:
+    try:
+        content = json.loads(path.read_bytes())
+        version = content["format"]
+        models = [_record(plain) for plain in content["models"]] if version == FORMAT else []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    if version != FORMAT:
+        raise SettingsError(f"{path}: was written by another version of this software. Name another folder")
+    return models
 
 
 def _record(plain: Mapping[str, Any]) -> Record:
-    record = Record(**with_nan(plain) | {"threshold": plain["threshold"]})
+    record = Record(**with_nan(plain) | {"threshold_log_odds": plain["threshold_log_odds"]})
     numbers = [record.shift_s, record.seconds, *(value for one in record.scores.values() for value in one.values())]
     if not all(isinstance(number, int | float) for number in numbers) or not isinstance(record.columns, dict):
         raise TypeError(record.id)
@@ -140,7 +161,7 @@ def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] =
     for record in records:
         if record.shift and record.id in shifted:
             shifted[record.id].append(record)
-    rows = [study_row(record, shifted[record.id]) for record in models]
+    rows = [study_row(record, null_of(shifted[record.id], record.part)) for record in models]
     _write(folder / CURVES, [row for record in models for row in _curve_rows(record)])
     _write(folder / SHIFTS, [row for record in models for row in _shift_rows(shifted[record.id])])
     _write(folder / UNITS, [row for record in models for row in _unit_rows(record)])
@@ -150,14 +171,9 @@ def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] =
     return rows
 
 
-def study_row(record: Record, shifted: Sequence[Record]) -> Row:
-    """Return a model's row of study.csv; cells are numbers (NaN where undefined) and text.
-
-    Parameters
-    ----------
-    shifted : the models that were trained on its shifted labels
-    """
-    row = {
+def study_row(record: Record, null: Null) -> Row:
+    """Return a model's row of study.csv; cells are numbers (NaN where undefined) and text."""
+    return {
         **record.columns,
         "n_units": record.n_units,
         **{f"n_{part}": record.n_samples.get(part, 0) for part in PARTS},
@@ -168,7 +184,7 @@ def study_row(record: Record, shifted: Sequence[Record]) -> Row:
             for name in SCORES
             if name in record.scores[part]
         },
-        "threshold": np.nan if record.threshold is None else record.threshold,
+        **thresholds_of(record),
         **{
             f"{name.replace(' ', '_')}_{part}_{score}": scores[part][score]
             for name, scores in record.baselines.items()
@@ -177,7 +193,7 @@ def study_row(record: Record, shifted: Sequence[Record]) -> Row:
             for score in BASELINE_SCORES
             if score in scores[part]
         },
-        **null_columns(record, shifted),
+        **null_columns(record, null),
         "best_epoch": record.best_epoch,
         "n_epochs": len(record.curve),
         "seconds": record.seconds,
@@ -185,26 +201,31 @@ def study_row(record: Record, shifted: Sequence[Record]) -> Row:
         "why_undefined": "; ".join(f"{part}: {why}" for part, why in record.undefined.items()),
         "id": record.id,
     }
-    return row
 
 
-def null_columns(record: Record, shifted: Sequence[Record]) -> Row:
+def thresholds_of(record: Record) -> Row:
+    """Return from which log-odds, and which probability, a label is called "on"; nothing of other tasks."""
+    log_odds = record.threshold_log_odds
+    return {} if log_odds is None else {"threshold": probability_of(log_odds), "threshold_log_odds": log_odds}
+
+
+def null_of(shifted: Iterable[Record], part: str) -> Null:
+    """Return the scores of models that were trained on shifted labels."""
+    in_order = sorted(shifted, key=lambda one: one.shift)
+    return {name: {one.shift: one.scores.get(part, {}).get(name, np.nan) for one in in_order} for name in nulls.SCORES}
+
+
+def null_columns(record: Record, null: Null) -> Row:
     """Return what a null says of a model: for kappa and AUROC its mean, 95th percentile, and p."""
-    part, cells = record.part, Row(n_shifts=len(shifted))
-    if not shifted or part not in record.scores:
-        return cells if shifted else {}
-    for name in NULL_SCORES:
-        null = null_values(shifted, part, name)
-        defined = null[~np.isnan(null)]
-        cells[f"null_{part}_{name}"] = defined.mean() if len(defined) else np.nan
-        cells[f"null_{part}_{name}_95"] = np.quantile(defined, 0.95) if len(defined) else np.nan
-        cells[f"p_{name}"] = p_value(record.scores[part][name], null)
+    part, cells = record.part, Row()
+    for name, by_shift in null.items():
+        if by_shift and part in record.scores:
+            found = nulls.compare([record.scores[part][name]], [by_shift])
+            cells["n_shifts"] = len(by_shift)
+            cells[f"null_{part}_{name}"] = found.null.mean() if len(found.null) else np.nan
+            cells[f"null_{part}_{name}_95"] = np.quantile(found.null, 0.95) if len(found.null) else np.nan
+            cells[f"p_{name}"] = found.p
     return cells
-
-
-def null_values(shifted: Sequence[Record], part: str, name: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """Return a score of models trained on shifted labels, by shift; NaN where undefined."""
-    return np.array([one.scores.get(part, {}).get(name, np.nan) for one in sorted(shifted, key=lambda one: one.shift)])
 
 
 def _key(record: Record) -> Row:
@@ -219,7 +240,7 @@ def _curve_rows(record: Record) -> Iterator[Row]:
 
 def _shift_rows(shifted: Iterable[Record]) -> Iterator[Row]:
     for one in sorted(shifted, key=lambda one: one.shift):
-        scores = {f"{part}_{name}": one.scores[part][name] for part in one.scores for name in ("loss", *NULL_SCORES)}
+        scores = {f"{part}_{name}": one.scores[part][name] for part in one.scores for name in ("loss", *nulls.SCORES)}
         yield {**_key(one), "shift_s": one.shift_s, **scores, "best_epoch": one.best_epoch}
 
 

@@ -1,7 +1,6 @@
 """Pictures and pages of studies and runs: what was found, beside what it must be held against."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +11,14 @@ from summer_prep.console import Table, as_data
 from summer_prep.errors import SettingsError
 from summer_prep.output import check_folder, save_picture
 from summer_prep.values import as_number, as_path
-from summer_train import pictures
-from summer_train.checkpoints import choice_of
-from summer_train.config import Choice, Run, Say, options_of, say_nothing
-from summer_train.metrics import curves, p_value
+from summer_train import nulls, pictures
+from summer_train.config import Choice, Say, options_of, say_nothing
+from summer_train.findings import Result, compare, groups_of, read_results_of, usual_first
+from summer_train.metrics import curves
 from summer_train.pictures import MAX_PANELS, Dots, FilmTrack, mean_of
 from summer_train.published import CONDITIONS, KAPPA_BY_BUFFER, KAPPA_BY_LABEL, KAPPA_BY_REGION, SOURCE, Published
-from summer_train.records import (
-    PREDICTIONS,
-    STACKS,
-    Record,
-    Row,
-    columns_of,
-    digest_of,
-    id_of,
-    null_values,
-    read_records,
-    study_row,
-)
-from summer_train.runs import METRICS, FitResult, find_results, read_metrics, writing_below
-from summer_train.runs import PREDICTIONS as RUN_PREDICTIONS
-from summer_train.tables import REPEATS, by_options, number, study_table, varied_options
+from summer_train.runs import writing_below
+from summer_train.tables import number, study_table, varied_options
 
 PAGE = "report.md"
 SUFFIXES = (".png", ".svg")
@@ -43,40 +29,6 @@ TITLES = {
     "buffer": "buffer between training and test (s)", "bin_length": "bin length (ms)", "brain_regions": "brain region",
     "patient_ids": "patients", "window": "window: past and future (s)", "model": "network", "split": "split",
 }  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One model to be reported, of a study or a run.
-
-    row : as in study.csv
-    null : score -> its values under shifted labels, by shift
-    predictions : where its predictions are, if they were kept
-    """
-
-    row: Row
-    record: Record
-    null: Mapping[str, NDArray[np.float64]]
-    predictions: Path | None
-
-    @property
-    def part(self) -> str:
-        """The part that is reported: test, where there is one."""
-        return self.record.part
-
-    def score(self, name: str) -> float:
-        """Return a score of that part; NaN where it is undefined."""
-        return float(self.record.scores.get(self.part, {}).get(name, np.nan))
-
-    def baseline(self, baseline: str, name: str) -> float:
-        """Return a score of a baseline."""
-        return float(self.record.baselines.get(baseline, {}).get(self.part, {}).get(name, np.nan))
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the predictions that were kept."""
-        assert self.predictions is not None
-        with np.load(self.predictions) as stored:
-            return dict(stored)
 
 
 def report(
@@ -107,75 +59,11 @@ def report(
     target = paths[0] / "report" if output_dir is None else as_path(output_dir, "--output-dir")
     published = as_number(published, bool, "--published")
     check_folder(target, "--output-dir")
-    results = [result for path in paths for result in read_results_of(path, say)]
+    results = usual_first([result for path in paths for result in read_results_of(path, say)])
     if not results:
         raise SettingsError(f"{paths[0]}: no trained model to report")
     with writing_below(target):
         return list(_write(results, target, published, say))
-
-
-def read_results_of(folder: Path, say: Say = say_nothing) -> list[Result]:
-    """Return what a study's folder, a run's, or one with runs holds.
-
-    Raises
-    ------
-    SettingsError : nothing of that kind is there
-    """
-    if (folder / STACKS).is_dir():
-        return _of_study(folder, say)
-    found, without = find_results(folder)
-    for run in without:
-        say(f"no results in {run}: killed, or still at work")
-    return [_of_run(result) for result in found]
-
-
-def _of_study(folder: Path, say: Say) -> list[Result]:
-    records, damaged = read_records(folder)
-    for path in damaged:
-        say(f"{path}: cannot be read; the same study command trains its models again")
-    shifted: dict[str, list[Record]] = {}
-    for record in records:
-        if record.shift:
-            shifted.setdefault(record.id, []).append(record)
-    results = []
-    for record in records:
-        if not record.shift:
-            kept = folder / PREDICTIONS / f"{record.id}.npz"
-            of_shifts = shifted.get(record.id, [])
-            null = {name: null_values(of_shifts, record.part, name) for name in ("kappa", "auroc")} if of_shifts else {}
-            row = study_row(record, of_shifts)
-            results.append(Result(row=row, record=record, null=null, predictions=kept if kept.exists() else None))
-    return results
-
-
-def _of_run(result: FitResult) -> Result:
-    """Return a run as if it were a study of one model."""
-    choice = choice_of(result.config, result.log_dir)
-    run = Run(max_epochs=result.config["max_epochs"], patience=result.config["patience"])
-    metrics = read_metrics(result.log_dir / METRICS)
-    record = Record(
-        id=id_of(choice, run),
-        shift=0,
-        shift_s=0.0,
-        data_digest=digest_of(result.data),
-        columns=columns_of(choice, run),
-        n_units=result.n_units,
-        n_samples=result.n_samples,
-        scores=result.scores["model"],
-        threshold=result.thresholds.get("model"),
-        undefined=result.undefined,
-        baselines={name: scores for name, scores in result.scores.items() if name != "model"},
-        curve=[(float(row["train_loss"]), float(row["val_loss"])) for row in metrics],
-        best_epoch=result.best_epoch,
-        units=result.units,
-        seconds=result.seconds,
-    )
-    null = {name: np.array(result.null[name]) for name in ("kappa", "auroc")} if result.null else {}
-    row = study_row(record, [])
-    for name, values in null.items():
-        row[f"p_{name}"] = p_value(record.scores[record.part][name], values)
-    kept = result.log_dir / RUN_PREDICTIONS
-    return Result(row=row, record=record, null=null, predictions=kept if kept.exists() else None)
 
 
 Picture = tuple[str, str, Any]
@@ -243,53 +131,19 @@ def _cell(value: object) -> str:
 
 
 def _null_table(results: Sequence[Result]) -> Table:
-    """Return kappa and AUROC against their null, folds and seeds taken together shift by shift."""
+    """Return kappa and AUROC against their null, folds and seeds taken together."""
     rows: list[list[object]] = []
     varied = varied_options([result.row for result in results])
-    for values, group in _groups(results, varied):
-        cells: list[object] = [*values, len(group)]
-        for name in ("kappa", "auroc"):
-            null = mean_null(group, name)
-            if null is None:
-                break
-            mean = mean_of([result.score(name) for result in group])
-            cells += [number(mean, 3), f"{null[0]:.3f} to {null[2]:.3f}", number(combined_p(group, name), 3)]
-        else:
+    for values, group in groups_of(results, varied):
+        comparisons = [compare(group, name) for name in nulls.SCORES]
+        cells: list[object] = [*values]
+        for found in comparisons:
+            band = "n/a" if found.band is None else f"{found.band[0]:.3f} to {found.band[2]:.3f}"
+            cells += [found.n_models, len(found.null), number(found.mean, 3), band, number(found.p, 3)]
+        if any(len(found.null) for found in comparisons):
             rows.append(cells)
-    scores = [head for name in ("kappa", "AUROC") for head in (name, "shifted, 5 to 95 %", "p")]
-    return Table([*(name.replace("_", " ") for name in varied), "models", *scores], rows)
-
-
-def _groups(results: Sequence[Result], names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], list[Result]]]:
-    by_id = {id(result.row): result for result in results}
-    for values, rows in by_options([result.row for result in results], names).items():
-        yield values, [by_id[id(row)] for row in rows]
-
-
-def shift_means(group: Sequence[Result], name: str) -> NDArray[np.float64] | None:
-    """Return the mean over models of each shift of their null; None where they have none in common."""
-    nulls = [result.null.get(name, np.empty(0)) for result in group]
-    if len({len(null) for null in nulls}) > 1 or not len(nulls[0]):
-        return None
-    together = np.stack(nulls)
-    n_defined = np.isfinite(together).sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.nansum(together, axis=0) / np.where(n_defined, n_defined, np.nan))
-
-
-def mean_null(group: Sequence[Result], name: str) -> tuple[float, float, float] | None:
-    """Return the 5th percentile, median and 95th percentile of the null's means; None without a null."""
-    means = shift_means(group, name)
-    if means is None or not np.isfinite(means).any():
-        return None
-    low, middle, high = np.nanquantile(means, (0.05, 0.5, 0.95))
-    return float(low), float(middle), float(high)
-
-
-def combined_p(group: Sequence[Result], name: str) -> float:
-    """Return the p-value of the mean over folds against the same mean of each shift."""
-    means = shift_means(group, name)
-    return np.nan if means is None else p_value(mean_of([result.score(name) for result in group]), means)
+    scores = [head for name in ("kappa", "AUROC") for head in ("models", "shifts", name, "shifted, 5 to 95 %", "p")]
+    return Table([*(name.replace("_", " ") for name in varied), *scores], rows)
 
 
 def _labels(results: Sequence[Result]) -> list[Result]:
@@ -301,62 +155,66 @@ def _dots(name: str, group: Sequence[Result], published: Published | None = None
         name=as_data(name),
         values=[result.score("kappa") for result in group],
         time_only=[result.baseline("time only", "kappa") for result in group],
-        null=mean_null(group, "kappa"),
+        null=compare(group, "kappa").band,
         published=published,
     )
 
 
-def _others_equal(results: Sequence[Result], setting: str) -> list[Result]:
-    """Return the models that differ in nothing but a setting, the label and what repeats a result.
+def _others_equal(results: Sequence[Result], *settings: str) -> tuple[list[Result], str]:
+    """Return the models that differ in nothing but some settings, the label and what repeats a result.
 
-    Where other settings vary, too, those of the first model are shown: mixing them would show something else.
+    Where other settings vary, too, it is those of the first model, the most usual one: to mix them would show
+    something else. The text names them, for captions.
     """
     first = results[0].row
-    names = [name for name in varied_options([one.row for one in results]) if name not in (setting, "label_name")]
-    return [one for one in results if all(one.row.get(name) == first.get(name) for name in names)]
+    free = (*settings, "label_name")
+    names = [name for name in varied_options([one.row for one in results]) if name not in free]
+    fixed = ", ".join(f"{name.replace('_', ' ')} {first[name] or 'none'}" for name in names)
+    shown = [one for one in results if all(one.row.get(name) == first.get(name) for name in names)]
+    return shown, f" ({as_data(fixed)})" if fixed else ""
 
 
 def _draw_labels(results: Sequence[Result], published: bool) -> Iterator[Picture]:
     labels = _labels(results)
     if not labels:
         return
-    shown = _others_equal(labels, "label_name")
+    shown, fixed = _others_equal(labels)
     rows = [
         _dots(name, group, KAPPA_BY_LABEL.get(name) if published else None)
-        for (name,), group in _groups(shown, ["label_name"])
+        for (name,), group in groups_of(shown, ["label_name"])
     ]
     rows.sort(key=lambda dots: -dots.mean if np.isfinite(dots.mean) else np.inf)
-    figure = pictures.draw_dots(rows, "Cohen's kappa", "Decoding film labels: kappa of each fold")
-    yield "labels", "Kappa of each label: every fold, and what it must be held against", figure
+    figure = pictures.draw_dots(rows, "Cohen's kappa", f"Decoding film labels: kappa of each fold{fixed}")
+    yield "labels", f"Kappa of each label: every fold, and what it must be held against{fixed}", figure
 
 
 def _draw_settings(results: Sequence[Result], published: bool) -> Iterator[Picture]:
     labels = _labels(results)
     for setting in varied_options([result.row for result in labels]) if labels else ():
-        if setting == "label_name" or setting in REPEATS or setting == "split":
+        if setting in ("label_name", "split", "sequence"):
             continue
-        shown = _others_equal(labels, setting)
-        if setting == "buffer":  # a random split has none: it is the end of that axis
-            shown += [one for one in labels if one.row["split"] == "random" and one not in shown]
-        lines: dict[str, list[Dots]] = {}
-        for (name,), of_label in _groups(shown, ["label_name"]):
-            groups = {str(value): group for (value,), group in _groups(of_label, [setting])}
-            if setting == "buffer" and "" in groups:
-                groups = {"random": groups.pop(""), **groups}
-            if setting in NUMBERS:
-                groups = dict(sorted(groups.items(), key=lambda one: _as_number(one[0])))
-            known = _published(setting, name) if published else {}
-            lines[name] = [
-                _dots(_plain_number(value), group, known.get(_plain_number(value))) for value, group in groups.items()
-            ]
+        # A random split has no buffer: it is the end of that axis.
+        free = ("buffer", "split", "sequence") if setting == "buffer" else (setting,)
+        shown, fixed = _others_equal(labels, *free)
+        lines = {name: _line(group, setting, name, published) for (name,), group in groups_of(shown, ["label_name"])}
         if max(map(len, lines.values())) < 2:
             continue
-        best = sorted(lines, key=lambda name: -np.nan_to_num(max(dots.mean for dots in lines[name])))[:MAX_PANELS]
-        title = f"Kappa by {TITLES.get(setting, setting.replace('_', ' '))}"
-        figure = pictures.draw_lines(
-            {name: lines[name] for name in lines if name in best}, TITLES.get(setting, setting), "Cohen's kappa", title
-        )
+        best = sorted(lines, key=lambda name: -max(np.nan_to_num(dots.mean, nan=-2) for dots in lines[name]))
+        kept = {as_data(name): lines[name] for name in lines if name in best[:MAX_PANELS]}
+        title = f"Kappa by {TITLES.get(setting, setting.replace('_', ' '))}{fixed}"
+        figure = pictures.draw_lines(kept, TITLES.get(setting, setting.replace("_", " ")), "Cohen's kappa", title)
         yield setting, title, figure
+
+
+def _line(group: Sequence[Result], setting: str, label_name: str, published: bool) -> list[Dots]:
+    """Return the dots of one label at each value of a setting, in its order."""
+    groups = {_plain_number(str(value)): of_value for (value,), of_value in groups_of(group, [setting])}
+    if setting == "buffer" and "" in groups:
+        groups = {"random": groups.pop(""), **groups}
+    if setting in NUMBERS:
+        groups = dict(sorted(groups.items(), key=lambda one: _as_number(one[0])))
+    known = _published(setting, label_name) if published else {}
+    return [_dots(value, of_value, known.get(value)) for value, of_value in groups.items()]
 
 
 def _as_number(text: str) -> float:
@@ -376,11 +234,11 @@ def _published(setting: str, label_name: str) -> Mapping[str, Published]:
 
 
 def _panels(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
-    """Return the models of each panel: labels with the highest kappa, or what else tells next-bin models apart."""
+    """Return the models of each panel: labels with the highest kappa, or the next-bin models."""
     labels = _labels(results)
     if not labels:
-        return [("next bin", _others_equal(results, "fold"))]
-    groups = [(name, group) for (name,), group in _groups(_others_equal(labels, "label_name"), ["label_name"])]
+        return [("next bin", _others_equal(results)[0])]
+    groups = [(name, group) for (name,), group in groups_of(_others_equal(labels)[0], ["label_name"])]
     groups.sort(key=lambda one: -np.nan_to_num(mean_of([result.score("kappa") for result in one[1]]), nan=-2.0))
     return [(as_data(name), group) for name, group in groups[:MAX_PANELS]]
 
@@ -402,7 +260,7 @@ def _draw_confusions(results: Sequence[Result], published: bool) -> Iterator[Pic
         if np.isfinite(cells).any():
             panels[name] = np.nansum(cells, axis=0).reshape(2, 2)
     if panels:
-        caption = "Confusion of test samples, folds together, at the thresholds chosen on validation"
+        caption = f"Confusion of {results[0].part} samples, folds together, at the thresholds chosen on validation"
         yield "confusion", caption, pictures.draw_confusions(panels, "Confusion matrices")
 
 
@@ -460,13 +318,14 @@ def _draw_units(results: Sequence[Result], published: bool) -> Iterator[Picture]
     counts = [result for result in results if result.record.units.get(result.part)]
     if not counts:
         return
-    shown = _others_equal(counts, "fold")
+    shown, fixed = _others_equal(counts)
     units = [result.record.units[result.part] for result in shown]
     rate_hz = np.mean([one["rate"] for one in units], axis=0) * 1000 / shown[0].row["bin_length"]
     r2 = np.stack([np.array(one["r2"], dtype=float) for one in units])
     n_defined = np.isfinite(r2).sum(axis=0)
     mean = np.nansum(r2, axis=0) / np.where(n_defined, n_defined, np.nan)
-    yield "units", "R² of the next bin of each unit, mean over folds", pictures.draw_units(rate_hz, mean, "R² by rate")
+    caption = f"R² of the next bin of each unit, mean over folds{fixed}"
+    yield "units", caption, pictures.draw_units(rate_hz, mean, "R² by rate")
 
 
 Drawing = Callable[[Sequence[Result], bool], Iterator[Picture]]

@@ -104,10 +104,10 @@ class FitResult:
     n_samples, n_per_class : samples of each part (train, val, test), and of each class in it
     scores : row (model, or a baseline's name) -> part -> score -> value over the part's samples (`metrics` says
         what each is); NaN where undefined
-    thresholds : labels: row -> probability from which on a bin is called "on", chosen on validation for kappa
+    thresholds : labels: row -> log-odds from which on a bin is called "on", chosen on validation for kappa
     undefined : part -> why scores of the model are undefined
     units : next-bin: part -> score (mse, r2, bits_per_spike, rate in spikes per bin) -> one value for each unit
-    null : with `--shifts`: the scores of networks trained on shifted labels, and p-values (`scoring.null_of`)
+    null : with `--shifts`: part, shifts (bins), and of networks trained on labels shifted so kappa and auroc, and p
     best_epoch : from 1; the one whose weights were scored
     n_epochs : trained
     log_dir : the run's folder

@@ -105,8 +105,11 @@ def shift_labels(classes: NDArray[np.uint8], defined: Mask, n_bins: int) -> NDAr
     return shifted
 
 
-def choose_shifts(n_bins: int, least: int, n_shifts: int, seed: int) -> list[int]:
-    """Return different shifts, drawn at random: at least so far in either direction; the first few of more are fewer.
+def choose_shifts(n_bins: int, least: int, n_shifts: int) -> list[int]:
+    """Return different shifts, at least so far in either direction; the first few of more shifts are fewer shifts.
+
+    They are drawn at random, but are a function of the arguments alone: folds and seeds of one label are compared with
+    the same shifts of it.
 
     Raises
     ------
@@ -118,7 +121,7 @@ def choose_shifts(n_bins: int, least: int, n_shifts: int, seed: int) -> list[int
             f"--shifts {n_shifts}: {n_bins} bins can be shifted by at least a cycle of the split ({least} bins) in "
             f"{len(candidates)} ways. Choose fewer, or a smaller --buffer"
         )
-    order = np.random.default_rng([seed, n_bins, least]).permutation(candidates)
+    order = np.random.default_rng([n_bins, least]).permutation(candidates)
     return [int(shift) for shift in order[:n_shifts]]
 
 

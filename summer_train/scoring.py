@@ -21,7 +21,6 @@ from summer_train.metrics import (
     best_thresholds,
     label_scores,
     log_odds_of_on,
-    p_value,
     undefined_because,
 )
 from summer_train.tasks import FilmLabel, NextBin
@@ -32,9 +31,6 @@ Outputs = Callable[[Block], Tensor]
 ON = 1
 """The class that decoding a label is about: against it all others are one."""
 
-NULL_SCORES = ("kappa", "auroc")
-"""What a null is made of."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
@@ -42,16 +38,21 @@ class Scored:
 
     scores : part -> score -> value; NaN where it is undefined
     undefined : part -> why scores of it are undefined
-    threshold : labels: the probability from which on a bin is called "on", chosen on validation for kappa
+    threshold_log_odds : labels: from which on a bin is called "on", chosen on validation for kappa
     units : next-bin: part -> score -> one value for each unit, (n_units,)
     predictions : val_bin, val_film_s, val_target, val_score, ... as `FitResult.predictions` has them
     """
 
     scores: Mapping[str, Mapping[str, float]]
     undefined: Mapping[str, str] = field(default_factory=dict)
-    threshold: float | None = None
+    threshold_log_odds: float | None = None
     units: Mapping[str, Mapping[str, NDArray[np.float64]]] = field(default_factory=dict)
     predictions: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def probability_of(log_odds: float) -> float:
+    """Return the probability that some log-odds stand for."""
+    return float(torch.sigmoid(torch.tensor(log_odds, dtype=torch.float64)))
 
 
 def score_networks(datas: Sequence[FilmData], outputs: Outputs) -> list[Scored]:
@@ -107,8 +108,14 @@ def _scored_labels(datas: Sequence[FilmData], logits: Mapping[str, Tensor]) -> l
                 probability = torch.softmax(logits[part][number].double(), dim=-1)[:, ON]
                 predictions[f"{part}_score"] = probability.cpu().numpy()
                 predictions[f"{part}_log_odds"] = log_odds[part][number]
-        threshold = float(torch.sigmoid(torch.tensor(thresholds[number], dtype=torch.float64)))
-        scored.append(Scored(scores=of_network, undefined=undefined, threshold=threshold, predictions=predictions))
+        scored.append(
+            Scored(
+                scores=of_network,
+                undefined=undefined,
+                threshold_log_odds=float(thresholds[number]),
+                predictions=predictions,
+            )
+        )
     return scored
 
 
@@ -197,24 +204,3 @@ def samples_per_class(data: FilmData, part: str) -> list[int]:
         return []
     classes = data.targets.all_rows()[getattr(data.split, part)]
     return [int(n) for n in np.bincount(classes, minlength=data.task.n_outputs)]
-
-
-def null_of(scored: Scored, shifted: Sequence[Scored | None]) -> dict[str, Any]:
-    """Return how a network compares with those that were trained on shifted labels.
-
-    Parameters
-    ----------
-    shifted : None where a shift left nothing to learn
-
-    Returns
-    -------
-    part : whose scores are compared, test where there is one; and for kappa and auroc: their null (one value per
-    shift, NaN where undefined) and p = (1 + number at least as good) / (N + 1)
-    """
-    part = "test" if "test" in scored.scores else "val"
-    null: dict[str, Any] = {"part": part}
-    for name in NULL_SCORES:
-        values = [np.nan if one is None else one.scores[part][name] for one in shifted]
-        null[name] = values
-        null[f"p_{name}"] = p_value(scored.scores[part][name], np.array(values))
-    return null

@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from summer_prep.errors import SettingsError
+from summer_train.samples import OWN_BIN, Window
 
 N_SEGMENTS = 5
 Indices = NDArray[np.int64]
@@ -27,7 +29,7 @@ def blocked_split(
     buffer_s: float,
     fold: int,
     sequence_s: tuple[float, float] = (3.0, 1.0),
-    window_s: tuple[float, float] = (0.0, 0.0),
+    window: Window = OWN_BIN,
 ) -> Split:
     """Split a session into cycles of five segments with unused gaps between training, validation and test.
 
@@ -37,7 +39,7 @@ def blocked_split(
     buffer_s : time that must lie between samples of different parts, windows counted in
     fold : 1 to 5, the segment that validates; the one before it tests
     sequence_s : past and future that a window around a sample may reach
-    window_s : past and future that it does reach: the longer of the two is kept free beside the buffer
+    window : the bins that it does reach: the longer of the two is kept free beside the buffer
 
     A cycle, for fold 2 (s: segment, |: unused gap, =: gap that trains because training lies on both sides):
 
@@ -50,15 +52,15 @@ def blocked_split(
     Source: the published pipeline's blocked split; folds are numbered by the validation segment (docs/science.md).
     """
     check_fold(fold)
-    reach_s = max(sum(sequence_s), sum(max(0.0, seconds) for seconds in window_s))
-    n_cycles, segment, gap = _cycle_sizes(n_samples, bin_length_ms, buffer_s, reach_s)
+    sizes = partial(_cycle_sizes, n_samples, bin_length_ms, sequence_s=sequence_s, window=window)
+    n_cycles, segment, gap = sizes(buffer_s)
     if segment < 1:
-        fitting = [buffer for buffer in range(121) if _cycle_sizes(n_samples, bin_length_ms, buffer, reach_s)[1] >= 1]
+        fitting = [buffer for buffer in range(121) if sizes(buffer)[1] >= 1]
         fit = f"buffers of {_as_ranges(fitting)} s fit" if fitting else "none fits; use --val-fraction instead"
         raise SettingsError(
             f"--buffer {buffer_s:g} leaves no segment: {n_samples} samples of {bin_length_ms} ms in {n_cycles} cycles, "
             f"with gaps of {gap} bins; {fit} with --sequence {sequence_s[0]:g} {sequence_s[1]:g}"
-            + (f" and --window {window_s[0]:g} {window_s[1]:g}" if any(window_s) else "")
+            + (f" and a --window of {window.n_bins} bins" if window.n_bins > 1 else "")
         )
     part_of_segment = np.full(N_SEGMENTS, "train")
     part_of_segment[fold - 1] = "val"
@@ -131,15 +133,28 @@ def check_fraction(val_fraction: float) -> None:
 
 def cycle_length(n_samples: int, bin_length_ms: int, buffer_s: float) -> int:
     """Return the length of a cycle of five segments and their gaps, in samples."""
-    return n_samples // max(1, round(n_samples * bin_length_ms / 1000 / (12.5 * buffer_s + 30)))
+    return n_samples // _n_cycles(n_samples, bin_length_ms, buffer_s)
 
 
-def _cycle_sizes(n_samples: int, bin_length_ms: int, buffer_s: float, reach_s: float) -> tuple[int, int, int]:
+def _n_cycles(n_samples: int, bin_length_ms: int, buffer_s: float) -> int:
+    return max(1, round(n_samples * bin_length_ms / 1000 / (12.5 * buffer_s + 30)))
+
+
+def _cycle_sizes(
+    n_samples: int, bin_length_ms: int, buffer_s: float, sequence_s: tuple[float, float], window: Window
+) -> tuple[int, int, int]:
     """Return the number of cycles, and the segment and gap length in samples."""
-    n_cycles = max(1, round(n_samples * bin_length_ms / 1000 / (12.5 * buffer_s + 30)))
-    # Rounding first: 0.1 + 0.2 s is 300.00000000000006 ms, which is not one bin more than 300.
-    gap = math.ceil(round((buffer_s + reach_s) * 1000 / bin_length_ms, 6))
+    n_cycles = _n_cycles(n_samples, bin_length_ms, buffer_s)
+    gap_of_sequence = _n_bins(buffer_s + sum(sequence_s), bin_length_ms)
+    # Past and future of a window are whole bins each: together they can be one bin more than their seconds.
+    gap_of_window = _n_bins(buffer_s, bin_length_ms) + max(0, -window.first) + max(0, window.last)
+    gap = max(gap_of_sequence, gap_of_window)
     return n_cycles, int((n_samples // n_cycles - N_SEGMENTS * gap) / N_SEGMENTS), gap
+
+
+def _n_bins(seconds: float, bin_length_ms: int) -> int:
+    # Rounding first: 0.1 + 0.2 s is 300.00000000000006 ms, which is not one bin more than 300.
+    return math.ceil(round(seconds * 1000 / bin_length_ms, 6))
 
 
 def _as_ranges(numbers: list[int]) -> str:

@@ -5,6 +5,7 @@ ones are a stack of one each (docs/performance.md has both ways measured).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -14,12 +15,13 @@ from torch import Tensor, nn
 
 from summer_prep.errors import SettingsError
 from summer_train.batches import ArrayRows, Block, OrderedBlocks, ResidentSamples, Samples, ShuffledBlocks
-from summer_train.config import Choice, Run
+from summer_train.config import Choice, Run, Say, say_nothing
 from summer_train.data import FilmData
 from summer_train.metrics import cross_entropies
 from summer_train.models import Decoder, n_weights, new_decoder
+from summer_train.nulls import SCORES, compare
 from summer_train.samples import choose_shifts
-from summer_train.scoring import Outputs, Scored, null_of, score_networks
+from summer_train.scoring import Outputs, Scored, score_networks
 from summer_train.splits import cycle_length
 from summer_train.steps import AutogradSteps, DenseSteps, choose_steps, dense_parameters, predict_stack
 from summer_train.tasks import FilmLabel, NothingToLearnError
@@ -88,28 +90,29 @@ class DenseNetworks:
     """Networks of one or two layers as one: weights with a leading axis."""
 
     def __init__(
-        self, parameters: Sequence[Tensor], datas: Sequence[FilmData], columns: Sequence[int], lr: float
+        self, parameters: Sequence[Tensor], datas: Sequence[FilmData], columns: Tensor, lr: float, say: Say
     ) -> None:
         self.parameters = [nn.Parameter(parameter) for parameter in parameters]
-        self.datas, self.columns, self.lr = datas, columns, lr
+        self.datas, self.columns, self.lr, self.say = datas, columns, lr, say
         device = parameters[0].device
         self.optimizer = torch.optim.Adam(self.parameters, lr=lr, fused=True, capturable=device.type == "cuda")
         steps = DenseSteps(self.parameters, self._prepare, datas[0].task.loss_gradient, self.optimizer)
-        self.steps = choose_steps(steps, device)
+        self.steps = choose_steps(steps, device, say)
 
     @classmethod
-    def untrained(cls, decoders: Sequence[Decoder], datas: Sequence[FilmData]) -> "DenseNetworks":
+    def untrained(cls, decoders: Sequence[Decoder], datas: Sequence[FilmData], say: Say) -> "DenseNetworks":
         """Return the networks of decoders, all of one shape."""
         layers = zip(*(dense_parameters(decoder.net) or [] for decoder in decoders), strict=True)
         parameters = [torch.stack([weight.detach() for weight in layer]).to(datas[0].device) for layer in layers]
-        return cls(parameters, datas, range(len(datas)), datas[0].choice.lr)
+        columns = torch.arange(len(datas), device=datas[0].device)
+        return cls(parameters, datas, columns, datas[0].choice.lr, say)
 
     def _prepare(self, targets: Tensor) -> Tensor:
         """Return targets of all networks, of which each stands in a column, as the gradient takes them."""
         first = self.datas[0].task
         if not isinstance(first, FilmLabel):
             return first.prepare(targets)[None]
-        of_networks = targets[:, list(self.columns)].t()
+        of_networks = targets.index_select(1, self.columns).t()
         if not first.class_weights:
             return first.prepare(of_networks)
         return torch.stack([data.task.prepare(one) for data, one in zip(self.datas, of_networks, strict=True)])
@@ -128,8 +131,9 @@ class DenseNetworks:
         kept = DenseNetworks(
             [parameter.detach().index_select(0, chosen) for parameter in self.parameters],
             [self.datas[number] for number in numbers],
-            [self.columns[number] for number in numbers],
+            self.columns.index_select(0, chosen),
             self.lr,
+            self.say,
         )
         for old, new in zip(self.parameters, kept.parameters, strict=True):
             kept.optimizer.state[new] = {
@@ -142,12 +146,12 @@ class DenseNetworks:
 class OneNetwork:
     """A network of any kind, trained through autograd as `fit` does."""
 
-    def __init__(self, decoder: Decoder, data: FilmData) -> None:
+    def __init__(self, decoder: Decoder, data: FilmData, say: Say) -> None:
         self.net = decoder.net.to(data.device)
         self.is_label = isinstance(data.task, FilmLabel)
         is_on_gpu = data.device.type == "cuda"
         optimizer = torch.optim.Adam(self.net.parameters(), lr=decoder.lr, fused=True, capturable=is_on_gpu)
-        self.autograd = choose_steps(AutogradSteps(self.net, data.task.loss, optimizer), data.device)
+        self.autograd = choose_steps(AutogradSteps(self.net, data.task.loss, optimizer), data.device, say)
 
     def steps(self, block: Block) -> Tensor:
         """Take the steps of a block whose targets stand in the only column."""
@@ -182,7 +186,11 @@ def stack_size(data: FilmData, choice: Choice) -> int:
 
 
 def train_stack(
-    datas: Sequence[FilmData], max_epochs: int, patience: int | None = None, tick: Tick = lambda _n: None
+    datas: Sequence[FilmData],
+    max_epochs: int,
+    patience: int | None = None,
+    tick: Tick = lambda _n: None,
+    say: Say = say_nothing,
 ) -> tuple[list[Trained], list[Scored | None]]:
     """Train one network on each of some data, which share their samples, and score the best epoch of each.
 
@@ -193,7 +201,7 @@ def train_stack(
     decoders = [new_decoder(data) for data in datas]
     is_dense = dense_parameters(decoders[0].net) is not None
     networks: Networks
-    networks = DenseNetworks.untrained(decoders, datas) if is_dense else OneNetwork(decoders[0], datas[0])
+    networks = DenseNetworks.untrained(decoders, datas, say) if is_dense else OneNetwork(decoders[0], datas[0], say)
     samples = _with_columns(datas)
     trained, best = [Trained() for _ in datas], {}
     running = list(range(len(datas)))
@@ -297,19 +305,34 @@ def shifts_of(data: FilmData, n_shifts: int) -> list[int]:
             f"--shifts {n_shifts}: a null of shifted labels needs --task label and the blocked split. Leave it out"
         )
     least = cycle_length(len(data.has_target), choice.bin_length_ms, choice.buffer_s)
-    return choose_shifts(int(data.has_target.sum()), least, n_shifts, choice.seed)
+    return choose_shifts(int(data.has_target.sum()), least, n_shifts)
 
 
-def shifted_null(data: FilmData, scored: Scored, run: Run, tick: Tick = lambda _n: None) -> dict[str, Any]:
-    """Train networks on shifted labels as one was on the true ones; return the null (`scoring.null_of`)."""
-    shifted: list[Scored | None] = []
-    datas = []
-    for shift in shifts_of(data, run.shifts):
-        try:
-            datas.append(data.shifted(shift))
-        except NothingToLearnError:
-            shifted.append(None)
-    size = stack_size(data, data.choice)
-    for start in range(0, len(datas), size):
-        shifted += train_stack(datas[start : start + size], run.max_epochs, run.patience, tick)[1]
-    return null_of(scored, shifted)
+def shifted_null(
+    data: FilmData, scored: Scored, run: Run, say: Say = say_nothing, tick: Tick = lambda _n: None
+) -> dict[str, Any]:
+    """Train networks on shifted labels as one was on the true ones.
+
+    Returns
+    -------
+    part : whose scores are compared, test where there is one; shifts, in bins that have a label; kappa and auroc of
+    each shift, NaN where undefined; p_kappa and p_auroc (`nulls.Comparison`)
+    """
+    part = "test" if "test" in scored.scores else "val"
+    shifts, size = shifts_of(data, run.shifts), stack_size(data, data.choice)
+    found: dict[int, Scored | None] = dict.fromkeys(shifts)
+    for start in range(0, len(shifts), size):
+        datas = {}
+        for shift in shifts[start : start + size]:
+            with suppress(NothingToLearnError):
+                datas[shift] = data.shifted(shift)
+        if datas:
+            next(iter(datas.values())).take_counts_of(data)
+            of_stack = train_stack(list(datas.values()), run.max_epochs, run.patience, tick, say)[1]
+            found.update(zip(datas, of_stack, strict=True))
+    null: dict[str, Any] = {"part": part, "shifts": shifts}
+    for name in SCORES:
+        values = {shift: np.nan if one is None else one.scores[part][name] for shift, one in found.items()}
+        null[name] = list(values.values())
+        null[f"p_{name}"] = compare([scored.scores[part][name]], [values]).p
+    return null

@@ -1,5 +1,6 @@
 """What people read of runs: tables of scores, lists of runs, what a benchmark measured."""
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -52,7 +53,8 @@ def notes_on_scores(thresholds: Mapping[str, float], undefined: Mapping[str, str
     """Return what a person must know to read the scores of a model, one line each."""
     notes = [f"{part}: n/a is undefined, {why}" for part, why in undefined.items()]
     if "model" in thresholds:
-        notes.insert(0, f'"on" from a probability of {thresholds["model"]:.3g}, chosen on validation for kappa')
+        probability = 1 / (1 + math.exp(-thresholds["model"]))
+        notes.insert(0, f'"on" from a probability of {probability:.3g}, chosen on validation for kappa')
     return notes
 
 
@@ -64,8 +66,8 @@ def null_line(null: Mapping[str, Any]) -> str:
 
 
 STUDY_COLUMNS = {
-    "test_kappa": "kappa", "test_auroc": "AUROC", "test_accuracy": "accuracy", "test_base_rate": "base rate",
-    "time_only_test_kappa": "time only", "test_r2": "R²", "test_bits_per_spike": "bits/spike", "test_loss": "loss",
+    "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
+    "time_only_kappa": "time only", "r2": "R²", "bits_per_spike": "bits/spike", "loss": "loss",
 }  # fmt: skip
 """What a person sees first of a study: means over folds and seeds."""
 
@@ -74,20 +76,41 @@ REPEATS = ("fold", "seed")
 
 
 def study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a table with a row for each combination of what varies in a study, folds and seeds taken together."""
+    """Return a table with a row for each combination of what varies in a study, folds and seeds taken together.
+
+    Scores are of the test part, or of validation where the split has no test part; means are of what is defined.
+    """
     varied = varied_options(rows)
-    shown = [name for name in STUDY_COLUMNS if any(is_number(row.get(name)) for row in rows)]
+    shown = [name for name in STUDY_COLUMNS if any(is_number(score_of(row, name)) for row in rows)]
     table = []
     for values, group in by_options(rows, varied).items():
         cells = []
         for name in shown:
-            found = [row[name] for row in group if is_number(row.get(name))]
+            found = [value for value in (score_of(row, name) for row in group) if is_number(value)]
             mean = number(statistics.fmean(found), 3) if found else "n/a"
-            spread = f" ({statistics.stdev(found):.3f})" if len(found) > 1 and name == "test_kappa" else ""
-            cells.append(mean + spread)
+            if name == shown[0] and found:
+                spread = [f"{statistics.stdev(found):.3f}"] if len(found) > 1 else []
+                spread += [f"{len(found)} of {len(group)}"] if len(found) < len(group) else []
+                mean += f" ({'; '.join(spread)})" if spread else ""
+            cells.append(mean)
         table.append([*values, len(group), *cells])
-    header = ["kappa (SD)" if name == "test_kappa" else STUDY_COLUMNS[name] for name in shown]
-    return Table([*(name.replace("_", " ") for name in varied), "models", *header], table)
+    has_test = any(row.get("n_test") for row in rows)
+    header = [f"{STUDY_COLUMNS[name]}{' (SD)' if name == shown[0] else ''}" for name in shown]
+    return Table(
+        [
+            *(name.replace("_", " ") for name in varied),
+            "models",
+            *(header if has_test else (f"val {one}" for one in header)),
+        ],
+        table,
+    )
+
+
+def score_of(row: Mapping[str, Any], name: str) -> Any:
+    """Return a score of a row of study.csv, a model's or `time_only_...`: of test, or of val where there is no test."""
+    part = "test" if row.get("n_test") or not row.get("n_val") else "val"
+    baseline, _, score = name.rpartition("only_") if name.startswith("time_only_") else ("", "", name)
+    return row.get(f"{baseline}{'only_' if baseline else ''}{part}_{score}")
 
 
 def varied_options(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,7 +1,7 @@
 """One training run from settings to results: cache, data, decoder, Lightning, baselines."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -164,7 +164,7 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
             log_dir, n_epochs, best_epoch = _train(model, data, run, say, previous)
             if not is_first_process():
                 return None
-            return _evaluated(model, data, run, log_dir, n_epochs, best_epoch, time.perf_counter() - started)
+            return _evaluated(model, data, run, say, log_dir, n_epochs, best_epoch, time.perf_counter() - started)
 
 
 def open_data(choice: Choice, run: Run, say: Say = say_nothing) -> FilmData:
@@ -263,13 +263,15 @@ def _write_settings(log_dir: Path, choice: Choice, run: Run) -> None:
 
 
 def _evaluated(
-    model: Decoder, data: FilmData, run: Run, log_dir: Path, n_epochs: int, best_epoch: int, seconds: float
+    model: Decoder, data: FilmData, run: Run, say: Say, log_dir: Path, n_epochs: int, best_epoch: int, seconds: float
 ) -> FitResult:
     """Score the trained model and leave its results in the run's folder."""
     own, baselines = score(model, data)
     test = own.scores.get("test", {})
     metrics = MetricsFile(log_dir / METRICS, metric_columns(data.task), n_epochs)
-    metrics.add_test_scores(best_epoch - 1, {f"test_{name}": test[name] for name in test if name in metrics_of(data)})
+    # The rows of epochs have the accuracy of the most likely class.
+    of_epoch = {"test_loss": test.get("loss"), "test_accuracy": test.get("accuracy_at_half")}
+    metrics.add_test_scores(best_epoch - 1, {name: value for name, value in of_epoch.items() if value is not None})
     rows = {"model": own, **baselines}
     result = FitResult(
         config={**data.choice.as_plain(), **run.as_plain()},
@@ -278,10 +280,10 @@ def _evaluated(
         n_samples=data.n_samples,
         n_per_class={part: samples_per_class(data, part) for part in PARTS},
         scores={row: scored.scores for row, scored in rows.items()},
-        thresholds={row: scored.threshold for row, scored in rows.items() if scored.threshold is not None},
+        thresholds=thresholds_of(rows),
         undefined=own.undefined,
         units={part: {name: values.tolist() for name, values in units.items()} for part, units in own.units.items()},
-        null=shifted_null(data, own, run) if run.shifts else {},
+        null=shifted_null(data, own, run, say) if run.shifts else {},
         best_epoch=best_epoch,
         n_epochs=n_epochs,
         seconds=seconds,
@@ -292,9 +294,10 @@ def _evaluated(
     return result
 
 
-def metrics_of(data: FilmData) -> tuple[str, ...]:
-    """Return the scores that metrics.csv has of each part."""
-    return ("loss", *data.task.score_names)
+def thresholds_of(rows: Mapping[str, Scored]) -> dict[str, float]:
+    """Return the threshold of each row that has one."""
+    found = {row: scored.threshold_log_odds for row, scored in rows.items()}
+    return {row: threshold for row, threshold in found.items() if threshold is not None}
 
 
 def score(model: Decoder, data: FilmData) -> tuple[Scored, dict[str, Scored]]:

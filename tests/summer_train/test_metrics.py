@@ -18,7 +18,6 @@ from summer_train.metrics import (
     curves,
     label_scores,
     log_odds_of_on,
-    p_value,
     poisson,
 )
 from summer_train.tasks import FilmLabel, NextBin
@@ -171,13 +170,6 @@ def test_the_mean_rate_of_the_part_has_no_bits_per_spike_and_no_r2():
     sums.add(target.double().mean(0).expand(101, 4), target)
     assert sums.scores()["bits_per_spike"] == pytest.approx(0, abs=1e-12)
     assert sums.scores()["r2"] == pytest.approx(0, abs=1e-12)
-
-
-def test_p_counts_the_observation_and_leaves_out_what_is_undefined():
-    assert p_value(0.5, np.array([0.1, 0.5, 0.9, np.nan])) == 3 / 4
-    assert p_value(1.0, np.zeros(99)) == 1 / 100
-    assert np.isnan(p_value(np.nan, np.zeros(3)))
-    assert np.isnan(p_value(0.3, np.array([np.nan])))
 
 
 def test_balanced_weights_are_those_of_scikit_learn():

@@ -10,8 +10,9 @@ import pytest
 
 import summer_train
 from summer_prep.errors import SettingsError
+from summer_train.findings import compare, read_results_of, usual_first
 from summer_train.published import KAPPA_BY_BUFFER, KAPPA_BY_LABEL
-from summer_train.reporting import combined_p, mean_null, read_results_of
+from summer_train.reporting import _others_equal
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +73,28 @@ def test_equal_studies_give_equal_files(studied, written, tmp_path):
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
-def test_the_null_of_several_folds_is_that_of_their_means(studied):
+def test_the_null_of_several_folds_and_seeds_is_of_the_same_shifts(studied):
     results = [one for one in read_results_of(studied) if one.row["label_name"] == "summer" and one.null]
     group = [one for one in results if one.row["buffer"] == 10 and one.row["brain_regions"] == "all"]
     assert len(group) == 2
-    means = np.nanmean([one.null["auroc"] for one in group], axis=0)
-    assert mean_null(group, "auroc") == pytest.approx(np.quantile(means, (0.05, 0.5, 0.95)))
-    observed = np.mean([one.score("auroc") for one in group])
-    assert combined_p(group, "auroc") == (1 + np.sum(means >= observed)) / 5
+    assert len({tuple(one.null["auroc"]) for one in group}) == 1  # the shifts
+    found = compare(group, "auroc")
+    expected = np.mean([list(one.null["auroc"].values()) for one in group], axis=0)
+    assert found.null == pytest.approx(expected)
+    assert found.p == (1 + np.sum(expected >= np.mean([one.score("auroc") for one in group]))) / 5
+
+
+def test_usual_settings_are_what_is_shown_and_never_a_random_split(studied):
+    results = usual_first(read_results_of(studied))
+    labels = [one for one in results if one.row["task"] == "label"]
+    shown, fixed = _others_equal(labels)
+    assert {one.row["split"] for one in shown} == {"blocked"}
+    assert {one.row["brain_regions"] for one in shown} == {"all"}
+    assert "split blocked" in fixed
+    assert "brain regions all" in fixed
+    with_random, _ = _others_equal(labels, "buffer", "split", "sequence")
+    assert {one.row["brain_regions"] for one in with_random} == {"all"}
+    assert {one.row["split"] for one in with_random} == {"blocked", "random"}
 
 
 def test_runs_are_reported_like_a_study(demo_cache, tmp_path):

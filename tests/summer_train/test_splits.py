@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from summer_prep.errors import SettingsError
+from summer_train.samples import window_of
 from summer_train.splits import blocked_split, fraction_split, random_split
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "vectors" / "splits.json").read_text())
@@ -40,15 +41,19 @@ def test_film_length_session_has_the_published_number_of_cycles(buffer_s, n_cycl
     bin_length_ms=st.sampled_from([5, 40, 80, 200, 480, 1000]),
     buffer_s=st.floats(0, 40),
     fold=st.integers(1, 5),
-    past_s=st.sampled_from([0.0, 0.5, 3.0]),
-    future_s=st.sampled_from([0.0, 1.0, 2.0]),
+    past_s=st.sampled_from([0.0, 0.5, 2.52, 3.0]),
+    future_s=st.sampled_from([0.0, 1.0, 2.0, 2.52]),
     is_window=st.booleans(),
 )
 def test_parts_are_disjoint_and_no_window_comes_within_the_buffer(
     n_samples, bin_length_ms, buffer_s, fold, past_s, future_s, is_window
 ):
-    reach = {"window_s" if is_window else "sequence_s": (past_s, future_s)}
-    reach.setdefault("sequence_s", (0.0, 0.5))
+    if is_window:
+        window = window_of((past_s, future_s), bin_length_ms)
+        past_s, future_s = -window.first * bin_length_ms / 1000, window.last * bin_length_ms / 1000
+        reach = {"sequence_s": (0.0, 0.5), "window": window}
+    else:
+        reach = {"sequence_s": (past_s, future_s)}
     try:
         split = blocked_split(n_samples, bin_length_ms, buffer_s, fold, **reach)
     except SettingsError:
@@ -70,10 +75,18 @@ def test_the_gap_covers_the_longer_of_sequence_and_window():
     def split(**reach):
         return blocked_split(59_080, 80, 32, 2, **reach)
 
-    assert np.array_equal(split(sequence_s=(3.0, 1.0), window_s=(0.8, 0.72)).train, split(sequence_s=(3.0, 1.0)).train)
-    assert np.array_equal(split(sequence_s=(3.0, 1.0), window_s=(6.0, 2.0)).train, split(sequence_s=(6.0, 2.0)).train)
-    later = split(sequence_s=(0.0, 0.0), window_s=(-8.0, 8.0))
-    assert np.array_equal(later.train, split(sequence_s=(0.0, 8.0)).train)
+    def bins(window_s):
+        return window_of(window_s, 80)
+
+    def train(**reach):
+        return split(**reach).train
+
+    published = (3.0, 1.0)
+    assert np.array_equal(train(sequence_s=published, window=bins((0.8, 0.72))), train(sequence_s=published))
+    assert np.array_equal(train(sequence_s=published, window=bins((6, 2))), train(sequence_s=(6.0, 2.0)))
+    assert np.array_equal(train(sequence_s=(0, 0), window=bins((-8, 8))), train(sequence_s=(0.0, 8.0)))
+    # 2.52 s are 32 bins of 80 ms before and as many after, together one more than the bins of 5.04 s.
+    assert np.array_equal(train(sequence_s=(0, 0), window=bins((2.52, 2.52))), train(sequence_s=(0.0, 5.12)))
 
 
 @pytest.mark.parametrize("fold", [1, 5])

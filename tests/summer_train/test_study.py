@@ -17,11 +17,14 @@ import torch
 import summer_train
 from summer_prep.errors import SettingsError
 from summer_train import studies
+from summer_train.batches import StreamedSamples
 from summer_train.config import Choice, StudyRun, settings_from
+from summer_train.findings import read_results_of
 from summer_train.grid import choices_of
-from summer_train.records import read_records
+from summer_train.records import read_stacks
 from summer_train.selection import open_selection
-from summer_train.stacks import choose_shifts, train_stack
+from summer_train.stacks import train_stack
+from summer_train.tables import study_table
 from tests.conftest import hear_interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -47,8 +50,9 @@ def table(folder):
         {"task": "label", "label_name": "tom", "model": "gru", "batch_size": 128},
         {"task": "next_bin", "loss": "mse,poisson", "window": (0.16, 0)},
         {"task": "next_bin", "model": "linear"},
+        {"task": "label", "label_name": "summer,tom", "max_epochs": 6, "patience": 1, "lr": 0.02},
     ],
-    ids=["mlp", "balanced windows", "linear", "lstm", "gru", "next bin", "next bin linear"],
+    ids=["mlp", "balanced windows", "linear", "lstm", "gru", "next bin", "next bin linear", "patience"],
 )
 def test_rows_equal_separate_fits(changes, places, tmp_path):
     training = {"max_epochs": 2, "batch_size": 32, **changes}
@@ -56,6 +60,7 @@ def test_rows_equal_separate_fits(changes, places, tmp_path):
         **places, **training, fold=[1, 2], output_dir=tmp_path / "study", workers=1, keep_predictions=True
     )
     lists = {name: str(training.get(name, "")).split(",") for name in ("label_name", "loss")}
+    assert {row["label_name"] for row in result.rows} == set(lists["label_name"])  # empty for next-bin
     for row in result.rows:
         own = {name: row[name] for name, values in lists.items() if len(values) > 1}
         run = summer_train.fit(**places, **{**training, **own}, fold=row["fold"], output_dir=tmp_path / "fits")
@@ -258,10 +263,15 @@ def test_predictions_that_were_not_kept_are_made_when_asked_for(places, tmp_path
     assert summer_train.study(**options, keep_predictions=True).n_trained == 0
 
 
-def test_streamed_counts_give_the_table_of_resident_ones(places, tmp_path):
+def test_streamed_counts_give_the_table_of_resident_ones(places, tmp_path, monkeypatch):
+    used = []
+    real = StreamedSamples.gather
+    monkeypatch.setattr(StreamedSamples, "gather", lambda *args: used.__setitem__(slice(0, 1), [True]) or real(*args))
     common = {**places, "max_epochs": 1, "workers": 1, "label_name": "summer,tom", "window": (0.16, 0.08)}
     resident = summer_train.study(**common, output_dir=tmp_path / "resident")
+    assert used == []
     streamed = summer_train.study(**common, output_dir=tmp_path / "streamed", device_memory=1e-6)
+    assert used == [True]
     for one, other in zip(resident.rows, streamed.rows, strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
@@ -356,15 +366,6 @@ def test_a_study_says_what_memory_it_will_need_and_takes_no_more_processes_than_
         summer_train.study(**places, max_epochs=1, output_dir=tmp_path / "other", workers=1)
 
 
-def test_shifts_keep_at_least_a_cycle_away_and_more_of_them_contain_fewer():
-    shifts = choose_shifts(1000, 100, 50, seed=3)
-    assert len(set(shifts)) == 50
-    assert min(shifts) >= 100
-    assert max(shifts) <= 900
-    assert choose_shifts(1000, 100, 20, seed=3) == shifts[:20]
-    assert choose_shifts(1000, 100, 20, seed=4) != shifts[:20]
-
-
 def test_records_of_another_version_are_refused(places, tmp_path):
     options = {**places, "max_epochs": 1, "output_dir": tmp_path / "study", "workers": 1}
     summer_train.study(**options)
@@ -374,4 +375,57 @@ def test_records_of_another_version_are_refused(places, tmp_path):
         summer_train.study(**options)
     assert settings_from(StudyRun, {}).output_dir == Path("study")
     assert torch.get_num_threads() >= 1
-    assert len(read_records(tmp_path / "nothing")[0]) == 0
+    assert read_stacks(tmp_path / "nothing") == {}
+
+
+def test_names_of_one_model_are_one_model(places, tmp_path):
+    options = {**places, "max_epochs": 1, "output_dir": tmp_path / "study", "workers": 1}
+    result = summer_train.study(**{**options, "patient_ids": "14;14"[:2] + ";sub-14"}, label_name="summer")
+    assert result.n_trained == 1
+    result = summer_train.study(**options, label_name="all,summer")
+    assert len(result.rows) == len({row["id"] for row in result.rows}) == 53
+
+
+def test_a_model_has_one_record_whoever_reads_the_folder(places, tmp_path):
+    options = {**places, "max_epochs": 1, "output_dir": tmp_path / "study", "workers": 1}
+    summer_train.study(**options, label_name="summer,tom")
+    summer_train.study(**options, label_name="summer", keep_predictions=True)
+    stored = [record for records in read_stacks(tmp_path / "study").values() for record in records]
+    assert sorted(record.columns["label_name"] for record in stored) == ["summer", "tom"]
+    assert len(read_results_of(tmp_path / "study")) == len(table(tmp_path / "study")) == 2
+
+
+def test_predictions_of_other_data_do_not_stay(places, tmp_path, monkeypatch):
+    options = {**places, "max_epochs": 1, "output_dir": tmp_path / "study", "workers": 1}
+    (row,) = summer_train.study(**options, keep_predictions=True).rows
+    kept = tmp_path / "study" / "predictions" / f"{row['id']}.npz"
+    assert kept.exists()
+    real = summer_train.selection.Selection.provenance
+    monkeypatch.setattr("summer_train.selection.Selection.provenance", lambda self: {**real(self), "other": 1})
+    summer_train.study(**options)
+    assert not kept.exists()
+
+
+def test_a_diverged_model_is_a_row_with_the_reason_and_not_trained_again(places, tmp_path):
+    options = {**places, "max_epochs": 3, "output_dir": tmp_path / "study", "workers": 1, "task": "next_bin"}
+    options |= {"lr": 1e18, "keep_predictions": True}
+    (row,) = summer_train.study(**options).rows
+    assert "diverged" in row["why_undefined"]
+    assert "test_loss" not in row
+    assert summer_train.study(**options).n_trained == 0
+
+
+def test_a_study_without_a_test_part_shows_validation(places, tmp_path):
+    options = {**places, "buffer": None, "val_fraction": 0.2, "max_epochs": 1, "workers": 1}
+    rows = summer_train.study(**options, label_name="summer,tom", output_dir=tmp_path / "study").rows
+    shown = study_table(rows)
+    assert list(shown.header[:4]) == ["label name", "models", "val kappa (SD)", "val AUROC"]
+    assert shown.rows[0][3] == f"{rows[0]['val_auroc']:.3f}"
+
+
+def test_means_say_of_how_many_models_they_are():
+    rows = [
+        {"task": "label", "label_name": "a", "fold": fold, "n_test": 9, "test_kappa": kappa}
+        for fold, kappa in enumerate((0.1, float("nan"), 0.3), start=1)
+    ]
+    assert study_table(rows).rows == [["a", 3, "0.200 (0.141; 2 of 3)"]]

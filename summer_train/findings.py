@@ -1,0 +1,153 @@
+"""What studies and runs found, read from their folders: one result per model, alike for both."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summer_train import nulls
+from summer_train.checkpoints import choice_of
+from summer_train.config import Choice, Run, Say, say_nothing
+from summer_train.grid import as_columns
+from summer_train.records import (
+    STACKS,
+    Null,
+    Record,
+    Row,
+    columns_of,
+    digest_of,
+    id_of,
+    null_of,
+    predictions_path,
+    read_stacks,
+    study_row,
+)
+from summer_train.runs import METRICS, FitResult, find_results, read_metrics
+from summer_train.runs import PREDICTIONS as RUN_PREDICTIONS
+from summer_train.tables import REPEATS, by_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One model to be reported, of a study or a run.
+
+    row : as in study.csv
+    null : score -> shift -> value under shifted labels; empty without a null
+    predictions : where its predictions are, if they were kept
+    """
+
+    row: Row
+    record: Record
+    null: Null
+    predictions: Path | None
+
+    @property
+    def part(self) -> str:
+        """The part that is reported: test, where there is one."""
+        return self.record.part
+
+    def score(self, name: str) -> float:
+        """Return a score of that part; NaN where it is undefined."""
+        return float(self.record.scores.get(self.part, {}).get(name, np.nan))
+
+    def baseline(self, baseline: str, name: str) -> float:
+        """Return a score of a baseline."""
+        return float(self.record.baselines.get(baseline, {}).get(self.part, {}).get(name, np.nan))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the predictions that were kept."""
+        assert self.predictions is not None
+        with np.load(self.predictions) as stored:
+            return dict(stored)
+
+
+def read_results_of(folder: Path, say: Say = say_nothing) -> list[Result]:
+    """Return what a study's folder, a run's, or one with runs holds.
+
+    Raises
+    ------
+    SettingsError : nothing of that kind is there
+    """
+    if (folder / STACKS).is_dir():
+        return _of_study(folder, say)
+    found, without = find_results(folder)
+    for run in without:
+        say(f"no results in {run}: killed, or still at work")
+    return [_of_run(result) for result in found]
+
+
+def _of_study(folder: Path, say: Say) -> list[Result]:
+    records: dict[tuple[str, int], Record] = {}
+    for path, of_file in read_stacks(folder).items():
+        if of_file is None:
+            say(f"{path}: cannot be read; the same study command trains its models again")
+        records |= {(record.id, record.shift): record for record in of_file or ()}
+    shifted: dict[str, list[Record]] = {}
+    for record in records.values():
+        if record.shift:
+            shifted.setdefault(record.id, []).append(record)
+    results = []
+    for record in records.values():
+        if not record.shift:
+            kept = predictions_path(folder, record.id)
+            null = null_of(shifted[record.id], record.part) if record.id in shifted else {}
+            row = study_row(record, null)
+            results.append(Result(row=row, record=record, null=null, predictions=kept if kept.exists() else None))
+    return results
+
+
+def _of_run(result: FitResult) -> Result:
+    """Return a run as if it were a study of one model."""
+    choice = choice_of(result.config, result.log_dir)
+    run = Run(max_epochs=result.config["max_epochs"], patience=result.config["patience"])
+    metrics = read_metrics(result.log_dir / METRICS)
+    record = Record(
+        id=id_of(choice, run),
+        shift=0,
+        shift_s=0.0,
+        data_digest=digest_of(result.data),
+        columns=columns_of(choice, run),
+        n_units=result.n_units,
+        n_samples=result.n_samples,
+        scores=result.scores["model"],
+        threshold_log_odds=result.thresholds.get("model"),
+        undefined=result.undefined,
+        baselines={name: scores for name, scores in result.scores.items() if name != "model"},
+        curve=[(float(row["train_loss"]), float(row["val_loss"])) for row in metrics],
+        best_epoch=result.best_epoch,
+        units=result.units,
+        seconds=result.seconds,
+    )
+    null = result.null
+    by_shift = {name: dict(zip(null["shifts"], null[name], strict=True)) for name in nulls.SCORES} if null else {}
+    kept = result.log_dir / RUN_PREDICTIONS
+    return Result(
+        row=study_row(record, by_shift), record=record, null=by_shift, predictions=kept if kept.exists() else None
+    )
+
+
+def usual_first(results: Sequence[Result]) -> list[Result]:
+    """Return results whose settings differ least from the defaults first: they are what others are compared with."""
+    defaults = as_columns(Choice(task="label"))
+    ours = ("task", "label_name", "patient_ids", *REPEATS)
+
+    def n_unusual(result: Result) -> tuple[bool, int]:
+        names = [name for name in defaults if name not in ours]
+        return result.row["split"] != "blocked", sum(result.row[name] != defaults[name] for name in names)
+
+    return sorted(results, key=n_unusual)
+
+
+def compare(group: Sequence[Result], name: str) -> nulls.Comparison:
+    """Return how the mean of some models compares with that of their nulls."""
+    return nulls.compare([one.score(name) for one in group], [one.null.get(name, {}) for one in group])
+
+
+def groups_of(results: Sequence[Result], names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], list[Result]]]:
+    """Yield the results of each combination of some settings' values."""
+    by_id = {id(result.row): result for result in results}
+    for values, rows in by_options([result.row for result in results], names).items():
+        yield values, [by_id[id(row)] for row in rows]

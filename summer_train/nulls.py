@@ -1,0 +1,65 @@
+"""How results compare with a null: the same networks trained on shifted labels. Pure arithmetic.
+
+Results of one label in several folds are compared as their mean, with the mean over the same folds of each shift. So
+both are means of as many models: a fold in which the score is undefined counts in neither.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+SCORES = ("kappa", "auroc")
+"""What a null is made of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A mean over models, and what shifted labels give in its place.
+
+    n_models : models whose score is defined, over which means are taken
+    null : (n_shifts,) of the shifts that all of these models have, and that are defined in all of them
+    """
+
+    mean: float
+    n_models: int
+    null: Floats = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def p(self) -> float:
+        """(1 + number at least as good) / (n_shifts + 1); NaN without a null.
+
+        Source: permutation p-value that counts the observation itself (Phipson & Smyth 2010).
+        """
+        if np.isnan(self.mean) or not len(self.null):
+            return float("nan")
+        return float((1 + np.sum(self.null >= self.mean)) / (len(self.null) + 1))
+
+    @property
+    def band(self) -> tuple[float, float, float] | None:
+        """5th percentile, median and 95th percentile of the null; None without one."""
+        if not len(self.null):
+            return None
+        low, middle, high = np.quantile(self.null, (0.05, 0.5, 0.95))
+        return float(low), float(middle), float(high)
+
+
+def compare(observed: Sequence[float], nulls: Sequence[Mapping[int, float]]) -> Comparison:
+    """Return how the mean of some models compares with that of their nulls.
+
+    Parameters
+    ----------
+    observed : a score of each model; NaN where undefined
+    nulls : of each model shift -> score, NaN where undefined; empty without a null
+    """
+    defined = [(value, null) for value, null in zip(observed, nulls, strict=True) if np.isfinite(value)]
+    if not defined:
+        return Comparison(mean=float("nan"), n_models=0)
+    mean = float(np.mean([value for value, _ in defined]))
+    shared = sorted(set.intersection(*(set(null) for _, null in defined)))
+    by_shift = np.array([[null[shift] for _, null in defined] for shift in shared]).reshape(len(shared), len(defined))
+    means = by_shift.mean(axis=1)
+    return Comparison(mean=mean, n_models=len(defined), null=means[np.isfinite(means)])
