@@ -34,6 +34,10 @@ BRAIN_REGION_GROUPS: dict[str, tuple[str, ...]] = {
 """Group name -> the regions it stands for beside its own name (hippocampus; older names of the parahippocampal)."""
 
 
+BRAIN_REGIONS = ("A", "AH", "MH", "PH", "EC", "PHC", "APH", "MPH", "PPH", "PIC", "LG", "FF", "PRC")
+"""Regions in which units of the data set lie."""
+
+
 def check_bin_length(bin_length_ms: int) -> None:
     """Refuse bin lengths that no grid of film frames can have.
 

@@ -14,6 +14,12 @@ from summer_prep.errors import SettingsError
 
 Result = TypeVar("Result")
 
+MAIN_GUARD = (
+    "In a script, call it below `if __name__ == '__main__':`, or without further processes: build with workers=0, "
+    "study with workers=1"
+)
+"""What to do where new processes run a script once more."""
+
 
 def run_in_workers(
     work: Callable[..., Result],
@@ -67,10 +73,7 @@ def _start_workers(executor: ProcessPoolExecutor) -> None:
     try:
         first.result()
     except BrokenProcessPool as error:
-        raise SettingsError(
-            "no worker process can start. In a script, call build below `if __name__ == '__main__':`, "
-            "or with n_workers=0"
-        ) from error
+        raise SettingsError(f"no worker process can start. {MAIN_GUARD}") from error
 
 
 @contextmanager

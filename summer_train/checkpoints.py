@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from summer_prep.errors import SettingsError
-from summer_train.config import Choice, options_of, settings_from
+from summer_train.config import Choice, choice_of
 from summer_train.runs import best_checkpoint, last_checkpoint, replace_file, run_folders
 
 
@@ -130,23 +129,6 @@ def n_epochs_of(checkpoint: Mapping[str, Any]) -> int:
     if not loops:
         return int(checkpoint["epoch"]) + 1
     return int(loops["fit_loop"]["epoch_progress"]["current"]["processed"])
-
-
-def choice_of(plain: Mapping[str, Any], path: Path, **changes: Any) -> Choice:
-    """Return the choice that a checkpoint was trained with, with changes.
-
-    Raises
-    ------
-    SettingsError : its settings are none that this version knows
-    """
-    known = {name: field for name, field in options_of(Choice).items() if plain.get(field.name, []) != []}
-    missing = [name for name, field in known.items() if plain[field.name] is None and field.default is not None]
-    if missing:
-        raise SettingsError(f"{path}: its settings cannot be used: no {', '.join(missing)}. Train again")
-    try:
-        return replace(settings_from(Choice, {name: plain[field.name] for name, field in known.items()}), **changes)
-    except SettingsError as error:
-        raise SettingsError(f"{path}: its settings cannot be used: {error}") from error
 
 
 def data_differences(trained_on: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
@@ -24,7 +24,17 @@ from summer_prep.console import (
     show_table,
 )
 from summer_prep.values import as_path
-from summer_train.config import STUDY_OPTIONS, Choice, Run, StudyRun, is_first_process, options_of, settings_from, takes
+from summer_train.config import (
+    STUDY_OPTIONS,
+    Choice,
+    Run,
+    StudyRun,
+    check_given,
+    is_first_process,
+    options_of,
+    settings_from,
+    takes,
+)
 
 _OF_RUN = "  [default: that of the run]"
 
@@ -56,6 +66,7 @@ def _given(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
 def fit(context: typer.Context, picture: PictureOption = None, as_json: JsonOption = False, **options: Any) -> None:
     """Train and evaluate one model; keys that are missing or stale are built from --data-dir first."""
     options = _given(context, options)
+    check_given(options)
     choice, where = settings_from(Choice, options), settings_from(Run, options)
     from summer_train.training import run_fit
 
@@ -129,9 +140,15 @@ def _of_study(name: str, field: Any) -> inspect.Parameter:
             if metavar != "SECONDS"
             else ("  Several: separate them with ;, as in '0 0;0.8 0.72'.")
         )
+    default = "label" if name == "task" else field.default
+    if "[default:" not in help_text and default is not None:
+        shown = " ".join(f"{one:g}" for one in default) if isinstance(default, tuple) else default
+        help_text += f"  [default: {'no' if shown is False else shown}]"
+    kinds = "|".join(get_args(field.type)) if get_origin(field.type) is Literal else ""
     option = typer.Option(
-        f"--{name.replace('_', '-')}", help=help_text, metavar=f"{metavar or 'VALUE'}{LIST_MARK}", show_default=False
-    )
+        f"--{name.replace('_', '-')}", help=help_text, metavar=f"{metavar or kinds or 'VALUE'}{LIST_MARK}",
+        show_default=False,
+    )  # fmt: skip
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
     )
@@ -146,14 +163,18 @@ def study(context: typer.Context, as_json: JsonOption = False, **options: Any) -
     """
     options = _given(context, options)
     from summer_train.studies import run_study, study_choices
-    from summer_train.tables import study_table
+    from summer_train.tables import settings_line, study_table
 
     result = run_study(study_choices(options), settings_from(StudyRun, options), say)
     if as_json:
         show_json(result.rows)
         return
+    show(as_data(settings_line(result.rows)))
     show_table(study_table(result.rows))
-    show(as_data(f"{len(result.rows)} models, {result.n_trained} trained in {result.seconds:.1f} s: {result.folder}"))
+    if any("p_kappa" in row for row in result.rows):
+        show(as_data(f"p-values: of each model in study.csv, over folds by summer-train report {result.folder}"))
+    trained = f"{result.n_trained} networks trained in {result.seconds:.1f} s"
+    show(as_data(f"{len(result.rows)} models, {trained}: {result.folder}"))
 
 
 @app.command()

@@ -7,7 +7,7 @@ import difflib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -287,6 +287,38 @@ def settings_from(kind: type[AnySettings], options: Mapping[str, Any]) -> AnySet
     return kind(
         **{known[name].name: _converted(known[name], value) for name, value in options.items() if name in known}
     )
+
+
+def choice_of(plain: Mapping[str, Any], path: Path, **changes: Any) -> Choice:
+    """Return the choice that a checkpoint or run was trained with, with changes.
+
+    Raises
+    ------
+    SettingsError : its settings are none that this version knows
+    """
+    known = {name: field for name, field in options_of(Choice).items() if plain.get(field.name, []) != []}
+    missing = [name for name, field in known.items() if plain[field.name] is None and field.default is not None]
+    if missing:
+        raise SettingsError(f"{path}: its settings cannot be used: no {', '.join(missing)}. Train again")
+    try:
+        return replace(settings_from(Choice, {name: plain[field.name] for name, field in known.items()}), **changes)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: its settings cannot be used: {error}") from error
+
+
+def check_given(options: Mapping[str, Any]) -> None:
+    """Refuse options that were given and have no effect, also where they say what is the default.
+
+    Raises
+    ------
+    SettingsError : one of them
+    """
+    known = options_of(Choice)
+    causes = {name: str(options.get(name) or known[name].default) for name in ("task", "model", "split")}
+    for rule, names in idle_options(**causes).items():
+        given = [name for name, one in known.items() if one.name in names and options.get(name) is not None]
+        if given:
+            raise SettingsError(f"--{given[0].replace('_', '-')}: has no effect on {rule}")
 
 
 def with_preset(options: Mapping[str, Any]) -> dict[str, Any]:

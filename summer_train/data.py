@@ -83,7 +83,7 @@ class FilmData(lightning.LightningDataModule):
         samples = reaches_only(usable, n_samples, touched)
         if touched.n_bins > 1 + reach:
             lost = reaches_only(usable, n_samples, Window(0, reach)) & ~samples
-            self._note_left_out(lost, "whose window reaches such a bin or beyond the film", "samples")
+            self._note_left_out(lost, "whose window reaches a bin that is left out, or beyond the film", "samples")
         if choice.pauses == "drop":
             unbroken = runs_on(*self.selection.breaks(), n_samples, touched)
             self._note_left_out(samples & ~unbroken, "across a pause or skip", "samples")

@@ -10,8 +10,8 @@ import torch
 
 from summer_prep.errors import SettingsError
 from summer_prep.values import as_number, as_path, as_patient_ids
-from summer_train.checkpoints import choice_of, data_differences, load_checkpoint, n_epochs_of
-from summer_train.config import Choice, Run, Say, say_nothing, settings_from
+from summer_train.checkpoints import data_differences, load_checkpoint, n_epochs_of
+from summer_train.config import Choice, Run, Say, choice_of, say_nothing, settings_from
 from summer_train.data import FilmData
 from summer_train.models import Decoder, new_decoder
 from summer_train.runs import Scores, best_checkpoint, read_results

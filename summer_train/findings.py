@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from summer_prep.errors import SettingsError
 from summer_train import nulls
-from summer_train.checkpoints import choice_of
-from summer_train.config import Choice, Run, Say, say_nothing
+from summer_train.config import Choice, Run, Say, choice_of, say_nothing
 from summer_train.grid import as_columns
 from summer_train.records import (
     STACKS,
@@ -20,6 +20,7 @@ from summer_train.records import (
     columns_of,
     digest_of,
     id_of,
+    ids_in_order,
     null_of,
     predictions_path,
     read_stacks,
@@ -71,6 +72,8 @@ def read_results_of(folder: Path, say: Say = say_nothing) -> list[Result]:
     ------
     SettingsError : nothing of that kind is there
     """
+    if not folder.is_dir():
+        raise SettingsError(f"{folder}: no such folder. Name the --output-dir of summer-train study or fit")
     if (folder / STACKS).is_dir():
         return _of_study(folder, say)
     found, without = find_results(folder)
@@ -89,8 +92,9 @@ def _of_study(folder: Path, say: Say) -> list[Result]:
     for record in records.values():
         if record.shift:
             shifted.setdefault(record.id, []).append(record)
+    order = {model_id: place for place, model_id in enumerate(ids_in_order(folder))}
     results = []
-    for record in records.values():
+    for record in sorted(records.values(), key=lambda record: order.get(record.id, len(order))):
         if not record.shift:
             kept = predictions_path(folder, record.id)
             null = null_of(shifted[record.id], record.part) if record.id in shifted else {}

@@ -68,6 +68,7 @@ def draw_dots(rows: Sequence[Dots], score: str, title: str) -> Any:
         figure, axes = plt.subplots(figsize=(7.5, 1.6 + 0.24 * max(3, len(rows))), layout="constrained")
         label = _Once()
         axes.axvline(0, color="black", lw=0.8)
+        axes.use_sticky_edges = False  # else bars end at the frame
         for place, row in enumerate(rows):
             if row.null is not None:
                 low, middle, high = row.null
@@ -101,12 +102,13 @@ class _Once:
         return name if is_new else "_" + name
 
 
-def draw_lines(lines: Mapping[str, Sequence[Dots]], setting: str, score: str, title: str) -> Any:
-    """Return a figure of a score against a setting, a line for each name through the means, every fold a dot.
+def draw_lines(lines: Mapping[str, Sequence[Dots]], setting: str, score: str, title: str, joined: bool = True) -> Any:
+    """Return a figure of a score against a setting, a mark for each mean, every fold a dot.
 
     Parameters
     ----------
     lines : name -> one Dots for each value of the setting, in order; its name is the value
+    joined : whether values have an order, so that lines between them mean something
     """
     with style() as plt:
         figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
@@ -115,12 +117,12 @@ def draw_lines(lines: Mapping[str, Sequence[Dots]], setting: str, score: str, ti
         label = _Once()
         for (name, line), colour in zip(lines.items(), _colours(plt, len(lines)), strict=True):
             at = [places[dots.name] for dots in line]
-            axes.plot(at, [dots.mean for dots in line], "o-", color=colour, label=name, ms=5)
+            axes.plot(at, [dots.mean for dots in line], "o-" if joined else "D", color=colour, label=name, ms=5)
             for place, dots in zip(at, line, strict=True):
                 axes.plot([place] * len(dots.values), dots.values, ".", color=colour, ms=4, alpha=0.5)
             time_only = [mean_of(dots.time_only) for dots in line]
             if np.isfinite(time_only).any():
-                axes.plot(at, time_only, ":", color=colour, lw=1.2, label=label("time only"))
+                axes.plot(at, time_only, ":" if joined else "_", color=colour, lw=1.2, ms=14, label=label("time only"))
             published = [(place, dots.published) for place, dots in zip(at, line, strict=True) if dots.published]
             if published:
                 axes.plot(
@@ -174,7 +176,7 @@ def draw_confusions(panels: Mapping[str, NDArray[np.float64]], title: str) -> An
                     colour = "white" if shares[truth, call] > 0.5 else "black"
                     text = f"{shares[truth, call]:.0%}\n{matrix[truth, call]:.0f}"
                     axes.text(call, truth, text, ha="center", va="center", color=colour, fontsize=7)
-            axes.set(title=name, xticks=(0, 1), yticks=(0, 1), xlabel="called", ylabel="is")
+            axes.set(title=name, xticks=(0, 1), yticks=(0, 1), xlabel="predicted", ylabel="true")
             axes.set_xticklabels(("off", "on"))
             axes.set_yticklabels(("off", "on"))
             axes.grid(visible=False)
@@ -236,6 +238,7 @@ def draw_film(tracks: Sequence[FilmTrack], title: str) -> Any:
             axes.plot(minutes, np.insert(smooth, ends, np.nan), color=OURS, lw=0.8)
             axes.set(ylim=(-0.03, 1.03), yticks=(0, 0.5, 1), ylabel=track.name)
             axes.yaxis.label.set(rotation=0, ha="right", va="center")
+            axes.yaxis.labelpad = 12
         rows[-1, 0].set_xlabel("minutes of the film")
         figure.suptitle(title)
     return figure

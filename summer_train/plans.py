@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from summer_prep.dataset import BRAIN_REGION_GROUPS, BRAIN_REGIONS
 from summer_prep.errors import SettingsError
 from summer_train.batches import MAX_BLOCK_VALUES
 from summer_train.config import Choice, Say, StudyRun, say_nothing
@@ -91,6 +92,9 @@ def plan_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing)
                 raise selection
             data = FilmData(selection, choice, run.device_memory_gb, say=notes.setdefault)
         except (NoUnitsError, NothingToLearnError) as reason:
+            unknown = [name for name in choice.brain_regions if name not in (*BRAIN_REGIONS, *BRAIN_REGION_GROUPS)]
+            if isinstance(reason, NoUnitsError) and unknown:  # no region that a patient happens to lack: a slip
+                raise
             reasons.append(reason)
             digest = "" if isinstance(selection, NoUnitsError) else digest_of(selection.provenance())
             hopeless.append(hopeless_record(choice, run, digest, str(reason)))

@@ -53,24 +53,20 @@ class Progress:
         """Count the models of a stack that ended, and the epochs that they took together."""
         self.n_finished += n_models
         self.n_epochs_of_finished += n_epochs
-        now = time.monotonic()
-        if not self.bar.disable or now - self.said < SECONDS_BETWEEN_LINES:
-            return
-        self.said = now
-        left_s = (now - self.started) / self.n_finished * (self.n_models - self.n_finished)
-        self.say(f"{self.n_finished} of {self.n_models} models, about {left_s:.0f} s left")
 
     def _watch(self) -> None:
         while not self.is_over.wait(0.2):
             n_epochs = int(self.told[:-1].sum())
             usual = self.n_epochs_of_finished / self.n_finished if self.n_finished else self.max_epochs
             expected = self.n_epochs_of_finished + (self.n_models - self.n_finished) * usual
-            self.bar.update(
-                self.line,
-                completed=n_epochs,
-                total=max(expected, n_epochs + 1),
-                description=f"{self.n_finished}/{self.n_models} models, {n_epochs} epochs",
-            )
+            expected = max(expected, n_epochs + 1)
+            done = f"{self.n_finished}/{self.n_models} models, {n_epochs} epochs"
+            self.bar.update(self.line, completed=n_epochs, total=expected, description=done)
+            now = time.monotonic()
+            if self.bar.disable and now - self.said > SECONDS_BETWEEN_LINES:
+                self.said = now
+                left_s = (now - self.started) * (expected / max(1, n_epochs) - 1)
+                self.say(f"{done}, about {left_s:.0f} s left" if n_epochs else f"{done}")
 
 
 def _bar_columns() -> Sequence[Any]:

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -27,7 +28,6 @@ from summer_train.config import Choice, Run
 from summer_train.grid import as_columns
 from summer_train.metrics import COUNT_SCORES, LABEL_SCORES
 from summer_train.runs import PARTS, replace_file, with_nan
-from summer_train.scoring import probability_of
 
 FORMAT = 1
 STACKS, STUDY, CURVES, SHIFTS, UNITS, PREDICTIONS = (
@@ -100,6 +100,15 @@ def write_stack(folder: Path, name: str, records: Sequence[Record]) -> None:
     """Keep what a stack of models left."""
     content = {"format": FORMAT, "models": [vars(record) for record in records]}
     replace_file(folder / STACKS / f"{name}.json", json.dumps(finite(content)).encode())
+
+
+def ids_in_order(folder: Path) -> list[str]:
+    """Return the ids of the models of study.csv, in its order: that of the lists of the last command."""
+    try:
+        with (folder / STUDY).open(newline="") as file:
+            return [row.get("id", "") for row in csv.DictReader(file)]
+    except (OSError, csv.Error, UnicodeDecodeError):
+        return []
 
 
 def rewrite_stack(path: Path, records: Sequence[Record]) -> None:
@@ -206,7 +215,11 @@ def study_row(record: Record, null: Null) -> Row:
 def thresholds_of(record: Record) -> Row:
     """Return from which log-odds, and which probability, a label is called "on"; nothing of other tasks."""
     log_odds = record.threshold_log_odds
-    return {} if log_odds is None else {"threshold": probability_of(log_odds), "threshold_log_odds": log_odds}
+    return (
+        {}
+        if log_odds is None
+        else {"threshold": 1 / (1 + math.exp(-min(max(log_odds, -700), 700))), "threshold_log_odds": log_odds}
+    )
 
 
 def null_of(shifted: Iterable[Record], part: str) -> Null:

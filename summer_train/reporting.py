@@ -12,13 +12,13 @@ from summer_prep.errors import SettingsError
 from summer_prep.output import check_folder, save_picture
 from summer_prep.values import as_number, as_path
 from summer_train import nulls, pictures
-from summer_train.config import Choice, Say, options_of, say_nothing
+from summer_train.config import Say, say_nothing
 from summer_train.findings import Result, compare, groups_of, read_results_of, usual_first
 from summer_train.metrics import curves
 from summer_train.pictures import MAX_PANELS, Dots, FilmTrack, mean_of
 from summer_train.published import CONDITIONS, KAPPA_BY_BUFFER, KAPPA_BY_LABEL, KAPPA_BY_REGION, SOURCE, Published
 from summer_train.runs import writing_below
-from summer_train.tables import number, study_table, varied_options
+from summer_train.tables import number, settings_line, study_table, varied_options
 
 PAGE = "report.md"
 SUFFIXES = (".png", ".svg")
@@ -90,15 +90,16 @@ def _write(results: Sequence[Result], target: Path, published: bool, say: Say) -
 
 def _page(results: Sequence[Result], drawn: Sequence[tuple[str, str]], published: bool) -> str:
     rows = [result.row for result in results]
-    common = common_settings(rows)
-    lines = ["# Decoding report", "", f"{len(results)} models. " + _settings_line(common), ""]
+    lines = ["# Decoding report", "", f"{len(results)} models. {_cell(settings_line(rows))}.", ""]
     for task in dict.fromkeys(row["task"] for row in rows):
         of_task = [row for row in rows if row["task"] == task]
         lines += [f"## {task.replace('_', ' ')}: means over folds and seeds", "", *_markdown(study_table(of_task)), ""]
         null = _null_table([result for result in results if result.row["task"] == task])
         if null.rows:
             lines += ["### Against shifted labels", "", *_markdown(null), ""]
-    undefined = {row["why_undefined"]: None for row in rows if row["why_undefined"]}
+    undefined = [
+        f"{row['label_name']}, fold {row['fold']}: {row['why_undefined']}" for row in rows if row["why_undefined"]
+    ]
     if undefined:
         lines += ["Undefined (n/a), and why:", "", *(f"- {_cell(why)}" for why in undefined), ""]
     for name, caption in drawn:
@@ -106,17 +107,6 @@ def _page(results: Sequence[Result], drawn: Sequence[tuple[str, str]], published
     if published:
         lines += [f"Published: {SOURCE}. {CONDITIONS}.", ""]
     return "\n".join(lines)
-
-
-def common_settings(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the settings that all rows have in common."""
-    names = [*options_of(Choice), "max_epochs", "patience"]
-    return {name: rows[0][name] for name in names if len({str(row.get(name, "")) for row in rows}) == 1}
-
-
-def _settings_line(settings: Mapping[str, Any]) -> str:
-    shown = {name: value for name, value in settings.items() if value not in ("", False)}
-    return "Settings: " + ", ".join(f"{name.replace('_', ' ')} {_cell(value)}" for name, value in shown.items()) + "."
 
 
 def _markdown(table: Table) -> list[str]:
@@ -191,7 +181,7 @@ def _draw_labels(results: Sequence[Result], published: bool) -> Iterator[Picture
 def _draw_settings(results: Sequence[Result], published: bool) -> Iterator[Picture]:
     labels = _labels(results)
     for setting in varied_options([result.row for result in labels]) if labels else ():
-        if setting in ("label_name", "split", "sequence"):
+        if setting in ("label_name", "split", "sequence", "max_epochs", "patience"):
             continue
         # A random split has no buffer: it is the end of that axis.
         free = ("buffer", "split", "sequence") if setting == "buffer" else (setting,)
@@ -202,8 +192,15 @@ def _draw_settings(results: Sequence[Result], published: bool) -> Iterator[Pictu
         best = sorted(lines, key=lambda name: -max(np.nan_to_num(dots.mean, nan=-2) for dots in lines[name]))
         kept = {as_data(name): lines[name] for name in lines if name in best[:MAX_PANELS]}
         title = f"Kappa by {TITLES.get(setting, setting.replace('_', ' '))}{fixed}"
-        figure = pictures.draw_lines(kept, TITLES.get(setting, setting.replace("_", " ")), "Cohen's kappa", title)
+        axis = TITLES.get(setting, setting.replace("_", " "))
+        figure = pictures.draw_lines(kept, axis, "Cohen's kappa", title, joined=setting in (*NUMBERS, "window"))
         yield setting, title, figure
+
+
+def _as_seconds(text: str) -> tuple[float, ...]:
+    """Return a window's end and start, by which windows are in order."""
+    past, future = map(float, text.split())
+    return future, -past
 
 
 def _line(group: Sequence[Result], setting: str, label_name: str, published: bool) -> list[Dots]:
@@ -213,6 +210,8 @@ def _line(group: Sequence[Result], setting: str, label_name: str, published: boo
         groups = {"random": groups.pop(""), **groups}
     if setting in NUMBERS:
         groups = dict(sorted(groups.items(), key=lambda one: _as_number(one[0])))
+    if setting in ("window", "sequence"):
+        groups = dict(sorted(groups.items(), key=lambda one: _as_seconds(one[0])))
     known = _published(setting, label_name) if published else {}
     return [_dots(value, of_value, known.get(value)) for value, of_value in groups.items()]
 
@@ -243,6 +242,10 @@ def _panels(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     return [(as_data(name), group) for name, group in groups[:MAX_PANELS]]
 
 
+def _fixed(results: Sequence[Result]) -> str:
+    return _others_equal(_labels(results) or results)[1]
+
+
 def _draw_curves(results: Sequence[Result], published: bool) -> Iterator[Picture]:
     panels = {
         name: [(result.record.curve, result.record.best_epoch) for result in group if result.record.curve]
@@ -250,7 +253,9 @@ def _draw_curves(results: Sequence[Result], published: bool) -> Iterator[Picture
     }
     panels = {name: models for name, models in panels.items() if models}
     if panels:
-        yield "learning_curves", "Loss by epoch, a line for each fold", pictures.draw_curves(panels, "Learning curves")
+        fixed = _fixed(results)
+        caption = f"Loss by epoch, a line for each fold{fixed}"
+        yield "learning_curves", caption, pictures.draw_curves(panels, f"Learning curves{fixed}")
 
 
 def _draw_confusions(results: Sequence[Result], published: bool) -> Iterator[Picture]:
@@ -260,8 +265,9 @@ def _draw_confusions(results: Sequence[Result], published: bool) -> Iterator[Pic
         if np.isfinite(cells).any():
             panels[name] = np.nansum(cells, axis=0).reshape(2, 2)
     if panels:
-        caption = f"Confusion of {results[0].part} samples, folds together, at the thresholds chosen on validation"
-        yield "confusion", caption, pictures.draw_confusions(panels, "Confusion matrices")
+        fixed = _fixed(results)
+        caption = f"Confusion of {results[0].part} samples, folds together, at thresholds chosen on validation{fixed}"
+        yield "confusion", caption, pictures.draw_confusions(panels, f"Confusion matrices{fixed}")
 
 
 def _with_predictions(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
@@ -285,8 +291,9 @@ def _draw_rank_curves(results: Sequence[Result], published: bool) -> Iterator[Pi
         if folds:
             panels[name] = folds
     if panels:
-        caption = "ROC and precision-recall curves, a line for each fold; chance dashed"
-        yield "roc_and_precision", caption, pictures.draw_rank_curves(panels, "ROC and precision-recall")
+        fixed = _fixed(results)
+        caption = f"ROC and precision-recall curves, a line for each fold; chance dashed{fixed}"
+        yield "roc_and_precision", caption, pictures.draw_rank_curves(panels, f"ROC and precision-recall{fixed}")
 
 
 def _draw_film(results: Sequence[Result], published: bool) -> Iterator[Picture]:
@@ -303,8 +310,9 @@ def _draw_film(results: Sequence[Result], published: bool) -> Iterator[Picture]:
         film_s, target, score, fold = (values[order] for values in whole.values())
         tracks.append(FilmTrack(name=name, film_s=film_s, is_on=target == 1, probability=score, fold=fold))
     if tracks:
-        caption = "Probability of “on” along the film, where it was tested (5 s means); shaded where the label is on"
-        yield "film", caption, pictures.draw_film(tracks, "Predictions along the film")
+        fixed = _fixed(results)
+        caption = f"Probability of “on” along the film, where it was tested (5 s means); shaded: label on{fixed}"
+        yield "film", caption, pictures.draw_film(tracks, f"Predictions along the film{fixed}")
 
 
 def _one_per_fold(group: Sequence[Result]) -> list[Result]:

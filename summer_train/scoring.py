@@ -50,11 +50,6 @@ class Scored:
     predictions: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
-def probability_of(log_odds: float) -> float:
-    """Return the probability that some log-odds stand for."""
-    return float(torch.sigmoid(torch.tensor(log_odds, dtype=torch.float64)))
-
-
 def score_networks(datas: Sequence[FilmData], outputs: Outputs) -> list[Scored]:
     """Score networks that share their samples on every part that has any.
 

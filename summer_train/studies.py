@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from filelock import FileLock, Timeout
 from summer_prep.errors import SettingsError
 from summer_prep.machine import available_bytes
 from summer_prep.output import check_folder
-from summer_prep.workers import run_in_workers
+from summer_prep.workers import MAIN_GUARD, run_in_workers
 from summer_train.config import (
     STUDY_OPTIONS,
     Choice,
@@ -50,9 +51,9 @@ from summer_train.records import (
 from summer_train.runs import replacing, writing_below
 from summer_train.scoring import Scored, score_baselines
 from summer_train.selection import open_selection
-from summer_train.stacks import Trained, stack_size, train_stack
+from summer_train.stacks import Trained, train_stack
 from summer_train.tasks import NothingToLearnError
-from summer_train.trainer import quieten_lightning, use_threads
+from summer_train.trainer import quieten_lightning
 
 PROCESS_BYTES = 450e6
 """What a process takes before it holds any counts: torch, lightning and ourselves."""
@@ -61,7 +62,7 @@ PRELOADED = ("summer_train.studies",)
 SECONDS_BETWEEN_TABLES = 10.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class StudyResult:
     """What a study gave.
 
@@ -74,6 +75,9 @@ class StudyResult:
     folder: Path
     n_trained: int
     seconds: float
+
+    def __repr__(self) -> str:
+        return f"<StudyResult: {len(self.rows)} models in {self.folder}; .rows is the table, one dict per model>"
 
 
 @takes(Choice, StudyRun, only=(*options_of(Choice), *STUDY_OPTIONS))
@@ -113,6 +117,8 @@ def run_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing) 
     SummerError : data or settings do not allow the study
     """
     started = time.perf_counter()
+    if parent_process() is not None and run.workers != 1:
+        raise SettingsError(f"study: started by a process that another one started. {MAIN_GUARD}")
     check_folder(run.output_dir, "--output-dir")
     quieten_lightning()
     plan = plan_study(choices, run, say)
@@ -195,12 +201,8 @@ def _train(groups: Sequence[Group], run: StudyRun, records: dict[tuple[str, int]
             last_tables = time.monotonic()
 
     n_models = sum(map(len, names.values()))
-    n_processors = os.cpu_count() or 1
     with Progress(len(names), n_models, run.max_epochs, say) as progress:
-        tasks = {
-            name: (models, run, n_processors // n_workers, progress.path, slot)
-            for slot, (name, models) in enumerate(names.items())
-        }
+        tasks = {name: (models, run, progress.path, slot) for slot, (name, models) in enumerate(names.items())}
         if n_workers == 1:
             _train_here(tasks, take)
             return []
@@ -249,7 +251,7 @@ def _choose_workers(groups: Sequence[Group], run: StudyRun, say: Say) -> int:
     return fitting
 
 
-def train_models(models: Sequence[Model], run: StudyRun, n_threads: int, progress: Path, slot: int) -> list[Record]:
+def train_models(models: Sequence[Model], run: StudyRun, progress: Path, slot: int) -> list[Record]:
     """Train a stack of models and return what they leave; the work of one process.
 
     Parameters
@@ -268,9 +270,7 @@ def train_models(models: Sequence[Model], run: StudyRun, n_threads: int, progres
     datas, found = _open_models(models, run)
     records = list(found)
     if datas:
-        first = next(iter(datas.values()))
-        # Two threads on a stack of small products are slower than one.
-        use_threads(n_threads if stack_size(first, first.choice) == 1 else 1, 0)
+        torch.set_num_threads(1)  # two on a stack of small products are slower than one, and wait where cores are busy
         trained, scored = train_stack(list(datas.values()), run.max_epochs, run.patience, tick)
         seconds = (time.perf_counter() - started) / len(datas)
         for (model, data), how, what in zip(datas.items(), trained, scored, strict=True):

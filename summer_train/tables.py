@@ -15,8 +15,8 @@ RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s"
 
 SCORE_COLUMNS = {
     "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
-    "r2": "R²", "bits_per_spike": "bits/spike", "mse": "sq. error", "loss": "loss",
-    "average_precision": "av. precision", "f1": "F1", "f1_rarer": "F1 rarer", "balanced_accuracy": "balanced",
+    "r2": "median R²", "bits_per_spike": "bits/spike", "mse": "sq. error", "loss": "loss",
+    "average_precision": "AP", "f1": "F1", "f1_rarer": "F1 rarer", "balanced_accuracy": "balanced",
     "accuracy_at_half": "acc. at 0.5",
 }  # fmt: skip
 """Scores in the order in which people see them, with what they call them (README: what each is)."""
@@ -67,7 +67,7 @@ def null_line(null: Mapping[str, Any]) -> str:
 
 STUDY_COLUMNS = {
     "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
-    "time_only_kappa": "time only", "r2": "R²", "bits_per_spike": "bits/spike", "loss": "loss",
+    "time_only_kappa": "time only", "r2": "median R²", "bits_per_spike": "bits/spike", "loss": "loss",
 }  # fmt: skip
 """What a person sees first of a study: means over folds and seeds."""
 
@@ -113,6 +113,14 @@ def score_of(row: Mapping[str, Any], name: str) -> Any:
     return row.get(f"{baseline}{'only_' if baseline else ''}{part}_{score}")
 
 
+def settings_line(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the settings that all rows of a study have in common, as one line for people."""
+    names = [*options_of(Choice), "max_epochs", "patience"]
+    common = {name: rows[0].get(name) for name in names if rows and len({str(row.get(name, "")) for row in rows}) == 1}
+    shown = {name: value for name, value in common.items() if value not in ("", None, False)}
+    return "all with " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
+
+
 def varied_options(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the options that differ between rows of a study, label first, without folds and seeds."""
     names = [*options_of(Choice), "max_epochs", "patience"]
@@ -144,7 +152,9 @@ def runs_table(results: Iterable[FitResult]) -> Table:
     rows = []
     for result in results:
         row = run_row(result)
-        baseline: Mapping[str, Any] = next((parts for kind, parts in result.scores.items() if kind != "model"), {})
+        baselines = [
+            parts["test"]["loss"] for kind, parts in result.scores.items() if kind != "model" and "test" in parts
+        ]
         rows.append(
             [
                 "/".join(result.log_dir.parts[-2:]),
@@ -153,10 +163,10 @@ def runs_table(results: Iterable[FitResult]) -> Table:
                 row["fold"],
                 f"{result.best_epoch}/{result.n_epochs}",
                 *(row[f"test_{name}"] for name in ("kappa", "auroc", "accuracy", "loss")),
-                number(baseline["test"].get("loss")) if "test" in baseline else "",
+                number(min(baselines)) if baselines else "",
             ]
         )
-    columns = ["test kappa", "AUROC", "accuracy", "loss", "baseline loss"]
+    columns = ["test kappa", "AUROC", "accuracy", "loss", "best baseline"]
     return Table(["run", "predicts", "patients", "fold", "best", *columns], rows)
 
 

@@ -21,6 +21,7 @@ from summer_train.config import (
     Choice,
     Run,
     Say,
+    check_given,
     check_names,
     is_first_process,
     options_of,
@@ -77,6 +78,7 @@ def fit(*, say: Say = say_nothing, **options: Any) -> FitResult:
     SummerError : data or settings do not allow the run
     """
     check_names(options, options_of(Choice, Run))
+    check_given(options)
     run = settings_from(Run, options)
     if run.devices is not None and run.devices > 1:
         raise SettingsError(
@@ -104,6 +106,7 @@ def film_data(*, say: Say = say_nothing, **options: Any) -> FilmData:
     SummerError : data or settings do not allow it
     """
     check_names(options, _OF_DATA)
+    check_given(options)
     return open_data(settings_from(Choice, options), settings_from(Run, options), say)
 
 

@@ -174,7 +174,7 @@ def test_windows_over_an_unseen_bin_are_left_out_and_across_a_pause_if_asked(dem
     data = summer_train.film_data(window=(0.16, 0.08), **options)
     used = set(np.concatenate(list(vars(data.split).values())).tolist())
     assert not used & {99, 100, 101, 102, 2999, 3000, 3001, 3002}
-    assert any("whose window reaches such a bin or beyond the film" in note for note in data.notes)
+    assert any("whose window reaches a bin that is left out, or beyond the film" in note for note in data.notes)
     dropped = summer_train.film_data(window=(0.16, 0.08), pauses="drop", **options)
     inside, after = dropped.selection.breaks()
     for sample in np.concatenate(list(vars(dropped.split).values())):
