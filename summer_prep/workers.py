@@ -68,11 +68,11 @@ def run_in_workers(
 
 def _start_workers(executor: ProcessPoolExecutor) -> None:
     """Start the processes that all workers come from, deaf to Ctrl-C, which goes to them as well as to us."""
-    with _interrupts_later():
-        first = executor.submit(os.getpid)
     try:
+        with _interrupts_later():
+            first = executor.submit(os.getpid)
         first.result()
-    except BrokenProcessPool as error:
+    except (BrokenProcessPool, EOFError, ConnectionError) as error:  # the last two: killed as it started
         raise SettingsError(f"no worker process can start. {MAIN_GUARD}") from error
 
 

@@ -62,6 +62,8 @@ def _values(one: "Field[Any]", value: Any) -> list[Any]:
     values = _groups(value) if one.metadata["several"] else _scalars(one, value, option)
     if not values:
         raise SettingsError(f"{option} {value!r}: names none. Leave it out, or name some")
+    if any(isinstance(one, str) and not one.strip(" ,") for one in values):
+        raise SettingsError(f"{option} {value!r}: names none between two separators. Leave one of them out")
     for number, first in enumerate(values):
         if first in values[:number]:
             raise SettingsError(f"{option} {value}: {first} stands there twice. Name each once")

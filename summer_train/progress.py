@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
 
@@ -11,6 +10,9 @@ import numpy as np
 
 from summer_prep.console import progress_on_terminal
 from summer_train.config import Say
+
+EPOCHS = ".epochs"
+"""In a study's folder while it is at work: what its processes have trained so far."""
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -22,11 +24,10 @@ class Progress:
     last number asks them to stop.
     """
 
-    def __init__(self, n_stacks: int, n_models: int, max_epochs: int, say: Say) -> None:
+    def __init__(self, folder: Path, n_stacks: int, n_models: int, max_epochs: int, say: Say) -> None:
         self.n_models, self.max_epochs, self.say = n_models, max_epochs, say
         self.n_finished, self.n_epochs_of_finished = 0, 0
-        self.folder = TemporaryDirectory(prefix="summer-study-")
-        self.path = Path(self.folder.name) / "epochs"
+        self.path = folder / EPOCHS
         self.told = np.memmap(self.path, np.int64, "w+", shape=(n_stacks + 1,))
         self.is_over = Event()
         self.started = self.said = time.monotonic()
@@ -43,7 +44,7 @@ class Progress:
         self.is_over.set()
         self.thread.join()
         self.bar.stop()
-        self.folder.cleanup()
+        self.path.unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Ask all processes to stop after the epoch at hand."""

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -37,6 +38,7 @@ STACKS, STUDY, CURVES, SHIFTS, UNITS, PREDICTIONS = (
 Row = dict[str, Any]
 BASELINE_SCORES = ("kappa", "auroc", "average_precision", "accuracy", "loss", "mse", "r2", "bits_per_spike")
 SCORES = ("loss", *LABEL_SCORES, *COUNT_SCORES)
+SCORES_OF_TASK = {"label": ("loss", *LABEL_SCORES), "next_bin": ("loss", *COUNT_SCORES)}
 PARTS_SHOWN = ("test", "val", "train")
 
 
@@ -147,12 +149,30 @@ def _read_stack(path: Path) -> list[Record] | None:
 
 
 def _record(plain: Mapping[str, Any]) -> Record:
+    """Return a record, and raise what one leads to that `write_stack` did not write."""
     record = Record(**with_nan(plain) | {"threshold_log_odds": plain["threshold_log_odds"]})
-    numbers = [record.shift_s, record.seconds, *(value for one in record.scores.values() for value in one.values())]
-    if not all(isinstance(number, int | float) for number in numbers) or not isinstance(record.columns, dict):
+    if not re.fullmatch(r"[0-9a-f]{16}", record.id) or record.shift < 0 or not record.scores.keys() <= set(PARTS):
+        raise ValueError(record.id)
+    if record.columns.keys() != columns_of(Choice(), Run()).keys() or not record.undefined.keys() <= set(PARTS):
+        raise ValueError(record.columns)
+    needed = SCORES_OF_TASK[record.columns["task"]]
+    every = [*record.scores.values(), *(part for parts in record.baselines.values() for part in parts.values())]
+    if not all(set(needed) == scores.keys() and all(map(_is_number, scores.values())) for scores in every):
+        raise ValueError(record.scores)
+    units = [values for part in record.units.values() for scores in part.values() for values in scores]
+    numbers = [record.shift_s, record.seconds, record.n_units, record.shift, record.best_epoch, *units]
+    numbers += [
+        *record.n_samples.values(),
+        *(loss for train_loss, val_loss in record.curve for loss in (train_loss, val_loss)),
+    ]
+    if not all(map(_is_number, numbers)):
         raise TypeError(record.id)
-    _ = int(record.shift), int(record.best_epoch), [float(value) for one in record.curve for value in one]
+    _ = float(record.threshold_log_odds or 0), "".join(record.undefined.values())
     return record
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] = ()) -> list[Row]:
@@ -174,9 +194,12 @@ def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] =
     _write(folder / CURVES, [row for record in models for row in _curve_rows(record)])
     _write(folder / SHIFTS, [row for record in models for row in _shift_rows(shifted[record.id])])
     _write(folder / UNITS, [row for record in models for row in _unit_rows(record)])
-    _write(folder / STUDY, rows)
+    parquet = (folder / STUDY).with_suffix(".parquet")
     if find_spec("pyarrow"):
-        _write_parquet(folder / STUDY, rows)
+        _write_parquet(parquet, rows)
+    else:
+        parquet.unlink(missing_ok=True)  # of an earlier state
+    _write(folder / STUDY, rows)
     return rows
 
 
@@ -298,4 +321,4 @@ def _write_parquet(path: Path, rows: Sequence[Row]) -> None:
         columns[name] = [None if value == "" else value for value in values] if is_number else list(map(str, values))
     buffer = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.table(columns), buffer)
-    replace_file(path.with_suffix(".parquet"), buffer.getvalue().to_pybytes())
+    replace_file(path, buffer.getvalue().to_pybytes())

@@ -59,7 +59,10 @@ def report(
     target = paths[0] / "report" if output_dir is None else as_path(output_dir, "--output-dir")
     published = as_number(published, bool, "--published")
     check_folder(target, "--output-dir")
-    results = usual_first([result for path in paths for result in read_results_of(path, say)])
+    found = [
+        result for path in dict.fromkeys(path.resolve() for path in paths) for result in read_results_of(path, say)
+    ]
+    results = usual_first(found)
     if not results:
         raise SettingsError(f"{paths[0]}: no trained model to report")
     with writing_below(target):

@@ -52,8 +52,15 @@ def window_of(window_s: tuple[float, float], bin_length_ms: int) -> Window:
 
     Raises
     ------
-    SettingsError : it holds no bin
+    SettingsError : it holds no bin, or leaves out what is no whole bin
     """
+    for seconds in window_s:
+        bins = seconds * 1000 / bin_length_ms
+        if seconds < 0 and abs(bins - round(bins)) > 1e-6:
+            raise SettingsError(
+                f"--window {window_s[0]:g} {window_s[1]:g}: {seconds:g} s is no multiple of the bin length of "
+                f"{bin_length_ms} ms, and part of a bin cannot be left out. Choose a multiple"
+            )
     past, future = (math.ceil(round(seconds * 1000 / bin_length_ms, 6)) for seconds in window_s)
     if -past > future:
         raise SettingsError(

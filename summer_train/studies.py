@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import parent_process
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from summer_train.config import (
 from summer_train.data import FilmData
 from summer_train.grid import choices_of
 from summer_train.plans import Group, Model, Plan, hopeless_record, plan_study
-from summer_train.progress import Progress
+from summer_train.progress import EPOCHS, Progress
 from summer_train.records import (
     Record,
     Row,
@@ -117,7 +117,7 @@ def run_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing) 
     SummerError : data or settings do not allow the study
     """
     started = time.perf_counter()
-    if parent_process() is not None and run.workers != 1:
+    if current_process().name != "MainProcess" and run.workers != 1:  # it has run the script once more
         raise SettingsError(f"study: started by a process that another one started. {MAIN_GUARD}")
     check_folder(run.output_dir, "--output-dir")
     quieten_lightning()
@@ -201,7 +201,7 @@ def _train(groups: Sequence[Group], run: StudyRun, records: dict[tuple[str, int]
             last_tables = time.monotonic()
 
     n_models = sum(map(len, names.values()))
-    with Progress(len(names), n_models, run.max_epochs, say) as progress:
+    with Progress(run.output_dir, len(names), n_models, run.max_epochs, say) as progress:
         tasks = {name: (models, run, progress.path, slot) for slot, (name, models) in enumerate(names.items())}
         if n_workers == 1:
             _train_here(tasks, take)
@@ -359,7 +359,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         except Timeout as error:
             raise SettingsError(f"{folder}: another process is at work on this study. Wait for its end") from error
     try:
-        for debris in (*folder.glob(".*.staging"), *folder.glob("*/.*.staging")):
+        for debris in (*folder.glob(".*.staging"), *folder.glob("*/.*.staging"), folder / EPOCHS):
             debris.unlink(missing_ok=True)
         yield
     finally:

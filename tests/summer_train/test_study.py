@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from summer_train.records import read_stacks
 from summer_train.selection import open_selection
 from summer_train.stacks import train_stack
 from summer_train.tables import study_table
-from tests.conftest import hear_interrupts
+from tests.conftest import error_line, hear_interrupts
 
 ROOT = Path(__file__).parents[2]
 
@@ -172,7 +173,7 @@ def start_study(folder, cache_dir, *options):
     )  # fmt: skip
 
 
-OPTIONS = ("--label-name", "summer,tom,office,indoor-setting", "--fold", "1-5", "--max-epochs", "40")
+OPTIONS = ("--label-name", "summer,tom,office,indoor-setting", "--fold", "1-5", "--max-epochs", "15")
 
 
 def test_a_killed_study_is_continued_to_the_same_table(demo_cache, tmp_path):
@@ -194,7 +195,7 @@ def test_a_killed_study_is_continued_to_the_same_table(demo_cache, tmp_path):
     assert not list(killed.glob("**/.*.staging"))
     places = {"cache_dir": demo_cache, "data_dir": "none", "patient_ids": "14 20", "buffer": 10, "workers": 1}
     whole = summer_train.study(
-        **places, label_name=OPTIONS[1], fold="1-5", max_epochs=40, output_dir=tmp_path / "whole"
+        **places, label_name=OPTIONS[1], fold="1-5", max_epochs=15, output_dir=tmp_path / "whole"
     )
     for row, expected in zip(json.loads(out), whole.rows, strict=True):
         assert row["id"] == expected["id"]
@@ -321,12 +322,14 @@ def test_lists_are_every_combination_once(written, expected):
         ({"seed": "0-400", "fold": "1-5", "batch_size": list(range(1, 60))}, "at most 100000"),
         ({"label_name": "summer,sumer"}, "no label 'sumer'"),
         ({"label_name": ""}, "names none"),
-        ({"patient_ids": "14;;20"}, "names none"),
+        ({"patient_ids": "14;;20"}, "'14;;20': names none between two separators"),
+        ({"patient_ids": ";"}, "names none between two separators"),
+        ({"window": "-0.3 0.4"}, "-0.3 s is no multiple of the bin length of 80 ms"),
         ({"patient_ids": "14;15"}, "15"),
         ({"brain_regions": "XYZ"}, "no unit is there"),
         ({"window": "0 0;0 0"}, "stands there twice"),
         ({"window": "0.8"}, "--window 0.8: must be two numbers"),
-        ({"window": "-1 0.5"}, "holds no bin of 80 ms"),
+        ({"window": "-0.96 0.48"}, "holds no bin of 80 ms"),
         ({"task": "next_bin", "window": "0 0.08"}, "would see what it predicts"),
         ({"task": "next_bin", "label_name": "summer,tom"}, "--label-name: has no effect on --task next_bin"),
         ({"model": "linear", "hidden_size": 8}, "--hidden-size: has no effect on --model linear"),
@@ -429,3 +432,72 @@ def test_means_say_of_how_many_models_they_are():
         for fold, kappa in enumerate((0.1, float("nan"), 0.3), start=1)
     ]
     assert study_table(rows).rows == [["a", 3, "0.200 (0.141; 2 of 3)"]]
+
+
+def test_a_region_that_exists_but_not_here_is_a_row_and_a_slip_is_an_error(places, tmp_path):
+    options = {**places, "patient_ids": 14, "max_epochs": 1, "workers": 1, "output_dir": tmp_path / "study"}
+    (fine, lacking) = summer_train.study(**options, brain_regions="all;PRC").rows
+    assert math.isfinite(fine["test_auroc"])
+    assert "no unit is there" in lacking["why_undefined"]
+    with pytest.raises(SettingsError, match="--brain-regions XX: no unit is there; found are"):
+        summer_train.study(**options, brain_regions="all;XX")
+
+
+def test_a_script_without_a_main_guard_is_told_so(demo_cache, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import summer_train\n"
+        f"summer_train.study(cache_dir={str(demo_cache)!r}, data_dir='none', patient_ids=14, buffer=10, "
+        f"max_epochs=1, fold='1-2', workers=2, output_dir={str(tmp_path / 'study')!r})\n"
+    )
+    result = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, cwd=ROOT, timeout=100, check=False
+    )
+    assert result.returncode == 1
+    assert "below `if __name__ == '__main__':`" in result.stderr.splitlines()[-1]
+    assert "another process is at work" not in result.stderr
+
+
+def test_options_given_without_effect_are_refused_even_at_their_default(places, tmp_path, run):
+    with pytest.raises(SettingsError, match="--label-name: has no effect on --task next_bin. Add --task label"):
+        summer_train.fit(**places, label_name="summer", output_dir=tmp_path)
+    result = run("summer_train", "fit", "--label-name", "summer", "--cache-dir", places["cache_dir"], cwd=tmp_path)
+    assert "Add --task label" in error_line(result)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.update(undefined=[]),
+        lambda model: model.update(baselines=[]),
+        lambda model: model.update(baselines={"a": {"test": 5}}),
+        lambda model: model.update(units={"test": 5}),
+        lambda model: model.update(n_samples=[]),
+        lambda model: model.update(n_samples={"test": "x"}),
+        lambda model: model["columns"].pop("fold"),
+        lambda model: model.update(scores={"test": {"loss": 1.0}}),
+        lambda model: model.update(scores={"x": {}}),
+        lambda model: model.update(curve=[[1]]),
+        lambda model: model.update(n_units="a"),
+        lambda model: model.update(threshold_log_odds="a"),
+        lambda model: model.update(id="../../../x"),
+        lambda model: model.update(shift=-5),
+    ],
+)  # fmt: skip
+def test_a_record_that_was_edited_is_no_record(change, studied_once, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(studied_once, folder)
+    (path,) = (folder / "stacks").glob("*.json")
+    content = json.loads(path.read_text())
+    change(content["models"][0])
+    path.write_text(json.dumps(content))
+    assert list(read_stacks(folder).values()) == [None]
+
+
+@pytest.fixture(scope="module")
+def studied_once(demo_cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("once") / "study"
+    summer_train.study(
+        cache_dir=demo_cache, data_dir="none", patient_ids=14, buffer=10, max_epochs=1, workers=1, output_dir=folder
+    )
+    return folder
