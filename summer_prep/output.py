@@ -67,7 +67,7 @@ def save_picture(figure: Any, picture: Path, keep: bool = False) -> None:
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
         dated = {"metadata": {"Date": None}} if picture.suffix == ".svg" else {}  # equal pictures are equal files
-        with pyplot().rc_context({"svg.hashsalt": "summer", "svg.fonttype": "none"}):
+        with pyplot().rc_context({"svg.hashsalt": "summer"}):
             figure.savefig(picture, dpi=110, **dated)
     except (OSError, ValueError) as error:
         raise SettingsError(f"{picture}: the picture cannot be written ({error}). Name another file") from error

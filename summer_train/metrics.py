@@ -18,13 +18,13 @@ from torch.nn import functional
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-DECISION_SCORES = ("kappa", "f1", "f1_rarer", "balanced_accuracy", "accuracy")
-"""What depends on a threshold; `<name>_at_half` are the same at a probability of 0.5."""
-
 LABEL_SCORES = (
     "kappa", "auroc", "average_precision", "f1", "f1_rarer", "balanced_accuracy", "accuracy", "base_rate",
-    *(f"{name}_at_half" for name in DECISION_SCORES), "tp", "fp", "fn", "tn",
+    "kappa_at_half", "f1_at_half", "f1_rarer_at_half", "balanced_accuracy_at_half", "accuracy_at_threshold",
+    "tp", "fp", "fn", "tn",
 )  # fmt: skip
+"""Scores of a label. Those that need a decision are at the threshold, accuracy at a probability of 0.5."""
+
 COUNT_SCORES = ("mse", "r2", "bits_per_spike")
 
 LEAST_RATE = 1e-9
@@ -95,13 +95,15 @@ def label_scores(scores: Floats, is_on: Flags, thresholds: Floats) -> dict[str, 
     -------
     name -> value for LABEL_SCORES. kappa is Cohen's; f1 is of "on", f1_rarer of the class with fewer samples (the
     published figures have that one); base_rate is the share of "on"; tp, fp, fn, tn count samples at the threshold.
-    NaN where a class is missing (all but accuracy, base_rate and counts) or a prediction is no number
+    accuracy is that of the more likely class, comparable with the majority's and with other runs.
+    NaN where a class is missing (all but accuracies, base_rate and counts) or a prediction is no number
 
     Source: definitions of scikit-learn, which the tests hold them equal to.
     """
     at_threshold = _decisions(scores >= thresholds[:, None], is_on)
-    at_half = {f"{name}_at_half": values for name, values in _decisions(scores >= 0, is_on).items()}
-    found = {**at_threshold, **{name: at_half[name] for name in LABEL_SCORES if name in at_half}}
+    at_half = _decisions(scores >= 0, is_on)
+    found = {**at_threshold, **{f"{name}_at_half": values for name, values in at_half.items()}}
+    found |= {"accuracy": at_half["accuracy"], "accuracy_at_threshold": at_threshold["accuracy"]}
     ranked = np.array([_rank_scores(*one) for one in zip(scores, is_on, strict=True)]).reshape(-1, 2)
     found |= {"auroc": ranked[:, 0], "average_precision": ranked[:, 1], "base_rate": _mean(is_on)}
     are_numbers = np.isfinite(scores).all(axis=1)

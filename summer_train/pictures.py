@@ -297,9 +297,8 @@ def draw_learning_curve(result: FitResult, picture: Path) -> None:
         for axes, name in zip(all_axes[0], names, strict=True):
             for part, colour in (("train", TRAIN), ("val", VAL)):
                 axes.plot(epochs, [float(row[f"{part}_{name}"]) for row in rows], ".-", color=colour, label=part)
-            at_half = "accuracy_at_half" if name == "accuracy" else name  # as in metrics.csv
             for row, line in zip((row for row in result.scores if row != "model"), ("--", ":"), strict=False):
-                axes.axhline(result.scores[row]["val"][at_half], ls=line, color=BASELINE, label=f"{row} (val)")
+                axes.axhline(result.scores[row]["val"][name], ls=line, color=BASELINE, label=f"{row} (val)")
             axes.axvline(result.best_epoch, color=OURS, lw=1, label=f"best epoch ({result.best_epoch})")
             axes.set(xlabel="epoch", ylabel=name)
             axes.locator_params(axis="x", integer=True)

@@ -17,7 +17,6 @@ SCORE_COLUMNS = {
     "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
     "r2": "median R²", "bits_per_spike": "bits/spike", "mse": "sq. error", "loss": "loss",
     "average_precision": "AP", "f1": "F1", "f1_rarer": "F1 rarer", "balanced_accuracy": "balanced",
-    "accuracy_at_half": "acc. at 0.5",
 }  # fmt: skip
 """Scores in the order in which people see them, with what they call them (README: what each is)."""
 

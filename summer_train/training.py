@@ -272,8 +272,7 @@ def _evaluated(
     own, baselines = score(model, data)
     test = own.scores.get("test", {})
     metrics = MetricsFile(log_dir / METRICS, metric_columns(data.task), n_epochs)
-    # The rows of epochs have the accuracy of the most likely class.
-    of_epoch = {"test_loss": test.get("loss"), "test_accuracy": test.get("accuracy_at_half")}
+    of_epoch = {"test_loss": test.get("loss"), "test_accuracy": test.get("accuracy")}
     metrics.add_test_scores(best_epoch - 1, {name: value for name, value in of_epoch.items() if value is not None})
     rows = {"model": own, **baselines}
     result = FitResult(

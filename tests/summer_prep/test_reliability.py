@@ -280,7 +280,7 @@ def test_script_without_a_main_guard_is_told_so(versions, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
     last_line = result.stderr.splitlines()[-1]
-    assert "SettingsError: no worker process can start. In a script, call build below" in last_line
+    assert "SettingsError: no worker process can start. In a script, call it below" in last_line
 
 
 def damage_at_random(path, generator):
