@@ -18,7 +18,10 @@ demo: .venv/installed
 	$(BIN)/summer-train fit --data-dir demo/nwb --cache-dir demo/data_cache --output-dir demo/lightning_logs
 	$(BIN)/summer-train fit --task label --data-dir demo/nwb --cache-dir demo/data_cache \
 		--output-dir demo/lightning_logs --picture demo/learning_curve.png
-	@echo "pictures: demo/inspect.png demo/learning_curve.png"
+	$(BIN)/summer-train study --data-dir demo/nwb --cache-dir demo/data_cache --output-dir demo/study \
+		--label-name summer,office,tom-faces,persons --fold 1-5 --buffer 10 --patience 3 --keep-predictions
+	$(BIN)/summer-train report demo/study
+	@echo "pictures: demo/inspect.png demo/learning_curve.png demo/study/report/labels.png"
 
 test: .venv/installed
 	$(BIN)/python -m pytest
