@@ -129,7 +129,7 @@ class Choice(Settings):
     )
     window_s: tuple[float, float] = _option(
         (0.0, 0.0),
-        "Past and future seconds around a bin that the network sees; 0 0 is the one bin.",
+        "Past and future seconds around a bin that the network sees; negative ones leave bins out.",
         _window,
         "SECONDS",
     )

@@ -125,10 +125,10 @@ def run_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing) 
     with _alone_in(run.output_dir):
         with writing_below(run.output_dir):
             records = _fresh_records(plan, run, say)
-        hopeless = [record for record in plan.hopeless if (record.id, 0) not in records]
-        if hopeless:
-            write_stack(run.output_dir, digest_of([record.id for record in hopeless]), hopeless)
-            records |= {(record.id, 0): record for record in hopeless}
+            hopeless = [record for record in plan.hopeless if (record.id, 0) not in records]
+            if hopeless:
+                write_stack(run.output_dir, digest_of([record.id for record in hopeless]), hopeless)
+        records |= {(record.id, 0): record for record in hopeless}
         missing = [group.without(records) for group in plan.groups]
         n_missing = sum(len(group.models) for group in missing)
         say(f"{plan.n_models} models, {plan.n_models - n_missing} of them there: {n_missing} to train")
@@ -157,10 +157,10 @@ def _fresh_records(plan: Plan, run: StudyRun, say: Say) -> dict[tuple[str, int],
         kept = [record for record in records or () if _is_fresh(record, plan, run)]
         kept = [record for record in kept if (record.id, record.shift) not in fresh]
         fresh |= {(record.id, record.shift): record for record in kept}
-        stale = [record for record in records or () if record not in kept]
+        stale = [record for record in records or () if not any(record is one for one in kept)]
         n_stale += len(stale)
         for record in stale:
-            if not record.shift:
+            if (record.id, record.shift) not in fresh and not record.shift:
                 predictions_path(folder, record.id).unlink(missing_ok=True)
         if stale or records is None:  # one model has one record, whoever reads the folder
             rewrite_stack(path, kept)
@@ -297,9 +297,8 @@ def _open_models(models: Sequence[Model], run: StudyRun) -> tuple[dict[Model, Fi
             run.cache_dir, choice.patient_ids, choice.bin_length_ms, choice.brain_regions or None, choice.single_units
         )
     )
-    of_choice = {
-        one: FilmData(selection, one, run.device_memory_gb) for one in {model.choice: None for model in models}
-    }
+    choices = dict.fromkeys(model.choice for model in models)
+    of_choice = {one: FilmData(selection, one, run.device_memory_gb) for one in choices}
     first = next(iter(of_choice.values()))
     if before:
         first.take_counts_of(before)
@@ -322,7 +321,7 @@ def _open_models(models: Sequence[Model], run: StudyRun) -> tuple[dict[Model, Fi
 
 def _record(model: Model, data: FilmData, run: StudyRun, how: Trained, what: Scored | None, seconds: float) -> Record:
     if what is not None and not model.shift and run.keep_predictions:
-        with replacing(predictions_path(run.output_dir, model.id)) as file:
+        with writing_below(run.output_dir), replacing(predictions_path(run.output_dir, model.id)) as file:
             np.savez(file, **what.predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
     diverged = {part: f"training diverged in epoch {len(how.curve)}" for part in data.n_samples}
     return Record(

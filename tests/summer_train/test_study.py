@@ -501,3 +501,11 @@ def studied_once(demo_cache, tmp_path_factory):
         cache_dir=demo_cache, data_dir="none", patient_ids=14, buffer=10, max_epochs=1, workers=1, output_dir=folder
     )
     return folder
+
+
+@pytest.mark.parametrize("name", ["stacks", "predictions"])
+def test_a_folder_that_cannot_be_written_is_one_line(name, places, tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / name).write_text("in the way")
+    with pytest.raises(SettingsError, match="results cannot be written"):
+        summer_train.study(**places, max_epochs=1, workers=1, keep_predictions=True, output_dir=tmp_path / "study")
