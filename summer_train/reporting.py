@@ -93,7 +93,7 @@ def _write(results: Sequence[Result], target: Path, published: bool, say: Say) -
 
 def _page(results: Sequence[Result], drawn: Sequence[tuple[str, str]], published: bool) -> str:
     rows = [result.row for result in results]
-    lines = ["# Decoding report", "", f"{len(results)} models. {_cell(settings_line(rows))}.", ""]
+    lines = ["# Decoding report", "", f"{len(results)} models, {_cell(settings_line(rows))}.", ""]
     for task in dict.fromkeys(row["task"] for row in rows):
         of_task = [row for row in rows if row["task"] == task]
         lines += [f"## {task.replace('_', ' ')}: means over folds and seeds", "", *_markdown(study_table(of_task)), ""]

@@ -187,21 +187,17 @@ def test_a_killed_study_is_continued_to_the_same_table(demo_cache, tmp_path):
     before = {path: path.read_bytes() for path in killed.glob("stacks/*.json")}
     assert 3 <= len(before) < 10
     (killed / "stacks" / ".torn.json.staging").write_text("half")
-    finishing = start_study(killed, demo_cache, *OPTIONS, "--json")
-    out, err = finishing.communicate(timeout=120)
-    assert finishing.returncode == 0, err
-    assert {path: path.read_bytes() for path in before} == before
-    assert sum(len(json.loads(path.read_text())["models"]) for path in killed.glob("stacks/*.json")) == 20
-    assert not list(killed.glob("**/.*.staging"))
     places = {"cache_dir": demo_cache, "data_dir": "none", "patient_ids": "14 20", "buffer": 10, "workers": 1}
-    whole = summer_train.study(
-        **places, label_name=OPTIONS[1], fold="1-5", max_epochs=15, output_dir=tmp_path / "whole"
-    )
-    for row, expected in zip(json.loads(out), whole.rows, strict=True):
+    options = {**places, "label_name": OPTIONS[1], "fold": "1-5", "max_epochs": int(OPTIONS[-1])}
+    finished = summer_train.study(**options, output_dir=killed)
+    assert {path: path.read_bytes() for path in before} == before
+    assert finished.n_trained == 20 - sum(len(json.loads(content)["models"]) for content in before.values())
+    assert not list(killed.glob("**/.*.staging"))
+    whole = summer_train.study(**options, output_dir=tmp_path / "whole")
+    for row, expected in zip(finished.rows, whole.rows, strict=True):
         assert row["id"] == expected["id"]
         for name in ("test_loss", "val_loss", "test_auroc"):
-            value = math.nan if row[name] is None else row[name]
-            assert value == pytest.approx(expected[name], abs=1e-5, nan_ok=True)
+            assert row[name] == pytest.approx(expected[name], abs=1e-5, nan_ok=True)
 
 
 def test_ctrl_c_ends_a_study_soon_and_keeps_what_is_done(demo_cache, tmp_path):
@@ -443,19 +439,12 @@ def test_a_region_that_exists_but_not_here_is_a_row_and_a_slip_is_an_error(place
         summer_train.study(**options, brain_regions="all;XX")
 
 
-def test_a_script_without_a_main_guard_is_told_so(demo_cache, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import summer_train\n"
-        f"summer_train.study(cache_dir={str(demo_cache)!r}, data_dir='none', patient_ids=14, buffer=10, "
-        f"max_epochs=1, fold='1-2', workers=2, output_dir={str(tmp_path / 'study')!r})\n"
-    )
-    result = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, cwd=ROOT, timeout=100, check=False
-    )
-    assert result.returncode == 1
-    assert "below `if __name__ == '__main__':`" in result.stderr.splitlines()[-1]
-    assert "another process is at work" not in result.stderr
+def test_a_script_that_a_worker_runs_once_more_is_told_so(places, tmp_path, monkeypatch):
+    """As multiprocessing runs a script without a main guard in each new process."""
+    monkeypatch.setattr(studies, "current_process", lambda: type("Process", (), {"name": "ForkServerProcess-1"}))
+    with pytest.raises(SettingsError, match="below `if __name__ == '__main__':`, or without further processes"):
+        summer_train.study(**places, max_epochs=1, workers=2, output_dir=tmp_path / "study")
+    assert summer_train.study(**places, max_epochs=1, workers=1, output_dir=tmp_path / "study").n_trained == 1
 
 
 def test_options_given_without_effect_are_refused_even_at_their_default(places, tmp_path, run):
