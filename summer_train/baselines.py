@@ -46,8 +46,8 @@ def majority_class(classes: NDArray[np.uint8], train: Indices, n_classes: int) -
 
 def time_only(
     classes: NDArray[np.uint8], train: Indices, val: Indices, n_classes: int, bin_length_ms: int
-) -> tuple[PredictClasses, float]:
-    """Return what predicts a label from the time in the film alone, and the width that it chose.
+) -> PredictClasses:
+    """Return what predicts a label from the time in the film alone.
 
     No neuron has a part in it: the class shares of the training bins around a bin, weighted by a Gaussian in film
     time. Labels are slow, so whoever knows the minutes beside a bin knows something of its label; a decoder that is
@@ -60,20 +60,14 @@ def time_only(
 
     Source: our decision.
     """
-    best: tuple[float, float, Shares] | None = None
-    for width_s, shares in smoothed_shares(classes, train, n_classes, bin_length_ms):
-        loss = -np.log(shares[classes[val], val]).mean()
-        if best is None or loss < best[0]:
-            best = (float(loss), width_s, shares)
-    assert best is not None
-    log_shares = _log(best[2].T)
-    return lambda indices: log_shares[torch.from_numpy(indices)], best[1]
+    every_width = smoothed_shares(classes, train, n_classes, bin_length_ms)
+    likeliest = max(every_width, key=lambda shares: float(np.log(shares[classes[val], val]).mean()))
+    log_shares = _log(likeliest.T)
+    return lambda indices: log_shares[torch.from_numpy(indices)]
 
 
-def smoothed_shares(
-    classes: NDArray[np.uint8], train: Indices, n_classes: int, bin_length_ms: int
-) -> Iterable[tuple[float, Shares]]:
-    """Yield widths (s) and the share of each class around each bin, (n_classes, n_bins), from training bins alone.
+def smoothed_shares(classes: NDArray[np.uint8], train: Indices, n_classes: int, bin_length_ms: int) -> Iterable[Shares]:
+    """Yield for each width the share of each class around each bin, (n_classes, n_bins), from training bins alone.
 
     The shares of all training bins count as one bin more everywhere, so none is 0 and far from training bins all are
     those of the whole.
@@ -92,7 +86,7 @@ def smoothed_shares(
         # Of a Gaussian whose peak is 1, so that a training bin next to a bin counts as one.
         kernel = np.exp(-2 * (np.pi * frequencies * width_bins) ** 2) * width_bins * np.sqrt(2 * np.pi)
         near = np.fft.irfft(spectrum * kernel, padded)[:, :n_bins].clip(min=0)
-        yield width_s, (near + whole[:, None]) / (near.sum(axis=0) + 1)
+        yield (near + whole[:, None]) / (near.sum(axis=0) + 1)
 
 
 def _fast_length(least: int) -> int:

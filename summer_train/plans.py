@@ -101,9 +101,11 @@ def plan_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing)
             digests[model_id] = digest
             continue
         digests[model_id] = digest_of(selection.provenance())
-        group = groups.setdefault(_sample_key(data), _group(data, run))
+        key = _sample_key(data)
+        if key not in groups:
+            groups[key] = _group(data, run)
         # Of the data themselves nothing is kept: a study may have thousands of them.
-        group.models.extend(Model(choice, model_id, shift) for shift in (0, *shifts_of(data, run.shifts)))
+        groups[key].models.extend(Model(choice, model_id, shift) for shift in (0, *shifts_of(data, run.shifts)))
     if reasons and len(hopeless) == len(digests):
         raise reasons[0]
     for note in notes:

@@ -12,7 +12,6 @@ import csv
 import hashlib
 import io
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from summer_train import nulls
 from summer_train.config import Choice, Run
 from summer_train.grid import as_columns
 from summer_train.metrics import COUNT_SCORES, LABEL_SCORES
-from summer_train.runs import PARTS, replace_file, with_nan
+from summer_train.runs import PARTS, probability_of, replace_file, with_nan
 
 FORMAT = 1
 STACKS, STUDY, CURVES, SHIFTS, UNITS, PREDICTIONS = (
@@ -238,11 +237,7 @@ def study_row(record: Record, null: Null) -> Row:
 def thresholds_of(record: Record) -> Row:
     """Return from which log-odds, and which probability, a label is called "on"; nothing of other tasks."""
     log_odds = record.threshold_log_odds
-    return (
-        {}
-        if log_odds is None
-        else {"threshold": 1 / (1 + math.exp(-min(max(log_odds, -700), 700))), "threshold_log_odds": log_odds}
-    )
+    return {} if log_odds is None else {"threshold": probability_of(log_odds), "threshold_log_odds": log_odds}
 
 
 def null_of(shifted: Iterable[Record], part: str) -> Null:

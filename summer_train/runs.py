@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -152,6 +153,12 @@ class FitResult:
         """Return the result as plain values, for JSON."""
         places = {"best_checkpoint": str(self.best_checkpoint), "last_checkpoint": str(self.last_checkpoint)}
         return {**asdict(self), "log_dir": str(self.log_dir), **places}
+
+
+def probability_of(log_odds: float) -> float:
+    """Return the probability that log-odds stand for, of any size."""
+    odds = math.exp(-abs(log_odds))  # of the less likely side: never too large a number
+    return (1 if log_odds >= 0 else odds) / (1 + odds)
 
 
 def best_checkpoint(log_dir: Path) -> Path:

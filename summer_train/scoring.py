@@ -163,7 +163,7 @@ _SCORE = {FilmLabel.name: _score_labels, NextBin.name: _score_counts}
 
 def _label_baselines(data: FilmData) -> dict[str, Scored]:
     task, split, classes = data.task, data.split, data.targets.all_rows()
-    by_time, _width_s = time_only(classes, split.train, split.val, task.n_outputs, data.choice.bin_length_ms)
+    by_time = time_only(classes, split.train, split.val, task.n_outputs, data.choice.bin_length_ms)
     kinds = {"majority class": majority_class(classes, split.train, task.n_outputs), "time only": by_time}
     return {
         name: _scored_labels([data], {part: predict(getattr(split, part))[None] for part in _parts(data)})[0]

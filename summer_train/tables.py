@@ -1,13 +1,12 @@
 """What people read of runs: tables of scores, lists of runs, what a benchmark measured."""
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from summer_prep.console import Table
 from summer_train.config import Choice, options_of
-from summer_train.runs import PARTS, FitResult, Scores
+from summer_train.runs import PARTS, FitResult, Scores, probability_of
 
 RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s", "fold", "seed")
 """What `summer-train runs` shows of a run's settings."""
@@ -52,7 +51,7 @@ def notes_on_scores(thresholds: Mapping[str, float], undefined: Mapping[str, str
     """Return what a person must know to read the scores of a model, one line each."""
     notes = [f"{part}: n/a is undefined, {why}" for part, why in undefined.items()]
     if "model" in thresholds:
-        probability = 1 / (1 + math.exp(-thresholds["model"]))
+        probability = probability_of(thresholds["model"])
         notes.insert(0, f'"on" from a probability of {probability:.3g}, chosen on validation for kappa')
     return notes
 
@@ -108,8 +107,8 @@ def study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def score_of(row: Mapping[str, Any], name: str) -> Any:
     """Return a score of a row of study.csv, a model's or `time_only_...`: of test, or of val where there is no test."""
     part = "test" if row.get("n_test") or not row.get("n_val") else "val"
-    baseline, _, score = name.rpartition("only_") if name.startswith("time_only_") else ("", "", name)
-    return row.get(f"{baseline}{'only_' if baseline else ''}{part}_{score}")
+    baseline = "time_only_" if name.startswith("time_only_") else ""
+    return row.get(f"{baseline}{part}_{name.removeprefix(baseline)}")
 
 
 def settings_line(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -20,6 +20,8 @@ from summer_train.metrics import (
     log_odds_of_on,
     poisson,
 )
+from summer_train.runs import probability_of
+from summer_train.tables import notes_on_scores
 from summer_train.tasks import FilmLabel, NextBin
 
 samples = st.integers(2, 60).flatmap(
@@ -216,3 +218,10 @@ def test_class_weights_weigh_samples_and_poisson_is_its_likelihood():
     log_rate, counts = torch.randn(7, 2), torch.randint(0, 4, (7, 2))
     likelihood = torch.distributions.Poisson(log_rate.exp()).log_prob(counts) + torch.lgamma(counts + 1.0)
     torch.testing.assert_close(poisson(log_rate, counts), -likelihood.mean())
+
+
+@pytest.mark.parametrize("log_odds", [-1e6, -800.0, -3.0, 0.0, 2.5, 800.0])
+def test_any_threshold_is_a_probability(log_odds):
+    expected = float(torch.sigmoid(torch.tensor(log_odds, dtype=torch.float64)))
+    assert probability_of(log_odds) == pytest.approx(expected, abs=1e-15)
+    assert notes_on_scores({"model": log_odds}, {})[0].startswith('"on" from a probability of ')
