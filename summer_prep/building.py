@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,8 +31,8 @@ from summer_prep.key import (
 from summer_prep.output import check_folder
 from summer_prep.publish import clear_debris
 from summer_prep.sources import file_identity, find_recordings, note_source, select_recordings, source_sha256
-from summer_prep.values import as_bin_lengths, as_number, as_path, as_patient_ids
-from summer_prep.workers import run_in_workers
+from summer_prep.values import as_bin_lengths, as_number, as_path, as_patient_ids, as_text
+from summer_prep.workers import Engine, run_here, run_in_workers, run_tasks
 
 if TYPE_CHECKING:
     from summer_prep.align import RecordingOnFilm
@@ -69,6 +70,8 @@ class BuildConfig:
     """How spike_counts are stored: none (can be mapped), zstd or blosc."""
     force: bool = False
     """Build also what is fresh."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler whose workers build instead of processes here; "local" starts one."""
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
@@ -107,6 +110,7 @@ def build(
     workers: int | None = None,
     codec: Codec = "none",
     force: bool = False,
+    scheduler: str | None = None,
     progress: Progress = lambda _n_done, _n_patients: None,
 ) -> list[KeyResult]:
     """Bin NWB recordings into the cache, as `summer-prep build` does; what is fresh is skipped.
@@ -122,6 +126,7 @@ def build(
     workers : processes, as many as there are processors by default
     codec : how spike counts are stored: none (can be memory-mapped), zstd or blosc
     force : build also what is fresh
+    scheduler : address of a Dask scheduler whose workers build instead, like tcp://host:8786; "local" starts one
     progress : called with the number of patients done, and that of all
 
     Returns
@@ -141,6 +146,7 @@ def build(
         n_workers=os.cpu_count() or 1 if workers is None else as_number(workers, int, "--workers"),
         codec=codec,
         force=as_number(force, bool, "--force"),
+        scheduler=None if scheduler is None else as_text(scheduler, "--scheduler"),
     )
     return build_keys(config, progress)
 
@@ -162,24 +168,34 @@ def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_pati
         results[patient_id] = found
         progress(len(results), len(paths))
 
-    if config.n_workers == 0:
-        for patient_id, path in paths.items():
-            take(patient_id, build_patient(path, patient_id, config))
-    else:
-        tasks = {patient_id: (path, patient_id, config) for patient_id, path in paths.items()}
-        crashed = run_in_workers(build_patient, tasks, config.n_workers, take, PRELOADED)
-        for patient_id in crashed:
-            # A crash takes its neighbours along: each of them alone shows whose file it is.
-            if run_in_workers(build_patient, {patient_id: tasks[patient_id]}, 1, take, PRELOADED):
+    tasks = {patient_id: (path, patient_id, config) for patient_id, path in paths.items()}
+    try:
+        with _engine(config, list(paths.values())) as engine:
+            for patient_id in run_tasks(engine, build_patient, tasks, take):
                 message = (
                     f"{paths[patient_id]}: the process that read it crashed or was killed: it is damaged, "
                     "or memory ran out. Download it again, or use fewer --workers"
                 )
                 take(patient_id, [_failure(patient_id, 0, message)])
-    if not was_there:  # a build that built nothing leaves nothing
-        with suppress(OSError):
-            config.cache_dir.rmdir()
+    finally:
+        if not was_there:  # a build that built nothing leaves nothing
+            with suppress(OSError):
+                config.cache_dir.rmdir()
     return [result for patient_id in paths for result in results[patient_id]]
+
+
+@contextmanager
+def _engine(config: BuildConfig, recordings: Sequence[Path]) -> Iterator[Engine]:
+    """Yield what builds patients side by side: this process, processes, or a cluster."""
+    if config.scheduler is not None:
+        from summer_prep.cluster import cluster
+
+        with cluster(config.scheduler, config.n_workers, recordings, [config.cache_dir]) as engine:
+            yield engine
+    elif config.n_workers == 0:
+        yield run_here
+    else:
+        yield partial(run_in_workers, n_workers=config.n_workers, preloaded=PRELOADED)
 
 
 def build_patient(path: Path, patient_id: str, config: BuildConfig) -> list[KeyResult]:

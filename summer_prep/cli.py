@@ -16,6 +16,7 @@ from summer_prep.console import (
     NwbPath,
     PatientIds,
     PictureOption,
+    SchedulerOption,
     Table,
     as_data,
     new_app,
@@ -86,6 +87,7 @@ def build(
     or 1,
     codec: Annotated[Codec, typer.Option(help=CODEC_HELP)] = "none",
     force: Annotated[bool, typer.Option("--force", help="Build also what is fresh.")] = False,
+    scheduler: SchedulerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Bin NWB recordings into the cache; what is fresh is skipped, and a killed build can simply be repeated."""
@@ -103,6 +105,7 @@ def build(
             workers=workers,
             codec=codec,
             force=force,
+            scheduler=scheduler,
             progress=lambda n_done, n_patients: bar.update(task, completed=n_done, total=n_patients),
         )
     if nwb_path is None and patient_ids is None:

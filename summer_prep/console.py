@@ -29,6 +29,8 @@ DataDir = Annotated[Path, path_option("Folder with the NWB files.", "--data-dir"
 CacheDir = Annotated[Path, path_option("Folder of the cache.", "--cache-dir")]
 NwbPath = Annotated[Path | None, path_option("One NWB file; ignored when --patient-ids is given.", "--nwb-path")]
 PictureOption = Annotated[Path | None, typer.Option(callback=check_picture, help="Draw it here (.png, .pdf or .svg).")]
+SCHEDULER_HELP = "Work on a Dask cluster: its scheduler's address, or local.  [default: processes of this machine]"
+SchedulerOption = Annotated[str | None, typer.Option(metavar="ADDRESS", help=SCHEDULER_HELP)]
 PATIENTS_HELP = "Patients, like 14 20 or 14,20.  [default: every one found]"
 PatientIds = Annotated[str | None, typer.Option(metavar=f"ID{LIST_MARK}", help=PATIENTS_HELP)]
 

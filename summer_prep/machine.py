@@ -1,7 +1,12 @@
 """What this machine has to give."""
 
+import getpass
 import os
+import tempfile
+from functools import cache
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 def available_bytes() -> float:
@@ -26,3 +31,23 @@ def _available_in_system() -> float:
         return float(line.split()[1]) * 1024
     except (OSError, ValueError):
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
+
+
+@cache
+def own_one_of(number: int, what: str) -> int:
+    """Return which one of several things, like GPUs, this process uses: one that no other process of ours has.
+
+    It is this process's until it ends, however it ends. Where all are taken, some are shared.
+    """
+    for one in range(number):
+        lock = FileLock(Path(tempfile.gettempdir()) / f"summer-{getpass.getuser()}-{what}-{one}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, OSError, NotImplementedError):
+            continue
+        _held.append(lock)
+        return one
+    return os.getpid() % number
+
+
+_held: list[FileLock] = []

@@ -1,4 +1,7 @@
-"""Processes that work side by side, each for itself: one that crashes is told, one that is orphaned ends."""
+"""Tasks side by side, each for itself: in processes here or on a cluster; one that crashes is told, never waited for.
+
+A process that is orphaned ends.
+"""
 
 import os
 import signal
@@ -8,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from threading import Thread, current_thread, main_thread
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from summer_prep.errors import SettingsError
 
@@ -21,22 +24,68 @@ MAIN_GUARD = (
 """What to do where new processes run a script once more."""
 
 
+class Engine(Protocol):
+    """Runs tasks side by side, as `run_in_workers` does in processes and `summer_prep.cluster` on other machines."""
+
+    def __call__(
+        self,
+        work: Callable[..., Result],
+        tasks: Mapping[str, tuple[Any, ...]],
+        take: Callable[[str, Result], None],
+        stop: Callable[[], None] = lambda: None,
+    ) -> list[str]:
+        """Run tasks; return the names of those that a crash, their own or another's, ended."""
+
+
+def run_tasks(
+    engine: Engine,
+    work: Callable[..., Result],
+    tasks: Mapping[str, tuple[Any, ...]],
+    take: Callable[[str, Result], None],
+    stop: Callable[[], None] = lambda: None,
+) -> list[str]:
+    """Run tasks; return the names of those that crash whatever runs them.
+
+    A crash takes its neighbours along: each of them alone shows whose fault it was.
+
+    Parameters
+    ----------
+    tasks : name -> arguments of `work`
+    take : called with name and result of each task that is done
+    stop : called where the tasks at hand are of no use any more, to end them
+    """
+    lost = engine(work, tasks, take, stop)
+    return [name for name in lost if engine(work, {name: tasks[name]}, take, stop)]
+
+
+def run_here(
+    work: Callable[..., Result],
+    tasks: Mapping[str, tuple[Any, ...]],
+    take: Callable[[str, Result], None],
+    stop: Callable[[], None] = lambda: None,
+) -> list[str]:
+    """Run tasks one after the other in this process, which a crash takes along."""
+    for name, arguments in tasks.items():
+        take(name, work(*arguments))
+    return []
+
+
 def run_in_workers(
     work: Callable[..., Result],
     tasks: Mapping[str, tuple[Any, ...]],
-    n_workers: int,
     take: Callable[[str, Result], None],
-    preloaded: Sequence[str] = (),
     stop: Callable[[], None] = lambda: None,
+    *,
+    n_workers: int,
+    preloaded: Sequence[str] = (),
 ) -> list[str]:
     """Run tasks in processes of their own; return the names of those that a crash, their own or another's, ended.
 
     Parameters
     ----------
     tasks : name -> arguments of `work`
-    take : called with name and result of each task that is done
+    take, stop : as for `run_tasks`
     preloaded : modules that every worker needs: loaded once, in the process that they are forked from
-    stop : called where the tasks at hand are of no use any more, to end them
 
     Raises
     ------

@@ -252,6 +252,9 @@ class StudyRun(Run):
     )
     workers: int | None = _option(None, "Processes, of one thread each.  [default: as many as processors; 1 on a GPU]")
     keep_predictions: bool = _option(False, "Keep each model's predictions, as fit does.")
+    scheduler: str | None = _option(
+        None, "Train on a Dask cluster: its scheduler's address, or local.  [default: processes of this machine]"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -260,7 +263,7 @@ class StudyRun(Run):
 
 STUDY_OPTIONS = (
     "data_dir", "nwb_path", "cache_dir", "output_dir", "max_epochs", "patience", "shifts", "preset", "workers",
-    "device_memory", "verify", "keep_predictions",
+    "device_memory", "verify", "keep_predictions", "scheduler",
 )  # fmt: skip
 """Options of a study beside those of a Choice, of which it takes lists."""
 

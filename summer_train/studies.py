@@ -6,9 +6,10 @@ command, and one that is finished does nothing.
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from summer_prep.errors import SettingsError
-from summer_prep.machine import available_bytes
+from summer_prep.key import DESCRIPTION, key_path
+from summer_prep.machine import available_bytes, own_one_of
 from summer_prep.output import check_folder
-from summer_prep.workers import MAIN_GUARD, run_in_workers
+from summer_prep.workers import MAIN_GUARD, Engine, run_here, run_in_workers, run_tasks
 from summer_train.config import (
     STUDY_OPTIONS,
     Choice,
@@ -185,7 +187,6 @@ def _train(groups: Sequence[Group], run: StudyRun, records: dict[tuple[str, int]
     """Train stacks side by side, adding to the records as each ends; return the models that were lost."""
     stacks = [(group, models) for group in groups for models in group.stacks()]
     stacks.sort(key=lambda stack: -stack[0].cost * len(stack[1]))  # the longest first, so that all end together
-    n_workers = _choose_workers([group for group, _ in stacks], run, say)
     names = {digest_of([(model.id, model.shift) for model in models]): models for _, models in stacks}
     last_tables = time.monotonic()
 
@@ -201,30 +202,45 @@ def _train(groups: Sequence[Group], run: StudyRun, records: dict[tuple[str, int]
             last_tables = time.monotonic()
 
     n_models = sum(map(len, names.values()))
-    with Progress(run.output_dir, len(names), n_models, run.max_epochs, say) as progress:
-        tasks = {name: (models, run, progress.path, slot) for slot, (name, models) in enumerate(names.items())}
-        if n_workers == 1:
-            _train_here(tasks, take)
-            return []
-        lost = run_in_workers(train_models, tasks, n_workers, take, PRELOADED, progress.stop)
-        # A process that is killed takes its neighbours along: each alone shows whose fault it was.
-        lost = [
-            name
-            for name in lost
-            if run_in_workers(train_models, {name: tasks[name]}, 1, take, PRELOADED, progress.stop)
-        ]
+    with (
+        _engine([group for group, _ in stacks], run, say) as engine,
+        Progress(run.output_dir, len(names), n_models, run.max_epochs, say) as progress,
+    ):
+        # On other machines nobody maps the file of the epochs that are done.
+        told = None if run.scheduler else progress.path
+        tasks = {name: (models, run, told, slot) for slot, (name, models) in enumerate(names.items())}
+        lost = run_tasks(engine, train_models, tasks, take, progress.stop)
     return [model for name in lost for model in names[name]]
 
 
-def _train_here(tasks: Mapping[str, Any], take: Callable[[str, Sequence[Record]], None]) -> None:
-    """Train stacks one after the other in this process, and leave it as it was."""
-    n_threads = torch.get_num_threads()
-    try:
-        for name, task in tasks.items():
-            take(name, train_models(*task))
-    finally:
-        _opened.clear()
-        torch.set_num_threads(n_threads)
+@contextmanager
+def _engine(groups: Sequence[Group], run: StudyRun, say: Say) -> Iterator[Engine]:
+    """Yield what trains stacks side by side: this process, processes, or a cluster."""
+    if run.scheduler is not None:
+        from summer_prep.cluster import cluster
+
+        n_workers = _choose_workers(groups, run, say) if run.scheduler == "local" else 0
+        written = [run.output_dir] if run.keep_predictions else []
+        with cluster(run.scheduler, n_workers, _keys_of(groups, run), written) as engine:
+            yield engine
+    elif (n_workers := _choose_workers(groups, run, say)) > 1:
+        yield partial(run_in_workers, n_workers=n_workers, preloaded=PRELOADED)
+    else:
+        n_threads = torch.get_num_threads()
+        try:
+            yield run_here
+        finally:  # this process is somebody else's, too
+            _opened.clear()
+            torch.set_num_threads(n_threads)
+
+
+def _keys_of(groups: Sequence[Group], run: StudyRun) -> list[Path]:
+    """Return the files that describe the keys of some models."""
+    keys = {
+        (patient_id, model.choice.bin_length_ms)
+        for group in groups for model in group.models for patient_id in model.choice.patient_ids
+    }  # fmt: skip
+    return [key_path(run.cache_dir, *key) / DESCRIPTION for key in sorted(keys)]
 
 
 def _choose_workers(groups: Sequence[Group], run: StudyRun, say: Say) -> int:
@@ -251,20 +267,17 @@ def _choose_workers(groups: Sequence[Group], run: StudyRun, say: Say) -> int:
     return fitting
 
 
-def train_models(models: Sequence[Model], run: StudyRun, progress: Path, slot: int) -> list[Record]:
+def train_models(models: Sequence[Model], run: StudyRun, progress: Path | None, slot: int) -> list[Record]:
     """Train a stack of models and return what they leave; the work of one process.
 
     Parameters
     ----------
-    progress, slot : where to tell of each epoch
+    progress, slot : where to tell of each epoch, if anybody can see it
     """
     quieten_lightning()
-    told = np.memmap(progress, np.int64, "r+")
-
-    def tick(n_networks: int) -> None:
-        told[slot] += n_networks
-        if told[-1]:
-            raise KeyboardInterrupt
+    if run.scheduler is not None and torch.cuda.device_count() > 1:
+        torch.cuda.set_device(own_one_of(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", "gpu")))
+    tick = partial(_tick, np.memmap(progress, np.int64, "r+"), slot) if progress else lambda _n_networks: None
 
     started = time.perf_counter()
     datas, found = _open_models(models, run)
@@ -276,6 +289,13 @@ def train_models(models: Sequence[Model], run: StudyRun, progress: Path, slot: i
         for (model, data), how, what in zip(datas.items(), trained, scored, strict=True):
             records.append(_record(model, data, run, how, what, seconds))
     return records
+
+
+def _tick(told: Any, slot: int, n_networks: int) -> None:
+    """Count an epoch of some networks where the process that shows progress looks; stop if it asks for that."""
+    told[slot] += n_networks
+    if told[-1]:
+        raise KeyboardInterrupt
 
 
 _opened: dict[Any, FilmData] = {}

@@ -17,12 +17,12 @@ def crash_if(is_bad, name):
 def test_crashes_are_returned_by_name(n_workers):
     results = {}
     tasks = {f"task{number}": (True, f"task{number}") for number in range(12)}
-    assert sorted(run_in_workers(crash_if, tasks, n_workers, results.__setitem__)) == sorted(tasks)
+    assert sorted(run_in_workers(crash_if, tasks, results.__setitem__, n_workers=n_workers)) == sorted(tasks)
     assert results == {}
 
 
 def test_results_are_taken_under_their_names():
     results = {}
     tasks = {name: (False, name) for name in "abc"}
-    assert run_in_workers(crash_if, tasks, 2, results.__setitem__) == []
+    assert run_in_workers(crash_if, tasks, results.__setitem__, n_workers=2) == []
     assert results == {"a": "A", "b": "B", "c": "C"}

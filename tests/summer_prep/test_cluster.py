@@ -1,0 +1,174 @@
+"""Builds on a real Dask cluster: equal to builds here, whatever becomes of workers and scheduler, in one line."""
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from summer_prep import cluster as module
+from summer_prep.building import build
+from summer_prep.cluster import cluster
+from summer_prep.errors import SettingsError
+from summer_prep.key import key_path
+from summer_prep.store import verify_key
+from summer_prep.workers import run_tasks
+from tests.clusters import dask, end
+from tests.summer_prep.test_workers import crash_if
+
+pytest.importorskip("distributed", reason="builds on a cluster need: pip install 'summer-pipeline[cluster]'")
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.xdist_group("cluster")  # its processes are enough for two cores
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory):
+    with dask(tmp_path_factory.mktemp("dask")) as (address, _):
+        yield address
+
+
+def files(cache_dir):
+    """The bytes of all files but the notes on when recordings were read."""
+    return {
+        path.relative_to(cache_dir).as_posix(): path.read_bytes()
+        for path in cache_dir.rglob("*")
+        if path.is_file() and path.name != ".source.json"
+    }
+
+
+def test_keys_equal_those_of_processes_here(scheduler, demo_dir, demo_cache, tmp_path):
+    told = []
+    results = build(
+        data_dir=demo_dir, cache_dir=tmp_path / "cache", bin_length=[80, 1000], scheduler=scheduler,
+        progress=lambda *numbers: told.append(numbers),
+    )  # fmt: skip
+    assert [result.state for result in results] == ["built"] * 8
+    assert [result.patient_id for result in results[::2]] == ["8", "14", "20", "29"]
+    assert files(tmp_path / "cache") == files(demo_cache)
+    assert told == [(done, 4) for done in range(5)]
+    again = build(data_dir=demo_dir, cache_dir=tmp_path / "cache", bin_length=[80, 1000], scheduler=scheduler)
+    assert [result.state for result in again] == ["fresh"] * 8
+
+
+def test_workers_killed_in_the_middle_of_keys_lose_nothing(scheduler, demo_dir, demo_cache, tmp_path):
+    """Each kill hits the worker whose half-written key is seen, which is at work on it."""
+    cache_dir, is_over, killed = tmp_path / "cache", Event(), []
+
+    def kill_some():
+        chance = random.Random(0)
+        while not is_over.is_set() and len(killed) < 3:
+            for path in cache_dir.glob("sub-*/.*.staging"):
+                pid = int(path.name.split(".")[-2].split("-")[1])
+                if pid not in killed and chance.random() < 0.5:
+                    killed.append(pid)
+                    os.kill(pid, signal.SIGKILL)
+                    time.sleep(0.5)
+            time.sleep(0.001)
+
+    thread = Thread(target=kill_some)
+    thread.start()
+    try:
+        results = build(data_dir=demo_dir, cache_dir=cache_dir, bin_length=[80, 1000], scheduler=scheduler)
+    finally:
+        is_over.set()
+        thread.join()
+    assert killed
+    assert {result.state for result in results} <= {"built", "fresh"}  # fresh: published before the worker died
+    assert files(cache_dir) == files(demo_cache)  # and no debris
+    assert all(not verify_key(key_path(cache_dir, id_, ms)) for id_ in ("8", "14", "20", "29") for ms in (80, 1000))
+
+
+def test_tasks_that_kill_every_worker_are_named_and_the_others_done(scheduler, tmp_path):
+    results = {}
+    tasks = {f"task{number}": (number == 2, f"task{number}") for number in range(6)}
+    with cluster(scheduler, 0, [], []) as engine:
+        assert run_tasks(engine, crash_if, tasks, results.__setitem__) == ["task2"]
+    assert sorted(results) == [f"task{number}" for number in (0, 1, 3, 4, 5)]
+
+
+def test_recording_that_kills_its_workers_fails_alone(demo_dir, tmp_path):
+    (crasher,) = demo_dir.rglob("*sub-20*.nwb")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "def hook(event, arguments):\n"
+        f"    if event == 'open' and str(arguments[0]) == {str(crasher)!r}: os.kill(os.getpid(), 9)\n"
+        "sys.addaudithook(hook)\n"
+    )
+    with dask(tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}") as (address, _):
+        results = build(data_dir=demo_dir, cache_dir=tmp_path / "cache", bin_length=1000, scheduler=address)
+    states = {result.patient_id: result.state for result in results}
+    assert states.pop("20") == "failed"
+    assert set(states) == {"8", "14", "29"}
+    assert set(states.values()) <= {"built", "fresh"}  # fresh: its worker was killed after it was published
+    (failed,) = [result for result in results if result.state == "failed"]
+    assert failed.message.startswith(f"{crasher}: the process that read it crashed or was killed")
+
+
+def test_lost_scheduler_ends_the_build(demo_dir, tmp_path):
+    with dask(tmp_path, n_workers=1) as (address, (server, _)):
+
+        def end_server(n_done, _n_patients):
+            if n_done == 1:
+                end(server)
+
+        with pytest.raises(SettingsError, match=f"--scheduler {address}: the connection was lost"):
+            build(
+                data_dir=demo_dir, cache_dir=tmp_path / "cache", bin_length=1000, scheduler=address,
+                progress=end_server,
+            )  # fmt: skip
+
+
+def test_no_workers_end_the_build(demo_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WORKERS_TIMEOUT_S", 1.0)
+    options = {"data_dir": demo_dir, "cache_dir": tmp_path / "cache", "bin_length": 1000}
+    with (
+        dask(tmp_path, n_workers=0) as (address, _),
+        pytest.raises(SettingsError, match="no worker came within 1 s. Start some: dask worker tcp"),
+    ):
+        build(**options, scheduler=address)
+    with (
+        dask(tmp_path, n_workers=1) as (address, (_, workers)),
+        pytest.raises(SettingsError, match="all workers are gone"),
+    ):
+        build(**options, scheduler=address, progress=lambda n_done, _: end(workers) if n_done == 1 else None)
+
+
+def test_worker_that_cannot_do_the_work_is_told_in_one_line(demo_dir, tmp_path, monkeypatch):
+    options = {"data_dir": demo_dir, "cache_dir": tmp_path / "cache", "bin_length": 1000}
+    empty = tmp_path / "empty"
+    (empty / "summer_prep").mkdir(parents=True)
+    (empty / "summer_prep" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'summer_prep'\")")
+    with (
+        dask(tmp_path, n_workers=1, PYTHONPATH=str(empty)) as (address, _),
+        pytest.raises(SettingsError, match="cannot import summer_prep"),
+    ):
+        build(**options, scheduler=address)
+    assert not (tmp_path / "cache").exists()
+    with dask(tmp_path, n_workers=1) as (address, _):
+        monkeypatch.setattr(module, "_VERSIONS", "0.0.9 (schema 1, algorithm 1)")
+        with pytest.raises(SettingsError, match="Install the same version on"):
+            build(**options, scheduler=address)
+        monkeypatch.undo()
+        # Another file of the same name, as another machine may have it: here, the size that is looked for differs.
+        monkeypatch.setattr(module, "_size", lambda path: path.stat().st_size + 1)
+        with pytest.raises(SettingsError, match=r"does not see .*\.nwb on .*, or another file there"):
+            build(**options, scheduler=address)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:8786", "8786", "", "tcp://127.0.0.1:1"])
+def test_wrong_address_is_one_line(address, demo_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 1)
+    with pytest.raises(SettingsError, match="--scheduler"):
+        build(data_dir=demo_dir, cache_dir=tmp_path / "cache", bin_length=1000, scheduler=address)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_missing_dask_is_one_line(demo_dir, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(SettingsError, match=r"pip install 'summer-pipeline\[cluster\]'"):
+        build(data_dir=demo_dir, cache_dir=tmp_path, scheduler="local")

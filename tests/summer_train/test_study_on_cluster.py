@@ -1,0 +1,86 @@
+"""Studies on a real Dask cluster: the same table row by row, whatever becomes of workers."""
+
+import csv
+import os
+import signal
+import time
+from threading import Event, Thread
+
+import pytest
+
+from summer_prep.errors import SettingsError
+from summer_train import studies
+from summer_train.config import StudyRun, settings_from
+from tests.clusters import dask
+
+pytest.importorskip("distributed", reason="studies on a cluster need: pip install 'summer-pipeline[cluster]'")
+pytestmark = pytest.mark.xdist_group("cluster")
+
+
+def table(folder):
+    with (folder / "study.csv").open(newline="") as file:
+        return [{name: cell for name, cell in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def processes_of(server):
+    """Return the ids of the processes below a process group's leader that do the work: children of its child."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    fields = file.read().rsplit(")", 1)[1].split()
+                with open(f"/proc/{name}/cmdline") as file:
+                    command = file.read()
+            except OSError:
+                continue
+            if int(fields[2]) == server.pid and "spawn_main" in command:
+                found.append(int(name))
+    return found
+
+
+def test_table_equals_the_local_one_also_when_workers_are_killed(demo_cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(studies.Group, "stacks", lambda group: [group.models[n::3] for n in range(3)])
+    choices = studies.study_choices({
+        "label_name": "summer,tom,office", "fold": [1, 2], "patient_ids": [[14], [20]], "buffer": 10,
+    })  # fmt: skip
+    places = {"cache_dir": demo_cache, "data_dir": tmp_path / "none", "max_epochs": 2, "keep_predictions": True}
+    here = settings_from(StudyRun, {**places, "output_dir": tmp_path / "here", "workers": 1, "shifts": 1})
+    studies.run_study(choices, here)
+    is_over, killed = Event(), []
+    with dask(tmp_path) as (address, (_, workers)):
+
+        def kill_workers():
+            while not is_over.is_set() and len(killed) < 3:
+                for pid in processes_of(workers)[:1]:
+                    if list((tmp_path / "there").glob("stacks/*.json")):  # the study is under way
+                        os.kill(pid, signal.SIGKILL)
+                        killed.append(pid)
+                time.sleep(0.7)
+
+        thread = Thread(target=kill_workers)
+        thread.start()
+        try:
+            there = settings_from(
+                StudyRun, {**places, "output_dir": tmp_path / "there", "scheduler": address, "shifts": 1}
+            )
+            result = studies.run_study(choices, there)
+        finally:
+            is_over.set()
+            thread.join()
+    assert killed
+    assert result.n_trained == 24
+    assert table(tmp_path / "there") == table(tmp_path / "here")
+    for name in ("curves.csv", "shifts.csv"):
+        assert (tmp_path / "there" / name).read_text() == (tmp_path / "here" / name).read_text()
+    kept = {path.name for path in (tmp_path / "here" / "predictions").iterdir()}
+    assert {path.name for path in (tmp_path / "there" / "predictions").iterdir()} == kept
+    assert len(kept) == 12
+
+
+def test_workers_that_see_no_cache_are_told_before_the_work(demo_cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("summer_prep.cluster._size", lambda path: path.stat().st_size + 1)
+    choices = studies.study_choices({"label_name": "summer", "patient_ids": 14, "buffer": 10})
+    options = {"cache_dir": demo_cache, "data_dir": tmp_path / "none", "output_dir": tmp_path / "study"}
+    with dask(tmp_path, n_workers=1) as (address, _), pytest.raises(SettingsError, match="does not see .*zarr.json"):
+        studies.run_study(choices, settings_from(StudyRun, {**options, "scheduler": address}))
