@@ -40,7 +40,7 @@ def own_one_of(number: int, what: str) -> int:
     It is this process's until it ends, however it ends. Where all are taken, some are shared.
     """
     for one in range(number):
-        lock = FileLock(Path(tempfile.gettempdir()) / f"summer-{getpass.getuser()}-{what}-{one}.lock")
+        lock = FileLock(Path(tempfile.gettempdir()) / f"summer-{getpass.getuser()}-{what.replace('/', '-')}-{one}.lock")
         try:
             lock.acquire(timeout=0)
         except (Timeout, OSError, NotImplementedError):

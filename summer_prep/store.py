@@ -5,6 +5,7 @@ Training maps raw chunks without it.
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -160,7 +161,9 @@ def _find_problems(description: Description) -> list[str]:
 
 
 def _files(folder: Path) -> Iterator[str]:
-    return (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    # Not rglob, which raises where a folder goes while the key is rebuilt.
+    below = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
+    return (path.relative_to(folder).as_posix() for path in below)
 
 
 def _array_problems(key: Path, attributes: Mapping[str, Any]) -> list[str]:

@@ -384,8 +384,10 @@ def say_nothing(_line: str) -> None:
 
 
 def is_first_process() -> bool:
-    """Return whether this is the first process of a run on several devices, which speaks for all of them."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    """Return whether this is the first process of a run on several devices or nodes, which speaks for all of them."""
+    of_torchrun = os.environ.get("RANK") if "TORCHELASTIC_RUN_ID" in os.environ else None
+    of_slurm = os.environ.get("SLURM_PROCID") if "SLURM_STEP_NUM_TASKS" in os.environ else None
+    return (of_torchrun or of_slurm or "0") == "0" and (of_torchrun or os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
 def _converted(one: "Field[Any]", value: Any) -> Any:

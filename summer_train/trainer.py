@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import platform
 import signal
 import time
 import warnings
@@ -20,6 +21,7 @@ from summer_prep.errors import SettingsError
 from summer_train.checkpoints import WholeCheckpoints, checkpoint_callbacks
 from summer_train.config import Run, Say, is_first_process
 from summer_train.models import Decoder
+from summer_train.nodes import Launch, environment_of
 from summer_train.runs import METRICS, PARTS, MetricsFile
 from summer_train.steps import choose_steps
 from summer_train.tasks import Task
@@ -35,19 +37,24 @@ _SIGNAL_AT_PARENTS_DEATH = 1
 _COLLECTIVE_TIMEOUT = timedelta(minutes=5)
 
 
-def new_trainer(run: Run, decoder: Decoder, log_dir: Path, say: Say, n_epochs_before: int = 0) -> lightning.Trainer:
+def new_trainer(
+    run: Run, decoder: Decoder, log_dir: Path, say: Say, n_epochs_before: int = 0, launch: Launch | None = None
+) -> lightning.Trainer:
     """Return a trainer that leaves checkpoints and metrics in a run's folder.
 
     Parameters
     ----------
     n_epochs_before : of a run that is continued
+    launch : the processes that somebody else started for it
     """
-    n_devices = run.devices or max(1, torch.cuda.device_count())
+    n_devices = launch.n_per_node if launch else run.devices or max(1, torch.cuda.device_count())
+    n_processes = launch.n_processes if launch else n_devices
     early = [] if run.patience is None else [EarlyStopping("val_loss", patience=run.patience)]
     return lightning.Trainer(
         accelerator="auto",
         devices=n_devices,
-        strategy=UnwrappedDDP(timeout=_COLLECTIVE_TIMEOUT) if n_devices > 1 else "auto",
+        num_nodes=launch.n_nodes if launch else 1,
+        strategy=UnwrappedDDP(timeout=_COLLECTIVE_TIMEOUT) if n_processes > 1 else "auto",
         max_epochs=run.max_epochs,
         logger=False,
         callbacks=[
@@ -57,7 +64,7 @@ def new_trainer(run: Run, decoder: Decoder, log_dir: Path, say: Say, n_epochs_be
             *early,
             *checkpoint_callbacks(log_dir),
         ],
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), environment_of(launch)],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -192,23 +199,26 @@ def use_threads(threads: int | None, flops_per_step: float) -> None:
     torch.set_num_threads(threads)
 
 
-def check_processes(devices: int | None) -> None:
-    """Refuse more devices than there are, and processes that somebody else started: each would train on its own.
+def check_devices(devices: int | None, launch: Launch | None) -> None:
+    """Refuse more devices than there are, or others than torchrun or Slurm started processes for.
 
     Raises
     ------
-    SettingsError : too many, or started by torchrun or Slurm
+    SettingsError : too many, or others
     """
     n_gpus = torch.cuda.device_count()
     n_there = n_gpus or os.cpu_count() or 1
-    if devices is not None and devices > n_there:
-        kind = "GPUs" if n_gpus else "processors and no GPU"
-        raise SettingsError(f"--devices {devices}: this machine has {n_there} {kind}. Choose at most as many")
-    is_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
-    if is_torchrun or os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
+    kind = "GPUs" if n_gpus else "processors and no GPU"
+    if launch is not None and devices not in (None, launch.n_per_node):
         raise SettingsError(
-            "started several times side by side, by torchrun or srun: every process would train a model of its own. "
-            "Start it once, and use the devices of this machine with --devices"
+            f"--devices {devices}: {launch.n_per_node} processes were started on each node, one for each device. "
+            "Leave --devices out, or start as many"
+        )
+    if devices is not None and devices > n_there:
+        raise SettingsError(f"--devices {devices}: this machine has {n_there} {kind}. Choose at most as many")
+    if launch is not None and n_gpus and launch.n_per_node > n_gpus:
+        raise SettingsError(
+            f"{launch.n_per_node} processes on {platform.node()}, which has {n_gpus} GPUs. Start at most as many"
         )
 
 
@@ -221,18 +231,19 @@ def hold_terminations(trainer: lightning.Trainer) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
-def end_with_first_process() -> None:
-    """Let a further process end when the first one does, which may be killed before they know of each other.
+def end_with_first_process(launch: Launch | None) -> None:
+    """Let a further process end when the one does that started it, which may be killed before they know of each other.
 
-    The system sees to it, since a process that waits for another in torch runs no Python.
+    The system sees to it, since a process that waits for another in torch runs no Python. What started processes that
+    are not ours, torchrun or Slurm, is known to nobody before.
     """
-    if is_first_process():
+    if launch is None and is_first_process():
         os.environ[_FIRST_PROCESS] = str(os.getpid())
         return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
         libc.prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
-    if os.environ.get(_FIRST_PROCESS, str(os.getppid())) != str(os.getppid()):
+    if launch is None and os.environ.get(_FIRST_PROCESS, str(os.getppid())) != str(os.getppid()):
         os._exit(1)  # it ended before it could be heard of
 
 

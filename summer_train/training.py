@@ -1,5 +1,7 @@
 """One training run from settings to results: cache, data, decoder, Lightning, baselines."""
 
+import hashlib
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ from summer_train.config import (
 )
 from summer_train.data import FilmBlocks, FilmData
 from summer_train.models import Decoder, n_weights, new_decoder
+from summer_train.nodes import Team, launch_of
 from summer_train.runs import (
     METRICS,
     PARTS,
@@ -49,7 +52,7 @@ from summer_train.scoring import Scored, samples_per_class, score_baselines, sco
 from summer_train.selection import open_described
 from summer_train.stacks import shifted_null, shifts_of
 from summer_train.trainer import (
-    check_processes,
+    check_devices,
     end_with_first_process,
     hold_terminations,
     metric_columns,
@@ -142,32 +145,49 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
     if not is_first_process():
         say = say_nothing
     started = time.perf_counter()
-    check_processes(run.devices)
-    end_with_first_process()
+    launch = launch_of()
+    check_devices(run.devices, launch)
+    end_with_first_process(launch)
     check_folder(run.output_dir, "--output-dir")
-    data = open_data(choice, run, say)
-    _check_memory(data, data.choice)
-    shifts_of(data, run.shifts)  # refuses what cannot be, before the work
-    use_threads(run.threads, flops_per_step(data))
-    quieten_lightning()
-    model = new_decoder(data)
-    model.take_blocks()
-    with writing_below(run.output_dir):
-        parent = run.output_dir / data.task.log_name
-        previous = find_run(parent, data.choice, data.provenance["data"]) if run.resume else None
-        if previous is not None and (finished := _finished(previous, run)):
-            more = "--patience" if finished.n_epochs < finished.config["max_epochs"] else "--max-epochs"
-            say(
-                f"{previous}: is finished, {finished.n_epochs} epochs; these are its results. For more: a larger {more}"
-            )
-            return finished
-        if previous is not None:
-            say(f"continuing {previous}")
-        with _alone_in(previous):
-            log_dir, n_epochs, best_epoch = _train(model, data, run, say, previous)
-            if not is_first_process():
-                return None
-            return _evaluated(model, data, run, say, log_dir, n_epochs, best_epoch, time.perf_counter() - started)
+    team = Team(launch)
+    with team.gathered():
+        data = _data_of_team(team, choice, run, say)
+        quieten_lightning()
+        model = new_decoder(data)
+        model.take_blocks()
+        with writing_below(run.output_dir):
+            previous = None
+            if run.resume:
+                parent = run.output_dir / data.task.log_name
+                found = team.from_first(
+                    "run to continue", lambda: str(find_run(parent, data.choice, data.provenance["data"]))
+                )
+                previous = Path(found)
+                finished = _finished(previous, run, say) if is_first_process() else None
+                if team.from_first("finished", lambda: "yes" if finished else ""):
+                    return finished
+                say(f"continuing {previous}")
+            with _alone_in(previous):
+                log_dir, n_epochs, best_epoch = _train(model, data, run, say, previous, team)
+                if not is_first_process():
+                    return None
+                return _evaluated(model, data, run, say, log_dir, n_epochs, best_epoch, time.perf_counter() - started)
+
+
+def _data_of_team(team: Team, choice: Choice, run: Run, say: Say) -> FilmData:
+    """Open the samples in every process of a run, the same ones, and refuse what cannot be before the work."""
+    with team.together("data"):
+        with team.node_first("cache"):
+            data = open_data(choice, run, say)
+        _check_memory(data, data.choice)
+        shifts_of(data, run.shifts)
+        use_threads(run.threads, flops_per_step(data))
+    own = json.dumps([data.choice.as_plain(), data.selection.provenance()], sort_keys=True)
+    team.check_equal(
+        "samples", hashlib.sha256(own.encode()).hexdigest(),
+        "has other data or settings than this one. Give all of them the same options, recordings and cache",
+    )  # fmt: skip
+    return data
 
 
 def open_data(choice: Choice, run: Run, say: Say = say_nothing) -> FilmData:
@@ -222,30 +242,43 @@ def _alone_in(previous: Path | None) -> Iterator[None]:
         (previous / ".lock").unlink(missing_ok=True)
 
 
-def _finished(log_dir: Path, run: Run) -> FitResult | None:
+def _finished(log_dir: Path, run: Run, say: Say) -> FitResult | None:
     """Return the results of a run that has nothing left to do; None if it has."""
     result = read_results(log_dir)
     if result is None:
         return None
-    stopped_early = result.n_epochs < result.config["max_epochs"] and result.config["patience"] == run.patience
-    return result if stopped_early or result.n_epochs >= run.max_epochs else None
+    stopped_early = result.n_epochs < result.config["max_epochs"]
+    if result.n_epochs < run.max_epochs and not (stopped_early and result.config["patience"] == run.patience):
+        return None
+    more = "--patience" if stopped_early else "--max-epochs"
+    say(f"{log_dir}: is finished, {result.n_epochs} epochs; these are its results. For more: a larger {more}")
+    return result
 
 
-def _train(model: Decoder, data: FilmData, run: Run, say: Say, previous: Path | None) -> tuple[Path, int, int]:
-    """Train, and load the best epoch's weights; return the run's folder, its number of epochs and the best one."""
-    n_before, resumed = 0, None
-    if previous is not None:
-        resumed = last_checkpoint(previous)
-        n_before = n_epochs_of(load_checkpoint(resumed))
-    log_dir = previous or Path()  # of further processes: the first one tells them
-    if is_first_process():
-        log_dir = previous or take_folder(run.output_dir / data.task.log_name)
-        (log_dir / RESULTS).unlink(missing_ok=True)  # those of before are not of what will be trained
-        _write_settings(log_dir, data.choice, run)
-    trainer = new_trainer(run, model, log_dir, say, n_before)
+def _train(
+    model: Decoder, data: FilmData, run: Run, say: Say, previous: Path | None, team: Team
+) -> tuple[Path, int, int]:
+    """Train; in the first process, load the best epoch's weights.
+
+    Returns
+    -------
+    The run's folder, its number of epochs and the best one; of further processes the first one's folder and zeros
+    """
+    resumed = last_checkpoint(previous) if previous else None
+    log_dir, n_before = previous or Path(), 0  # of further processes: the first one tells them
+    with team.together("folder of the run"):
+        if is_first_process():
+            n_before = n_epochs_of(load_checkpoint(resumed)) if resumed else 0
+            with writing_below(run.output_dir):
+                log_dir = previous or take_folder(run.output_dir / data.task.log_name)
+                (log_dir / RESULTS).unlink(missing_ok=True)  # those of before are not of what will be trained
+                _write_settings(log_dir, data.choice, run)
+    team.start_training()
+    trainer = new_trainer(run, model, log_dir, say, n_before, team.launch)
     hold_terminations(trainer)
     try:
-        trainer.fit(model, datamodule=FilmBlocks(data), ckpt_path=resumed, weights_only=True)
+        with team.training():
+            trainer.fit(model, datamodule=FilmBlocks(data), ckpt_path=resumed, weights_only=True)
     except SystemExit as stop:
         if not trainer.interrupted:
             raise
@@ -253,7 +286,8 @@ def _train(model: Decoder, data: FilmData, run: Run, say: Say, previous: Path | 
         if last.exists():
             say(f"interrupted: {last} holds the last whole epoch; the same command with --resume continues")
         raise KeyboardInterrupt from stop  # Lightning exits with 1 after Ctrl-C
-    log_dir = trainer.strategy.broadcast(log_dir)
+    if not is_first_process():
+        return log_dir, 0, 0
     best = load_checkpoint(best_checkpoint(log_dir))
     model.load_state_dict(best["state_dict"])
     return log_dir, trainer.current_epoch, n_epochs_of(best)

@@ -1,10 +1,9 @@
 """Recordings and caches that several tests share, built once per test process."""
 
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import settings
 
 from summer_prep.building import BuildConfig, build_keys
 from summer_prep.demo import DemoConfig, write_demo_data
+from tests.forks import Forks
 
 settings.register_profile("suite", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("suite")
@@ -44,13 +44,19 @@ def demo_cache(demo_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
-def run() -> Run:
+def forks() -> Iterator[Forks]:
+    """Starts commands in processes of their own that need not import torch."""
+    with closing(Forks()) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def run(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Runs a command in a process of its own: run("summer_prep", "build", ..., cwd=folder)."""
+    folder = tmp_path_factory.mktemp("output")
 
     def run_module(module: str, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-W", "error::ResourceWarning", "-m", module, *map(str, arguments)]
-        environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(Path(__file__).parents[1])}
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+        return forks.run(folder, module, *arguments, cwd=cwd)
 
     return run_module
 

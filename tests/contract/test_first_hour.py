@@ -222,17 +222,6 @@ def test_an_ended_run_of_two_processes_leaves_none_behind(number, moment_s, demo
     assert process.returncode != 0
 
 
-def test_processes_that_somebody_else_starts_are_refused(demo_cache, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "summer_train", "fit"]
-    options = ["--cache-dir", demo_cache, "--data-dir", "none", "--patient-ids", "14", "--buffer", "10"]
-    result = subprocess.run(
-        [*torchrun, *map(str, options)], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
-    assert result.returncode != 0
-    assert "every process would train a model of its own" in result.stderr
-    assert not (tmp_path / "lightning_logs").exists()
-
-
 ODD, ODDER = "[/b]x\x1b[31m\ny", "$\\frac$[red]"
 
 

@@ -169,7 +169,7 @@ def test_xarray_finds_coordinates_units_and_long_names(demo_cache):
 
     key = key_path(demo_cache, "14", 80)
     group = zarr.open_group(key, mode="r")
-    with xarray.open_zarr(key) as dataset:
+    with xarray.open_zarr(key, chunks=None) as dataset:
         names = group.attrs["label_names"]
         assert np.array_equal(dataset["labels_any"].sel(label="summer"), group["labels_any"][names.index("summer")])
         rates = dataset["spike_counts"].groupby("brain_region").sum("unit")

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 SHARED = {
     f"summer_prep.{name}" for name in ("console", "dataset", "errors", "key", "machine", "output", "values", "workers")
 } | {"summer_prep"}
-LATE = {"summer_prep.building"}
+LATE = {"summer_prep.building", "summer_prep.cluster"}
 FORBIDDEN = {"summer_prep": {"torch", "lightning", "summer_train"}, "summer_train": {"pynwb", "hdmf", "h5py"}}
 
 

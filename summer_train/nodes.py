@@ -1,0 +1,375 @@
+"""Several processes that somebody else started, on one node or more, as one run: torchrun's and Slurm's.
+
+They prepare the run together: what fails in one fails in all, with one line, and one that is not heard of any more is
+not waited for. During training torch's own groups see to that.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from platform import node
+from threading import Event, Thread
+from typing import Any
+
+import torch
+import torch.distributed
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from summer_prep.errors import SettingsError, SummerError
+
+TIMEOUT_VARIABLE = "SUMMER_TRAIN_NODE_TIMEOUT"
+DEFAULT_TIMEOUT_S = 300.0
+
+_HEARTBEAT_S = 1.0
+_LAST_WORD_S = 1.0
+_LEAVE_S = 2.0
+_END = "end"
+_FAILED, _DONE = "failed: ", "done: "
+_FIRST_PORT, _N_PORTS = 20_000, 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """How many processes were started side by side, on how many nodes, and which one this is."""
+
+    rank: int
+    local_rank: int
+    n_processes: int
+    n_nodes: int
+
+    @property
+    def n_per_node(self) -> int:
+        """Processes of a node."""
+        return self.n_processes // self.n_nodes
+
+    @property
+    def first_of_node(self) -> int:
+        """The first process of this node."""
+        return self.rank - self.local_rank
+
+
+def launch_of(environment: Mapping[str, str] = os.environ) -> Launch | None:
+    """Return what torchrun or Slurm's srun say of this process; None if it was started alone.
+
+    Raises
+    ------
+    SettingsError : nodes with different numbers of processes
+    """
+    if "TORCHELASTIC_RUN_ID" in environment:
+        names = "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"
+        rank, local_rank, n_processes, n_per_node = (int(environment[name]) for name in names)
+        n_nodes = n_processes // n_per_node
+    elif "SLURM_STEP_NUM_TASKS" in environment:
+        # Of the step: the job's own numbers are there too where nothing was started several times.
+        names = "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"
+        rank, local_rank, n_processes, n_nodes = (int(environment.get(name, "1")) for name in names)
+    else:
+        return None
+    if n_processes == 1:
+        return None
+    if n_processes % n_nodes or n_nodes * (n_processes // n_nodes) != n_processes:
+        raise SettingsError(
+            f"{n_processes} processes on {n_nodes} nodes: every node must have equally many. "
+            "Check --nproc-per-node, or --ntasks-per-node"
+        )
+    return Launch(rank=rank, local_rank=local_rank, n_processes=n_processes, n_nodes=n_nodes)
+
+
+class Team:
+    """The processes of a run that were started side by side; a process of its own waits for nobody."""
+
+    def __init__(self, launch: Launch | None) -> None:
+        self.launch = launch
+        self.timeout_s = _timeout_s()
+        self.store: Any = None
+        self.is_over = Event()
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Meet the other processes, and take leave of them at the end.
+
+        Raises
+        ------
+        SettingsError : not all of them came
+        """
+        if self.launch is None:
+            yield
+            return
+        self.store = _meet(self.launch, self.timeout_s)
+        Thread(target=self._beat, daemon=True).start()
+        try:
+            yield
+        except BaseException:
+            # The first process tells people, so it is to end first: torchrun ends it when another one does.
+            if self.launch.rank:
+                with suppress(SummerError):
+                    self._hear(_END, 0)
+                self._leave()
+                time.sleep(_LAST_WORD_S)
+            raise
+        finally:
+            self._leave()
+            self.is_over.set()
+            if torch.distributed.is_initialized():
+                with suppress(RuntimeError):
+                    torch.distributed.destroy_process_group()
+
+    def _leave(self) -> None:
+        """Say good-bye; the first process, which may keep the store, waits a moment for that of the others."""
+        assert self.launch is not None
+        with suppress(SummerError):
+            self._tell(_END, _DONE)
+            if not self.launch.rank:
+                self.timeout_s = min(self.timeout_s, _LEAVE_S)
+                for rank in self._others():
+                    self._hear(_END, rank)
+
+    def _beat(self) -> None:
+        assert self.launch is not None
+        n_beats = 0
+        while not self.is_over.wait(_HEARTBEAT_S):
+            n_beats += 1
+            with suppress(RuntimeError):  # the store has gone, and with it those who listen
+                self.store.set(f"beat {self.launch.rank}", str(n_beats))
+
+    @contextmanager
+    def together(self, step: str) -> Iterator[None]:
+        """Run a block in every process; what fails in one fails in all.
+
+        Raises
+        ------
+        SettingsError : it failed in another process, or one is not heard of
+        """
+        try:
+            yield
+        except Exception as error:
+            self._tell(step, f"{_FAILED}{_in_one_line(error)}")
+            raise
+        self._tell(step, _DONE)
+        for rank in self._others():
+            self._hear(step, rank)
+
+    @contextmanager
+    def node_first(self, step: str) -> Iterator[None]:
+        """Run a block in the first process of each node, and then in the others: what it builds is there for them.
+
+        Raises
+        ------
+        SettingsError : it failed in the first, or that is not heard of
+        """
+        launch = self.launch
+        if launch is not None and launch.local_rank:
+            self._hear(step, launch.first_of_node)
+        try:
+            yield
+        except Exception as error:
+            self._tell(step, f"{_FAILED}{_in_one_line(error)}")
+            raise
+        self._tell(step, _DONE)
+
+    def from_first(self, step: str, find: Callable[[], str]) -> str:
+        """Return what the first process finds, in all of them.
+
+        Raises
+        ------
+        SettingsError : that failed
+        """
+        if self.launch is not None and self.launch.rank:
+            return self._hear(step, 0)
+        try:
+            found = find()
+        except Exception as error:
+            self._tell(step, f"{_FAILED}{_in_one_line(error)}")
+            raise
+        self._tell(step, f"{_DONE}{found}")
+        return found
+
+    def check_equal(self, step: str, own: str, problem: str) -> None:
+        """Check that something is the same in all processes.
+
+        Raises
+        ------
+        SettingsError : it is not
+        """
+        self._tell(step, f"{_DONE}{own}")
+        for rank in self._others():
+            if self._hear(step, rank) != own:
+                raise SettingsError(f"process {rank} (on {self._host(rank)}) {problem}")
+
+    def start_training(self) -> None:
+        """Join the processes to the group in which torch adds up gradients.
+
+        Raises
+        ------
+        SettingsError : not all of them came
+        """
+        if self.launch is None:
+            return
+        self.is_over.set()
+        launch, timeout = self.launch, timedelta(seconds=self.timeout_s)
+        is_cuda = torch.cuda.is_available()
+        if is_cuda:
+            torch.cuda.set_device(launch.local_rank)
+        try:
+            torch.distributed.init_process_group(
+                "nccl" if is_cuda else "gloo",
+                store=PrefixStore("training", self.store),
+                rank=launch.rank,
+                world_size=launch.n_processes,
+                timeout=timeout,
+            )
+        except RuntimeError as error:
+            raise _lost(error) from error
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Tell in one line that a process of the run was lost while all trained.
+
+        Raises
+        ------
+        SettingsError : one was
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.launch is None or not _is_of_group(error):
+                raise
+            raise _lost(error) from error
+
+    def _others(self) -> list[int]:
+        launch = self.launch
+        return [] if launch is None else [rank for rank in range(launch.n_processes) if rank != launch.rank]
+
+    def _tell(self, step: str, what: str) -> None:
+        if self.launch is not None:
+            try:
+                self.store.set(f"host {self.launch.rank}", node())
+                self.store.set(f"{step} {self.launch.rank}", what)
+            except RuntimeError as error:
+                raise _lost(error) from error
+
+    def _hear(self, step: str, rank: int) -> str:
+        """Return what a process tells of a step, however long that takes while it lives."""
+        key, beat, last_beat, heard = f"{step} {rank}", f"beat {rank}", b"", time.monotonic()
+        try:
+            while not self.store.check([key]):
+                time.sleep(0.05)
+                now = self.store.get(beat) if self.store.check([beat]) else b""
+                if now != last_beat:
+                    last_beat, heard = now, time.monotonic()
+                if time.monotonic() - heard > self.timeout_s:
+                    raise SettingsError(
+                        f"process {rank} (on {self._host(rank)}) has not been heard of for {self.timeout_s:g} s. "
+                        f"Start all again, or wait longer with {TIMEOUT_VARIABLE}"
+                    )
+            told: str = self.store.get(key).decode()
+        except RuntimeError as error:
+            raise _lost(error) from error
+        if told.startswith(_FAILED):
+            raise SettingsError(f"process {rank} (on {self._host(rank)}): {told.removeprefix(_FAILED)}")
+        return told.removeprefix(_DONE)
+
+    def _host(self, rank: int) -> str:
+        return str(self.store.get(f"host {rank}").decode()) if self.store.check([f"host {rank}"]) else "unknown"
+
+
+def _timeout_s() -> float:
+    text = os.environ.get(TIMEOUT_VARIABLE, str(DEFAULT_TIMEOUT_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < float("inf"):
+        raise SettingsError(f"{TIMEOUT_VARIABLE}={text}: must be a number of seconds, like {DEFAULT_TIMEOUT_S:g}")
+    return seconds
+
+
+def _meet(launch: Launch, timeout_s: float) -> Any:
+    """Return the store that all processes share, kept by torchrun or by the first of them."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun has said so itself
+        os.environ.setdefault("MASTER_ADDR", _first_node())
+        os.environ.setdefault("MASTER_PORT", str(_FIRST_PORT + int(os.environ.get("SLURM_JOB_ID", "0")) % _N_PORTS))
+        os.environ.update(RANK=str(launch.rank), WORLD_SIZE=str(launch.n_processes))
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
+    except (RuntimeError, ValueError) as error:
+        raise SettingsError(
+            f"process {launch.rank} of {launch.n_processes} did not meet the others at {address} within "
+            f"{timeout_s:g} s. Start all of them, check that nodes reach each other, or wait longer with "
+            f"{TIMEOUT_VARIABLE}"
+        ) from error
+    return store
+
+
+def _first_node() -> str:
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST") or "127.0.0.1"
+    return str(SLURMEnvironment.resolve_root_node_address(nodes))
+
+
+def _in_one_line(error: Exception) -> str:
+    return str(error) if isinstance(error, SummerError) else f"{type(error).__name__}: {error}"
+
+
+def _is_of_group(error: RuntimeError) -> bool:
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
+
+
+def _lost(error: Exception) -> SettingsError:
+    return SettingsError(
+        f"a process of the run was lost, or its node cannot be reached ({str(error).splitlines()[0]:.100}). "
+        "Start all again: with --resume the run is continued after its last whole epoch"
+    )
+
+
+def environment_of(launch: Launch | None) -> ClusterEnvironment:
+    """Return what Lightning is to know of the processes: by itself it would take a Slurm job for several of them."""
+    return LightningEnvironment() if launch is None else _Launched(launch)
+
+
+class _Launched(ClusterEnvironment):
+    """Processes that are there already."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return os.environ["MASTER_ADDR"]
+
+    @property
+    def main_port(self) -> int:
+        return int(os.environ["MASTER_PORT"])
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self.launch.n_processes
+
+    def set_world_size(self, size: int) -> None:
+        pass
+
+    def global_rank(self) -> int:
+        return self.launch.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        pass
+
+    def local_rank(self) -> int:
+        return self.launch.local_rank
+
+    def node_rank(self) -> int:
+        return self.launch.rank // self.launch.n_per_node
