@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test lint types bench clean s3-server
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -36,5 +36,13 @@ types: .venv/installed
 bench: .venv/installed
 	$(BIN)/python benchmarks/build.py
 
+# A real S3 server for the tests of caches in buckets, which are skipped without it; its needs clash with ours.
+s3-server: .s3-server/installed
+
+.s3-server/installed:
+	$(PYTHON) -m venv .s3-server
+	.s3-server/bin/python -m pip install --quiet --disable-pip-version-check 'moto[server,s3]==5.2.*'
+	touch .s3-server/installed
+
 clean:
-	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .s3-server demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from summer_prep.caches import Cache, check_cache, open_cache
 from summer_prep.dataset import check_bin_length
 from summer_prep.errors import CacheError, RecordingError, SettingsError, SummerError
 from summer_prep.freshness import KeyState, check_known, key_state, key_states
@@ -22,16 +23,22 @@ from summer_prep.key import (
     CODECS,
     Codec,
     Description,
-    cached_bin_lengths,
-    cached_keys,
-    describe,
     key_path,
     patient_path,
 )
 from summer_prep.output import check_folder
+from summer_prep.places import Place, Url
 from summer_prep.publish import clear_debris
-from summer_prep.sources import file_identity, find_recordings, note_source, select_recordings, source_sha256
-from summer_prep.values import as_bin_lengths, as_number, as_path, as_patient_ids, as_text
+from summer_prep.sources import (
+    find_recordings,
+    note_source,
+    noted_sha256,
+    on_this_machine,
+    select_recordings,
+    source_identity,
+    source_sha256,
+)
+from summer_prep.values import as_bin_lengths, as_number, as_path, as_patient_ids, as_place, as_text
 from summer_prep.workers import Engine, run_here, run_in_workers, run_tasks
 
 if TYPE_CHECKING:
@@ -54,10 +61,12 @@ _LOCK_TIMEOUT_S = 60.0
 class BuildConfig:
     """What to build; the command line fills it, `build` takes it."""
 
-    data_dir: Path
-    """Folder with the NWB files."""
-    cache_dir: Path
-    """Folder of the cache."""
+    data_dir: Place
+    """Folder with the NWB files, or a URL that fsspec knows."""
+    cache_dir: Place
+    """Folder of the cache, or its URL in a bucket."""
+    local_cache: Path | None = None
+    """Folder for what is kept on this machine of a cache in a bucket."""
     nwb_path: Path | None = None
     """One NWB file instead of a folder; ignored when patient_ids are given."""
     patient_ids: tuple[str, ...] = ()
@@ -104,6 +113,7 @@ def build(
     *,
     data_dir: str | Path = "/data",
     cache_dir: str | Path = "data_cache",
+    local_cache: str | Path | None = None,
     nwb_path: str | Path | None = None,
     patient_ids: object = None,
     bin_length: object = None,
@@ -119,8 +129,9 @@ def build(
 
     Parameters
     ----------
-    data_dir, nwb_path : folder with the NWB files, or one file
-    cache_dir : folder of the cache
+    data_dir, nwb_path : folder with the NWB files (or a URL, like https://...), or one file
+    cache_dir : folder of the cache, or its URL in a bucket, like s3://lab/summer
+    local_cache : folder for what is kept on this machine of a bucket
     patient_ids : like 14, "14 20" or [14, 20]; every one found by default
     bin_length : ms, like 80 or [80, 200]; all that the files list by default
     workers : processes, as many as there are processors by default
@@ -138,8 +149,9 @@ def build(
     SettingsError : the selection is impossible, or no worker can start
     """
     config = BuildConfig(
-        data_dir=as_path(data_dir, "--data-dir"),
-        cache_dir=as_path(cache_dir, "--cache-dir"),
+        data_dir=as_place(data_dir, "--data-dir"),
+        cache_dir=as_place(cache_dir, "--cache-dir"),
+        local_cache=None if local_cache is None else as_path(local_cache, "--local-cache"),
         nwb_path=None if nwb_path is None else as_path(nwb_path, "--nwb-path"),
         patient_ids=as_patient_ids(patient_ids),
         bin_lengths_ms=as_bin_lengths(bin_length),
@@ -158,10 +170,13 @@ def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_pati
     ------
     SettingsError : the selection is impossible, or no worker can start; problems of single patients are in the results
     """
-    check_folder(config.cache_dir, "--cache-dir", is_written=False)
+    if isinstance(config.cache_dir, Path):
+        check_folder(config.cache_dir, "--cache-dir", is_written=False)
+    cache = open_cache(config.cache_dir, config.local_cache)
     paths = select_recordings(config.data_dir, config.nwb_path, config.patient_ids)
     results: dict[str, list[KeyResult]] = {}
-    was_there = config.cache_dir.exists()
+    check_cache(cache)
+    was_there = cache.folder.exists()
     progress(0, len(paths))
 
     def take(patient_id: str, found: list[KeyResult]) -> None:
@@ -180,17 +195,19 @@ def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_pati
     finally:
         if not was_there:  # a build that built nothing leaves nothing
             with suppress(OSError):
-                config.cache_dir.rmdir()
+                cache.folder.rmdir()
     return [result for patient_id in paths for result in results[patient_id]]
 
 
 @contextmanager
-def _engine(config: BuildConfig, recordings: Sequence[Path]) -> Iterator[Engine]:
+def _engine(config: BuildConfig, recordings: Sequence[Place]) -> Iterator[Engine]:
     """Yield what builds patients side by side: this process, processes, or a cluster."""
     if config.scheduler is not None:
         from summer_prep.cluster import cluster
 
-        with cluster(config.scheduler, config.n_workers, recordings, [config.cache_dir]) as engine:
+        written = [config.cache_dir] if isinstance(config.cache_dir, Path) else []
+        read = [path for path in recordings if isinstance(path, Path)]
+        with cluster(config.scheduler, config.n_workers, read, written) as engine:
             yield engine
     elif config.n_workers == 0:
         yield run_here
@@ -198,65 +215,83 @@ def _engine(config: BuildConfig, recordings: Sequence[Path]) -> Iterator[Engine]
         yield partial(run_in_workers, n_workers=config.n_workers, preloaded=PRELOADED)
 
 
-def build_patient(path: Path, patient_id: str, config: BuildConfig) -> list[KeyResult]:
+def build_patient(path: Place, patient_id: str, config: BuildConfig) -> list[KeyResult]:
     """Build one patient's keys, opening the file once; what goes wrong is in the results."""
-    clear_debris(patient_path(config.cache_dir, patient_id))
     try:
-        wanted, fresh = _plan(path, patient_id, config)
+        cache = open_cache(config.cache_dir, config.local_cache)
+        clear_debris(patient_path(cache.folder, patient_id))
+        wanted, fresh = _plan(path, patient_id, config, cache)
         built: list[KeyResult] = []
         if not wanted or len(fresh) < len(wanted):
-            with _patient_lock(config.cache_dir, patient_id) as waited:
+            with _patient_lock(cache.folder, patient_id) as waited:
                 if waited:  # for somebody else who was building this patient: most of the work may be done
-                    wanted, fresh = _plan(path, patient_id, config)
+                    wanted, fresh = _plan(path, patient_id, config, cache)
                 if not wanted or len(fresh) < len(wanted):
-                    built = _build_missing(path, wanted, fresh, config)
+                    built = _build_missing(path, wanted, fresh, config, cache)
     except SummerError as error:
         return [_failure(patient_id, 0, str(error))]
-    skipped = [
-        KeyResult(patient_id=patient_id, bin_length_ms=length, state="fresh", message="unchanged, skipped")
-        for length in fresh
-    ]
-    return skipped + built
+    return [_fresh(patient_id, length) for length in fresh] + built
 
 
-def _plan(path: Path, patient_id: str, config: BuildConfig) -> tuple[tuple[int, ...], list[int]]:
+def _plan(path: Place, patient_id: str, config: BuildConfig, cache: Cache) -> tuple[tuple[int, ...], list[int]]:
     """Return the bin lengths wanted (empty where only the file knows), and those that are fresh."""
-    cached = cached_bin_lengths(config.cache_dir, patient_id)
+    cached = cache.bin_lengths(patient_id)
     if config.force or not cached:
         return config.bin_lengths_ms, []
-    sha256 = source_sha256(path, patient_id, config.cache_dir)
+    if isinstance(path, Url):
+        sha256 = noted_sha256(source_identity(path), patient_id, cache.folder)
+        if sha256 is None:  # it has to be fetched to know, and is then built
+            return config.bin_lengths_ms, []
+    else:
+        sha256 = source_sha256(path, patient_id, cache.folder)
     fresh = {
         length: state.description
         for length in config.bin_lengths_ms or cached
-        if (state := key_state(config.cache_dir, patient_id, length, sha256, config.codec)).state == "fresh"
+        if (state := key_state(cache, patient_id, length, sha256, config.codec)).state == "fresh"
     }
     listed = [description.attributes["source_bin_lengths_ms"] for description in fresh.values() if description]
     wanted = config.bin_lengths_ms or tuple(listed[0] if listed else ())
     return wanted, [length for length in wanted if length in fresh]
 
 
-def _build_missing(path: Path, wanted: tuple[int, ...], fresh: list[int], config: BuildConfig) -> list[KeyResult]:
+def _build_missing(
+    path: Place, wanted: tuple[int, ...], fresh: list[int], config: BuildConfig, cache: Cache
+) -> list[KeyResult]:
     from summer_prep.align import place_on_film
     from summer_prep.nwb import read_recording
 
-    identity = file_identity(path)  # before reading, so that a file replaced during the build does not get this note
-    recording = read_recording(path)
+    identity = source_identity(path)  # before reading, so that a file replaced during the build does not get this note
+    with on_this_machine(path) as local:
+        try:
+            recording = read_recording(local)
+        except RecordingError as error:
+            raise RecordingError(str(error).replace(str(local), str(path))) from error
     try:
         on_film = place_on_film(recording)
     except RecordingError as error:
         raise RecordingError(f"{path}: {error}") from error
     lengths = [length for length in wanted or sorted(recording.grids) if length not in fresh]
+    known = []
+    if isinstance(path, Url) and not config.force:  # only now is it known whether it has changed
+        sha256 = recording.source.sha256
+        known = [
+            length
+            for length in lengths
+            if key_state(cache, recording.patient_id, length, sha256, config.codec).state == "fresh"
+        ]
+        lengths = [length for length in lengths if length not in known]
     # Two keys at a time: while one waits for the disk or hashes, the other counts.
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda length: _build_key(on_film, length, config, path), lengths))
-    if any(result.state == "built" for result in results):
-        note_source(recording.patient_id, config.cache_dir, identity, recording.source.sha256)
+        results = list(pool.map(lambda length: _build_key(on_film, length, config.codec, path, cache), lengths))
+    results += [_fresh(recording.patient_id, length) for length in known]
+    if any(result.state != "failed" for result in results):
+        note_source(recording.patient_id, cache.folder, identity, recording.source.sha256)
     return results
 
 
-def _build_key(on_film: "RecordingOnFilm", bin_length_ms: int, config: BuildConfig, path: Path) -> KeyResult:
+def _build_key(on_film: "RecordingOnFilm", bin_length_ms: int, codec: Codec, path: Place, cache: Cache) -> KeyResult:
     from summer_prep.align import align
-    from summer_prep.store import write_key
+    from summer_prep.store import encode_key
 
     started = time.perf_counter()
     patient_id = on_film.recording.patient_id
@@ -265,7 +300,7 @@ def _build_key(on_film: "RecordingOnFilm", bin_length_ms: int, config: BuildConf
     except (RecordingError, SettingsError) as error:
         return _failure(patient_id, bin_length_ms, f"{path}: {error}")
     try:
-        write_key(key_path(config.cache_dir, patient_id, bin_length_ms), arrays, attributes, config.codec)
+        cache.publish(patient_id, bin_length_ms, *encode_key(arrays, {**attributes, "codec": codec}, codec))
     except CacheError as error:
         return _failure(patient_id, bin_length_ms, str(error))
     n_unseen = attributes["n_unseen_bins"]
@@ -284,12 +319,12 @@ def _build_key(on_film: "RecordingOnFilm", bin_length_ms: int, config: BuildConf
 
 
 @contextmanager
-def _patient_lock(cache_dir: Path, patient_id: str) -> Iterator[bool]:
+def _patient_lock(folder: Path, patient_id: str) -> Iterator[bool]:
     """Keep other builders of a patient waiting, where the file system has locks; yield whether this one waited.
 
     The lock saves work and nothing depends on it, so where there is none the build goes on without.
     """
-    folder = patient_path(cache_dir, patient_id)
+    folder = patient_path(folder, patient_id)
     lock = FileLock(folder / LOCK_FILE)
     waited = False
     try:
@@ -310,19 +345,26 @@ def _patient_lock(cache_dir: Path, patient_id: str) -> Iterator[bool]:
                 remove(leftover)
 
 
+def _fresh(patient_id: str, bin_length_ms: int) -> KeyResult:
+    return KeyResult(patient_id=patient_id, bin_length_ms=bin_length_ms, state="fresh", message="unchanged, skipped")
+
+
 def _failure(patient_id: str, bin_length_ms: int, message: str) -> KeyResult:
     return KeyResult(patient_id=patient_id, bin_length_ms=bin_length_ms, state="failed", message=message)
 
 
 def ensure_keys(
-    cache_dir: Path,
+    cache_dir: Place,
     patient_ids: Sequence[str],
     bin_length_ms: int,
-    data_dir: Path,
+    data_dir: Place,
     nwb_path: Path | None = None,
+    local_cache: Path | None = None,
     say: Say = lambda _line: None,
 ) -> list[Description]:
-    """Return the keys of some patients, fresh, in the order asked for; those missing or stale are built first.
+    """Return the keys of some patients, fresh and on this machine, in the order asked for.
+
+    Those that are missing or stale are built first, those in a bucket are fetched.
 
     Without `patient_ids`: of the patients with a recording, or those in the cache where there are no recordings.
 
@@ -334,13 +376,14 @@ def ensure_keys(
     check_bin_length(bin_length_ms)
     is_file = nwb_path is not None and not patient_ids
     recordings = select_recordings(data_dir, nwb_path) if is_file else find_recordings(data_dir, may_be_missing=True)
-    every_key = cached_keys(cache_dir)
+    cache = open_cache(cache_dir, local_cache)
+    every_key = cache.keys()
     cached = [patient_id for patient_id, lengths in every_key.items() if bin_length_ms in lengths]
     others = ", ".join(f"{one} ({' '.join(map(str, lengths))} ms)" for one, lengths in every_key.items())
     wanted_key = f"key at {bin_length_ms} ms in {cache_dir}"
     check_known(patient_ids, {*recordings, *cached}, data_dir, wanted_key, f", cached are {others}" if others else "")
     wanted = tuple(dict.fromkeys(patient_ids)) or tuple(recordings) or tuple(cached)
-    states = key_states(data_dir, cache_dir, recordings, wanted, [bin_length_ms])
+    states = key_states(data_dir, cache, recordings, wanted, [bin_length_ms])
     for reason in dict.fromkeys(state.reason for state in states if state.state == "unchecked"):
         patients = ", ".join(state.patient_id for state in states if state.reason == reason)
         say(f"patient {patients}: freshness is not known ({reason})")
@@ -357,13 +400,14 @@ def ensure_keys(
             BuildConfig(
                 data_dir=data_dir,
                 cache_dir=cache_dir,
+                local_cache=local_cache,
                 nwb_path=nwb_path if is_file else None,
                 patient_ids=() if is_file else tuple(state.patient_id for state in to_build),
                 bin_lengths_ms=(bin_length_ms,),
             ),
             say,
         )
-    return [_usable(state, cache_dir) for state in states]
+    return [_on_this_machine(state, cache) for state in states]
 
 
 def _build_or_raise(config: BuildConfig, say: Say) -> None:
@@ -374,7 +418,9 @@ def _build_or_raise(config: BuildConfig, say: Say) -> None:
             say(f"patient {result.patient_id}: {result.message}")
 
 
-def _usable(state: KeyState, cache_dir: Path) -> Description:
-    if state.description is not None and state.state in ("fresh", "unchecked"):
+def _on_this_machine(state: KeyState, cache: Cache) -> Description:
+    is_checked = state.description is not None and state.state in ("fresh", "unchecked")
+    if is_checked and isinstance(cache.place, Path):  # a moment ago
+        assert state.description is not None
         return state.description
-    return describe(key_path(cache_dir, state.patient_id, state.bin_length_ms))  # it has just been built
+    return cache.fetch(state.patient_id, state.bin_length_ms)

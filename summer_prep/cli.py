@@ -13,6 +13,7 @@ from summer_prep.console import (
     CacheDir,
     DataDir,
     JsonOption,
+    LocalCache,
     NwbPath,
     PatientIds,
     PictureOption,
@@ -30,10 +31,12 @@ from summer_prep.console import (
 from summer_prep.dataset import FileLayout
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.key import Codec
+from summer_prep.places import Place
 from summer_prep.values import as_bin_lengths, as_names, as_patient_id, as_patient_ids
 
 if TYPE_CHECKING:
     from summer_prep.building import KeyResult
+    from summer_prep.caches import Cache
 
 app = new_app("Bin the SUMMER recordings into film bins and cache them as Zarr arrays.")
 
@@ -87,6 +90,7 @@ def build(
     or 1,
     codec: Annotated[Codec, typer.Option(help=CODEC_HELP)] = "none",
     force: Annotated[bool, typer.Option("--force", help="Build also what is fresh.")] = False,
+    local_cache: LocalCache = None,
     scheduler: SchedulerOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -99,6 +103,7 @@ def build(
         results = build_cache(
             data_dir=data_dir,
             cache_dir=cache_dir,
+            local_cache=local_cache,
             nwb_path=nwb_path,
             patient_ids=patient_ids,
             bin_length=bin_length,
@@ -144,10 +149,11 @@ def inspect(
     labels: Annotated[
         str | None, typer.Option(metavar="NAME...", help="Labels to draw.  [default: a few of them]")
     ] = None,
+    local_cache: LocalCache = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what is in the cache: all keys, or one patient's arrays, rates, labels and pauses."""
-    from summer_prep.key import cached_keys, key_path
+    from summer_prep.caches import open_cache
 
     lengths_ms = as_bin_lengths(bin_length)
     patient = None if patient is None else as_patient_id(patient)
@@ -155,12 +161,13 @@ def inspect(
         raise SettingsError(f"--bin-length {bin_length}: one key is shown at a time. Name one bin length")
     if picture is None and labels is not None:
         raise SettingsError(f"--labels {labels}: chooses what --picture draws. Name a picture, too")
-    cached = cached_keys(cache_dir)
+    cache = open_cache(cache_dir, local_cache)
+    cached = cache.keys()
     if patient is None:
         if picture is not None:
             raise SettingsError("--picture draws one patient. Name it: summer-prep inspect PATIENT --picture FILE")
         keys = [
-            key_path(cache_dir, found, length)
+            (found, length)
             for found, lengths in cached.items()
             for length in lengths
             if length in (lengths_ms or lengths)
@@ -168,7 +175,7 @@ def inspect(
         if not keys:
             which = f"no key at {bin_length} ms" if lengths_ms else "nothing"
             raise SettingsError(f"{cache_dir}: {which} in the cache. Build it: summer-prep build --data-dir DIR")
-        _show_keys(keys, as_json)
+        _show_keys(cache, keys, as_json)
         return
     length_ms = lengths_ms[0] if lengths_ms else 80
     if length_ms not in cached.get(patient, []):
@@ -177,23 +184,16 @@ def inspect(
             f"no key of patient {patient} at {length_ms} ms in {cache_dir}; found are {found or 'none'}. "
             "Choose one of these, or build it: summer-prep build --data-dir DIR"
         )
-    _show_key(key_path(cache_dir, patient, length_ms), picture, as_names(labels, "--labels", "labels"), as_json)
+    key = cache.fetch(patient, length_ms).folder
+    _show_key(key, picture, as_names(labels, "--labels", "labels"), as_json)
 
 
-def _show_keys(keys: list[Path], as_json: bool) -> None:
-    from summer_prep.key import check_files, describe
+def _show_keys(cache: "Cache", keys: list[tuple[str, int]], as_json: bool) -> None:
+    from summer_prep.caches import facts_of_keys
 
-    readable, problems = [], []
-    for key in keys:
-        try:
-            description = describe(key)
-            check_files(description)
-            readable.append(description.attributes)
-        except CacheError as error:
-            problems.append(str(error))
+    readable, problems = facts_of_keys(cache, keys)
     if as_json:
-        names = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "codec", "spikes", "source")
-        show_json([{name: facts[name] for name in names} for facts in readable])
+        show_json(readable)
     else:
         sizes = ("patient_id", "bin_length_ms", "n_bins", "n_units")
         rows = [
@@ -290,9 +290,10 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Say which keys are fresh, missing or stale, and why; nothing is changed, and files are not read."""
+    from summer_prep.caches import open_cache
     from summer_prep.freshness import cache_states
 
-    states = cache_states(data_dir, cache_dir, as_patient_ids(patient_ids), as_bin_lengths(bin_length))
+    states = cache_states(data_dir, open_cache(cache_dir), as_patient_ids(patient_ids), as_bin_lengths(bin_length))
     if as_json:
         show_json([state.as_plain() for state in states])
         return
@@ -310,15 +311,18 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Read every byte of the cache against its digests; exit code 1 if anything is wrong."""
-    from summer_prep.key import cached_keys
-    from summer_prep.store import verify_key
+    from summer_prep.caches import open_cache
+    from summer_prep.key import key_path
 
-    cached = cached_keys(cache_dir)
+    cache = open_cache(cache_dir)
+    cached = cache.keys()
     if not cached:
         raise SettingsError(f"{cache_dir}: nothing in the cache. Check --cache-dir")
     keys = _chosen_keys(cache_dir, cached, as_patient_ids(patient_ids), as_bin_lengths(bin_length))
     with progress_on_terminal() as bar:
-        problems = {str(key): verify_key(key) for key in bar.track(keys, description="reading")}
+        problems = {
+            str(key_path(cache_dir, *key)): cache.verify(*key) for key in bar.track(keys, description="reading")
+        }
     if as_json:
         show_json(problems)
     every_problem = [problem for found in problems.values() for problem in found]
@@ -329,11 +333,9 @@ def verify(
 
 
 def _chosen_keys(
-    cache_dir: Path, cached: Mapping[str, Sequence[int]], patient_ids: Sequence[str], lengths_ms: Sequence[int]
-) -> list[Path]:
+    cache_dir: Place, cached: Mapping[str, Sequence[int]], patient_ids: Sequence[str], lengths_ms: Sequence[int]
+) -> list[tuple[str, int]]:
     """Return the keys of patients and bin lengths, all that there are by default; every one named must have some."""
-    from summer_prep.key import key_path
-
     unknown = [patient_id for patient_id in patient_ids if patient_id not in cached]
     if unknown:
         raise SettingsError(
@@ -347,11 +349,35 @@ def _chosen_keys(
             f"--bin-length {' '.join(map(str, missing))}: no such keys; found are {', '.join(map(str, found))} ms"
         )
     return [
-        key_path(cache_dir, patient_id, length)
+        (patient_id, length)
         for patient_id, lengths in chosen.items()
         for length in lengths
         if not lengths_ms or length in lengths_ms
     ]
+
+
+@app.command()
+def gc(
+    cache_dir: CacheDir,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove from a bucket what is part of no key any more, an hour after it was at the earliest."""
+    from datetime import UTC, datetime
+
+    from summer_prep.bucket import BucketCache
+    from summer_prep.caches import open_cache
+
+    cache = open_cache(cache_dir)
+    if not isinstance(cache, BucketCache):
+        raise SettingsError(f"--cache-dir {cache_dir}: a folder has nothing to collect; builds clear it. Name a bucket")
+    removed = cache.collect_garbage(datetime.now(UTC), may_remove=not dry_run)
+    if as_json:
+        show_json([str(url) for url in removed])
+        return
+    for url in removed:
+        show(as_data(url))
+    say(f"{'would remove' if dry_run else 'removed'} the data of {len(removed)} replaced or unfinished keys")
 
 
 def main() -> None:

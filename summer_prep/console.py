@@ -12,7 +12,7 @@ import typer
 from summer_prep import __version__
 from summer_prep.errors import SettingsError, SummerError
 from summer_prep.output import check_picture
-from summer_prep.values import as_path, finite
+from summer_prep.values import as_path, as_place, finite
 
 EPILOG = "Any command with --debug shows the traceback of an error."
 LIST_MARK = "..."
@@ -24,9 +24,18 @@ def path_option(help_text: str, option: str) -> Any:
     return typer.Option(help=help_text, callback=lambda value: None if value is None else as_path(value, option))
 
 
+def place_option(help_text: str, option: str) -> Any:
+    """Return an option that takes a path or a URL."""
+    return typer.Option(help=help_text, metavar="PATH|URL", parser=lambda text: as_place(text, option))
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-DataDir = Annotated[Path, path_option("Folder with the NWB files.", "--data-dir")]
-CacheDir = Annotated[Path, path_option("Folder of the cache.", "--cache-dir")]
+DataDir = Annotated[Path, place_option("Folder with the NWB files, or a URL.", "--data-dir")]
+CacheDir = Annotated[Path, place_option("Folder of the cache, or its URL in a bucket.", "--cache-dir")]
+LocalCache = Annotated[
+    Path | None,
+    path_option("Where keys in a bucket are fetched to.  [default: ~/.cache/summer-pipeline]", "--local-cache"),
+]
 NwbPath = Annotated[Path | None, path_option("One NWB file; ignored when --patient-ids is given.", "--nwb-path")]
 PictureOption = Annotated[Path | None, typer.Option(callback=check_picture, help="Draw it here (.png, .pdf or .svg).")]
 SCHEDULER_HELP = "Work on a Dask cluster: its scheduler's address, or local.  [default: processes of this machine]"

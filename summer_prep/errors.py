@@ -13,5 +13,9 @@ class CacheError(SummerError):
     """A cached key is missing, damaged, or written by another version of this software."""
 
 
+class MissingKeyError(CacheError):
+    """There is no such key in the cache."""
+
+
 class SettingsError(SummerError):
     """A setting that the data at hand does not allow."""

@@ -1,24 +1,21 @@
 """May a key be used, and if not, why: fresh is a key of the same content, settings and algorithm."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
+from summer_prep.caches import Cache, checked
 from summer_prep.dataset import DATASET_BIN_LENGTHS_MS, check_bin_length
-from summer_prep.errors import CacheError, RecordingError, SettingsError
+from summer_prep.errors import CacheError, MissingKeyError, RecordingError, SettingsError
 from summer_prep.key import (
     ALGORITHM_VERSION,
     Codec,
     Description,
     build_command,
-    cached_keys,
-    check_files,
-    describe,
     in_natural_order,
     key_path,
-    patient_path,
 )
+from summer_prep.places import Place, Url
 from summer_prep.sources import find_recordings, source_sha256
 
 
@@ -44,7 +41,7 @@ class KeyState:
 
 
 def cache_states(
-    data_dir: Path, cache_dir: Path, patient_ids: Sequence[str] = (), bin_lengths_ms: Sequence[int] = ()
+    data_dir: Place, cache: Cache, patient_ids: Sequence[str] = (), bin_lengths_ms: Sequence[int] = ()
 ) -> list[KeyState]:
     """Return the state of every key asked for; by default of every patient and bin length found anywhere.
 
@@ -55,14 +52,14 @@ def cache_states(
     for bin_length_ms in bin_lengths_ms:
         check_bin_length(bin_length_ms)
     recordings = find_recordings(data_dir, may_be_missing=True)
-    cached = cached_keys(cache_dir)
+    cached = cache.keys()
     known = in_natural_order({*recordings, *cached})
-    check_known(patient_ids, known, data_dir, f"key in {cache_dir}")
+    check_known(patient_ids, known, data_dir, f"key in {cache.place}")
     lengths = bin_lengths_ms or sorted({length for found in cached.values() for length in found})
-    return key_states(data_dir, cache_dir, recordings, patient_ids or known, lengths or DATASET_BIN_LENGTHS_MS)
+    return key_states(data_dir, cache, recordings, patient_ids or known, lengths or DATASET_BIN_LENGTHS_MS)
 
 
-def check_known(patient_ids: Iterable[str], known: Iterable[str], data_dir: Path, key: str, others: str = "") -> None:
+def check_known(patient_ids: Iterable[str], known: Iterable[str], data_dir: Place, key: str, others: str = "") -> None:
     """Check that there is a recording or a key of every patient asked for, and of any patient at all.
 
     Parameters
@@ -73,7 +70,8 @@ def check_known(patient_ids: Iterable[str], known: Iterable[str], data_dir: Path
     ------
     SettingsError : there is not
     """
-    where = f"{data_dir}{'' if data_dir.is_dir() else ' (no such folder)'} and no {key}"
+    is_there = isinstance(data_dir, Url) or data_dir.is_dir()
+    where = f"{data_dir}{'' if is_there else ' (no such folder)'} and no {key}"
     found = in_natural_order(known)
     unknown = [patient_id for patient_id in patient_ids if patient_id not in found]
     if unknown:
@@ -86,35 +84,38 @@ def check_known(patient_ids: Iterable[str], known: Iterable[str], data_dir: Path
 
 
 def key_states(
-    data_dir: Path,
-    cache_dir: Path,
-    recordings: Mapping[str, Path],
+    data_dir: Place,
+    cache: Cache,
+    recordings: Mapping[str, Place],
     patient_ids: Iterable[str],
     bin_lengths_ms: Iterable[int],
 ) -> list[KeyState]:
     """Return the state of every key of these patients at these bin lengths, patient after patient."""
     lengths = list(bin_lengths_ms)
-    return [
-        state
-        for patient_id in patient_ids
-        for state in _patient_states(data_dir, cache_dir, patient_id, lengths, recordings.get(patient_id))
-    ]
+
+    def of_patient(patient_id: str) -> list[KeyState]:
+        return _patient_states(data_dir, cache, patient_id, lengths, recordings.get(patient_id))
+
+    if cache.n_at_once == 1:
+        return [state for patient_id in patient_ids for state in of_patient(patient_id)]
+    with ThreadPoolExecutor(cache.n_at_once) as pool:
+        return [state for states in pool.map(of_patient, patient_ids) for state in states]
 
 
 def _patient_states(
-    data_dir: Path, cache_dir: Path, patient_id: str, bin_lengths_ms: Iterable[int], recording: Path | None
+    data_dir: Place, cache: Cache, patient_id: str, bin_lengths_ms: Iterable[int], recording: Place | None
 ) -> list[KeyState]:
     sha256, why_unchecked = None, f"no recording in {data_dir}; see --data-dir"
-    if recording is not None and patient_path(cache_dir, patient_id).is_dir():
+    if recording is not None and cache.bin_lengths(patient_id):
         try:
-            sha256, why_unchecked = source_sha256(recording, patient_id, cache_dir), ""
+            sha256, why_unchecked = source_sha256(recording, patient_id, cache.folder), ""
         except RecordingError as error:
             why_unchecked = str(error)
-    return [key_state(cache_dir, patient_id, length, sha256, why_unchecked=why_unchecked) for length in bin_lengths_ms]
+    return [key_state(cache, patient_id, length, sha256, why_unchecked=why_unchecked) for length in bin_lengths_ms]
 
 
 def key_state(
-    cache_dir: Path,
+    cache: Cache,
     patient_id: str,
     bin_length_ms: int,
     current_sha256: str | None,
@@ -128,18 +129,16 @@ def key_state(
     current_sha256 : digest of the recording as it is now; None if it cannot be compared, which `why_unchecked` says
     codec : the codec asked for; None if any will do, as for training
     """
-    key = key_path(cache_dir, patient_id, bin_length_ms)
+    key = key_path(cache.place, patient_id, bin_length_ms)
     description = None
-    if not os.path.exists(key):
-        state, reason = "missing", ""
-    else:
-        try:
-            description = describe(key)
-            check_files(description)
-            reason = _difference(description, current_sha256, codec)
-        except CacheError as error:
-            reason = str(error).removesuffix(f". Rebuild it: {build_command(key)}")
+    try:
+        description = checked(cache, patient_id, bin_length_ms)
+        reason = _difference(description, current_sha256, codec)
         state = "stale" if reason else "unchecked" if current_sha256 is None else "fresh"
+    except MissingKeyError:
+        state, reason = "missing", ""
+    except CacheError as error:
+        state, reason = "stale", str(error).removesuffix(f". Rebuild it: {build_command(key)}")
     return KeyState(
         patient_id=patient_id,
         bin_length_ms=bin_length_ms,

@@ -10,10 +10,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from summer_prep.dataset import LABEL_RULES
-from summer_prep.errors import CacheError
+from summer_prep.errors import CacheError, MissingKeyError
+from summer_prep.places import Place, Url
+
+AnyPlace = TypeVar("AnyPlace", Path, Url, Place)
 
 SCHEMA_VERSION = 2
 """Raised whenever what stands on disk changes. A reader refuses keys of another one."""
@@ -50,14 +53,20 @@ _KEY_NAME = re.compile(r"bin-([1-9][0-9]*)ms\.zarr")
 class Description:
     """What a key says of itself, checked to be true of its path; `attributes` are those of its Zarr group."""
 
-    key: Path
+    key: Place
     attributes: Mapping[str, Any]
-    identity: tuple[int, int]
+    identity: object
+
+    @property
+    def folder(self) -> Path:
+        """Where the key stands on this machine; one in a bucket is to be fetched first."""
+        assert isinstance(self.key, Path), self.key
+        return self.key
 
     def is_current(self) -> bool:
         """Return whether the key is still the one that was described, and not one rebuilt since."""
         try:
-            return self.identity == _identity(os.stat(self.key / DESCRIPTION))
+            return self.identity == _identity(os.stat(self.folder / DESCRIPTION))
         except OSError:
             return False
 
@@ -67,14 +76,14 @@ def is_patient_id(text: str) -> bool:
     return _PATIENT_ID.fullmatch(text) is not None
 
 
-def key_path(cache_dir: Path, patient_id: str, bin_length_ms: int) -> Path:
-    """Return the folder of one key, `cache_dir/sub-14/bin-80ms.zarr`."""
+def key_path(cache_dir: AnyPlace, patient_id: str, bin_length_ms: int) -> AnyPlace:
+    """Return the place of one key, `cache_dir/sub-14/bin-80ms.zarr`."""
     assert is_patient_id(patient_id), patient_id
     return patient_path(cache_dir, patient_id) / f"bin-{bin_length_ms}ms.zarr"
 
 
-def patient_path(cache_dir: Path, patient_id: str) -> Path:
-    """Return the folder of a patient's keys, `cache_dir/sub-14`."""
+def patient_path(cache_dir: AnyPlace, patient_id: str) -> AnyPlace:
+    """Return the place of a patient's keys, `cache_dir/sub-14`."""
     return cache_dir / f"sub-{patient_id}"
 
 
@@ -89,10 +98,17 @@ def cached_keys(cache_dir: Path) -> dict[str, list[int]]:
     return {patient_id: found[patient_id] for patient_id in in_natural_order(found)}
 
 
+def bin_length_of(name: str) -> int | None:
+    """Return the bin length (ms) in the name of a key; None if it is not the name of one."""
+    match = _KEY_NAME.fullmatch(name)
+    return None if match is None else int(match[1])
+
+
 def cached_bin_lengths(cache_dir: Path, patient_id: str) -> list[int]:
     """Return the bin lengths (ms, ascending) of one patient's keys."""
     entries = patient_path(cache_dir, patient_id).glob("bin-*ms.zarr")
-    return sorted(int(match[1]) for entry in entries if (match := _KEY_NAME.fullmatch(entry.name)))
+    lengths = (bin_length_of(entry.name) for entry in entries)
+    return sorted(length for length in lengths if length is not None)
 
 
 def in_natural_order(names: Iterable[str]) -> list[str]:
@@ -116,14 +132,34 @@ def describe(key: Path) -> Description:
     try:
         with metadata.open("rb") as file:
             identity = _identity(os.fstat(file.fileno()))
-            document = json.loads(file.read())
+            content = file.read()
+    except FileNotFoundError as error:
+        if os.path.exists(key):
+            raise CacheError(f"{metadata}: is missing. Rebuild it: {build_command(key)}") from error
+        raise missing_key(key) from error
+    except OSError as error:
+        raise CacheError(f"{metadata}: cannot be read ({error.strerror})") from error
+    return description_of(key, content, identity)
+
+
+def missing_key(key: Place) -> MissingKeyError:
+    """Return the error of a key that is not there."""
+    return MissingKeyError(f"{key}: not in the cache. Build it: {build_command(key, is_there=False)}")
+
+
+def description_of(key: Place, content: bytes, identity: object) -> Description:
+    """Return what a key says of itself in the content of its `zarr.json`.
+
+    Raises
+    ------
+    CacheError : the key is damaged, of another patient or bin length, or of another schema
+    """
+    metadata = key / DESCRIPTION
+    try:
+        document = json.loads(content)
         attributes = document["attributes"]
         schema_version, claimed = attributes["schema_version"], (attributes["patient_id"], attributes["bin_length_ms"])
         sha256 = document_sha256(document)
-    except FileNotFoundError as error:
-        raise CacheError(f"{key}: not in the cache. Build it: {build_command(key, is_there=False)}") from error
-    except OSError as error:
-        raise CacheError(f"{metadata}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CacheError(
             f"{metadata}: damaged, it does not describe a key. Rebuild it: {build_command(key)}"
@@ -163,7 +199,7 @@ def check_files(description: Description, every_byte: bool = False) -> None:
 def file_problems(description: Description, every_byte: bool) -> Iterator[str]:
     """Yield what is wrong with the files of a key, one line each."""
     for name, file in description.attributes["files"].items():
-        path = description.key / name
+        path = description.folder / name
         try:
             n_bytes = os.stat(path).st_size
             sha256 = file_sha256(path) if every_byte and n_bytes == file["bytes"] else file["sha256"]
@@ -191,14 +227,14 @@ def document_sha256(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps({**document, "attributes": attributes}, sort_keys=True).encode()).hexdigest()
 
 
-def key_of_path(key: Path) -> tuple[str, int]:
+def key_of_path(key: Place) -> tuple[str, int]:
     """Return the patient id and bin length (ms) in a key's path; the inverse of `key_path`."""
-    match = _KEY_NAME.fullmatch(key.name)
-    assert match is not None, key
-    return key.parent.name.removeprefix("sub-"), int(match[1])
+    length = bin_length_of(key.name)
+    assert length is not None, key
+    return key.parent.name.removeprefix("sub-"), length
 
 
-def build_command(key: Path, is_there: bool = True) -> str:
+def build_command(key: Place, is_there: bool = True) -> str:
     """Return the command that builds a key, or rebuilds one that is there, for messages."""
     patient_id, bin_length_ms = key_of_path(key)
     cache_dir = key.parent.parent

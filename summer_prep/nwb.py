@@ -55,7 +55,7 @@ def read_recording(path: Path) -> Recording:
         with opened(path) as nwb_file:
             fields = _read_tables(nwb_file)
             identifiers = {"nwb_identifier": str(nwb_file.identifier), "session_id": str(nwb_file.session_id or "")}
-        source = Source(file_name=path.name, bytes=before.n_bytes, sha256=sha256.result(), **identifiers)
+        source = Source(file_name=path.name, bytes=int(before["n_bytes"]), sha256=sha256.result(), **identifiers)
     if file_identity(path) != before:
         raise RecordingError(f"{path}: the file changed while it was read. Run the build again")
     session = _SESSION_ID.fullmatch(source.session_id)

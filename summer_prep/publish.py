@@ -51,7 +51,7 @@ def publish(folder: Path, files: Files, digests: Mapping[str, str]) -> None:
             try:
                 _write(staged, files)
                 _check_read_back(staged, folder, digests)
-                _put_in_place(staged, folder)
+                put_in_place(staged, folder)
                 return
             except FileNotFoundError:
                 # Another builder on a file system without locks or process ids took our staging folder for debris.
@@ -91,7 +91,7 @@ def _fsync(path: str | Path) -> None:
         os.close(descriptor)
 
 
-def _put_in_place(staged: Path, folder: Path) -> None:
+def put_in_place(staged: Path, folder: Path) -> None:
     """Put the staged folder in its place; what stood there before is gone or ends up in the staging folder."""
     for _ in range(_EXCHANGE_ATTEMPTS):
         if _rename(staged, folder) or _swap(staged, folder) or _replace(staged, folder):

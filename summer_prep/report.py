@@ -38,7 +38,7 @@ def describe_key(description: Description) -> dict[str, Any]:
     ------
     CacheError : an array cannot be decoded
     """
-    key, attributes = description.key, description.attributes
+    key, attributes = description.folder, description.attributes
     recorded_s = float(read_array(key, "recorded_s").sum(dtype=np.float64))
     names = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "codec", "source", "spikes")
     return {
@@ -91,7 +91,7 @@ def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()
     CacheError : an array cannot be decoded
     SettingsError : no such label; the picture cannot be written
     """
-    key, attributes = description.key, description.attributes
+    key, attributes = description.folder, description.attributes
     names = attributes["label_names"]
     unknown = [name for name in labels if name not in names]
     if unknown:

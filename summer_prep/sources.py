@@ -7,14 +7,15 @@ import json
 import os
 import re
 import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from summer_prep.errors import RecordingError, SettingsError
 from summer_prep.key import file_sha256, in_natural_order, is_patient_id, patient_path
+from summer_prep.places import Place, Url
 from summer_prep.publish import staging_name
+from summer_prep.remote import downloaded, nwb_files_below, remote_identity
 
 SOURCE_NOTE = ".source.json"
 _RACE_NS = 50_000_000
@@ -23,7 +24,7 @@ FILE_NAME = re.compile(r"sub-?([A-Za-z0-9]+)(_.*)?\.nwb")
 """`sub14.nwb` and `sub-14_ses-sub14_ecephys.nwb`."""
 
 
-def find_recordings(data_dir: Path, may_be_missing: bool = False) -> dict[str, Path]:
+def find_recordings(data_dir: Place, may_be_missing: bool = False) -> dict[str, Place]:
     """Return patient id -> NWB file below `data_dir` (flat or up to two folders deep), in natural order.
 
     Parameters
@@ -34,6 +35,8 @@ def find_recordings(data_dir: Path, may_be_missing: bool = False) -> dict[str, P
     ------
     SettingsError : the folder does not exist, a patient's folder cannot be read, or two files are of one patient
     """
+    if isinstance(data_dir, Url):
+        return _by_patient(nwb_files_below(data_dir))
     if not data_dir.is_dir():
         if may_be_missing:
             return {}
@@ -42,24 +45,33 @@ def find_recordings(data_dir: Path, may_be_missing: bool = False) -> dict[str, P
     for folder in data_dir.glob("sub*/"):
         if not os.access(folder, os.R_OK | os.X_OK):
             raise SettingsError(f"{folder}: may not be read. Change its permissions, or name another --data-dir")
-    found: dict[str, Path] = {}
-    for pattern in ("*.nwb", "*/*.nwb", "*/*/*.nwb"):
-        for path in sorted(data_dir.glob(pattern)):
-            match = FILE_NAME.fullmatch(path.name)
-            if match is None or any(part.startswith(".") for part in path.relative_to(data_dir).parts):
-                continue
-            number = match[1].lstrip("0")
-            twin = next((other for other in found if other.lstrip("0") == number), None)
-            if twin is not None:
-                raise SettingsError(
-                    f"two files are of patient {match[1]}: {found[twin]} and {path}. Move one of them elsewhere"
-                )
-            found[match[1]] = path
+    paths = [path for pattern in ("*.nwb", "*/*.nwb", "*/*/*.nwb") for path in sorted(data_dir.glob(pattern))]
+    return _by_patient(
+        path for path in paths if not any(part.startswith(".") for part in path.relative_to(data_dir).parts)
+    )
+
+
+def _by_patient(paths: Iterable[Place]) -> dict[str, Place]:
+    """Return patient id -> NWB file in natural order, leaving out files of other names."""
+    found: dict[str, Place] = {}
+    twins: dict[str, str] = {}
+    for path in paths:
+        match = FILE_NAME.fullmatch(path.name)
+        if match is None:
+            continue
+        twin = twins.setdefault(match[1].lstrip("0"), match[1])
+        if twin in found:
+            raise SettingsError(
+                f"two files are of patient {match[1]}: {found[twin]} and {path}. Move one of them elsewhere"
+            )
+        found[match[1]] = path
     return {patient_id: found[patient_id] for patient_id in in_natural_order(found)}
 
 
-def other_nwb_files(data_dir: Path) -> list[Path]:
+def other_nwb_files(data_dir: Place) -> list[Place]:
     """Return the NWB files below `data_dir` that `find_recordings` leaves out for their names."""
+    if isinstance(data_dir, Url):
+        return [url for url in nwb_files_below(data_dir) if FILE_NAME.fullmatch(url.name) is None]
     return [
         path
         for path in sorted(data_dir.rglob("*.nwb"))
@@ -67,7 +79,7 @@ def other_nwb_files(data_dir: Path) -> list[Path]:
     ]
 
 
-def select_recordings(data_dir: Path, nwb_path: Path | None, patient_ids: Sequence[str] = ()) -> dict[str, Path]:
+def select_recordings(data_dir: Place, nwb_path: Path | None, patient_ids: Sequence[str] = ()) -> dict[str, Place]:
     """Return patient id -> NWB file of the patients asked for, in the order asked for.
 
     Raises
@@ -90,7 +102,7 @@ def select_recordings(data_dir: Path, nwb_path: Path | None, patient_ids: Sequen
     return {patient_id: found[patient_id] for patient_id in patient_ids or found}
 
 
-def recording_at(nwb_path: Path) -> dict[str, Path]:
+def recording_at(nwb_path: Path) -> dict[str, Place]:
     """Return patient id -> file of the one recording named.
 
     Raises
@@ -130,21 +142,25 @@ def recording_sha256(path: Path) -> str:
         raise RecordingError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileIdentity:
-    """A file's size, inode, and times of modification and change (ns).
+Identity = Mapping[str, int | str]
+"""What tells a file from a changed one. Of a local file: size, inode, and times of modification and change (ns).
 
-    The change time cannot be set back, so a file with the same four is the same file.
+The change time cannot be set back, so a file with the same four is the same file.
+"""
+
+
+def source_identity(path: Place) -> Identity | None:
+    """Return a recording's identity; None where a server tells nothing that would change with the content.
+
+    Raises
+    ------
+    RecordingError : there is no such file
     """
-
-    n_bytes: int
-    inode: int
-    modified_ns: int
-    changed_ns: int
+    return remote_identity(path) if isinstance(path, Url) else file_identity(path)
 
 
-def file_identity(path: Path) -> FileIdentity:
-    """Return a recording's identity.
+def file_identity(path: Path) -> Identity:
+    """Return the identity of a recording on this machine.
 
     Raises
     ------
@@ -156,43 +172,72 @@ def file_identity(path: Path) -> FileIdentity:
         raise RecordingError(
             f"{path}: no such file, or not readable ({error.strerror}). Check --data-dir and --nwb-path"
         ) from error
-    return FileIdentity(
-        n_bytes=stat.st_size, inode=stat.st_ino, modified_ns=stat.st_mtime_ns, changed_ns=stat.st_ctime_ns
-    )
+    return {
+        "n_bytes": stat.st_size,
+        "inode": stat.st_ino,
+        "modified_ns": stat.st_mtime_ns,
+        "changed_ns": stat.st_ctime_ns,
+    }
 
 
-def source_sha256(path: Path, patient_id: str, cache_dir: Path) -> str:
-    """Return the SHA-256 of a recording, from its note if the file is untouched since, else by reading it.
+def noted_sha256(identity: Identity | None, patient_id: str, folder: Path) -> str | None:
+    """Return the SHA-256 of a recording from its note, if it has the same identity still."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        note = json.loads(_note_path(patient_id, folder).read_text())
+        if identity is not None and note["identity"] == identity:
+            return str(note["sha256"])
+    return None
+
+
+def source_sha256(path: Place, patient_id: str, folder: Path) -> str:
+    """Return the SHA-256 of a recording, from its note in a folder if it is untouched since, else by reading it.
 
     Raises
     ------
-    RecordingError : the file cannot be read
+    RecordingError : the file cannot be read; behind a URL it would have to be fetched, which only a build does
     """
-    identity = file_identity(path)  # before reading: a file that changes meanwhile is read again next time
-    try:
-        note = json.loads(_note_path(patient_id, cache_dir).read_text())
-        if note["identity"] == asdict(identity):
-            return str(note["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    identity = source_identity(path)  # before reading: a file that changes meanwhile is read again next time
+    noted = noted_sha256(identity, patient_id, folder)
+    if noted is not None:
+        return noted
+    if isinstance(path, Url):
+        raise RecordingError(f"{path} would have to be fetched to be compared, which summer-prep build does")
     sha256 = recording_sha256(path)
-    note_source(patient_id, cache_dir, identity, sha256)
+    note_source(patient_id, folder, identity, sha256)
     return sha256
 
 
-def note_source(patient_id: str, cache_dir: Path, identity: FileIdentity, sha256: str) -> None:
+@contextmanager
+def on_this_machine(path: Place) -> Iterator[Path]:
+    """Yield a recording as a local file: as it is where it is one, else fetched for the time being.
+
+    Raises
+    ------
+    RecordingError : it cannot be fetched
+    """
+    if isinstance(path, Url):
+        with downloaded(path) as local:
+            yield local
+    else:
+        yield path
+
+
+def note_source(patient_id: str, folder: Path, identity: Identity | None, sha256: str) -> None:
     """Note the digest of the file that had this identity before it was read; losing a note costs a read."""
-    note_path = _note_path(patient_id, cache_dir)
+    note_path = _note_path(patient_id, folder)
+    if identity is None or not note_path.parent.is_dir():
+        return
+    times_ns = [int(identity[name]) for name in ("modified_ns", "changed_ns") if name in identity]
     # A file changed within the clock's resolution of now could change again and keep its times.
-    if not note_path.parent.is_dir() or time.time_ns() - max(identity.modified_ns, identity.changed_ns) < _RACE_NS:
+    if time.time_ns() - max(times_ns, default=0) < _RACE_NS:
         return
     staged = note_path.with_name(staging_name(note_path))
     with suppress(OSError):  # a read-only cache works too, one read slower
-        staged.write_text(json.dumps({"identity": asdict(identity), "sha256": sha256}))
+        staged.write_text(json.dumps({"identity": identity, "sha256": sha256}))
         staged.replace(note_path)
     with suppress(OSError):
         staged.unlink(missing_ok=True)
 
 
-def _note_path(patient_id: str, cache_dir: Path) -> Path:
-    return patient_path(cache_dir, patient_id) / SOURCE_NOTE
+def _note_path(patient_id: str, folder: Path) -> Path:
+    return patient_path(folder, patient_id) / SOURCE_NOTE

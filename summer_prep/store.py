@@ -19,6 +19,7 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.errors import BaseZarrError
 from zarr.storage import MemoryStore
 
+from summer_prep.caches import checked, open_cache
 from summer_prep.dataset import FRAME_PERIOD_MS, LABEL_RULES, check_bin_length
 from summer_prep.errors import CacheError
 from summer_prep.key import (
@@ -28,14 +29,12 @@ from summer_prep.key import (
     Codec,
     Description,
     build_command,
-    check_files,
     describe,
     document_sha256,
     file_problems,
-    key_path,
 )
 from summer_prep.publish import Files, publish
-from summer_prep.values import as_bin_lengths, as_path, as_patient_ids
+from summer_prep.values import as_bin_lengths, as_patient_ids, as_place
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -154,10 +153,10 @@ def verify_key(key: Path) -> list[str]:
 
 def _find_problems(description: Description) -> list[str]:
     key, attributes = description.key, description.attributes
-    strangers = set(_files(key)) - set(attributes["files"]) - {DESCRIPTION}
+    strangers = set(_files(description.folder)) - set(attributes["files"]) - {DESCRIPTION}
     problems = [f"{key / name}: does not belong there" for name in sorted(strangers)]
     problems += file_problems(description, every_byte=True)
-    return problems or _array_problems(key, attributes)
+    return problems or _array_problems(description.folder, attributes)
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -218,6 +217,7 @@ def open_key(cache_dir: str | Path, patient_id: str | int, bin_length: int = 80)
 
     Parameters
     ----------
+    cache_dir : folder of the cache, or its URL in a bucket, where arrays are then read as they are asked for
     bin_length : ms
 
     Raises
@@ -228,6 +228,6 @@ def open_key(cache_dir: str | Path, patient_id: str | int, bin_length: int = 80)
     (patient,) = as_patient_ids([patient_id], "patient_id")
     (length,) = as_bin_lengths([bin_length], "bin_length")
     check_bin_length(length)
-    key = key_path(as_path(cache_dir, "cache_dir"), patient, length)
-    check_files(describe(key))
-    return zarr.open_group(key, mode="r")
+    cache = open_cache(as_place(cache_dir, "cache_dir"))
+    description = checked(cache, patient, length)
+    return zarr.open_group(cache.zarr_store(description), mode="r")

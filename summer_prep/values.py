@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from summer_prep.errors import SettingsError
 from summer_prep.key import is_patient_id
+from summer_prep.places import Place, Url, is_url
 
 Value = TypeVar("Value")
 
@@ -32,6 +33,18 @@ def as_path(value: object, option: str) -> Path:
         if not isinstance(error, NotADirectoryError | PermissionError):
             raise SettingsError(f"{option} {str(path)[:60]}...: no possible path ({reason}). Name another") from error
     return path
+
+
+def as_place(value: object, option: str) -> Place:
+    """Return a path, or the URL that a text is.
+
+    Raises
+    ------
+    SettingsError : it is neither
+    """
+    if isinstance(value, str) and is_url(value):
+        return Url(value.rstrip("/"))
+    return as_path(value, option)
 
 
 def as_patient_ids(value: object, option: str = "--patient-ids") -> tuple[str, ...]:

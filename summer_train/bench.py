@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from summer_prep.errors import SettingsError
+from summer_prep.places import Place
 from summer_train.batches import ResidentSamples, ShuffledBlocks
 from summer_train.config import Choice, Run, Say, say_nothing
 from summer_train.data import FilmBlocks, FilmData
@@ -116,7 +117,7 @@ def bench(
 
 
 def _time_stages(
-    choice: Choice, cache_dir: Path, patient_ids: list[str], device: torch.device, stages: dict[str, list[float]]
+    choice: Choice, cache_dir: Place, patient_ids: list[str], device: torch.device, stages: dict[str, list[float]]
 ) -> FilmData:
     """Go through the stages of a run once, noting the seconds of each."""
 

@@ -36,7 +36,7 @@ class CachedPatient:
     @property
     def key(self) -> Path:
         """Where the key stands."""
-        return self.description.key
+        return self.description.folder
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -142,7 +142,7 @@ def open_patient(key: Path, description: Description | None = None) -> CachedPat
 
 def _open_counts(description: Description) -> tuple[list[NDArray[Any]], bool]:
     """Map the chunk files of spike_counts where they are plain bytes; read the array through zarr where not."""
-    key, attributes = description.key, description.attributes
+    key, attributes = description.folder, description.attributes
     metadata = json.loads(read_file(description, "spike_counts/zarr.json"))
     shape = (attributes["n_bins"], attributes["n_units"])
     chunk_rows, chunk_units = metadata["chunk_grid"]["configuration"]["chunk_shape"]
@@ -162,7 +162,7 @@ def _open_counts(description: Description) -> tuple[list[NDArray[Any]], bool]:
 def _decompress(description: Description) -> NDArray[Any]:
     import zarr
 
-    place = description.key / "spike_counts"
+    place = description.folder / "spike_counts"
     array: Any = zarr.open_array(place, mode="r")
     try:
         counts = np.ascontiguousarray(array[...])
@@ -180,7 +180,7 @@ def read_file(description: Description, name: str) -> bytes:
     ------
     CacheError : the file cannot be read, or is not what was there when the key was described
     """
-    path = description.key / name
+    path = description.folder / name
     try:
         content = path.read_bytes()
     except OSError as error:

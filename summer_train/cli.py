@@ -17,12 +17,14 @@ from summer_prep.console import (
     as_data,
     new_app,
     path_option,
+    place_option,
     run,
     say,
     show,
     show_json,
     show_table,
 )
+from summer_prep.places import Place
 from summer_prep.values import as_path
 from summer_train.config import (
     STUDY_OPTIONS,
@@ -48,6 +50,8 @@ def _option(name: str, field: Any) -> inspect.Parameter:
     if field.metadata["several"]:
         option = typer.Option(help=help_text, metavar=field.metadata["several"] + LIST_MARK)
         kind, default = str | None, " ".join(f"{value:g}" for value in default) or None
+    elif kind == Place:
+        option, kind = place_option(help_text, f"--{name.replace('_', '-')}"), Path
     elif isinstance(default, Path) or kind == Path | None:
         option = path_option(help_text, f"--{name.replace('_', '-')}")
     elif kind is bool:
@@ -98,8 +102,8 @@ def fit(context: typer.Context, picture: PictureOption = None, as_json: JsonOpti
 @app.command()
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its best.ckpt or last.ckpt.")],
-    data_dir: Annotated[Path | None, path_option(f"Folder with the NWB files.{_OF_RUN}", "--data-dir")] = None,
-    cache_dir: Annotated[Path | None, path_option(f"Folder of the cache.{_OF_RUN}", "--cache-dir")] = None,
+    data_dir: Annotated[Path | None, place_option(f"Folder with the NWB files.{_OF_RUN}", "--data-dir")] = None,
+    cache_dir: Annotated[Path | None, place_option(f"Folder of the cache, or its URL.{_OF_RUN}", "--cache-dir")] = None,
     patient_ids: Annotated[
         str | None,
         typer.Option(metavar=f"ID{LIST_MARK}", help="Other patients.  [default: those it was trained on]"),

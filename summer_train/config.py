@@ -13,7 +13,17 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from summer_prep.dataset import LabelRule, check_bin_length
 from summer_prep.errors import SettingsError
-from summer_prep.values import as_bin_lengths, as_names, as_number, as_numbers, as_path, as_patient_ids, as_text
+from summer_prep.places import Place
+from summer_prep.values import (
+    as_bin_lengths,
+    as_names,
+    as_number,
+    as_numbers,
+    as_path,
+    as_patient_ids,
+    as_place,
+    as_text,
+)
 
 Task = Literal["next_bin", "label"]
 Undefined = Literal["drop", "class"]
@@ -211,9 +221,12 @@ def idle_options(task: str, model: str, split: str) -> dict[str, tuple[str, ...]
 class Run(Settings):
     """Where a run takes its data from and leaves its results, for how long it trains, and on what."""
 
-    data_dir: Path = _option(Path("/data"), "Folder with the NWB files.", as_path)
+    data_dir: Place = _option(Path("/data"), "Folder with the NWB files, or a URL.", as_place)
     nwb_path: Path | None = _option(None, "One NWB file; ignored when --patient-ids is given.", as_path)
-    cache_dir: Path = _option(Path("data_cache"), "Folder of the cache.", as_path)
+    cache_dir: Place = _option(Path("data_cache"), "Folder of the cache, or its URL in a bucket.", as_place)
+    local_cache: Path | None = _option(
+        None, "Where keys in a bucket are fetched to.  [default: ~/.cache/summer-pipeline]", as_path
+    )
     output_dir: Path = _option(Path("lightning_logs"), "Where logs and checkpoints go.", as_path)
     max_epochs: int = _option(20, "Passes over the training samples, at most.")
     patience: int | None = _option(
@@ -262,8 +275,8 @@ class StudyRun(Run):
 
 
 STUDY_OPTIONS = (
-    "data_dir", "nwb_path", "cache_dir", "output_dir", "max_epochs", "patience", "shifts", "preset", "workers",
-    "device_memory", "verify", "keep_predictions", "scheduler",
+    "data_dir", "nwb_path", "cache_dir", "local_cache", "output_dir", "max_epochs", "patience", "shifts", "preset",
+    "workers", "device_memory", "verify", "keep_predictions", "scheduler",
 )  # fmt: skip
 """Options of a study beside those of a Choice, of which it takes lists."""
 

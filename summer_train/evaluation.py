@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from summer_prep.errors import SettingsError
+from summer_prep.places import is_url
 from summer_prep.values import as_number, as_path, as_patient_ids
 from summer_train.checkpoints import data_differences, load_checkpoint, n_epochs_of
 from summer_train.config import Choice, Run, Say, choice_of, say_nothing, settings_from
@@ -99,8 +100,9 @@ def evaluate(
 def _places(checkpoint: Path, data_dir: str | Path | None, cache_dir: str | Path | None) -> Run:
     """Return where data are: as asked for, as in the run that the checkpoint is of, or as by default."""
     result = read_results(checkpoint.parent.parent)
-    stored = {} if result is None else {name: Path(str(result.config.get(name))) for name in ("data_dir", "cache_dir")}
-    there = {name: path for name, path in stored.items() if path.is_dir()}
+    names = "data_dir", "cache_dir", "local_cache"
+    stored = {} if result is None else {name: result.config.get(name) for name in names}
+    there = {name: text for name, text in stored.items() if text and (is_url(str(text)) or Path(str(text)).is_dir())}
     given = {"data_dir": data_dir, "cache_dir": cache_dir}
     return settings_from(Run, {**there, **{name: value for name, value in given.items() if value is not None}})
 

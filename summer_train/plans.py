@@ -123,7 +123,7 @@ def _with_selections(
     for choice in choices:
         of_keys = choice.patient_ids, choice.bin_length_ms
         if of_keys not in opened:
-            opened[of_keys] = ensure_keys(run.cache_dir, *of_keys, run.data_dir, run.nwb_path, say)
+            opened[of_keys] = ensure_keys(run.cache_dir, *of_keys, run.data_dir, run.nwb_path, run.local_cache, say)
         of_units = *of_keys, choice.brain_regions, choice.single_units
         if of_units not in opened:
             try:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from summer_prep.caches import open_cache
 from summer_prep.dataset import BRAIN_REGION_GROUPS, LABEL_RULES, LabelRule, check_bin_length
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.key import Description, check_files, key_path
-from summer_prep.values import as_bin_lengths, as_names, as_number, as_path, as_patient_ids, as_text
+from summer_prep.values import as_bin_lengths, as_names, as_number, as_path, as_patient_ids, as_place, as_text
 from summer_train.cache import CachedPatient, open_patient
 
 
@@ -221,6 +222,7 @@ def open_selection(
     bin_length: int = 80,
     brain_regions: object = None,
     single_units: bool = False,
+    local_cache: str | Path | None = None,
 ) -> Selection:
     """Open the keys of several patients and choose their units.
 
@@ -229,6 +231,7 @@ def open_selection(
     patient_ids : like 14, "14 20" or [14, "20"]
     bin_length : ms
     brain_regions : like "A EC" or ["H"]; all by default
+    local_cache : folder into which keys in a bucket are fetched
 
     Raises
     ------
@@ -240,8 +243,12 @@ def open_selection(
         raise SettingsError("patient_ids: name at least one patient, like 14 or [14, 20]")
     (length,) = as_bin_lengths([bin_length], "bin_length")
     check_bin_length(length)
-    folder = as_path(cache_dir, "cache_dir")
-    patients = [open_patient(key_path(folder, patient_id, length)) for patient_id in ids]
+    place = as_place(cache_dir, "cache_dir")
+    if isinstance(place, Path):
+        patients = [open_patient(key_path(place, patient_id, length)) for patient_id in ids]
+    else:
+        cache = open_cache(place, None if local_cache is None else as_path(local_cache, "local_cache"))
+        patients = [open_patient(cache.fetch(patient_id, length).folder) for patient_id in ids]
     regions = as_names(brain_regions, "brain_regions", "regions, like A EC")
     return select(patients, regions, as_number(single_units, bool, "single_units"))
 
@@ -250,7 +257,7 @@ def open_described(
     descriptions: Sequence[Description], brain_regions: Sequence[str] = (), single_units: bool = False
 ) -> Selection:
     """Open keys that have just been described and checked, and choose their units; errors as `open_selection`."""
-    patients = [open_patient(description.key, description) for description in descriptions]
+    patients = [open_patient(description.folder, description) for description in descriptions]
     return select(patients, brain_regions, single_units)
 
 

@@ -22,6 +22,7 @@ from summer_prep.errors import SettingsError
 from summer_prep.key import DESCRIPTION, key_path
 from summer_prep.machine import available_bytes, own_one_of
 from summer_prep.output import check_folder
+from summer_prep.places import Url
 from summer_prep.workers import MAIN_GUARD, Engine, run_here, run_in_workers, run_tasks
 from summer_train.config import (
     STUDY_OPTIONS,
@@ -240,6 +241,8 @@ def _keys_of(groups: Sequence[Group], run: StudyRun) -> list[Path]:
         (patient_id, model.choice.bin_length_ms)
         for group in groups for model in group.models for patient_id in model.choice.patient_ids
     }  # fmt: skip
+    if isinstance(run.cache_dir, Url):
+        return []  # each machine fetches its own
     return [key_path(run.cache_dir, *key) / DESCRIPTION for key in sorted(keys)]
 
 
@@ -314,7 +317,12 @@ def _open_models(models: Sequence[Model], run: StudyRun) -> tuple[dict[Model, Fi
         before.selection
         if before
         else open_selection(
-            run.cache_dir, choice.patient_ids, choice.bin_length_ms, choice.brain_regions or None, choice.single_units
+            run.cache_dir,
+            choice.patient_ids,
+            choice.bin_length_ms,
+            choice.brain_regions or None,
+            choice.single_units,
+            run.local_cache,
         )
     )
     choices = dict.fromkeys(model.choice for model in models)

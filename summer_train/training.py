@@ -97,7 +97,16 @@ def fit(*, say: Say = say_nothing, **options: Any) -> FitResult:
     return result
 
 
-_OF_DATA = (*options_of(Choice), "preset", "data_dir", "nwb_path", "cache_dir", "device_memory", "verify")
+_OF_DATA = (
+    *options_of(Choice),
+    "preset",
+    "data_dir",
+    "nwb_path",
+    "cache_dir",
+    "local_cache",
+    "device_memory",
+    "verify",
+)
 
 
 @takes(Choice, Run, only=_OF_DATA)
@@ -199,7 +208,9 @@ def open_data(choice: Choice, run: Run, say: Say = say_nothing) -> FilmData:
     """
     from summer_prep.building import ensure_keys
 
-    descriptions = ensure_keys(run.cache_dir, choice.patient_ids, choice.bin_length_ms, run.data_dir, run.nwb_path, say)
+    descriptions = ensure_keys(
+        run.cache_dir, choice.patient_ids, choice.bin_length_ms, run.data_dir, run.nwb_path, run.local_cache, say
+    )
     selection = open_described(descriptions, choice.brain_regions, choice.single_units)
     if run.verify:
         selection.verify()

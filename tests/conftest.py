@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +12,9 @@ from hypothesis import settings
 
 from summer_prep.building import BuildConfig, build_keys
 from summer_prep.demo import DemoConfig, write_demo_data
+from summer_prep.places import Url
 from tests.forks import Forks
+from tests.s3 import CREDENTIALS, S3, Faults
 
 settings.register_profile("suite", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("suite")
@@ -59,6 +62,32 @@ def run(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Run:
         return forks.run(folder, module, *arguments, cwd=cwd)
 
     return run_module
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A real S3 server on the loopback; without one its tests are skipped."""
+    with closing(S3(tmp_path_factory.mktemp("s3") / "log")) as server:
+        yield server
+
+
+@pytest.fixture
+def faults(s3: S3) -> Iterator[Faults]:
+    """A proxy to the server that fails when it is told to."""
+    with closing(Faults(s3)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def bucket(s3: S3, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Url:
+    """The URL of a place in a new bucket behind the proxy, with what its clients need in the environment."""
+    name = f"lab-{uuid.uuid4().hex[:8]}"
+    s3.new_bucket(name)
+    for variable, value in CREDENTIALS.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("AWS_ENDPOINT", faults.endpoint)
+    monkeypatch.setenv("SUMMER_LOCAL_CACHE", str(tmp_path / "local-cache"))
+    return Url(f"s3://{name}/summer")
 
 
 def hear_interrupts() -> None:

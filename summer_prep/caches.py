@@ -1,0 +1,178 @@
+"""The cache as a whole: a folder of keys, or a bucket of them; the same questions to both."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from summer_prep.errors import CacheError, SettingsError
+from summer_prep.key import (
+    Description,
+    build_command,
+    cached_bin_lengths,
+    cached_keys,
+    describe,
+    file_problems,
+    key_path,
+)
+from summer_prep.places import Place, Url
+from summer_prep.publish import Files, publish
+
+LOCAL_CACHE_VARIABLE = "SUMMER_LOCAL_CACHE"
+
+
+class Cache(Protocol):
+    """Keys by patient and bin length.
+
+    place : where they are
+    folder : of this machine, where notes and locks about them are kept, and what is fetched of them
+    n_at_once : how many questions are best asked side by side
+    """
+
+    place: Place
+    folder: Path
+    n_at_once: int
+
+    def keys(self) -> dict[str, list[int]]:
+        """Return patient id -> bin lengths (ms, ascending), patients in natural order."""
+
+    def bin_lengths(self, patient_id: str) -> list[int]:
+        """Return the bin lengths (ms, ascending) of one patient's keys."""
+
+    def describe(self, patient_id: str, bin_length_ms: int) -> Description:
+        """Return what a key says of itself; raises MissingKeyError, or CacheError if it is damaged."""
+
+    def problems(self, description: Description, every_byte: bool = False) -> Iterator[str]:
+        """Yield what is wrong with the files of a key, one line each; their bytes are read only if asked for."""
+
+    def publish(self, patient_id: str, bin_length_ms: int, files: Files, digests: Mapping[str, str]) -> None:
+        """Make a key hold these files, whole or not at all; raises CacheError if that fails."""
+
+    def verify(self, patient_id: str, bin_length_ms: int) -> list[str]:
+        """Return what is wrong with a key, one line each; an empty list if every byte is right."""
+
+    def zarr_store(self, description: Description) -> Any:
+        """Return where zarr reads a key."""
+
+    def fetch(self, patient_id: str, bin_length_ms: int) -> Description:
+        """Return a key that is on this machine, its files counted and measured; raises CacheError."""
+
+
+def open_cache(place: Place, local_cache: Path | None = None) -> Cache:
+    """Return the cache at a place.
+
+    Parameters
+    ----------
+    local_cache : folder for what is fetched of a bucket
+
+    Raises
+    ------
+    SettingsError : a URL that is no bucket's, or the extra for buckets is missing
+    """
+    if isinstance(place, Url):
+        from summer_prep.bucket import BucketCache
+
+        return BucketCache(place, local_cache or default_local_cache())
+    return FolderCache(place)
+
+
+def default_local_cache() -> Path:
+    """Return the folder for what is fetched of buckets, unless another one is named."""
+    named = os.environ.get(LOCAL_CACHE_VARIABLE)
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "summer-pipeline"
+
+
+class FolderCache:
+    """Keys in a folder, where they are mapped from as they are."""
+
+    n_at_once = 1
+
+    def __init__(self, place: Path) -> None:
+        self.place: Place = place
+        self.folder = place
+
+    def keys(self) -> dict[str, list[int]]:
+        """As `Cache`."""
+        return cached_keys(self.folder)
+
+    def bin_lengths(self, patient_id: str) -> list[int]:
+        """As `Cache`."""
+        return cached_bin_lengths(self.folder, patient_id)
+
+    def describe(self, patient_id: str, bin_length_ms: int) -> Description:
+        """As `Cache`."""
+        return describe(key_path(self.folder, patient_id, bin_length_ms))
+
+    def problems(self, description: Description, every_byte: bool = False) -> Iterator[str]:
+        """As `Cache`."""
+        return file_problems(description, every_byte)
+
+    def publish(self, patient_id: str, bin_length_ms: int, files: Files, digests: Mapping[str, str]) -> None:
+        """As `Cache`."""
+        publish(key_path(self.folder, patient_id, bin_length_ms), files, digests)
+
+    def verify(self, patient_id: str, bin_length_ms: int) -> list[str]:
+        """As `Cache`; arrays are decoded, too."""
+        from summer_prep.store import verify_key
+
+        return verify_key(key_path(self.folder, patient_id, bin_length_ms))
+
+    def zarr_store(self, description: Description) -> Any:
+        """As `Cache`."""
+        return description.folder
+
+    def fetch(self, patient_id: str, bin_length_ms: int) -> Description:
+        """As `Cache`."""
+        return checked(self, patient_id, bin_length_ms)
+
+
+def checked(cache: Cache, patient_id: str, bin_length_ms: int, every_byte: bool = False) -> Description:
+    """Return what a key says of itself, its files counted and measured, and read if asked for.
+
+    Raises
+    ------
+    CacheError : it is missing or damaged
+    """
+    description = cache.describe(patient_id, bin_length_ms)
+    for problem in cache.problems(description, every_byte):
+        raise CacheError(f"{problem}. Rebuild it: {build_command(description.key)}")
+    return description
+
+
+FACTS = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "codec", "spikes", "source")
+"""What a list of keys tells of each."""
+
+
+def facts_of_keys(cache: Cache, keys: Sequence[tuple[str, int]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return `FACTS` of every key that is whole, as far as counting and measuring tells, and a line of each other."""
+
+    def facts_of(key: tuple[str, int]) -> dict[str, Any] | str:
+        try:
+            attributes = checked(cache, *key).attributes
+        except CacheError as error:
+            return str(error)
+        return {name: attributes[name] for name in FACTS}
+
+    if cache.n_at_once == 1:
+        found = [facts_of(key) for key in keys]
+    else:
+        with ThreadPoolExecutor(cache.n_at_once) as pool:
+            found = list(pool.map(facts_of, keys))
+    return [one for one in found if isinstance(one, dict)], [one for one in found if isinstance(one, str)]
+
+
+def check_cache(cache: Cache) -> None:
+    """Refuse a cache that cannot be reached, before the work.
+
+    Raises
+    ------
+    SettingsError : it cannot
+    """
+    if isinstance(cache.place, Url):
+        try:
+            cache.keys()
+        except CacheError as error:
+            raise SettingsError(str(error)) from error
