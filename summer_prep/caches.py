@@ -16,8 +16,13 @@ from summer_prep.key import (
     file_problems,
     key_path,
 )
+from summer_prep.machine import keeping_much
 from summer_prep.places import Place, Url
 from summer_prep.publish import Files, publish
+from summer_prep.workers import run_in_workers
+
+_MIN_KEYS_OF_PROCESSES = 2000
+_KEYS_AT_ONCE = 500
 
 LOCAL_CACHE_VARIABLE = "SUMMER_LOCAL_CACHE"
 
@@ -146,22 +151,44 @@ FACTS = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "c
 """What a list of keys tells of each."""
 
 
-def facts_of_keys(cache: Cache, keys: Sequence[tuple[str, int]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return `FACTS` of every key that is whole, as far as counting and measuring tells, and a line of each other."""
+Facts = dict[str, Any] | str
+"""`FACTS` of a key, or what is wrong with it."""
 
-    def facts_of(key: tuple[str, int]) -> dict[str, Any] | str:
-        try:
-            attributes = checked(cache, *key).attributes
-        except CacheError as error:
-            return str(error)
-        return {name: attributes[name] for name in FACTS}
 
-    if cache.n_at_once == 1:
-        found = [facts_of(key) for key in keys]
-    else:
+def facts_of_keys(cache: Cache, keys: Sequence[tuple[str, int]], n_workers: int = 1) -> list[Facts]:
+    """Return the facts of every key that is whole, as far as counting and measuring tells, and a line of each other.
+
+    Parameters
+    ----------
+    n_workers : processes, which pay where there are thousands of keys in a folder
+    """
+    if cache.n_at_once > 1:
         with ThreadPoolExecutor(cache.n_at_once) as pool:
-            found = list(pool.map(facts_of, keys))
-    return [one for one in found if isinstance(one, dict)], [one for one in found if isinstance(one, str)]
+            return list(pool.map(lambda key: _facts_of(cache, key), keys))
+    assert isinstance(cache.place, Path)
+    if n_workers == 1 or len(keys) < _MIN_KEYS_OF_PROCESSES:
+        return _facts_in(cache.place, keys)
+    found: dict[str, list[Facts]] = {}
+    starts = range(0, len(keys), _KEYS_AT_ONCE)
+    place = cache.place
+    tasks = {str(start): (place, keys[start : start + _KEYS_AT_ONCE]) for start in starts}
+    lost = run_in_workers(_facts_in, tasks, found.__setitem__, n_workers=n_workers, preloaded=(__name__,))
+    found |= {start: _facts_in(*tasks[start]) for start in lost}
+    return [one for start in starts for one in found[str(start)]]
+
+
+def _facts_in(place: Path, keys: Sequence[tuple[str, int]]) -> list[Facts]:
+    cache = FolderCache(place)
+    with keeping_much():
+        return [_facts_of(cache, key) for key in keys]
+
+
+def _facts_of(cache: Cache, key: tuple[str, int]) -> Facts:
+    try:
+        attributes = checked(cache, *key).attributes
+    except CacheError as error:
+        return str(error)
+    return {name: attributes[name] for name in FACTS}
 
 
 def check_cache(cache: Cache) -> None:

@@ -191,7 +191,9 @@ def inspect(
 def _show_keys(cache: "Cache", keys: list[tuple[str, int]], as_json: bool) -> None:
     from summer_prep.caches import facts_of_keys
 
-    readable, problems = facts_of_keys(cache, keys)
+    found = facts_of_keys(cache, keys, os.cpu_count() or 1)
+    readable = [one for one in found if isinstance(one, dict)]
+    problems = [one for one in found if isinstance(one, str)]
     if as_json:
         show_json(readable)
     else:

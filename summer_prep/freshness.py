@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from summer_prep.caches import Cache, checked
 from summer_prep.dataset import DATASET_BIN_LENGTHS_MS, check_bin_length
@@ -15,6 +15,7 @@ from summer_prep.key import (
     in_natural_order,
     key_path,
 )
+from summer_prep.machine import keeping_much
 from summer_prep.places import Place, Url
 from summer_prep.sources import find_recordings, source_sha256
 
@@ -56,7 +57,10 @@ def cache_states(
     known = in_natural_order({*recordings, *cached})
     check_known(patient_ids, known, data_dir, f"key in {cache.place}")
     lengths = bin_lengths_ms or sorted({length for found in cached.values() for length in found})
-    return key_states(data_dir, cache, recordings, patient_ids or known, lengths or DATASET_BIN_LENGTHS_MS)
+    with keeping_much():
+        return key_states(
+            data_dir, cache, recordings, patient_ids or known, lengths or DATASET_BIN_LENGTHS_MS, is_described=False
+        )
 
 
 def check_known(patient_ids: Iterable[str], known: Iterable[str], data_dir: Place, key: str, others: str = "") -> None:
@@ -89,12 +93,19 @@ def key_states(
     recordings: Mapping[str, Place],
     patient_ids: Iterable[str],
     bin_lengths_ms: Iterable[int],
+    is_described: bool = True,
 ) -> list[KeyState]:
-    """Return the state of every key of these patients at these bin lengths, patient after patient."""
+    """Return the state of every key of these patients at these bin lengths, patient after patient.
+
+    Parameters
+    ----------
+    is_described : whether to keep what each key says of itself, 33 kB a key in memory
+    """
     lengths = list(bin_lengths_ms)
 
     def of_patient(patient_id: str) -> list[KeyState]:
-        return _patient_states(data_dir, cache, patient_id, lengths, recordings.get(patient_id))
+        states = _patient_states(data_dir, cache, patient_id, lengths, recordings.get(patient_id))
+        return states if is_described else [replace(state, description=None) for state in states]
 
     if cache.n_at_once == 1:
         return [state for patient_id in patient_ids for state in of_patient(patient_id)]

@@ -1,8 +1,11 @@
 """What this machine has to give."""
 
+import gc
 import getpass
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +34,18 @@ def _available_in_system() -> float:
         return float(line.split()[1]) * 1024
     except (OSError, ValueError):
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
+
+
+@contextmanager
+def keeping_much() -> Iterator[None]:
+    """Build up many small objects without Python's search for cycles, which goes through all of them time and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @cache

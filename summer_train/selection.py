@@ -263,9 +263,9 @@ def open_described(
 
 def select(patients: list[CachedPatient], brain_regions: Sequence[str], single_units: bool) -> Selection:
     """Choose units of open patients; errors as `open_selection`."""
-    for number, patient in enumerate(patients[1:], start=1):
+    for patient in patients[1:]:
         _check_same_film(patients[0], patient)
-        _check_other_recording(patient, patients[:number])
+    _check_no_twins(patients)
     wanted = _members(brain_regions, patients)
     columns = [_choose_columns(patient, wanted, single_units) for patient in patients]
     if not any(len(chosen) for chosen in columns):
@@ -288,10 +288,11 @@ def _check_same_film(first: CachedPatient, other: CachedPatient) -> None:
         raise CacheError(f"the annotations of {where} differ. {advice}")
 
 
-def _check_other_recording(patient: CachedPatient, others: Sequence[CachedPatient]) -> None:
-    sha256 = patient.attributes["source"]["sha256"]
-    for other in others:
-        if sha256 == other.attributes["source"]["sha256"]:
+def _check_no_twins(patients: Sequence[CachedPatient]) -> None:
+    of_recording: dict[str, CachedPatient] = {}
+    for patient in patients:
+        other = of_recording.setdefault(patient.attributes["source"]["sha256"], patient)
+        if other is not patient:
             raise SettingsError(
                 f"patients {other.patient_id} and {patient.patient_id} are one recording under two names, "
                 f"{other.attributes['source']['file_name']} and {patient.attributes['source']['file_name']}. "
