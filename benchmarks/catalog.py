@@ -83,10 +83,8 @@ def main() -> None:
             selection = open_selection(cache_dir, [str(number + 1) for number in range(n_patients)], 1000)
             selection.recorded_share()
             open_s = time.perf_counter() - started
-            print(
-                f"{n_patients:8} {n_keys:7} {listed_s:11.2f} {inspect_s:12.2f} {status_s:11.2f} {open_s:9.2f}",
-                flush=True,
-            )
+            seconds = f"{listed_s:11.2f} {inspect_s:12.2f} {status_s:11.2f} {open_s:9.2f}"
+            print(f"{n_patients:8} {n_keys:7} {seconds}", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from summer_prep.building import build
+    from summer_prep.caches import open_key
     from summer_prep.demo import demo_data
     from summer_prep.errors import SummerError
-    from summer_prep.store import open_key
 
 __version__ = "0.1.0"
 __all__ = ["SummerError", "build", "demo_data", "open_key"]
 
-_HOMES = {"SummerError": "errors", "build": "building", "demo_data": "demo", "open_key": "store"}
+_HOMES = {"SummerError": "errors", "build": "building", "demo_data": "demo", "open_key": "caches"}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,8 +4,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from summer_prep.dataset import check_bin_length
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.key import (
     Description,
@@ -19,7 +20,11 @@ from summer_prep.key import (
 from summer_prep.machine import keeping_much
 from summer_prep.places import Place, Url
 from summer_prep.publish import Files, publish
+from summer_prep.values import as_bin_lengths, as_patient_ids, as_place
 from summer_prep.workers import run_in_workers
+
+if TYPE_CHECKING:
+    import zarr
 
 _MIN_KEYS_OF_PROCESSES = 2000
 _KEYS_AT_ONCE = 500
@@ -203,3 +208,26 @@ def check_cache(cache: Cache) -> None:
             cache.keys()
         except CacheError as error:
             raise SettingsError(str(error)) from error
+
+
+def open_key(cache_dir: str | Path, patient_id: str | int, bin_length: int = 80) -> "zarr.Group":
+    """Return a key as a read-only Zarr group, its files counted and measured (`summer-prep verify` reads them).
+
+    Parameters
+    ----------
+    cache_dir : folder of the cache, or its URL in a bucket, where arrays are then read as they are asked for
+    bin_length : ms
+
+    Raises
+    ------
+    SettingsError : no such patient or bin length can be
+    CacheError : the key is missing or damaged
+    """
+    import zarr
+
+    (patient,) = as_patient_ids([patient_id], "patient_id")
+    (length,) = as_bin_lengths([bin_length], "bin_length")
+    check_bin_length(length)
+    cache = open_cache(as_place(cache_dir, "cache_dir"))
+    description = checked(cache, patient, length)
+    return zarr.open_group(cache.zarr_store(description), mode="r")

@@ -19,8 +19,7 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.errors import BaseZarrError
 from zarr.storage import MemoryStore
 
-from summer_prep.caches import checked, open_cache
-from summer_prep.dataset import FRAME_PERIOD_MS, LABEL_RULES, check_bin_length
+from summer_prep.dataset import FRAME_PERIOD_MS, LABEL_RULES
 from summer_prep.errors import CacheError
 from summer_prep.key import (
     DESCRIPTION,
@@ -34,7 +33,6 @@ from summer_prep.key import (
     file_problems,
 )
 from summer_prep.publish import Files, publish
-from summer_prep.values import as_bin_lengths, as_patient_ids, as_place
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -210,24 +208,3 @@ def describe_array(description: Description, name: str) -> dict[str, Any]:
         "bytes": int(array.nbytes),
         "stored_bytes": sum(file["bytes"] for path, file in files.items() if path.startswith(f"{name}/")),
     }
-
-
-def open_key(cache_dir: str | Path, patient_id: str | int, bin_length: int = 80) -> zarr.Group:
-    """Return a key as a read-only Zarr group, its files counted and measured (`summer-prep verify` reads them).
-
-    Parameters
-    ----------
-    cache_dir : folder of the cache, or its URL in a bucket, where arrays are then read as they are asked for
-    bin_length : ms
-
-    Raises
-    ------
-    SettingsError : no such patient or bin length can be
-    CacheError : the key is missing or damaged
-    """
-    (patient,) = as_patient_ids([patient_id], "patient_id")
-    (length,) = as_bin_lengths([bin_length], "bin_length")
-    check_bin_length(length)
-    cache = open_cache(as_place(cache_dir, "cache_dir"))
-    description = checked(cache, patient, length)
-    return zarr.open_group(cache.zarr_store(description), mode="r")

@@ -9,7 +9,19 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    f"summer_prep.{name}" for name in ("console", "dataset", "errors", "key", "machine", "output", "values", "workers")
+    f"summer_prep.{name}"
+    for name in (
+        "caches",
+        "console",
+        "dataset",
+        "errors",
+        "key",
+        "machine",
+        "output",
+        "places",
+        "values",
+        "workers",
+    )
 } | {"summer_prep"}
 LATE = {"summer_prep.building", "summer_prep.cluster"}
 FORBIDDEN = {"summer_prep": {"torch", "lightning", "summer_train"}, "summer_train": {"pynwb", "hdmf", "h5py"}}
