@@ -304,6 +304,9 @@ class BucketCache:
         partial = place.with_name(f".{place.name}.{pointer.sha256[:16]}.partial")
         description = self._described(key, pointer)
         files = description.attributes["files"]
+        for name in files:
+            if name.startswith("/") or ".." in name.split("/"):
+                raise CacheError(f"{key}: names a file outside of itself, {name!r}. Rebuild it: {build_command(key)}")
         try:
             for other in place.parent.glob(f".{place.name}.*.partial"):
                 if other != partial:

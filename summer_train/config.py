@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from summer_prep.dataset import LabelRule, check_bin_length
 from summer_prep.errors import SettingsError
-from summer_prep.places import Place
+from summer_prep.places import Place, Url
 from summer_prep.values import (
     as_bin_lengths,
     as_names,
@@ -431,4 +431,4 @@ def _check_range(settings: Settings, least: Mapping[str, int]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+    return str(value) if isinstance(value, Path | Url) else list(value) if isinstance(value, tuple) else value

@@ -15,6 +15,7 @@ from threading import Thread
 
 import numpy as np
 import pytest
+import yaml
 import zarr
 
 import summer_prep
@@ -22,7 +23,7 @@ from summer_prep import bucket as module
 from summer_prep.bucket import BucketCache
 from summer_prep.caches import open_cache
 from summer_prep.errors import CacheError, MissingKeyError, SettingsError
-from summer_prep.key import DESCRIPTION, describe, key_path
+from summer_prep.key import DESCRIPTION, describe, document_sha256, key_path
 from summer_prep.places import Url
 from summer_prep.store import verify_key
 from tests.conftest import error_line
@@ -117,6 +118,8 @@ def test_commands_work_on_a_bucket(bucket, run, demo_dir, tmp_path):
         assert fitted.returncode == 0, fitted.stderr
         scores.append(json.loads(fitted.stdout)["scores"])
     assert scores[0] == scores[1]
+    settings = yaml.safe_load((tmp_path / "lightning_logs/dhv/version_0/hparams.yaml").read_text())
+    assert settings["cache_dir"] == str(bucket)
     evaluated = run("summer_train", "evaluate", "lightning_logs/dhv/version_0", "--json", cwd=tmp_path)
     assert json.loads(evaluated.stdout)["scores"]["model"]["test"]["loss"] == pytest.approx(
         scores[0]["model"]["test"]["loss"], abs=1e-9
@@ -199,6 +202,17 @@ def test_a_changed_byte_is_found(name, cache, versions):
     assert "changed" in problem
     assert "Rebuild it: summer-prep build --force --patient-ids 14" in problem
     assert not key_path(cache.folder, "14", 1000).exists()
+
+
+def test_a_key_that_names_files_elsewhere_is_refused(cache, versions, tmp_path):
+    document = json.loads(versions[0][DESCRIPTION])
+    document["attributes"]["files"]["../../../outside"] = {"bytes": 1, "sha256": "x"}
+    document["attributes"]["document_sha256"] = document_sha256(document)
+    files = {**versions[0], DESCRIPTION: json.dumps(document).encode()}
+    publish(cache, files)
+    with pytest.raises(CacheError, match="names a file outside of itself"):
+        cache.fetch("14", 1000)
+    assert not list(tmp_path.rglob("outside"))
 
 
 def test_missing_and_foreign_objects_are_found(cache, versions):

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -172,3 +173,18 @@ def test_missing_dask_is_one_line(demo_dir, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(SettingsError, match=r"pip install 'summer-pipeline\[cluster\]'"):
         build(data_dir=demo_dir, cache_dir=tmp_path, scheduler="local")
+
+
+def test_example_for_slurm_submits_workers_of_one_core(tmp_path):
+    """No Slurm was run: this looks at the script that its `sbatch` would be given."""
+    pytest.importorskip("dask_jobqueue")
+    example = ROOT / "docs" / "examples" / "slurm_cluster.py"
+    result = subprocess.run(
+        [sys.executable, example, "--show-job"], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    lines = result.stdout.splitlines()
+    assert {"#SBATCH --cpus-per-task=1", "#SBATCH --mem=4G", "#SBATCH -t 01:00:00"} <= set(lines)
+    assert "source .venv/bin/activate" in lines
+    (worker,) = [line for line in lines if "distributed.cli.dask_worker" in line]
+    assert "--nthreads 1" in worker

@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from summer_prep import publish, store
 from summer_prep.building import BuildConfig, build_keys
+from summer_prep.caches import FolderCache
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.freshness import cache_states
 from summer_prep.key import SCHEMA_VERSION, cached_keys, check_files, describe, key_path
@@ -100,13 +101,13 @@ def test_touching_or_moving_a_recording_changes_nothing_and_changing_it_makes_it
     build_keys(BuildConfig(data_dir=data_dir, cache_dir=tmp_path / "cache", bin_lengths_ms=(1000,)))
     os.utime(path)
     moved = path.rename(data_dir / "sub14.nwb")
-    assert [key.state for key in cache_states(data_dir, tmp_path / "cache")] == ["fresh"]
+    assert [key.state for key in cache_states(data_dir, FolderCache(tmp_path / "cache"))] == ["fresh"]
     content = bytearray(moved.read_bytes())
     content[-1] ^= 1
     times = moved.stat()
     moved.write_bytes(content)
     os.utime(moved, ns=(times.st_atime_ns, times.st_mtime_ns))
-    (key,) = cache_states(data_dir, tmp_path / "cache")
+    (key,) = cache_states(data_dir, FolderCache(tmp_path / "cache"))
     assert (key.state, key.reason) == ("stale", "the content of sub-14_ses-sub14_ecephys.nwb changed")
 
 
@@ -175,7 +176,7 @@ def test_key_of_a_newer_schema_is_refused(key):
 def test_key_of_an_older_schema_is_stale_and_says_so(key, demo_dir):
     metadata = key / "zarr.json"
     metadata.write_text(metadata.read_text().replace('"schema_version": 2', '"schema_version": 1'))
-    (state,) = cache_states(demo_dir, key.parent.parent, ["14"], [80])
+    (state,) = cache_states(demo_dir, FolderCache(key.parent.parent), ["14"], [80])
     assert state.state == "stale"
     assert "was written by schema 1, this code reads 2" in state.reason
 

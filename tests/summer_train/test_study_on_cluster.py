@@ -11,7 +11,7 @@ import pytest
 from summer_prep.errors import SettingsError
 from summer_train import studies
 from summer_train.config import StudyRun, settings_from
-from tests.clusters import dask
+from tests.clusters import dask, processes_of
 
 pytest.importorskip("distributed", reason="studies on a cluster need: pip install 'summer-pipeline[cluster]'")
 pytestmark = pytest.mark.xdist_group("cluster")
@@ -20,23 +20,6 @@ pytestmark = pytest.mark.xdist_group("cluster")
 def table(folder):
     with (folder / "study.csv").open(newline="") as file:
         return [{name: cell for name, cell in row.items() if name != "seconds"} for row in csv.DictReader(file)]
-
-
-def processes_of(server):
-    """Return the ids of the processes below a process group's leader that do the work: children of its child."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat") as file:
-                    fields = file.read().rsplit(")", 1)[1].split()
-                with open(f"/proc/{name}/cmdline") as file:
-                    command = file.read()
-            except OSError:
-                continue
-            if int(fields[2]) == server.pid and "spawn_main" in command:
-                found.append(int(name))
-    return found
 
 
 def test_table_equals_the_local_one_also_when_workers_are_killed(demo_cache, tmp_path, monkeypatch):
