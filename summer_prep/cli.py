@@ -289,13 +289,16 @@ def status(
     bin_length: Annotated[
         str | None, typer.Option(metavar="MS...", help="Bin lengths in ms.  [default: those in the cache]")
     ] = None,
+    local_cache: LocalCache = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say which keys are fresh, missing or stale, and why; nothing is changed, and files are not read."""
     from summer_prep.caches import open_cache
     from summer_prep.freshness import cache_states
 
-    states = cache_states(data_dir, open_cache(cache_dir), as_patient_ids(patient_ids), as_bin_lengths(bin_length))
+    states = cache_states(
+        data_dir, open_cache(cache_dir, local_cache), as_patient_ids(patient_ids), as_bin_lengths(bin_length)
+    )
     if as_json:
         show_json([state.as_plain() for state in states])
         return
@@ -373,13 +376,14 @@ def gc(
     cache = open_cache(cache_dir)
     if not isinstance(cache, BucketCache):
         raise SettingsError(f"--cache-dir {cache_dir}: a folder has nothing to collect; builds clear it. Name a bucket")
-    removed = cache.collect_garbage(datetime.now(UTC), may_remove=not dry_run)
+    removed, problems = cache.collect_garbage(datetime.now(UTC), may_remove=not dry_run)
     if as_json:
         show_json([str(url) for url in removed])
-        return
-    for url in removed:
-        show(as_data(url))
-    say(f"{'would remove' if dry_run else 'removed'} the data of {len(removed)} replaced or unfinished keys")
+    else:
+        for url in removed:
+            show(as_data(url))
+        say(f"{'would remove' if dry_run else 'removed'} the data of {len(removed)} replaced or unfinished keys")
+    _fail_if_any(problems, "left alone", len(problems), f"{len(problems)} keys have no pointer that can be read")
 
 
 def main() -> None:

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from summer_prep.bucket import SCHEMES, client_options
 from summer_prep.errors import RecordingError, SettingsError
 from summer_prep.extras import load_extra
+from summer_prep.objects import SCHEMES, check_bucket_url, client_options
 from summer_prep.places import Url
 
 _DEPTH = 3
@@ -84,6 +84,7 @@ def _file_system(url: Url) -> tuple[Any, str]:
     try:
         options = {}
         if url.scheme in SCHEMES:
+            check_bucket_url(url, "--data-dir")
             load_extra("obstore.fsspec", "bucket", f"--data-dir {url}").register(list(SCHEMES))
             options = client_options()
         system, path = fsspec.core.url_to_fs(url, **options)

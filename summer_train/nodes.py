@@ -13,6 +13,7 @@ from datetime import timedelta
 from platform import node
 from threading import Event, Thread
 from typing import Any
+from zlib import crc32
 
 import torch
 import torch.distributed
@@ -70,9 +71,9 @@ def launch_of(environment: Mapping[str, str] = os.environ) -> Launch | None:
         # Of the step: the job's own numbers are there too where nothing was started several times.
         names = "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"
         rank, local_rank, n_processes, n_nodes = (int(environment.get(name, "1")) for name in names)
+        if n_processes == 1:
+            return None
     else:
-        return None
-    if n_processes == 1:
         return None
     if n_processes % n_nodes or n_nodes * (n_processes // n_nodes) != n_processes:
         raise SettingsError(
@@ -293,9 +294,10 @@ def _timeout_s() -> float:
 
 def _meet(launch: Launch, timeout_s: float) -> Any:
     """Return the store that all processes share, kept by torchrun or by the first of them."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun has said so itself
+    is_slurm = "TORCHELASTIC_RUN_ID" not in os.environ
+    if is_slurm:  # torchrun has said so itself
         os.environ.setdefault("MASTER_ADDR", _first_node())
-        os.environ.setdefault("MASTER_PORT", str(_FIRST_PORT + int(os.environ.get("SLURM_JOB_ID", "0")) % _N_PORTS))
+        os.environ.setdefault("MASTER_PORT", str(_FIRST_PORT + crc32(_step_name().encode()) % _N_PORTS))
         os.environ.update(RANK=str(launch.rank), WORLD_SIZE=str(launch.n_processes))
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
@@ -306,7 +308,12 @@ def _meet(launch: Launch, timeout_s: float) -> Any:
             f"{timeout_s:g} s. Start all of them, check that nodes reach each other, or wait longer with "
             f"{TIMEOUT_VARIABLE}"
         ) from error
-    return store
+    return PrefixStore(_step_name(), store) if is_slurm else store
+
+
+def _step_name() -> str:
+    """Return what tells runs apart that could meet at one address: several steps of a Slurm job may run at once."""
+    return ".".join(os.environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
 
 
 def _first_node() -> str:

@@ -211,8 +211,8 @@ def check_devices(devices: int | None, launch: Launch | None) -> None:
     kind = "GPUs" if n_gpus else "processors and no GPU"
     if launch is not None and devices not in (None, launch.n_per_node):
         raise SettingsError(
-            f"--devices {devices}: {launch.n_per_node} processes were started on each node, one for each device. "
-            "Leave --devices out, or start as many"
+            f"--devices {devices}: processes that were started on each node, one for each device: "
+            f"{launch.n_per_node}. Leave --devices out, or start as many"
         )
     if devices is not None and devices > n_there:
         raise SettingsError(f"--devices {devices}: this machine has {n_there} {kind}. Choose at most as many")

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import summer_prep
-from summer_prep import bucket as module
+from summer_prep import objects
 from summer_prep.bucket import BucketCache
 from summer_prep.errors import CacheError
 from summer_prep.key import key_path
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance, outcomes = random.Random(options.seed), Counter()
-    module._RETRIES = {"max_retries": 2, "retry_timeout": timedelta(seconds=3)}
+    objects._RETRIES = {"max_retries": 2, "retry_timeout": timedelta(seconds=3)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         server = S3(folder / "log")

@@ -19,7 +19,7 @@ import yaml
 import zarr
 
 import summer_prep
-from summer_prep import bucket as module
+from summer_prep import copies, objects
 from summer_prep.bucket import BucketCache
 from summer_prep.caches import open_cache
 from summer_prep.errors import CacheError, MissingKeyError, SettingsError
@@ -195,7 +195,7 @@ def test_a_changed_byte_is_found(name, cache, versions):
     path = f"{cache.pointer('14', 1000).data}/{name}"
     content = bytearray(versions[0][name])
     content[len(content) // 2] ^= 1
-    obstore.put(cache.store, path, bytes(content))
+    obstore.put(cache.objects.store, path, bytes(content))
     with pytest.raises(CacheError, match=f"{name.rpartition('/')[2]}.*changed"):
         cache.fetch("14", 1000)
     (problem,) = cache.verify("14", 1000)
@@ -204,27 +204,73 @@ def test_a_changed_byte_is_found(name, cache, versions):
     assert not key_path(cache.folder, "14", 1000).exists()
 
 
-def test_a_key_that_names_files_elsewhere_is_refused(cache, versions, tmp_path):
-    document = json.loads(versions[0][DESCRIPTION])
-    document["attributes"]["files"]["../../../outside"] = {"bytes": 1, "sha256": "x"}
+def with_files(files, change):
+    """A key's files, of which its description says something else."""
+    document = json.loads(files[DESCRIPTION])
+    change(document["attributes"])
     document["attributes"]["document_sha256"] = document_sha256(document)
-    files = {**versions[0], DESCRIPTION: json.dumps(document).encode()}
-    publish(cache, files)
-    with pytest.raises(CacheError, match="names a file outside of itself"):
+    return {**files, DESCRIPTION: json.dumps(document).encode()}
+
+
+def test_a_key_that_names_files_elsewhere_is_refused(cache, versions, tmp_path):
+    outside = {"../../../outside": {"bytes": 1, "sha256": "x"}}
+    publish(cache, with_files(versions[0], lambda attributes: attributes["files"].update(outside)))
+    with pytest.raises(CacheError, match="its list of files is damaged, at '../../../outside'"):
         cache.fetch("14", 1000)
     assert not list(tmp_path.rglob("outside"))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        None,
+        ["a"],
+        {"a\0b": {"bytes": 1, "sha256": "x"}},
+        {"/etc/passwd": {"bytes": 1, "sha256": "x"}},
+        {"a": 1},
+        {"a": {"bytes": -1, "sha256": "x"}},
+        {"a": {"bytes": "1", "sha256": "x"}},
+        {"a": {"bytes": 1}},
+    ],
+)
+def test_a_damaged_list_of_files_is_one_line(files, cache, versions):
+    publish(cache, with_files(versions[0], lambda attributes: attributes.update(files=files)))
+    with pytest.raises(CacheError, match="its list of files is damaged"):
+        cache.fetch("14", 1000)
+    (problem,) = cache.verify("14", 1000)
+    assert "its list of files is damaged" in problem
+
+
+@pytest.mark.parametrize("change", [
+    "no JSON", b"\xff", "{}", "[1]", {"format": 2}, {"data": "data/sub-14/bin-1000ms/../../../x.zarr"}, {"data": 5},
+    {"data": "data/sub-15/bin-1000ms/0123456789abcdef-0123456789ab.zarr"}, {"sha256": 5}, {"sha256": "../x"},
+])  # fmt: skip
+def test_a_damaged_pointer_is_told_and_repaired_by_a_build(change, cache, versions):
+    publish(cache, versions[0])
+    path = "keys/sub-14/bin-1000ms.json"
+    content = json.loads(cache.objects.get(path)) | change if isinstance(change, dict) else change
+    content = json.dumps(content) if isinstance(content, dict) else content
+    cache.objects.put(path, content.encode() if isinstance(content, str) else content)
+    with pytest.raises(CacheError, match=r"is no pointer to a key .*Rebuild it: summer-prep build --force"):
+        cache.fetch("14", 1000)
+    # What it named before may still be the key: nothing of it is taken for garbage.
+    removed, (problem,) = cache.collect_garbage(datetime.now(UTC) + timedelta(hours=2))
+    assert not removed
+    assert "is no pointer" in problem
+    publish(cache, versions[1])
+    assert stands(cache) == versions[1]
 
 
 def test_missing_and_foreign_objects_are_found(cache, versions):
     publish(cache, versions[0])
     data = cache.pointer("14", 1000).data
-    obstore.put(cache.store, f"{data}/stranger", b"x")
+    obstore.put(cache.objects.store, f"{data}/stranger", b"x")
     assert "stranger: does not belong there" in cache.verify("14", 1000)[0]
-    obstore.delete(cache.store, f"{data}/unit_id/c/0")
+    obstore.delete(cache.objects.store, f"{data}/unit_id/c/0")
     assert any("unit_id/c/0: the object is missing" in problem for problem in cache.verify("14", 1000))
     with pytest.raises(CacheError, match="objects are missing"):
         cache.fetch("14", 1000)
-    obstore.put(cache.store, "keys/sub-14/bin-1000ms.json", b"{}")
+    obstore.put(cache.objects.store, "keys/sub-14/bin-1000ms.json", b"{}")
     with pytest.raises(CacheError, match="is no pointer to a key"):
         cache.describe("14", 1000)
 
@@ -289,7 +335,7 @@ def test_passing_faults_are_not_noticed(fault, cache, faults, versions, monkeypa
 
 @pytest.mark.parametrize(("fault", "words"), [("503", "503"), ("unheard", "HTTP error"), ("403", "403")])
 def test_lasting_faults_are_one_line_and_change_nothing(fault, words, cache, faults, versions, monkeypatch):
-    monkeypatch.setattr(module, "_RETRIES", {"max_retries": 1, "retry_timeout": timedelta(seconds=1)})
+    monkeypatch.setattr(objects, "_RETRIES", {"max_retries": 1, "retry_timeout": timedelta(seconds=1)})
     old, new = versions
     publish(cache, old)
     impatient = BucketCache(cache.url, cache.folder.parent)
@@ -325,16 +371,25 @@ def test_garbage_is_removed_after_an_hour(cache, versions, run):
     publish(cache, versions[0])
     old = cache.pointer("14", 1000).data
     publish(cache, versions[1])
-    obstore.put(cache.store, "data/sub-14/bin-80ms/0123-unfinished.zarr/zarr.json", b"{}")
+    unfinished = "data/sub-14/bin-80ms/0123456789abcdef-0123456789ab.zarr"
+    cache.objects.put(f"{unfinished}/zarr.json", b"{}")
+    # Whatever else people keep below the same prefix is theirs.
+    others = [
+        "data/sub-14.nwb", "data/sub-14/sub-14_ecephys.nwb", "data/sub-14/bin-80ms/notes/a.txt", "data/x/y/z/a/b",
+        "data/sub-14/bin-80ms/0123456789abcdef-0123456789ab.zarr.zip", "keys/readme.txt", "readme.txt",
+    ]  # fmt: skip
+    for path in others:
+        cache.objects.put(path, b"mine")
     now = datetime.now(UTC)
-    assert cache.collect_garbage(now) == []
-    assert cache.collect_garbage(now + timedelta(minutes=59)) == []
+    assert cache.collect_garbage(now) == ([], [])
+    assert cache.collect_garbage(now + timedelta(minutes=59)) == ([], [])
     later = now + timedelta(minutes=61)
-    expected = {cache.url / old, cache.url / "data/sub-14/bin-80ms/0123-unfinished.zarr"}
-    assert set(cache.collect_garbage(later, may_remove=False)) == expected
-    assert set(cache.collect_garbage(later)) == expected
-    assert cache.collect_garbage(later) == []
+    expected = [cache.url / old, cache.url / unfinished]
+    assert cache.collect_garbage(later, may_remove=False) == (expected, [])
+    assert cache.collect_garbage(later) == (expected, [])
+    assert cache.collect_garbage(later) == ([], [])
     assert stands(cache) == versions[1]
+    assert [cache.objects.get(path) for path in others] == [b"mine"] * len(others)
     assert "nothing to collect" in error_line(run("summer_prep", "gc", "--cache-dir", "."))
 
 
@@ -355,20 +410,55 @@ def test_a_reader_whose_data_are_replaced_and_removed_reads_the_new_ones(cache, 
 def test_local_cache_keeps_to_its_size(cache, versions, monkeypatch):
     publish(cache, versions[0])
     there = cache.fetch("14", 1000).folder
-    others = [there.parent.parent / f"sub-{number}" / "bin-80ms.zarr" for number in range(3)]
-    for number, other in enumerate(others):
+    ours = [there.parent.parent / f"sub-{number}" / "bin-80ms.zarr" for number in range(3)]
+    # A folder of keys that were built there, in the same place as the copies.
+    built = cache.folder.parent / "data_cache" / "sub-1" / "bin-80ms.zarr"
+    for number, other in enumerate([built, *ours]):
         other.mkdir(parents=True)
         (other / "file").write_bytes(bytes(1000))
         os.utime(other, (number, number))
+    partials = [there.with_name(f".bin-80ms.zarr.{name}.partial") for name in ("old", "new")]
+    for left in partials:
+        left.mkdir()
+        (left / "file").write_bytes(b"half")
+    os.utime(partials[0] / "file", (0, 0))
+    os.utime(partials[0], (0, 0))
     monkeypatch.setenv("SUMMER_LOCAL_CACHE_GB", str((sum(map(len, versions[1].values())) + 1500) / 1e9))
+    cache = BucketCache(cache.url, cache.folder.parent)
     publish(cache, versions[1])
     cache.fetch("14", 1000)
-    assert [other.exists() for other in others] == [False, False, True]  # the one used last is there
+    assert [other.exists() for other in ours] == [False, False, True]  # the one used last is there
     assert there.exists()
-    monkeypatch.setenv("SUMMER_LOCAL_CACHE_GB", "much")
-    publish(cache, versions[0])
-    with pytest.raises(SettingsError, match="SUMMER_LOCAL_CACHE_GB=much: must be a number"):
+    assert built.exists()
+    assert [left.exists() for left in partials] == [False, True]
+
+
+@pytest.mark.parametrize("size", ["much", "nan", "-1", "inf"])
+def test_a_size_that_is_none_is_refused_before_the_work(size, bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("SUMMER_LOCAL_CACHE_GB", size)
+    with pytest.raises(SettingsError, match=f"SUMMER_LOCAL_CACHE_GB={size}: must be a number"):
+        open_cache(bucket, tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(bucket, versions, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    cache = BucketCache(bucket, tmp_path / "file")
+    publish(cache, versions[0])  # a note of the recording's digest is all that could not be kept
+    with pytest.raises(CacheError, match=r"cannot be written \(.*--local-cache"):
         cache.fetch("14", 1000)
+    assert not cache.verify("14", 1000)
+
+
+def test_without_locks_two_fetches_do_not_meet(cache, faults, versions, monkeypatch):
+    monkeypatch.setattr(copies.FileLock, "acquire", lambda *_, **__: (_ for _ in ()).throw(NotImplementedError))
+    publish(cache, versions[0])
+    other = BucketCache(cache.url, cache.folder.parent)
+    faults.set(lambda method, _path, number: "slow" if method == "GET" and number % 9 == 0 else None)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(one.fetch, "14", 1000) for one in (cache, other)]
+        for one in both:
+            assert files_of(one.result().folder) == versions[0]
+    assert not list(cache.folder.rglob("*.partial"))
 
 
 @pytest.mark.parametrize(
@@ -377,6 +467,11 @@ def test_local_cache_keeps_to_its_size(cache, versions, monkeypatch):
         ("ftp://host/prefix", "can be a folder, or in a bucket at s3://, gs://, az://"),
         ("s3://no-such-bucket/x", "no such bucket|Not Found|NoSuchBucket"),
         ("az://container/x", "Account must be specified"),
+        ("s3://bucket/a#b", "must be like s3://bucket/folder"),
+        ("s3://bucket/a?b", "must be like s3://bucket/folder"),
+        ("s3://bucket/a%2fb", "must be like s3://bucket/folder"),
+        ("s3://bucket/../other", "must be like s3://bucket/folder"),
+        ("s3://bucket//a", "must be like s3://bucket/folder"),
     ],
 )
 def test_wrong_urls_are_one_line(url, message, bucket, run, demo_dir, tmp_path):

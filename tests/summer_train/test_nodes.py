@@ -18,6 +18,7 @@ import torch
 
 import summer_train
 from summer_prep.errors import SettingsError
+from summer_train import nodes as nodes_module
 from summer_train.config import is_first_process
 from summer_train.nodes import Launch, Team, launch_of
 
@@ -204,7 +205,11 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "LOCAL_RANK": "1", "WORLD_S
         ({}, None),
         ({"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, None),  # started by Lightning, which tells it by itself
         (TORCHRUN, Launch(rank=5, local_rank=1, n_processes=8, n_nodes=2)),
-        ({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}, None),
+        # By itself, Lightning would take the one process of torchrun for one of several.
+        (
+            {**TORCHRUN, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"},
+            Launch(rank=0, local_rank=0, n_processes=1, n_nodes=1),
+        ),
         (slurm(3, 4, 2), Launch(rank=3, local_rank=1, n_processes=4, n_nodes=2)),
         (slurm(0, 1), None),
         # A batch script that starts the command without srun: the job has four tasks, of which none was started.
@@ -213,6 +218,45 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "LOCAL_RANK": "1", "WORLD_S
 )
 def test_launch_is_read_off_the_environment(environment, expected):
     assert launch_of(environment) == expected
+
+
+def test_torchrun_with_one_process_trains_on_one_device(forks, demo_cache, tmp_path):
+    alone = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "x"}
+    alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    options = (*OPTIONS, "--cache-dir", str(demo_cache), "--json")
+    places = {"cwd": tmp_path, "stdout": tmp_path / "out", "stderr": tmp_path / "err"}
+    assert forks.wait(forks.start("summer_train", "fit", *options, **places, **alone)) == 0, places[
+        "stderr"
+    ].read_text()
+    assert json.loads((tmp_path / "out").read_text())["scores"]
+    assert forks.wait(forks.start("summer_train", "fit", *options, "--devices", "2", **places, **alone)) == 1
+    assert "started on each node, one for each device: 1" in (tmp_path / "err").read_text()
+
+
+def test_steps_of_one_job_do_not_meet(monkeypatch):
+    met = []
+
+    def rendezvous(*_, **__):
+        met.append((os.environ["MASTER_PORT"], torch.distributed.HashStore()))
+        return iter([(met[-1][1], 0, 2)])
+
+    monkeypatch.setattr(nodes_module, "rendezvous", rendezvous)
+    set_by_us = dict.fromkeys(("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE"), "")
+    for name, value in {**slurm(0), **set_by_us}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR")
+    stores = []
+    for step in "01":
+        monkeypatch.setenv("SLURM_STEP_ID", step)
+        monkeypatch.delenv("MASTER_PORT")
+        stores.append(nodes_module._meet(launch_of(), 1.0))
+        stores[-1].set("word", step)
+    assert met[0][0] != met[1][0]
+    # Also where their numbers lead to the same port, what they tell stays apart.
+    assert [(store.check(["77.0/word"]), store.check(["77.1/word"])) for _, store in met] == [
+        (True, False),
+        (False, True),
+    ]
 
 
 def test_nodes_of_different_size_are_refused():
