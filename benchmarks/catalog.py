@@ -18,7 +18,7 @@ from pathlib import Path
 
 from summer_prep import build, demo_data
 from summer_prep.caches import open_cache
-from summer_prep.key import DESCRIPTION, document_sha256, key_path
+from summer_prep.key import DESCRIPTION, NO_SHA256, key_path, sealed
 from summer_prep.sources import file_identity
 from summer_train import open_selection
 
@@ -43,10 +43,10 @@ def simulate(folder: Path, n_patients: int) -> tuple[Path, Path]:
         for length, document in documents.items():
             document["attributes"].update(patient_id=patient_id)
             document["attributes"]["source"].update(sha256=sha256, file_name=recording.name)
-            document["attributes"]["document_sha256"] = document_sha256(document)
+            document["attributes"]["document_sha256"] = NO_SHA256
             key = key_path(cache_dir, patient_id, length)
             key.mkdir(parents=True)
-            (key / DESCRIPTION).write_text(json.dumps(document))
+            (key / DESCRIPTION).write_bytes(sealed(json.dumps(document, indent=2).encode()))
             template = key_path(folder / "template", "14", length)
             for array in os.scandir(template):
                 if array.is_dir():

@@ -18,7 +18,7 @@ from summer_prep.places import Place, Url
 
 AnyPlace = TypeVar("AnyPlace", Path, Url, Place)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised whenever what stands on disk changes. A reader refuses keys of another one."""
 
 ALGORITHM_VERSION = 1
@@ -45,6 +45,10 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
 DESCRIPTION = "zarr.json"
 """The file of a key that describes it and all its other files."""
 
+NO_SHA256 = "0" * 64
+"""Keeps the place of a digest that is not known yet."""
+
+_DOCUMENT_SHA256 = re.compile(rb'("document_sha256": ")[0-9a-f]{64}')
 _PATIENT_ID = re.compile(r"[A-Za-z0-9]+")
 _KEY_NAME = re.compile(r"bin-([1-9][0-9]*)ms\.zarr")
 
@@ -159,7 +163,6 @@ def description_of(key: Place, content: bytes, identity: object) -> Description:
         document = json.loads(content)
         attributes = document["attributes"]
         schema_version, claimed = attributes["schema_version"], (attributes["patient_id"], attributes["bin_length_ms"])
-        sha256 = document_sha256(document)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CacheError(
             f"{metadata}: damaged, it does not describe a key. Rebuild it: {build_command(key)}"
@@ -176,7 +179,7 @@ def description_of(key: Place, content: bytes, identity: object) -> Description:
             f"{key}: holds patient {claimed[0]} at {claimed[1]} ms, not what its path says. "
             f"Rebuild it: {build_command(key)}"
         )
-    if attributes.get("document_sha256") != sha256:
+    if attributes.get("document_sha256") != document_sha256(content):
         raise CacheError(f"{metadata}: damaged, its content was changed. Rebuild it: {build_command(key)}")
     return Description(key=key, attributes=attributes, identity=identity)
 
@@ -222,10 +225,14 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def document_sha256(document: Mapping[str, Any]) -> str:
-    """Return the digest that guards a key's description: of all its content but the digest itself."""
-    attributes = {name: value for name, value in document["attributes"].items() if name != "document_sha256"}
-    return hashlib.sha256(json.dumps({**document, "attributes": attributes}, sort_keys=True).encode()).hexdigest()
+def document_sha256(content: bytes) -> str:
+    """Return the digest that guards a key's description: of its bytes, with zeros in its own place."""
+    return hashlib.sha256(_DOCUMENT_SHA256.sub(rb"\g<1>" + NO_SHA256.encode(), content, count=1)).hexdigest()
+
+
+def sealed(content: bytes) -> bytes:
+    """Return a key's description with its digest, for which there is a place in it."""
+    return _DOCUMENT_SHA256.sub(rb"\g<1>" + document_sha256(content).encode(), content, count=1)
 
 
 def key_of_path(key: Place) -> tuple[str, int]:

@@ -25,12 +25,13 @@ from summer_prep.key import (
     DESCRIPTION,
     DIMENSIONS,
     MAX_CHUNK_BYTES,
+    NO_SHA256,
     Codec,
     Description,
     build_command,
     describe,
-    document_sha256,
     file_problems,
+    sealed,
 )
 from summer_prep.publish import Files, publish
 
@@ -99,8 +100,8 @@ def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: Codec) -> t
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         group.update_attributes({**attributes, **added})
         group = zarr.consolidate_metadata(store)
-        group.update_attributes({"document_sha256": document_sha256(json.loads(buffers[DESCRIPTION].to_bytes()))})
-    files[DESCRIPTION] = buffers[DESCRIPTION].as_numpy_array().data
+        group.update_attributes({"document_sha256": NO_SHA256})
+    files[DESCRIPTION] = memoryview(sealed(buffers[DESCRIPTION].to_bytes()))
     return files, {**digests, DESCRIPTION: hashlib.sha256(files[DESCRIPTION]).hexdigest()}
 
 

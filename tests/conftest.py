@@ -1,5 +1,6 @@
 """Recordings and caches that several tests share, built once per test process."""
 
+import os
 import signal
 import subprocess
 import uuid
@@ -16,12 +17,27 @@ from summer_prep.places import Url
 from tests.forks import Forks
 from tests.s3 import CREDENTIALS, S3, Faults
 
+# Several tests run at once, each of them with processes of its own: more threads than processors would only wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile("suite", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("suite")
 
 DATA = Path(__file__).parent / "data"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+SHARED = ("work", "odd_cache", "published_data", "studied", "studied_once", "tuned_cache")
+"""Fixtures of modules that take long to prepare."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Let the tests that share such a fixture run in one process, which prepares it once."""
+    for item in items:
+        for name in set(SHARED) & set(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,6 @@ from summer_prep.errors import SettingsError
 from summer_prep.key import key_path
 from tests.conftest import error_line, hear_interrupts
 
-pytestmark = pytest.mark.xdist_group("first hour")  # one process makes the folder that most of these look into
-
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 

@@ -132,6 +132,7 @@ def test_no_workers_end_the_build(demo_dir, tmp_path, monkeypatch):
         pytest.raises(SettingsError, match="no worker came within 1 s. Start some: dask worker tcp"),
     ):
         build(**options, scheduler=address)
+    monkeypatch.setattr(module, "WORKERS_TIMEOUT_S", 5.0)
     with (
         dask(tmp_path, n_workers=1) as (address, (_, workers)),
         pytest.raises(SettingsError, match="all workers are gone"),

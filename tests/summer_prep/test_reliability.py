@@ -49,7 +49,7 @@ def source_of(cache_dir):
 
 @pytest.mark.parametrize(
     "script",
-    ["kill_builds.py --kills 8 --seed 3 --write-points --every 80", "fuzz_recordings.py --mutations 100 --seed 3"],
+    ["kill_builds.py --kills 6 --seed 3 --write-points --every 160", "fuzz_recordings.py --mutations 60 --seed 3"],
 )
 def test_soak_script_finds_nothing(script, tmp_path):
     name, *options = script.split()

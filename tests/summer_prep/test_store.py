@@ -166,19 +166,26 @@ def test_changed_attribute_is_found_on_opening(key):
         describe(key)
 
 
+def test_changed_space_in_a_description_is_found(key):
+    metadata = key / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"n_units": 10', '"n_units":\t10'))
+    with pytest.raises(CacheError, match="its content was changed"):
+        describe(key)
+
+
 def test_key_of_a_newer_schema_is_refused(key):
     metadata = key / "zarr.json"
-    metadata.write_text(metadata.read_text().replace('"schema_version": 2', '"schema_version": 3'))
-    with pytest.raises(CacheError, match="written by schema 3, this code reads 2. Update this software"):
+    metadata.write_text(metadata.read_text().replace('"schema_version": 3', '"schema_version": 4'))
+    with pytest.raises(CacheError, match="written by schema 4, this code reads 3. Update this software"):
         describe(key)
 
 
 def test_key_of_an_older_schema_is_stale_and_says_so(key, demo_dir):
     metadata = key / "zarr.json"
-    metadata.write_text(metadata.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+    metadata.write_text(metadata.read_text().replace('"schema_version": 3', '"schema_version": 2'))
     (state,) = cache_states(demo_dir, FolderCache(key.parent.parent), ["14"], [80])
     assert state.state == "stale"
-    assert "was written by schema 1, this code reads 2" in state.reason
+    assert "was written by schema 2, this code reads 3" in state.reason
 
 
 def test_key_under_another_patients_name_is_refused(key):
