@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,23 @@ def test_help_loads_no_heavy_package(module):
     assert result.stdout.strip().endswith("set()")
 
 
+OPTIONAL = """
+import sys, summer_prep, summer_train
+data, cache, output = sys.argv[1:]
+summer_prep.build(data_dir=data, cache_dir=cache, bin_length=1000, patient_ids=14, workers=0)
+summer_prep.open_key(cache, 14, 1000)
+summer_train.fit(cache_dir=cache, data_dir=data, bin_length=1000, patient_ids=14, max_epochs=1, output_dir=output)
+print({"dask", "distributed", "dask_jobqueue", "obstore", "summer_prep.bucket"} & sys.modules.keys())
+"""
+
+
+def test_a_folder_and_this_machine_need_no_optional_engine(demo_dir, tmp_path):
+    places = demo_dir, tmp_path / "cache", tmp_path / "runs"
+    command = [sys.executable, "-c", OPTIONAL, *map(str, places)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip().endswith("set()")
+
+
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_imports_point_one_way(package):
     """No file is reached from itself, late imports included."""
@@ -77,3 +95,36 @@ def test_imports_point_one_way(package):
     for _ in reached:
         reached = {name: found.union(*(reached[other] for other in found)) for name, found in reached.items()}
     assert [name for name, found in reached.items() if name in found] == []
+
+
+def listing(package):
+    """Return which file of a package needs which, highest first, as docs/architecture.md shows it."""
+    needs = {
+        path.stem: {name for name, _ in imports(path) if name.startswith(("summer_prep.", f"{package}."))}
+        for path in sorted((ROOT / package).glob("*.py"))
+        if not path.stem.startswith("__")
+    }
+    own = {
+        name: {module.split(".")[1] for module in found if module.startswith(f"{package}.")}
+        for name, found in needs.items()
+    }
+    levels = {}
+    while len(levels) < len(own):
+        levels |= {
+            name: 1 + max((levels[one] for one in found), default=0)
+            for name, found in own.items()
+            if found <= levels.keys()
+        }
+    lines = [package]
+    for name in sorted(own, key=lambda name: (-levels[name], name)):
+        words = sorted(own[name], key=lambda one: (-levels[one], one)) or ["-"]
+        others = sorted(f"prep.{m.split('.')[1]}" for m in needs[name] if not m.startswith(f"{package}."))
+        text = " ".join([*words, *(["|", *others] if others else [])])
+        start = f"  {levels[name]:2} {name:12} -> "
+        lines += textwrap.wrap(text, 110, initial_indent=start, subsequent_indent=" " * len(start))
+    return textwrap.indent("\n".join(lines), "    ")
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_the_picture_of_imports_is_true(package):
+    assert listing(package) in (ROOT / "docs" / "architecture.md").read_text(), f"it is now:\n{listing(package)}"
