@@ -8,7 +8,7 @@ and for several, each of which takes its share of every batch, and for the plain
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -132,6 +132,9 @@ class StreamedSamples:
     """Samples that stay in the mapped files: two staging buffers fill in turn while the device computes.
 
     On a GPU the buffers are pinned, so that copies overlap with computing too.
+
+    read_ahead_bytes : of the rows that a buffer takes; 0 for those of one block. From a disk, shuffled rows come as
+        fast as the disk can only if many are read at a time, in its order.
     """
 
     counts: Rows
@@ -139,6 +142,7 @@ class StreamedSamples:
     reach: int
     device: torch.device
     window: Window = OWN_BIN
+    read_ahead_bytes: int = 0
 
     @property
     def n_values(self) -> int:
@@ -150,19 +154,34 @@ class StreamedSamples:
         staging: tuple[list[Tensor], list[Tensor]] = ([], [])
         with ThreadPoolExecutor(1) as reader:
             pending = None
-            for turn, block in enumerate(index_blocks):
-                # The buffer of this turn was last handed out two blocks ago.
-                following = reader.submit(self._stage, block, staging[turn % 2])
+            for turn, blocks in enumerate(self._read_at_once(index_blocks)):
+                # The buffer of this turn was last handed out two turns ago.
+                following = reader.submit(self._stage, np.concatenate(blocks), staging[turn % 2]), blocks
                 if pending is not None:
-                    yield self._on_device(pending.result())
+                    yield from self._in_blocks(*pending)
                 pending = following
             if pending is not None:
-                yield self._on_device(pending.result())
+                yield from self._in_blocks(*pending)
+
+    def _read_at_once(self, index_blocks: Iterable[Indices]) -> Iterator[list[Indices]]:
+        """Yield blocks together as far as a buffer takes them, each with one at least."""
+        sample_bytes = sum(
+            n_rows * int(np.prod(rows.row_shape, initial=1)) * torch_dtype(rows.dtype).itemsize
+            for n_rows, rows in ((self.window.n_bins, self.counts), (1, self.targets))
+        )
+        blocks: list[Indices] = []
+        for block in index_blocks:
+            if blocks and (sum(map(len, blocks)) + len(block)) * sample_bytes > self.read_ahead_bytes:
+                yield blocks
+                blocks = []
+            blocks.append(block)
+        if blocks:
+            yield blocks
 
     def _stage(self, indices: Indices, buffers: list[Tensor]) -> list[Tensor]:
         bins = (bins_of_windows(torch.from_numpy(indices), self.window).numpy(), indices + self.reach)
         if not buffers or len(buffers[1]) < len(indices):
-            pin = self.device.type == "cuda"
+            pin = self.device.type == "cuda" and not self.read_ahead_bytes
             buffers[:] = [
                 torch.empty((len(wanted), *rows.row_shape), dtype=torch_dtype(rows.dtype), pin_memory=pin)
                 for rows, wanted in zip((self.counts, self.targets), bins, strict=True)
@@ -171,6 +190,11 @@ class StreamedSamples:
         self.counts.take_rows(bins[0], staged[0].numpy())
         self.targets.take_rows(bins[1], staged[1].numpy())
         return [by_sample(staged[0], self.window), staged[1]]
+
+    def _in_blocks(self, staged: Future[list[Tensor]], blocks: list[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
+        sizes = [len(block) for block in blocks]
+        for parts in zip(*(tensor.split(sizes) for tensor in staged.result()), strict=True):
+            yield self._on_device(list(parts))
 
     def _on_device(self, staged: list[Tensor]) -> tuple[Tensor, Tensor]:
         counts, targets = (tensor.to(self.device, non_blocking=True) for tensor in staged)

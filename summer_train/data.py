@@ -28,6 +28,8 @@ from summer_train.splits import Split, blocked_split, fraction_split, random_spl
 from summer_train.tasks import NothingToLearnError, Task, task_samples
 
 DEFAULT_MEMORY_SHARE = 0.8
+_READ_AHEAD_SHARE = 0.25
+"""Of free memory, for each of the two buffers with rows from a disk."""
 """Of the memory that is free, how much counts may take by default."""
 
 
@@ -162,7 +164,12 @@ class FilmData(lightning.LightningDataModule):
                 f"{budget_bytes / 1e9:.1f} GB that may be used on {device}"
             )
             return StreamedSamples(
-                counts=selection, targets=self.targets, reach=task.reach, device=device, window=self.window
+                counts=selection,
+                targets=self.targets,
+                reach=task.reach,
+                device=device,
+                window=self.window,
+                read_ahead_bytes=_read_ahead_bytes(selection.n_bytes),
             )
         counts = selection.counts()
         if counts.dtype == np.uint16:
@@ -273,3 +280,9 @@ def _split(n_samples: int, choice: Choice, window: Window) -> Split:
         return random_split(n_samples, choice.fold, choice.seed)
     assert choice.buffer_s is not None
     return blocked_split(n_samples, choice.bin_length_ms, choice.buffer_s, choice.fold, choice.sequence_s, window)
+
+
+def _read_ahead_bytes(n_bytes: int) -> int:
+    """Return how much of counts to read at once: nothing ahead where the system keeps the files in memory anyway."""
+    free = available_bytes()
+    return 0 if n_bytes < DEFAULT_MEMORY_SHARE * free else int(_READ_AHEAD_SHARE * free)

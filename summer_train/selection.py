@@ -21,6 +21,9 @@ class NoUnitsError(SettingsError):
     """No unit of these patients is of the kind that was asked for."""
 
 
+_ROWS_AT_ONCE = 4096
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Selection:
     """Chosen units of several patients on one bin grid, side by side in the order of the patients.
@@ -106,13 +109,21 @@ class Selection:
             to += len(columns)
 
     def take_rows(self, indices: NDArray[np.int64], out: NDArray[Any]) -> None:
-        """Fill `out`, (n_rows, n_units), with the counts of the bins named, in that order."""
+        """Fill `out`, (n_rows, n_units), with the counts of the bins named, in that order.
+
+        They are read in the order of the files: a disk is as slow with shuffled rows as it is fast with rows in turn.
+        """
+        order = np.argsort(indices, kind="stable")
         to = 0
         for patient, columns in zip(self.patients, self.columns, strict=True):
-            number, within = np.divmod(indices, len(patient.chunks[0]))
-            for chunk in np.unique(number):
-                here = number == chunk
-                out[here, to : to + len(columns)] = patient.chunks[chunk][np.ix_(within[here], columns)]
+            all_units = len(columns) == patient.chunks[0].shape[1]
+            for start in range(0, len(order), _ROWS_AT_ONCE):
+                places = order[start : start + _ROWS_AT_ONCE]
+                number, within = np.divmod(indices[places], len(patient.chunks[0]))
+                for chunk in np.unique(number):
+                    here = number == chunk
+                    rows = patient.chunks[chunk][within[here]]
+                    out[places[here], to : to + len(columns)] = rows if all_units else rows[:, columns]
             to += len(columns)
 
     def labels(self, label_name: str, rule: LabelRule = "first") -> NDArray[np.uint8]:

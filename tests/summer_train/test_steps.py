@@ -183,12 +183,15 @@ def make_data(demo_cache):
     return make
 
 
+@pytest.mark.parametrize("free_bytes", [1e9, 50_000], ids=["files in memory", "files on the disk"])
 @pytest.mark.parametrize("task", ["next_bin", "label"])
-def test_streamed_samples_are_the_resident_ones_in_the_same_order(task, make_data, monkeypatch):
+def test_streamed_samples_are_the_resident_ones_in_the_same_order(task, free_bytes, make_data, monkeypatch):
     monkeypatch.setattr(batches, "BLOCK_SAMPLES", 300)
     data, streamed = make_data(task=task), make_data(task=task, device_memory_gb=1e-6)
     assert isinstance(data.samples, ResidentSamples)
+    monkeypatch.setattr("summer_train.data.available_bytes", lambda: free_bytes)
     assert isinstance(streamed.samples, StreamedSamples)
+    assert bool(streamed.samples.read_ahead_bytes) == (free_bytes < 1e9)
     assert "streaming" in streamed.notes[0]
     for kind in (lambda one: one.blocks("val"), shuffled_blocks, lambda one: one.train_dataloader()):
         n_blocks = 0
