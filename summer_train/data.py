@@ -143,6 +143,14 @@ class FilmData(lightning.LightningDataModule):
         return {part: len(indices) for part, indices in vars(self.split).items()}
 
     @property
+    def n_prediction_bytes(self) -> int:
+        """Memory that the predictions of validation and test take, with what they are of."""
+        n_samples = self.n_samples["val"] + self.n_samples["test"]
+        if self.targets is self.selection:  # counts of every unit
+            return n_samples * self.n_units * (4 + self.selection.dtype.itemsize)
+        return n_samples * (8 * self.task.n_outputs + 8)
+
+    @property
     def samples(self) -> Samples:
         """The samples, placed on the device."""
         if self._samples is None:
@@ -183,7 +191,7 @@ class FilmData(lightning.LightningDataModule):
             return self.device_memory_gb * 1e9
         if device.type == "cuda":
             return DEFAULT_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
-        return DEFAULT_MEMORY_SHARE * available_bytes()
+        return DEFAULT_MEMORY_SHARE * (available_bytes() - self.n_prediction_bytes)
 
     def setup(self, stage: str = "") -> None:
         """Take the device of the trainer."""

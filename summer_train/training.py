@@ -97,6 +97,9 @@ def fit(*, say: Say = say_nothing, **options: Any) -> FitResult:
     return result
 
 
+_MUCH_BYTES = 1e9
+"""People are told what a run takes from here on."""
+
 _OF_DATA = (
     *options_of(Choice),
     "preset",
@@ -188,7 +191,7 @@ def _data_of_team(team: Team, choice: Choice, run: Run, say: Say) -> FilmData:
     with team.together("data"):
         with team.node_first("cache"):
             data = open_data(choice, run, say)
-        _check_memory(data, data.choice)
+        _check_memory(data, data.choice, data.n_prediction_bytes)
         shifts_of(data, run.shifts)
         use_threads(run.threads, flops_per_step(data))
     own = json.dumps([data.choice.as_plain(), data.selection.provenance()], sort_keys=True)
@@ -226,13 +229,19 @@ def flops_per_step(data: FilmData) -> float:
     return 6.0 * n_weights(data, data.choice) * n_passes * data.choice.batch_size  # forward and twice that backward
 
 
-def _check_memory(data: FilmData, choice: Choice) -> None:
-    n_bytes = 16 * n_weights(data, choice)  # float32 weights and gradients, and Adam's two averages of them
-    if n_bytes > available_bytes():
+def _check_memory(data: FilmData, choice: Choice, prediction_bytes: int = 0) -> None:
+    """Refuse what does not fit, and say what takes much."""
+    weights_bytes = 16 * n_weights(data, choice)  # float32 weights and gradients, and Adam's two averages of them
+    n_bytes, free_bytes = weights_bytes + prediction_bytes, available_bytes()
+    kept = f", {prediction_bytes / 1e9:.1f} of them predictions of {data.n_units} units" if prediction_bytes else ""
+    needs = f"training takes {n_bytes / 1e9:.1f} GB{kept}"
+    if n_bytes > free_bytes:
         raise SettingsError(
-            f"--hidden-size {choice.hidden_size}: training takes {n_bytes / 1e9:.1f} GB, "
-            f"{available_bytes() / 1e9:.1f} GB are free. Choose a smaller one, fewer units or a shorter --window"
+            f"{needs}; {free_bytes / 1e9:.1f} GB are free. Choose fewer units, longer bins, a shorter --window, or a "
+            f"smaller --hidden-size than {choice.hidden_size}"
         )
+    if n_bytes > _MUCH_BYTES:
+        data.say(f"{needs}, beside the counts; {free_bytes / 1e9:.1f} GB are free")
 
 
 @contextmanager

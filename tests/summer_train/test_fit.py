@@ -261,3 +261,18 @@ def test_streamed_training_gives_the_weights_of_resident_training(task, options,
     weights = torch.load(streamed.last_checkpoint, weights_only=True)["state_dict"]
     assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
     assert streamed.scores == resident.scores
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_the_work(options, tmp_path, monkeypatch):
+    data = data_of({name: value for name, value in options().items() if name in ("cache_dir", "patient_ids", "buffer")})
+    n_kept = data.n_samples["val"] + data.n_samples["test"]
+    assert data.n_prediction_bytes == n_kept * data.n_units * 5  # a float32 and a uint8 each
+    monkeypatch.setattr("summer_train.training.available_bytes", lambda: float(data.n_prediction_bytes))
+    with pytest.raises(SettingsError, match=r"training takes .* of them predictions of \d+ units; .* are free"):
+        fit(**options())
+    assert not (tmp_path / "logs").exists()
+    said = []
+    monkeypatch.setattr("summer_train.training.available_bytes", lambda: 1e10)
+    monkeypatch.setattr("summer_train.training._MUCH_BYTES", 0)
+    fit(**options(max_epochs=1), say=said.append)
+    assert any("predictions of 20 units, beside the counts" in line for line in said)

@@ -129,7 +129,7 @@ def test_epoch_of_a_checkpoint_saved_after_the_end_is_the_last_one(options, tmp_
 
 def test_a_decoder_too_large_for_memory_is_refused(options):
     data = summer_train.film_data(**data_options(options(task="label")))
-    with pytest.raises(SettingsError, match="Choose a smaller one"):
+    with pytest.raises(SettingsError, match="a smaller --hidden-size than 100000000000"):
         summer_train.decoder(data, hidden_size=10**11)
 
 
