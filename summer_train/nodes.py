@@ -28,9 +28,11 @@ from summer_prep.errors import SettingsError, SummerError
 TIMEOUT_VARIABLE = "SUMMER_TRAIN_NODE_TIMEOUT"
 DEFAULT_TIMEOUT_S = 300.0
 
+_EVEN = "every node must have equally many"
 _HEARTBEAT_S = 1.0
 _LAST_WORD_S = 1.0
 _LEAVE_S = 2.0
+_FIRST_LEAVES_S = 10.0
 _END = "end"
 _FAILED, _DONE = "failed: ", "done: "
 _FIRST_PORT, _N_PORTS = 20_000, 10_000
@@ -61,25 +63,26 @@ def launch_of(environment: Mapping[str, str] = os.environ) -> Launch | None:
 
     Raises
     ------
-    SettingsError : nodes with different numbers of processes
+    SettingsError : nodes of a Slurm job with different numbers of processes
     """
     if "TORCHELASTIC_RUN_ID" in environment:
         names = "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"
         rank, local_rank, n_processes, n_per_node = (int(environment[name]) for name in names)
-        n_nodes = n_processes // n_per_node
+        n_nodes = max(1, n_processes // n_per_node)  # whether all see as many is asked when they meet
+        is_even = True
     elif "SLURM_STEP_NUM_TASKS" in environment:
         # Of the step: the job's own numbers are there too where nothing was started several times.
-        names = "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"
-        rank, local_rank, n_processes, n_nodes = (int(environment.get(name, "1")) for name in names)
+        rank, local_rank = (int(environment.get(name, "0")) for name in ("SLURM_PROCID", "SLURM_LOCALID"))
+        n_processes, n_nodes = (
+            int(environment.get(name, "1")) for name in ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES")
+        )
         if n_processes == 1:
             return None
+        is_even = "," not in environment.get("SLURM_STEP_TASKS_PER_NODE", "") and not n_processes % n_nodes
     else:
         return None
-    if n_processes % n_nodes or n_nodes * (n_processes // n_nodes) != n_processes:
-        raise SettingsError(
-            f"{n_processes} processes on {n_nodes} nodes: every node must have equally many. "
-            "Check --nproc-per-node, or --ntasks-per-node"
-        )
+    if not is_even:
+        raise SettingsError(f"{n_processes} processes on {n_nodes} nodes: {_EVEN}. Check --ntasks-per-node")
     return Launch(rank=rank, local_rank=local_rank, n_processes=n_processes, n_nodes=n_nodes)
 
 
@@ -106,31 +109,31 @@ class Team:
         self.store = _meet(self.launch, self.timeout_s)
         Thread(target=self._beat, daemon=True).start()
         try:
+            problem = f"sees another number of processes on its node: {_EVEN}. Check --nproc-per-node"
+            self.check_equal("nodes", str(self.launch.n_nodes), problem)
             yield
-        except BaseException:
-            # The first process tells people, so it is to end first: torchrun ends it when another one does.
-            if self.launch.rank:
-                with suppress(SummerError):
-                    self._hear(_END, 0)
-                self._leave()
-                time.sleep(_LAST_WORD_S)
+        except BaseException as error:
+            self._leave(f"{_FAILED}{_in_one_line(error)}")
             raise
-        finally:
-            self._leave()
-            self.is_over.set()
-            if torch.distributed.is_initialized():
-                with suppress(RuntimeError):
-                    torch.distributed.destroy_process_group()
+        else:
+            self._leave(_DONE)
 
-    def _leave(self) -> None:
-        """Say good-bye; the first process, which may keep the store, waits a moment for that of the others."""
+    def _leave(self, word: str) -> None:
+        """Say good-bye, and how it went, to whoever waits; the first process ends first where something went wrong.
+
+        It tells people, and torchrun ends it when another one does; else it ends last, as it may keep the store.
+        """
         assert self.launch is not None
         with suppress(SummerError):
-            self._tell(_END, _DONE)
-            if not self.launch.rank:
-                self.timeout_s = min(self.timeout_s, _LEAVE_S)
-                for rank in self._others():
-                    self._hear(_END, rank)
+            self._tell(_END, word)
+        self.is_over.set()
+        _leave_group()
+        is_first, is_failed = not self.launch.rank, word.startswith(_FAILED)
+        for rank in self._others() if is_first else [0] * is_failed:
+            with suppress(SummerError):
+                self._hear(_END, rank, _LEAVE_S if is_first else _FIRST_LEAVES_S)
+        if is_failed and not is_first:
+            time.sleep(_LAST_WORD_S)
 
     def _beat(self) -> None:
         assert self.launch is not None
@@ -240,9 +243,26 @@ class Team:
         try:
             yield
         except RuntimeError as error:
-            if self.launch is None or not _is_of_group(error):
+            if self.launch is None:
+                raise
+            if told := self._failure_of_others():
+                raise SettingsError(told) from error
+            if not _is_of_group(error):
                 raise
             raise _lost(error) from error
+
+    def _failure_of_others(self) -> str:
+        """Return what another process says that it failed of, which is why this one could not go on; else nothing."""
+        for _ in range(10):
+            for rank in self._others():
+                try:
+                    self._raise_if_ended(rank)
+                except SettingsError as error:
+                    return str(error)
+                except RuntimeError:  # the store has gone, too
+                    return ""
+            time.sleep(_LAST_WORD_S / 10)
+        return ""
 
     def _others(self) -> list[int]:
         launch = self.launch
@@ -256,26 +276,36 @@ class Team:
             except RuntimeError as error:
                 raise _lost(error) from error
 
-    def _hear(self, step: str, rank: int) -> str:
-        """Return what a process tells of a step, however long that takes while it lives."""
-        key, beat, last_beat, heard = f"{step} {rank}", f"beat {rank}", b"", time.monotonic()
+    def _hear(self, step: str, rank: int, within_s: float = float("inf")) -> str:
+        """Return what a process tells of a step, however long that takes while it lives and has not ended."""
+        key, beat, last_beat = f"{step} {rank}", f"beat {rank}", b""
+        started = heard = time.monotonic()
         try:
             while not self.store.check([key]):
                 time.sleep(0.05)
                 now = self.store.get(beat) if self.store.check([beat]) else b""
                 if now != last_beat:
                     last_beat, heard = now, time.monotonic()
-                if time.monotonic() - heard > self.timeout_s:
+                if time.monotonic() - heard > self.timeout_s or time.monotonic() - started > within_s:
                     raise SettingsError(
                         f"process {rank} (on {self._host(rank)}) has not been heard of for {self.timeout_s:g} s. "
                         f"Start all again, or wait longer with {TIMEOUT_VARIABLE}"
                     )
+                if step != _END and not self.store.check([key]):
+                    self._raise_if_ended(rank)
             told: str = self.store.get(key).decode()
         except RuntimeError as error:
             raise _lost(error) from error
         if told.startswith(_FAILED):
             raise SettingsError(f"process {rank} (on {self._host(rank)}): {told.removeprefix(_FAILED)}")
         return told.removeprefix(_DONE)
+
+    def _raise_if_ended(self, rank: int) -> None:
+        """Raise what a process said when it ended before its time."""
+        if self.store.check([f"{_END} {rank}"]):
+            word = self.store.get(f"{_END} {rank}").decode().removeprefix(_DONE)
+            why = word.removeprefix(_FAILED) or "has ended before the others. Give all of them the same options"
+            raise SettingsError(f"process {rank} (on {self._host(rank)}): {why}")
 
     def _host(self, rank: int) -> str:
         return str(self.store.get(f"host {rank}").decode()) if self.store.check([f"host {rank}"]) else "unknown"
@@ -321,12 +351,28 @@ def _first_node() -> str:
     return str(SLURMEnvironment.resolve_root_node_address(nodes))
 
 
-def _in_one_line(error: Exception) -> str:
-    return str(error) if isinstance(error, SummerError) else f"{type(error).__name__}: {error}"
+def _in_one_line(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "was interrupted"
+    return str(error) if isinstance(error, SummerError) else f"{type(error).__name__}: {str(error).strip()}"
 
 
 def _is_of_group(error: RuntimeError) -> bool:
-    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
+    words = ("gloo", "nccl", "pair closure", "connection closed", "timed out")
+    return isinstance(error, torch.distributed.DistError) or any(word in str(error).lower() for word in words)
+
+
+def _leave_group() -> None:
+    """Leave the group of those that train, so that they need not wait for a time-out; leaving may itself wait."""
+    if torch.distributed.is_initialized():
+        leaving = Thread(target=_destroy_group, daemon=True)
+        leaving.start()
+        leaving.join(_LEAVE_S)
+
+
+def _destroy_group() -> None:
+    with suppress(RuntimeError, ValueError):
+        torch.distributed.destroy_process_group()
 
 
 def _lost(error: Exception) -> SettingsError:

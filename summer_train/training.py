@@ -83,6 +83,12 @@ def fit(*, say: Say = say_nothing, **options: Any) -> FitResult:
     check_names(options, options_of(Choice, Run))
     check_given(options)
     run = settings_from(Run, options)
+    launch = launch_of()
+    if launch is not None and launch.n_processes > 1:
+        raise SettingsError(
+            f"fit in Python trains in one process, but {launch.n_processes} were started. "
+            "Start summer-train fit with torchrun or srun, or use film_data and decoder with a lightning.Trainer"
+        )
     if run.devices is not None and run.devices > 1:
         raise SettingsError(
             f"devices {run.devices}: further processes start the command again. Use summer-train fit --devices, or "
@@ -158,11 +164,13 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
         say = say_nothing
     started = time.perf_counter()
     launch = launch_of()
-    check_devices(run.devices, launch)
     end_with_first_process(launch)
-    check_folder(run.output_dir, "--output-dir")
     team = Team(launch)
     with team.gathered():
+        with team.together("devices"):
+            check_devices(run.devices, launch)
+            if is_first_process():
+                check_folder(run.output_dir, "--output-dir")
         data = _data_of_team(team, choice, run, say)
         quieten_lightning()
         model = new_decoder(data)
@@ -175,9 +183,8 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
                     "run to continue", lambda: str(find_run(parent, data.choice, data.provenance["data"]))
                 )
                 previous = Path(found)
-                finished = _finished(previous, run, say) if is_first_process() else None
-                if team.from_first("finished", lambda: "yes" if finished else ""):
-                    return finished
+                if team.from_first("finished", lambda: "yes" if _is_finished(Path(found), run) else ""):
+                    return _finished(previous, say) if is_first_process() else None
                 say(f"continuing {previous}")
             with _alone_in(previous):
                 log_dir, n_epochs, best_epoch = _train(model, data, run, say, previous, team)
@@ -194,7 +201,8 @@ def _data_of_team(team: Team, choice: Choice, run: Run, say: Say) -> FilmData:
         _check_memory(data, data.choice, data.n_prediction_bytes)
         shifts_of(data, run.shifts)
         use_threads(run.threads, flops_per_step(data))
-    own = json.dumps([data.choice.as_plain(), data.selection.provenance()], sort_keys=True)
+    options = [run.resume, run.max_epochs, run.patience, run.shifts]
+    own = json.dumps([data.choice.as_plain(), options, data.selection.provenance()], sort_keys=True)
     team.check_equal(
         "samples", hashlib.sha256(own.encode()).hexdigest(),
         "has other data or settings than this one. Give all of them the same options, recordings and cache",
@@ -262,15 +270,20 @@ def _alone_in(previous: Path | None) -> Iterator[None]:
         (previous / ".lock").unlink(missing_ok=True)
 
 
-def _finished(log_dir: Path, run: Run, say: Say) -> FitResult | None:
-    """Return the results of a run that has nothing left to do; None if it has."""
+def _is_finished(log_dir: Path, run: Run) -> bool:
+    """Return whether a run has nothing left to do."""
     result = read_results(log_dir)
     if result is None:
-        return None
+        return False
     stopped_early = result.n_epochs < result.config["max_epochs"]
-    if result.n_epochs < run.max_epochs and not (stopped_early and result.config["patience"] == run.patience):
-        return None
-    more = "--patience" if stopped_early else "--max-epochs"
+    return result.n_epochs >= run.max_epochs or (stopped_early and result.config["patience"] == run.patience)
+
+
+def _finished(log_dir: Path, say: Say) -> FitResult:
+    """Return the results of a run that has nothing left to do."""
+    result = read_results(log_dir)
+    assert result is not None  # it is finished
+    more = "--patience" if result.n_epochs < result.config["max_epochs"] else "--max-epochs"
     say(f"{log_dir}: is finished, {result.n_epochs} epochs; these are its results. For more: a larger {more}")
     return result
 

@@ -15,6 +15,7 @@ from threading import Event, Thread
 
 import pytest
 import torch
+from filelock import FileLock
 
 import summer_train
 from summer_prep.errors import SettingsError
@@ -49,14 +50,14 @@ def nodes(forks, tmp_path):
         def __init__(self):
             self.pids = []
 
-        def start(self, options, n_processes=2, **variables):
+        def start(self, options, n_processes=2, module="summer_train", **variables):
             port = str(free_port())
             for rank in range(n_processes):
                 folder = tmp_path / str(rank)
                 folder.mkdir(exist_ok=True)
                 self.pids.append(
                     forks.start(
-                        "summer_train", "fit", *options(rank), cwd=folder, stdout=folder / "out",
+                        module, "fit", *options(rank), cwd=folder, stdout=folder / "out",
                         stderr=folder / "err", MASTER_PORT=port, **slurm(rank, **variables),
                     )
                 )  # fmt: skip
@@ -102,6 +103,15 @@ def test_two_nodes_with_folders_of_their_own_give_the_scores_of_one_process(node
     codes, output, said = nodes.start(lambda _: (*options, "--resume", "--max-epochs", "3")).ended()
     assert codes == [0, 0], said
     assert "is finished, 3 epochs" in said
+    with FileLock(run_dir / ".lock"):
+        codes, output, said = nodes.start(lambda _: (*options, "--resume", "--max-epochs", "4")).ended()
+    assert codes == [1, 1]
+    assert said.splitlines()[-1].endswith("another process is continuing this run. Wait for its end")
+    # One that is asked to continue and one that is not would wait for each other.
+    resume = ("--resume", "--max-epochs", "4")
+    codes, output, said = nodes.start(lambda rank: (*options, *resume[rank:])[: len(options) + 3 - rank]).ended()
+    assert codes == [1, 1]
+    assert "has other data or settings than this one" in said
 
 
 def test_torchrun_on_two_nodes_of_two_gives_the_scores_of_one_process(demo_cache, tmp_path):
@@ -148,6 +158,56 @@ def test_lost_node_ends_the_run_with_a_line(nodes, demo_cache, tmp_path):
     assert said.splitlines()[-1].startswith("error: ")
     assert "Start all again" in said.splitlines()[-1]
     assert said.count("error: ") == 1
+
+
+def test_what_fails_on_another_node_in_training_is_told(nodes, demo_cache, tmp_path):
+    options = (*OPTIONS, "--cache-dir", str(demo_cache))
+    started = time.monotonic()
+    codes, _, said = nodes.start(lambda _: options, module="tests.failing_node").ended()
+    assert codes == [1, 1]
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: process 1 (on ")
+    assert line.endswith("RuntimeError: the second node burnt out")
+    assert time.monotonic() - started < 60  # and not the five minutes after which a silent network is given up
+
+
+def test_fit_in_python_is_one_process(monkeypatch, demo_cache, tmp_path):
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match="fit in Python trains in one process, but 8 were started"):
+        summer_train.fit(cache_dir=demo_cache, output_dir=tmp_path)
+
+
+def test_processes_that_see_other_numbers_of_nodes_are_refused():
+    stores = torch.distributed.HashStore()
+    teams = [Team(Launch(rank=rank, local_rank=0, n_processes=2, n_nodes=1 + rank)) for rank in range(2)]
+    problems = []
+
+    def meet(team):
+        try:
+            team.check_equal("nodes", str(team.launch.n_nodes), "differs")
+        except SettingsError as error:
+            problems.append(str(error))
+
+    for team in teams:
+        team.store = stores
+    threads = [Thread(target=meet, args=(team,)) for team in teams]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(problems) == 2
+
+
+def test_a_process_that_ended_is_not_waited_for():
+    team = Team(Launch(rank=0, local_rank=0, n_processes=2, n_nodes=2))
+    team.store = torch.distributed.HashStore()
+    team.store.set("end 1", "failed: no disk")
+    with pytest.raises(SettingsError, match=r"process 1 \(on unknown\): no disk"):
+        team._hear("step", 1)
+    team.store.set("end 1", "done: ")
+    with pytest.raises(SettingsError, match="has ended before the others"):
+        team._hear("step", 1)
 
 
 def test_a_process_that_is_not_heard_of_is_not_waited_for():
@@ -260,6 +320,8 @@ def test_steps_of_one_job_do_not_meet(monkeypatch):
 
 
 def test_nodes_of_different_size_are_refused():
+    with pytest.raises(SettingsError, match="4 processes on 2 nodes: every node must have equally many"):
+        launch_of({**slurm(0, 4, 2), "SLURM_STEP_TASKS_PER_NODE": "3,1"})
     with pytest.raises(SettingsError, match="3 processes on 2 nodes: every node must have equally many"):
         launch_of({**slurm(0, 3), "SLURM_STEP_NUM_NODES": "2"})
 
