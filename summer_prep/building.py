@@ -27,7 +27,7 @@ from summer_prep.key import (
     patient_path,
 )
 from summer_prep.output import check_folder
-from summer_prep.places import Place, Url
+from summer_prep.places import Place, Url, with_absolute_paths
 from summer_prep.publish import clear_debris
 from summer_prep.sources import (
     find_recordings,
@@ -170,6 +170,8 @@ def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_pati
     ------
     SettingsError : the selection is impossible, or no worker can start; problems of single patients are in the results
     """
+    if config.scheduler is not None:
+        config = with_absolute_paths(config)
     if isinstance(config.cache_dir, Path):
         check_folder(config.cache_dir, "--cache-dir", is_written=False)
     cache = open_cache(config.cache_dir, config.local_cache)
@@ -207,7 +209,7 @@ def _engine(config: BuildConfig, recordings: Sequence[Place]) -> Iterator[Engine
 
         written = [config.cache_dir] if isinstance(config.cache_dir, Path) else []
         read = [path for path in recordings if isinstance(path, Path)]
-        with cluster(config.scheduler, config.n_workers, read, written) as engine:
+        with cluster(config.scheduler, config.n_workers, read, written, __name__) as engine:
             yield engine
     elif config.n_workers == 0:
         yield run_here

@@ -43,7 +43,9 @@ _ONE_TASK_AT_A_TIME = Lock()
 
 
 @contextmanager
-def cluster(scheduler: str, n_workers: int, read: Sequence[Path], written: Sequence[Path]) -> Iterator[Engine]:
+def cluster(
+    scheduler: str, n_workers: int, read: Sequence[Path], written: Sequence[Path], needed: str
+) -> Iterator[Engine]:
     """Connect to a scheduler, or start one here; yield what runs tasks on its workers.
 
     Parameters
@@ -51,6 +53,7 @@ def cluster(scheduler: str, n_workers: int, read: Sequence[Path], written: Seque
     scheduler : address like tcp://host:8786, or "local"
     n_workers : of a local cluster
     read, written : files or folders that every worker must see as this process does, and folders it must write to
+    needed : the module of the work, which every worker must be able to import
 
     Raises
     ------
@@ -59,12 +62,24 @@ def cluster(scheduler: str, n_workers: int, read: Sequence[Path], written: Seque
     if scheduler != LOCAL and not _ADDRESS.fullmatch(scheduler):
         raise SettingsError(f"--scheduler {scheduler}: give an address like tcp://host:8786, or local")
     distributed = load_extra("distributed", "cluster", f"--scheduler {scheduler}")
-    for name in ("distributed", "distributed.client", "tornado", "tornado.application"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of a lost worker is said by us
-    with _connected(distributed, scheduler, n_workers) as client:
+    with _quiet_logs(), _connected(distributed, scheduler, n_workers) as client:
         _await_workers(client, scheduler)
-        _check_workers(client, read, written)
+        _check_workers(client, needed, read, written)
         yield partial(_run_tasks, client, scheduler)
+
+
+@contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """Keep Dask from telling what matters of a lost worker, which we say ourselves."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client", "tornado.application")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
@@ -80,7 +95,9 @@ def _connected(distributed: Any, scheduler: str, n_workers: int) -> Iterator[Any
             )
         client = distributed.Client(here or scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        if here is not None or scheduler == LOCAL:
+        if here is not None:
+            here.close(timeout=CONNECT_TIMEOUT_S)
+        if scheduler == LOCAL:
             raise SettingsError(f"--scheduler local: no worker process can start ({error}). {MAIN_GUARD}") from error
         raise SettingsError(
             f"--scheduler {scheduler}: no Dask scheduler answers there ({error}). Give the address that "
@@ -106,7 +123,7 @@ def _await_workers(client: Any, scheduler: str) -> None:
         ) from error
 
 
-def _check_workers(client: Any, read: Sequence[Path], written: Sequence[Path]) -> None:
+def _check_workers(client: Any, needed: str, read: Sequence[Path], written: Sequence[Path]) -> None:
     """Refuse workers that lack this software or see other files; before the work, not in the middle of it."""
     marks = [folder / f".seen-{uuid.uuid4().hex}" for folder in written]
     sizes = {str(path.absolute()): _size(path) for path in read}
@@ -115,12 +132,13 @@ def _check_workers(client: Any, read: Sequence[Path], written: Sequence[Path]) -
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
         # A function of the standard library, which a worker without our package has, too.
-        for worker, found in client.run(import_module, __name__, on_error="return").items():
-            if isinstance(found, Exception):
-                raise SettingsError(
-                    f"worker {worker}: cannot import summer_prep ({found}). Install the same version of "
-                    f"summer-pipeline there, {__version__}"
-                )
+        for module in (__name__, needed):
+            for worker, found in client.run(import_module, module, on_error="return").items():
+                if isinstance(found, Exception):
+                    raise SettingsError(
+                        f"worker {worker}: cannot import {module.split('.')[0]} ({found}). Install the same version of "
+                        f"summer-pipeline there, {__version__}"
+                    )
         places = [str(mark.absolute()) for mark in marks]
         for worker, problem in client.run(_problem_of_worker, _VERSIONS, sizes, places).items():
             if problem:
@@ -194,10 +212,13 @@ def _run_tasks(
 
 
 def _result_of(future: Any, scheduler: str) -> Any:
-    """Return the result of a task that is done, or raise what became of it."""
+    """Return the result of a task that is done, or raise what became of it: its own error, if it failed of one."""
+    has_failed = future.status == "error"
     try:
         return future.result(timeout=RESULT_TIMEOUT_S)
     except (CancelledError, TimeoutError, OSError) as error:
+        if has_failed:
+            raise SettingsError(f"a task failed on a worker ({type(error).__name__}: {error})") from error
         raise _lost_scheduler(scheduler) from error
     except ImportError as error:
         raise SettingsError(

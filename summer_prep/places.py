@@ -1,9 +1,13 @@
 """Where recordings and caches are: a folder of this machine, or a URL behind which a bucket or a server is."""
 
 import re
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-Scheme = re.compile(r"([a-z][a-z0-9+.-]*)://.+")
+Settings = TypeVar("Settings", bound=Any)
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://.+")
 
 
 class Url(str):
@@ -35,4 +39,13 @@ Place = Path | Url
 
 def is_url(text: str) -> bool:
     """Return whether a text is a URL rather than a path."""
-    return Scheme.fullmatch(text) is not None
+    return _URL.fullmatch(text) is not None
+
+
+def with_absolute_paths(settings: Settings) -> Settings:
+    """Return settings, a dataclass, whose paths mean the same in processes that work in other folders."""
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    changed: Settings = replace(
+        settings, **{name: value.absolute() for name, value in values.items() if isinstance(value, Path)}
+    )
+    return changed

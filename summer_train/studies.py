@@ -22,7 +22,7 @@ from summer_prep.errors import SettingsError
 from summer_prep.key import DESCRIPTION, key_path
 from summer_prep.machine import available_bytes, own_one_of
 from summer_prep.output import check_folder
-from summer_prep.places import Url
+from summer_prep.places import Url, with_absolute_paths
 from summer_prep.workers import MAIN_GUARD, Engine, run_here, run_in_workers, run_tasks
 from summer_train.config import (
     STUDY_OPTIONS,
@@ -209,7 +209,8 @@ def _train(groups: Sequence[Group], run: StudyRun, records: dict[tuple[str, int]
     ):
         # On other machines nobody maps the file of the epochs that are done.
         told = None if run.scheduler else progress.path
-        tasks = {name: (models, run, told, slot) for slot, (name, models) in enumerate(names.items())}
+        sent = with_absolute_paths(run) if run.scheduler else run
+        tasks = {name: (models, sent, told, slot) for slot, (name, models) in enumerate(names.items())}
         lost = run_tasks(engine, train_models, tasks, take, progress.stop)
     return [model for name in lost for model in names[name]]
 
@@ -222,7 +223,7 @@ def _engine(groups: Sequence[Group], run: StudyRun, say: Say) -> Iterator[Engine
 
         n_workers = _choose_workers(groups, run, say) if run.scheduler == "local" else 0
         written = [run.output_dir] if run.keep_predictions else []
-        with cluster(run.scheduler, n_workers, _keys_of(groups, run), written) as engine:
+        with cluster(run.scheduler, n_workers, _keys_of(groups, run), written, __name__) as engine:
             yield engine
     elif (n_workers := _choose_workers(groups, run, say)) > 1:
         yield partial(run_in_workers, n_workers=n_workers, preloaded=PRELOADED)

@@ -42,10 +42,11 @@ def files(cache_dir):
     }
 
 
-def test_keys_equal_those_of_processes_here(scheduler, demo_dir, demo_cache, tmp_path):
+def test_keys_equal_those_of_processes_here(scheduler, demo_dir, demo_cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # workers are elsewhere
     told = []
     results = build(
-        data_dir=demo_dir, cache_dir=tmp_path / "cache", bin_length=[80, 1000], scheduler=scheduler,
+        data_dir=os.path.relpath(demo_dir), cache_dir="cache", bin_length=[80, 1000], scheduler=scheduler,
         progress=lambda *numbers: told.append(numbers),
     )  # fmt: skip
     assert [result.state for result in results] == ["built"] * 8
@@ -87,7 +88,7 @@ def test_workers_killed_in_the_middle_of_keys_lose_nothing(scheduler, demo_dir, 
 def test_tasks_that_kill_every_worker_are_named_and_the_others_done(scheduler, tmp_path):
     results = {}
     tasks = {f"task{number}": (number == 2, f"task{number}") for number in range(6)}
-    with cluster(scheduler, 0, [], []) as engine:
+    with cluster(scheduler, 0, [], [], __name__) as engine:
         assert run_tasks(engine, crash_if, tasks, results.__setitem__) == ["task2"]
     assert sorted(results) == [f"task{number}" for number in (0, 1, 3, 4, 5)]
 
@@ -108,6 +109,22 @@ def test_recording_that_kills_its_workers_fails_alone(demo_dir, tmp_path):
     assert set(states.values()) <= {"built", "fresh"}  # fresh: its worker was killed after it was published
     (failed,) = [result for result in results if result.state == "failed"]
     assert failed.message.startswith(f"{crasher}: the process that read it crashed or was killed")
+
+
+def test_an_error_of_a_task_is_not_taken_for_a_lost_scheduler(scheduler):
+    with (
+        module.cluster(scheduler, 0, [], [], "os") as engine,
+        pytest.raises(SettingsError, match=r"a task failed on a worker \(FileNotFoundError: .*'/nowhere'"),
+    ):
+        engine(os.listdir, {"a": ("/nowhere",)}, lambda *_: None)
+
+
+def test_workers_without_a_module_of_the_work_are_told(scheduler):
+    with (
+        pytest.raises(SettingsError, match="cannot import no_such_package"),
+        module.cluster(scheduler, 0, [], [], "no_such_package.work"),
+    ):
+        pass
 
 
 def test_lost_scheduler_ends_the_build(demo_dir, tmp_path):

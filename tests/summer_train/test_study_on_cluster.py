@@ -31,6 +31,7 @@ def test_table_equals_the_local_one_also_when_workers_are_killed(demo_cache, tmp
     here = settings_from(StudyRun, {**places, "output_dir": tmp_path / "here", "workers": 1, "shifts": 1})
     studies.run_study(choices, here)
     is_over, killed = Event(), []
+    monkeypatch.chdir(tmp_path)  # workers are elsewhere
     with dask(tmp_path) as (address, (_, workers)):
 
         def kill_workers():
@@ -44,9 +45,7 @@ def test_table_equals_the_local_one_also_when_workers_are_killed(demo_cache, tmp
         thread = Thread(target=kill_workers)
         thread.start()
         try:
-            there = settings_from(
-                StudyRun, {**places, "output_dir": tmp_path / "there", "scheduler": address, "shifts": 1}
-            )
+            there = settings_from(StudyRun, {**places, "output_dir": "there", "scheduler": address, "shifts": 1})
             result = studies.run_study(choices, there)
         finally:
             is_over.set()
