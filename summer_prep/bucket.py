@@ -4,8 +4,8 @@
     PREFIX/data/sub-14/bin-80ms/DIGEST-NONCE.zarr/zarr.json   a Zarr group, as in a folder
 
 A reader that follows the pointer sees the whole old or the whole new key. Two builders write under prefixes of their
-own and replace the pointer on condition that it is still the one they saw, so they cannot mix. What no pointer names is
-removed by `collect_garbage`, an hour later at the earliest.
+own, so they cannot mix: the last one wins. What no pointer names is removed by `collect_garbage`, an hour later at the
+earliest.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from summer_prep.copies import Copies, fill_file
-from summer_prep.errors import CacheError
+from summer_prep.errors import CacheError, UnreachableError
 from summer_prep.key import (
     DESCRIPTION,
     Description,
@@ -103,12 +103,15 @@ class BucketCache:
         return self._follow(patient_id, bin_length_ms, self._described)
 
     def _described(self, key: Url, pointer: Pointer) -> Description:
+        return self._description(key, pointer)[1]
+
+    def _description(self, key: Url, pointer: Pointer) -> tuple[bytes, Description]:
         content = self.objects.get(f"{pointer.data}/{DESCRIPTION}")
         if hashlib.sha256(content).hexdigest() != pointer.sha256:
             raise CacheError(f"{key}: {pointer.data}/{DESCRIPTION} was changed. Rebuild it: {build_command(key)}")
         description = description_of(key, content, pointer)
         _check_file_names(description)
-        return description
+        return content, description
 
     def problems(self, description: Description, every_byte: bool = False) -> Iterator[str]:
         """As `Cache`."""
@@ -174,8 +177,8 @@ class BucketCache:
         return pointer
 
     def publish(self, patient_id: str, bin_length_ms: int, files: Files, digests: Mapping[str, str]) -> None:
-        """As `Cache`: all data first, then the pointer, if it is still the one that was there before."""
-        started = time.monotonic()
+        """As `Cache`: all data first, then the pointer."""
+        started = time.time()
         path = _pointer_path(patient_id, bin_length_ms)
         sha256 = digests[DESCRIPTION]
         pointer = Pointer(data=f"{_data_path(path)}/{sha256[:16]}-{uuid.uuid4().hex[:12]}.zarr", sha256=sha256)
@@ -183,7 +186,7 @@ class BucketCache:
             list(pool.map(lambda name: self.objects.put(f"{pointer.data}/{name}", bytes(files[name])), files))
         if self._sizes(pointer) != {name: len(content) for name, content in files.items()}:
             raise CacheError(f"{self.url / pointer.data}: does not list as it was written. Build again")
-        if time.monotonic() - started > MIN_GARBAGE_AGE.total_seconds() / 2:
+        if time.time() - started > MIN_GARBAGE_AGE.total_seconds() / 2:
             # So old, it could be taken for garbage in the moment before the pointer names it.
             raise CacheError(f"{self.url / pointer.data}: took too long to upload. Build again on a faster network")
         self._point(path, pointer)
@@ -243,7 +246,8 @@ class BucketCache:
         return self._follow(patient_id, bin_length_ms, fetched)
 
     def _download(self, key: Url, pointer: Pointer, to: Path) -> None:
-        files = self._described(key, pointer).attributes["files"]
+        content, description = self._description(key, pointer)
+        files = description.attributes["files"]
 
         def bring(name: str) -> None:
             path = f"{pointer.data}/{name}"
@@ -255,7 +259,7 @@ class BucketCache:
 
         with ThreadPoolExecutor(_N_AT_ONCE) as pool:
             list(pool.map(bring, files))
-        (to / DESCRIPTION).write_bytes(self.objects.get(f"{pointer.data}/{DESCRIPTION}"))
+        (to / DESCRIPTION).write_bytes(content)
 
     def _follow(self, patient_id: str, bin_length_ms: int, read: Callable[[Url, Pointer], Description]) -> Description:
         """Read what a pointer names; what is replaced and removed meanwhile is looked for anew."""
@@ -275,7 +279,7 @@ class BucketCache:
                 tried = pointer.data
         raise CacheError(f"{key}: is being rebuilt again and again. Wait for the builds to end")
 
-    def collect_garbage(self, now: datetime, may_remove: bool = True) -> tuple[list[Url], list[str]]:
+    def collect_garbage(self, may_remove: bool = True, now: datetime | None = None) -> tuple[list[Url], list[str]]:
         """Remove data that no pointer names, if they and the pointer of their key are old enough.
 
         Only what publishing writes is looked at: whatever else is in the bucket is not ours.
@@ -283,6 +287,7 @@ class BucketCache:
         Parameters
         ----------
         may_remove : False only tells
+        now : by the bucket's clock, which is asked by default
 
         Returns
         -------
@@ -292,35 +297,39 @@ class BucketCache:
         ------
         CacheError : the bucket cannot be read or written
         """
+        old = (now or self.objects.now()).timestamp() - MIN_GARBAGE_AGE.total_seconds()
         # First the data, then the pointers: data that are published in between are named by what is read later.
-        objects: dict[str, list[Any]] = {}
+        newest: dict[str, float] = {}
         for entry in self.objects.list("data"):
             data = "/".join(entry["path"].split("/")[:4])
             if _DATA.fullmatch(data):
-                objects.setdefault(data, []).append(entry)
+                newest[data] = max(newest.get(data, 0.0), entry["last_modified"].timestamp())
         changed = {entry["path"]: entry["last_modified"].timestamp() for entry in self.objects.list("keys")}
-        pointers: dict[str, Pointer | None] = {}
+        pointer_of = {data: f"keys/{'/'.join(data.split('/')[1:3])}.json" for data in newest}
+        candidates = [
+            data for data, time_s in sorted(newest.items()) if max(time_s, changed.get(pointer_of[data], 0.0)) <= old
+        ]
         problems: dict[str, str] = {}
+        paths = sorted({pointer_of[data] for data in candidates})
+        with ThreadPoolExecutor(_N_AT_ONCE) as pool:
+            pointers = dict(zip(paths, pool.map(lambda path: self._pointer_at(path, problems), paths), strict=True))
         removed = []
-        for data, entries in sorted(objects.items()):
-            path = f"keys/{'/'.join(data.split('/')[1:3])}.json"
-            if path not in pointers:
-                pointers[path] = self._pointer_at(path, problems)
-            newest = max(changed.get(path, 0.0), *(entry["last_modified"].timestamp() for entry in entries))
-            is_old = now.timestamp() - newest >= MIN_GARBAGE_AGE.total_seconds()
-            pointer = pointers[path]
-            if path in problems or not is_old or (pointer is not None and pointer.data == data):
+        for data in candidates:
+            pointer = pointers[pointer_of[data]]
+            if pointer_of[data] in problems or (pointer is not None and pointer.data == data):
                 continue
             removed.append(self.url / data)
             if may_remove:
-                self.objects.delete([entry["path"] for entry in entries])
-        return removed, list(problems.values())
+                self.objects.delete([entry["path"] for entry in self.objects.list(data)])
+        return removed, [problems[path] for path in paths if path in problems]
 
     def _pointer_at(self, path: str, problems: dict[str, str]) -> Pointer | None:
         key = _key_of_pointer(path)
         assert key is not None, path
         try:
             return self.pointer(*key)
+        except UnreachableError:
+            raise
         except CacheError as error:
             problems[path] = str(error)
             return None

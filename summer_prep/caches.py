@@ -20,7 +20,7 @@ from summer_prep.key import (
 from summer_prep.machine import keeping_much
 from summer_prep.places import Place, Url
 from summer_prep.publish import Files, publish
-from summer_prep.values import as_bin_lengths, as_patient_ids, as_place
+from summer_prep.values import as_bin_lengths, as_path, as_patient_ids, as_place
 from summer_prep.workers import run_in_workers
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def default_local_cache() -> Path:
     """Return the folder for what is fetched of buckets, unless another one is named."""
     named = os.environ.get(LOCAL_CACHE_VARIABLE)
     if named:
-        return Path(named)
+        return as_path(named, LOCAL_CACHE_VARIABLE)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "summer-pipeline"
 
 

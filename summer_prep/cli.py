@@ -368,15 +368,13 @@ def gc(
     as_json: JsonOption = False,
 ) -> None:
     """Remove from a bucket what is part of no key any more, an hour after it was at the earliest."""
-    from datetime import UTC, datetime
-
     from summer_prep.bucket import BucketCache
     from summer_prep.caches import open_cache
 
     cache = open_cache(cache_dir)
     if not isinstance(cache, BucketCache):
         raise SettingsError(f"--cache-dir {cache_dir}: a folder has nothing to collect; builds clear it. Name a bucket")
-    removed, problems = cache.collect_garbage(datetime.now(UTC), may_remove=not dry_run)
+    removed, problems = cache.collect_garbage(may_remove=not dry_run)
     if as_json:
         show_json([str(url) for url in removed])
     else:

@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import re
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Lock
+from threading import Lock, Thread, current_thread, main_thread
 from typing import Any, TypeVar
 
 from summer_prep import __version__
@@ -86,17 +87,20 @@ def _quiet_logs() -> Iterator[None]:
 def _connected(distributed: Any, scheduler: str, n_workers: int) -> Iterator[Any]:
     here = None
     try:
-        if scheduler == LOCAL:
-            here = distributed.LocalCluster(
-                n_workers=n_workers,
-                threads_per_worker=1,
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,
-            )
-        client = distributed.Client(here or scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        with _interrupts_later():
+            if scheduler == LOCAL:
+                here = distributed.LocalCluster(
+                    n_workers=n_workers,
+                    threads_per_worker=1,
+                    dashboard_address="127.0.0.1:0",  # None would take the usual port, and complain where it is taken
+                    silence_logs=logging.CRITICAL,
+                )
+            client = _client(distributed, here or scheduler)
+    except BaseException as error:
         if here is not None:
             here.close(timeout=CONNECT_TIMEOUT_S)
+        if not isinstance(error, OSError | ValueError | RuntimeError | TypeError):
+            raise
         if scheduler == LOCAL:
             raise SettingsError(f"--scheduler local: no worker process can start ({error}). {MAIN_GUARD}") from error
         raise SettingsError(
@@ -111,6 +115,44 @@ def _connected(distributed: Any, scheduler: str, n_workers: int) -> Iterator[Any
         if here is not None:
             with suppress(Exception):
                 here.close(timeout=CONNECT_TIMEOUT_S)
+
+
+def _client(distributed: Any, where: Any) -> Any:
+    """Connect within a time; by itself, Dask waits for ever where something else listens."""
+    found: SimpleQueue[Any] = SimpleQueue()
+
+    def connect() -> None:
+        try:
+            found.put(distributed.Client(where, timeout=CONNECT_TIMEOUT_S, set_as_default=False))
+        except Exception as error:
+            found.put(error)
+
+    Thread(target=connect, daemon=True).start()
+    try:
+        client = found.get(timeout=CONNECT_TIMEOUT_S + 5)
+    except Empty:
+        raise OSError(f"what listens there has not answered like one for {CONNECT_TIMEOUT_S + 5} s") from None
+    if isinstance(client, Exception):
+        raise client
+    return client
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold Ctrl-C back while processes start, which tell of it at length; they themselves never hear of it."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    heard: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _frame: heard.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if heard:
+            raise KeyboardInterrupt
 
 
 def _await_workers(client: Any, scheduler: str) -> None:

@@ -93,6 +93,7 @@ class Copies:
         partial = place.with_name(f".{place.name}.{sha256[:16]}{whose}.partial")
         try:
             fetch(partial)
+            os.utime(partial)  # used just now, however long ago a fetch that was cut began
             put_in_place(partial, place)
         except OSError as error:
             raise _unwritable(place, error) from error

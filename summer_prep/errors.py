@@ -13,6 +13,10 @@ class CacheError(SummerError):
     """A cached key is missing, damaged, or written by another version of this software."""
 
 
+class UnreachableError(CacheError):
+    """What a bucket holds cannot be told: no network, no permission, or an error of its server."""
+
+
 class MissingKeyError(CacheError):
     """There is no such key in the cache."""
 

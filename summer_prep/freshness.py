@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from summer_prep.caches import Cache, checked
 from summer_prep.dataset import DATASET_BIN_LENGTHS_MS, check_bin_length
-from summer_prep.errors import CacheError, MissingKeyError, RecordingError, SettingsError
+from summer_prep.errors import CacheError, MissingKeyError, RecordingError, SettingsError, UnreachableError
 from summer_prep.key import (
     ALGORITHM_VERSION,
     Codec,
@@ -146,6 +146,8 @@ def key_state(
         description = checked(cache, patient_id, bin_length_ms)
         reason = _difference(description, current_sha256, codec)
         state = "stale" if reason else "unchecked" if current_sha256 is None else "fresh"
+    except UnreachableError:
+        raise  # nothing is known of the key: it is not stale for that
     except MissingKeyError:
         state, reason = "missing", ""
     except CacheError as error:

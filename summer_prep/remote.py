@@ -28,6 +28,7 @@ def nwb_files_below(url: Url) -> list[Url]:
     """
     system, path = _file_system(url)
     try:
+        system.ls(path, detail=False)  # `find` takes a server that does not answer for an empty folder
         found = system.find(path, maxdepth=_DEPTH)
     except Exception as error:  # whatever the protocol's library raises
         raise SettingsError(f"--data-dir {url}: cannot be listed ({_one_line(error)}). Check the URL") from error
@@ -87,6 +88,9 @@ def _file_system(url: Url) -> tuple[Any, str]:
             check_bucket_url(url, "--data-dir")
             load_extra("obstore.fsspec", "bucket", f"--data-dir {url}").register(list(SCHEMES))
             options = client_options()
+        elif url.scheme in ("http", "https"):
+            aiohttp = load_extra("aiohttp", "bucket", f"--data-dir {url}")
+            options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(sock_connect=10, sock_read=60)}}
         system, path = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
         raise SettingsError(

@@ -13,6 +13,8 @@ from summer_prep.places import Place, Url, is_url
 
 Value = TypeVar("Value")
 
+_LIKE_A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+-]+:(/|$)")
+
 
 def as_path(value: object, option: str) -> Path:
     """Return a path that this system can have, whether or not something is there.
@@ -24,6 +26,11 @@ def as_path(value: object, option: str) -> Path:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise SettingsError(f"{option} {value!r}: must be a path, as text or a Path")
     path = Path(value)
+    if _LIKE_A_URL.match(str(path)):
+        raise SettingsError(
+            f"{option} {value}: is like a URL, but none that this option takes. Write a URL as text with both slashes, "
+            "like s3://bucket/folder, where an option takes one"
+        )
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -42,8 +49,9 @@ def as_place(value: object, option: str) -> Place:
     ------
     SettingsError : it is neither
     """
-    if isinstance(value, str) and is_url(value):
-        return Url(value.rstrip("/"))
+    if isinstance(value, str) and is_url(value.lower()):
+        scheme, rest = value.split("://", 1)
+        return Url(f"{scheme.lower()}://{rest}".rstrip("/"))
     return as_path(value, option)
 
 

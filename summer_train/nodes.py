@@ -65,23 +65,35 @@ def launch_of(environment: Mapping[str, str] = os.environ) -> Launch | None:
     ------
     SettingsError : nodes of a Slurm job with different numbers of processes
     """
-    if "TORCHELASTIC_RUN_ID" in environment:
-        names = "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"
-        rank, local_rank, n_processes, n_per_node = (int(environment[name]) for name in names)
-        n_nodes = max(1, n_processes // n_per_node)  # whether all see as many is asked when they meet
-        is_even = True
-    elif "SLURM_STEP_NUM_TASKS" in environment:
-        # Of the step: the job's own numbers are there too where nothing was started several times.
-        rank, local_rank = (int(environment.get(name, "0")) for name in ("SLURM_PROCID", "SLURM_LOCALID"))
-        n_processes, n_nodes = (
-            int(environment.get(name, "1")) for name in ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES")
-        )
-        if n_processes == 1:
-            return None
-        is_even = "," not in environment.get("SLURM_STEP_TASKS_PER_NODE", "") and not n_processes % n_nodes
-    else:
+    try:
+        if "TORCHELASTIC_RUN_ID" in environment:
+            return _launch_of_torchrun(environment)
+        if "SLURM_STEP_NUM_TASKS" in environment:
+            return _launch_of_slurm(environment)
+    except (KeyError, ValueError, ZeroDivisionError) as error:
+        raise SettingsError(
+            f"the variables of torchrun or Slurm's srun are not complete ({error}). Start with one of them, or "
+            "unset TORCHELASTIC_RUN_ID and SLURM_STEP_NUM_TASKS"
+        ) from error
+    return None
+
+
+def _launch_of_torchrun(environment: Mapping[str, str]) -> Launch:
+    names = "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"
+    rank, local_rank, n_processes, n_per_node = (int(environment[name]) for name in names)
+    int(environment["MASTER_PORT"]), environment["MASTER_ADDR"]
+    # Whether all see as many nodes is asked when they meet.
+    return Launch(rank=rank, local_rank=local_rank, n_processes=n_processes, n_nodes=max(1, n_processes // n_per_node))
+
+
+def _launch_of_slurm(environment: Mapping[str, str]) -> Launch | None:
+    rank, local_rank = (int(environment.get(name, "0")) for name in ("SLURM_PROCID", "SLURM_LOCALID"))
+    n_processes, n_nodes = (
+        int(environment.get(name, "1")) for name in ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES")
+    )
+    if n_processes == 1:
         return None
-    if not is_even:
+    if "," in environment.get("SLURM_STEP_TASKS_PER_NODE", "") or n_processes % n_nodes:
         raise SettingsError(f"{n_processes} processes on {n_nodes} nodes: {_EVEN}. Check --ntasks-per-node")
     return Launch(rank=rank, local_rank=local_rank, n_processes=n_processes, n_nodes=n_nodes)
 

@@ -8,8 +8,10 @@ import atexit
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +75,8 @@ def _become(request):
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -81,6 +85,18 @@ def _become(request):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _wait(pid):
+    """Return the exit code of a child, which is killed where it would hang a test."""
+    deadline = time.monotonic() + 200
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
 
 
 def main():
@@ -96,7 +112,7 @@ def main():
             if not answer:
                 _become(request["start"])
         else:
-            answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+            answer = _wait(request["wait"])
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

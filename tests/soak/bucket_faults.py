@@ -82,7 +82,7 @@ def main() -> None:
             outcomes[kind, outcome] += 1
             publish(cache, new)
             if number % 10 == 0:
-                cache.collect_garbage(datetime.now(UTC) + timedelta(hours=2))
+                cache.collect_garbage(now=datetime.now(UTC) + timedelta(hours=2))
                 assert stands(cache) == new
         faults.close()
         server.close()

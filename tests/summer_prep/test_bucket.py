@@ -6,6 +6,7 @@ import pickle
 import random
 import subprocess
 import sys
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -22,8 +23,9 @@ import summer_prep
 import summer_train
 from summer_prep import copies, objects
 from summer_prep.bucket import BucketCache
-from summer_prep.caches import check_cache, open_cache
-from summer_prep.errors import CacheError, MissingKeyError, SettingsError
+from summer_prep.caches import check_cache, default_local_cache, open_cache
+from summer_prep.errors import CacheError, MissingKeyError, SettingsError, UnreachableError
+from summer_prep.freshness import cache_states
 from summer_prep.key import DESCRIPTION, describe, key_path, sealed
 from summer_prep.places import Url
 from summer_prep.store import verify_key
@@ -72,7 +74,7 @@ def publish(cache, files):
 def stands(cache):
     """The files of the key as a reader on another machine gets them; None if there is no key."""
     try:
-        there = BucketCache(cache.url, cache.folder.parent / "reader").fetch("14", 1000)
+        there = BucketCache(cache.url, cache.folder.parent / f"reader-{uuid.uuid4().hex}").fetch("14", 1000)
     except MissingKeyError:
         return None
     assert not verify_key(there.folder)
@@ -191,6 +193,13 @@ def test_a_fetch_that_was_cut_goes_on(cache, faults, versions, monkeypatch):
     assert not [path for path in asked if any(path.endswith(f".zarr/{name}") for name in done - {largest, damaged})]
 
 
+def test_an_emptied_object_is_found(cache, versions):
+    publish(cache, versions[0])
+    cache.objects.put(f"{cache.pointer('14', 1000).data}/spike_counts/c/0/0", b"")
+    with pytest.raises(CacheError, match="spike_counts/c/0/0: its bytes were changed.*Rebuild it"):
+        cache.fetch("14", 1000)
+
+
 @pytest.mark.parametrize("name", ["spike_counts/c/0/0", DESCRIPTION])
 def test_a_changed_byte_is_found(name, cache, versions):
     publish(cache, versions[0])
@@ -255,7 +264,7 @@ def test_a_damaged_pointer_is_told_and_repaired_by_a_build(change, cache, versio
     with pytest.raises(CacheError, match=r"is no pointer to a key .*Rebuild it: summer-prep build --force"):
         cache.fetch("14", 1000)
     # What it named before may still be the key: nothing of it is taken for garbage.
-    removed, (problem,) = cache.collect_garbage(datetime.now(UTC) + timedelta(hours=2))
+    removed, (problem,) = cache.collect_garbage(now=datetime.now(UTC) + timedelta(hours=2))
     assert not removed
     assert "is no pointer" in problem
     publish(cache, versions[1])
@@ -382,13 +391,13 @@ def test_garbage_is_removed_after_an_hour(cache, versions, run):
     for path in others:
         cache.objects.put(path, b"mine")
     now = datetime.now(UTC)
-    assert cache.collect_garbage(now) == ([], [])
-    assert cache.collect_garbage(now + timedelta(minutes=59)) == ([], [])
+    assert cache.collect_garbage() == ([], [])
+    assert cache.collect_garbage(now=now + timedelta(minutes=59)) == ([], [])
     later = now + timedelta(minutes=61)
     expected = [cache.url / old, cache.url / unfinished]
-    assert cache.collect_garbage(later, may_remove=False) == (expected, [])
-    assert cache.collect_garbage(later) == (expected, [])
-    assert cache.collect_garbage(later) == ([], [])
+    assert cache.collect_garbage(may_remove=False, now=later) == (expected, [])
+    assert cache.collect_garbage(now=later) == (expected, [])
+    assert cache.collect_garbage(now=later) == ([], [])
     assert stands(cache) == versions[1]
     assert [cache.objects.get(path) for path in others] == [b"mine"] * len(others)
     assert "nothing to collect" in error_line(run("summer_prep", "gc", "--cache-dir", "."))
@@ -402,7 +411,7 @@ def test_a_reader_whose_data_are_replaced_and_removed_reads_the_new_ones(cache, 
         if method == "GET" and data in path and faults.fault is replace:
             faults.clear()
             publish(cache, versions[1])
-            cache.collect_garbage(datetime.now(UTC) + timedelta(hours=2))
+            cache.collect_garbage(now=datetime.now(UTC) + timedelta(hours=2))
 
     faults.set(replace)
     assert files_of(cache.fetch("14", 1000).folder) == versions[1]
@@ -487,7 +496,7 @@ def test_missing_obstore_is_one_line(monkeypatch, tmp_path):
         open_cache(Url("s3://bucket/prefix"), tmp_path)
 
 
-def test_recordings_behind_urls_build_the_same_keys(bucket, demo_dir, demo_cache, tmp_path, monkeypatch):
+def test_recordings_behind_urls_build_the_same_keys(bucket, faults, demo_dir, demo_cache, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", None)
@@ -520,17 +529,87 @@ def test_recordings_behind_urls_build_the_same_keys(bucket, demo_dir, demo_cache
         server.shutdown()
         server.server_close()
     assert not list((tmp_path / "temporary").glob("summer-*"))
-    # A recording that changes is built anew; one that is damaged is told by its URL.
-    changed = next(demo_dir.rglob("*sub-20*.nwb"))
+    # A recording that changes is built anew; one that is damaged is told by its URL; no other one is fetched again.
     obstore.put(store, "sub-14/sub-14_ses-sub14_ecephys.nwb", b"no HDF5")
+    other = summer_prep.demo_data(tmp_path / "other", patient_ids="20", minutes=2, units=3)[0]
+    obstore.put(store, "sub-20/sub-20_ses-sub20_ecephys.nwb", other.read_bytes())
+    fetched = []
+    faults.set(lambda method, path, _number: fetched.append(path) if method == "GET" and "nwb" in path else None)
     results = summer_prep.build(data_dir=str(recordings), cache_dir=tmp_path / "0", bin_length=80, workers=0)
     (failed,) = [result for result in results if result.state == "failed"]
     assert failed.message.startswith(f"{recordings}/sub-14/sub-14_ses-sub14_ecephys.nwb: ")
-    assert [result.state for result in results].count("fresh") == 3
-    assert changed.exists()
+    assert {result.patient_id: result.state for result in results} == {
+        "8": "fresh", "14": "failed", "20": "built", "29": "fresh",
+    }  # fmt: skip
+    assert all("sub-14" in path or "sub-20" in path for path in fetched if path.endswith(".nwb"))
+    assert fetched
 
 
-@pytest.mark.parametrize("url", ["nope://x/y", "s3://no-such-bucket/x"])
-def test_wrong_urls_of_recordings_are_one_line(url, bucket, run, tmp_path):
-    line = error_line(run("summer_prep", "build", "--data-dir", url, "--cache-dir", tmp_path / "cache"))
-    assert line.startswith(f"error: --data-dir {url}") or f"error: {url}: no recordings" in line, line
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nope://x/y", "Protocol not known"),
+        ("s3://no-such-bucket/x", "cannot be listed"),
+        ("http://127.0.0.1:1/x", "cannot be listed"),
+        ("s3://lab:80/x", "must be like s3://bucket/folder, without port"),
+        ("s3:/lab/x", "is like a URL, but none"),
+    ],
+)
+def test_wrong_urls_of_recordings_are_one_line(url, message, bucket, tmp_path):
+    with pytest.raises(SettingsError, match=f"--data-dir {url}: .*{message}") as caught:
+        summer_prep.build(data_dir=url, cache_dir=tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["s3:/lab/x", "S3:", Path("s3://lab/x"), "http:/host/x"])
+def test_a_misspelt_url_is_no_folder(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match="is like a URL"):
+        summer_prep.build(data_dir=tmp_path, cache_dir=place)
+    assert as_place("S3://lab/x", "--cache-dir") == Url("s3://lab/x")
+    monkeypatch.setenv("SUMMER_LOCAL_CACHE", str(place))
+    with pytest.raises(SettingsError, match="SUMMER_LOCAL_CACHE .*is like a URL"):
+        default_local_cache()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_ENDPOINT", "localhost:9000"),
+        ("AWS_ENDPOINT_URL", ""),
+        ("AWS_ENDPOINT_URL_S3", "ftp://x"),
+        ("AWS_REGION", "a\nb"),
+    ],
+)
+def test_variables_that_no_client_takes_are_one_line(name, value, bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"{name}.*"):
+        open_cache(bucket, tmp_path)
+
+
+def test_a_panic_of_the_client_is_one_line(cache):
+    class PanicException(BaseException):  # as Rust's is called
+        pass
+
+    def panic(_store):
+        raise PanicException("request valid")
+
+    with pytest.raises(UnreachableError, match="request valid. Check URL"):
+        cache.objects._call(panic)
+
+
+def test_a_bucket_that_cannot_be_read_makes_no_key_stale(cache, faults, versions, demo_dir, monkeypatch):
+    monkeypatch.setattr(objects, "_RETRIES", {"max_retries": 1, "retry_timeout": timedelta(seconds=1)})
+    publish(cache, versions[0])
+    impatient = BucketCache(cache.url, cache.folder.parent)
+    faults.set(lambda method, path, _number: "403" if "keys/sub-14/bin" in path and method == "GET" else None)
+    with pytest.raises(UnreachableError, match="403"):
+        cache_states(demo_dir, impatient, ["14"], [1000])
+
+
+def test_removing_what_is_gone_is_no_error(cache, versions):
+    publish(cache, versions[0])
+    cache.objects.delete(["keys/nothing", "keys/sub-14/bin-1000ms.json"])
+    assert cache.keys() == {}
+    assert abs(cache.objects.now() - datetime.now(UTC)) < timedelta(minutes=5)
+    assert not [entry for entry in cache.objects.list("") if "clock" in entry["path"]]

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -117,6 +118,16 @@ def test_an_error_of_a_task_is_not_taken_for_a_lost_scheduler(scheduler):
         pytest.raises(SettingsError, match=r"a task failed on a worker \(FileNotFoundError: .*'/nowhere'"),
     ):
         engine(os.listdir, {"a": ("/nowhere",)}, lambda *_: None)
+
+
+def test_a_port_where_something_else_listens_is_no_scheduler(demo_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 0.5)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(SettingsError, match=f"--scheduler {address}: no Dask scheduler answers there"):
+            build(data_dir=demo_dir, cache_dir=tmp_path / "cache", scheduler=address)
 
 
 def test_workers_without_a_module_of_the_work_are_told(scheduler):

@@ -256,7 +256,25 @@ def test_nodes_with_other_data_are_refused(nodes, demo_cache, tmp_path):
     assert not list(tmp_path.glob("*/lightning_logs"))
 
 
-TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "x", "RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "node1", "MASTER_PORT": "29400",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"TORCHELASTIC_RUN_ID": "x"},
+        {name: value for name, value in TORCHRUN.items() if name != "MASTER_ADDR"},
+        {**TORCHRUN, "LOCAL_WORLD_SIZE": "0"},
+        {**slurm(0), "SLURM_STEP_NUM_TASKS": "two"},
+        {**slurm(0), "SLURM_STEP_NUM_NODES": "0"},
+    ],
+)
+def test_incomplete_variables_are_one_line(environment):
+    with pytest.raises(SettingsError, match="the variables of torchrun or Slurm's srun are not complete"):
+        launch_of(environment)
 
 
 @pytest.mark.parametrize(
