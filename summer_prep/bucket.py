@@ -232,8 +232,12 @@ class BucketCache:
         assert isinstance(description.identity, Pointer)
         return ObjectStore(self.objects.store_at(self.url / description.identity.data), read_only=True)
 
-    def fetch(self, patient_id: str, bin_length_ms: int) -> Description:
+    def fetch(self, patient_id: str, bin_length_ms: int, every_byte: bool = False) -> Description:
         """Return a key that is on this machine, fetching it if it is not there already as it is in the bucket.
+
+        Parameters
+        ----------
+        every_byte : read what is there; if it was damaged, it is fetched again
 
         Raises
         ------
@@ -241,7 +245,8 @@ class BucketCache:
         """
 
         def fetched(key: Url, pointer: Pointer) -> Description:
-            return self.copies.get(patient_id, key.name, pointer.sha256, lambda to: self._download(key, pointer, to))
+            place = self.copies.prepare(patient_id) / key.name
+            return self.copies.get(place, pointer.sha256, lambda to: self._download(key, pointer, to), every_byte)
 
         return self._follow(patient_id, bin_length_ms, fetched)
 

@@ -363,12 +363,17 @@ def ensure_keys(
     nwb_path: Path | None = None,
     local_cache: Path | None = None,
     say: Say = lambda _line: None,
+    every_byte: bool = False,
 ) -> list[Description]:
     """Return the keys of some patients, fresh and on this machine, in the order asked for.
 
     Those that are missing or stale are built first, those in a bucket are fetched.
 
     Without `patient_ids`: of the patients with a recording, or those in the cache where there are no recordings.
+
+    Parameters
+    ----------
+    every_byte : read all files of the keys against their digests
 
     Raises
     ------
@@ -409,7 +414,7 @@ def ensure_keys(
             ),
             say,
         )
-    return [_on_this_machine(state, cache) for state in states]
+    return [_on_this_machine(state, cache, every_byte) for state in states]
 
 
 def _build_or_raise(config: BuildConfig, say: Say) -> None:
@@ -420,9 +425,9 @@ def _build_or_raise(config: BuildConfig, say: Say) -> None:
             say(f"patient {result.patient_id}: {result.message}")
 
 
-def _on_this_machine(state: KeyState, cache: Cache) -> Description:
+def _on_this_machine(state: KeyState, cache: Cache, every_byte: bool) -> Description:
     is_checked = state.description is not None and state.state in ("fresh", "unchecked")
-    if is_checked and isinstance(cache.place, Path):  # a moment ago
+    if is_checked and isinstance(cache.place, Path) and not every_byte:  # a moment ago
         assert state.description is not None
         return state.description
-    return cache.fetch(state.patient_id, state.bin_length_ms)
+    return cache.fetch(state.patient_id, state.bin_length_ms, every_byte)

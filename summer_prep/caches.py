@@ -65,8 +65,8 @@ class Cache(Protocol):
     def zarr_store(self, description: Description) -> Any:
         """Return where zarr reads a key."""
 
-    def fetch(self, patient_id: str, bin_length_ms: int) -> Description:
-        """Return a key that is on this machine, its files counted and measured; raises CacheError."""
+    def fetch(self, patient_id: str, bin_length_ms: int, every_byte: bool = False) -> Description:
+        """Return a key that is on this machine, its files counted and measured, or read; raises CacheError."""
 
 
 def open_cache(place: Place, local_cache: Path | None = None) -> Cache:
@@ -134,9 +134,9 @@ class FolderCache:
         """As `Cache`."""
         return description.folder
 
-    def fetch(self, patient_id: str, bin_length_ms: int) -> Description:
+    def fetch(self, patient_id: str, bin_length_ms: int, every_byte: bool = False) -> Description:
         """As `Cache`."""
-        return checked(self, patient_id, bin_length_ms)
+        return checked(self, patient_id, bin_length_ms, every_byte)
 
 
 def checked(cache: Cache, patient_id: str, bin_length_ms: int, every_byte: bool = False) -> Description:

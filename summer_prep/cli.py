@@ -184,7 +184,7 @@ def inspect(
             f"no key of patient {patient} at {length_ms} ms in {cache_dir}; found are {found or 'none'}. "
             "Choose one of these, or build it: summer-prep build --data-dir DIR"
         )
-    key = cache.fetch(patient, length_ms).folder
+    key = cache.fetch(patient, length_ms, every_byte=True).folder
     _show_key(key, picture, as_names(labels, "--labels", "labels"), as_json)
 
 

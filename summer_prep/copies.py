@@ -67,19 +67,23 @@ class Copies:
             raise _unwritable(folder, error) from error
         return folder
 
-    def get(self, patient_id: str, name: str, sha256: str, fetch: Fetch) -> Description:
+    def get(self, place: Path, sha256: str, fetch: Fetch, every_byte: bool = False) -> Description:
         """Return a key that is here, fetched if it is not: the one whose description has this digest.
+
+        Parameters
+        ----------
+        place : where it is or will be, in the folder that `prepare` returns
+        every_byte : read what is here, and do not only count and measure its files
 
         Raises
         ------
         CacheError : it cannot be written here
         """
-        place = self.prepare(patient_id) / name
-        if (there := usable_copy(place, sha256)) is None:
+        if (there := usable_copy(place, sha256, every_byte)) is None:
             with _alone_at(place) as is_alone:
-                if (there := usable_copy(place, sha256)) is None:
+                if (there := usable_copy(place, sha256, every_byte)) is None:
                     self._bring(place, sha256, fetch, is_alone)
-                    there = usable_copy(place, sha256)
+                    there = usable_copy(place, sha256)  # its bytes were checked as they came
                     self._make_room()
         if there is None:
             raise CacheError(f"{place}: other runs keep replacing it. Start again when they have ended")
@@ -120,13 +124,13 @@ class Copies:
                 excess -= n_bytes
 
 
-def usable_copy(place: Path, sha256: str) -> Description | None:
+def usable_copy(place: Path, sha256: str, every_byte: bool = False) -> Description | None:
     """Return what a key on this machine says of itself, if it is the one of the digest, and whole."""
     try:
         if file_sha256(place / DESCRIPTION) != sha256:
             return None
         description = describe(place)
-        check_files(description)
+        check_files(description, every_byte)
     except (CacheError, OSError):
         return None
     return description

@@ -131,7 +131,7 @@ class ResidentSamples:
 class StreamedSamples:
     """Samples that stay in the mapped files: two staging buffers fill in turn while the device computes.
 
-    On a GPU the buffers are pinned, so that copies overlap with computing too.
+    On a GPU the buffers of single blocks are pinned, so that copies overlap with computing too.
 
     read_ahead_bytes : of the rows that a buffer takes; 0 for those of one block. From a disk, shuffled rows come as
         fast as the disk can only if many are read at a time, in its order.

@@ -104,6 +104,9 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its best.ckpt or last.ckpt.")],
     data_dir: Annotated[Path | None, place_option(f"Folder with the NWB files.{_OF_RUN}", "--data-dir")] = None,
     cache_dir: Annotated[Path | None, place_option(f"Folder of the cache, or its URL.{_OF_RUN}", "--cache-dir")] = None,
+    local_cache: Annotated[
+        Path | None, path_option(f"Where keys in a bucket are fetched to.{_OF_RUN}", "--local-cache")
+    ] = None,
     patient_ids: Annotated[
         str | None,
         typer.Option(metavar=f"ID{LIST_MARK}", help="Other patients.  [default: those it was trained on]"),
@@ -115,7 +118,13 @@ def evaluate(
     from summer_train.evaluation import evaluate as evaluate_checkpoint
 
     result = evaluate_checkpoint(
-        checkpoint, data_dir=data_dir, cache_dir=cache_dir, patient_ids=patient_ids, fold=fold, say=say
+        checkpoint,
+        data_dir=data_dir,
+        cache_dir=cache_dir,
+        local_cache=local_cache,
+        patient_ids=patient_ids,
+        fold=fold,
+        say=say,
     )
     if as_json:
         show_json(result.as_plain())

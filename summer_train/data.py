@@ -20,6 +20,7 @@ from summer_train.batches import (
     Samples,
     ShuffledBlocks,
     StreamedSamples,
+    this_process,
 )
 from summer_train.config import Choice, Say, say_nothing
 from summer_train.samples import Mask, Window, reaches_only, runs_on, shift_labels, usable_bins, window_of
@@ -28,9 +29,10 @@ from summer_train.splits import Split, blocked_split, fraction_split, random_spl
 from summer_train.tasks import NothingToLearnError, Task, task_samples
 
 DEFAULT_MEMORY_SHARE = 0.8
-_READ_AHEAD_SHARE = 0.25
-"""Of free memory, for each of the two buffers with rows from a disk."""
 """Of the memory that is free, how much counts may take by default."""
+
+_READ_AHEAD_SHARE = 0.25
+"""Of the memory that is free, for each of the two buffers with rows from a disk."""
 
 
 class FilmData(lightning.LightningDataModule):
@@ -191,7 +193,7 @@ class FilmData(lightning.LightningDataModule):
             return self.device_memory_gb * 1e9
         if device.type == "cuda":
             return DEFAULT_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
-        return DEFAULT_MEMORY_SHARE * (available_bytes() - self.n_prediction_bytes)
+        return DEFAULT_MEMORY_SHARE * (available_bytes() - self.n_prediction_bytes) / this_process()[1]
 
     def setup(self, stage: str = "") -> None:
         """Take the device of the trainer."""
@@ -293,4 +295,4 @@ def _split(n_samples: int, choice: Choice, window: Window) -> Split:
 def _read_ahead_bytes(n_bytes: int) -> int:
     """Return how much of counts to read at once: nothing ahead where the system keeps the files in memory anyway."""
     free = available_bytes()
-    return 0 if n_bytes < DEFAULT_MEMORY_SHARE * free else int(_READ_AHEAD_SHARE * free)
+    return 0 if n_bytes < DEFAULT_MEMORY_SHARE * free else int(_READ_AHEAD_SHARE * free / this_process()[1])

@@ -44,6 +44,7 @@ def evaluate(
     *,
     data_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
+    local_cache: str | Path | None = None,
     patient_ids: object = None,
     fold: int | None = None,
     say: Say = say_nothing,
@@ -54,6 +55,7 @@ def evaluate(
     ----------
     checkpoint : best.ckpt or last.ckpt of a run, or the run's folder, whose best epoch it is then
     data_dir, cache_dir : by default those of the run, where they are still there
+    local_cache : folder into which keys in a bucket are fetched; that of the run by default
     say : takes lines of progress, for people
 
     Raises
@@ -70,7 +72,7 @@ def evaluate(
     if fold is not None and own.val_fraction is not None:
         raise SettingsError(f"--fold {fold}: {path} was trained with the fraction split, which has no folds")
     choice = choice_of(trained["config"], path, patient_ids=ids, fold=own.fold if fold is None else fold)
-    run = _places(path, data_dir, cache_dir)
+    run = _places(path, {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache})
     data = open_data(choice, run, say)
     differences = data_differences(trained["data"], data.selection.provenance())
     if choice.fold != own.fold:
@@ -97,13 +99,16 @@ def evaluate(
     )
 
 
-def _places(checkpoint: Path, data_dir: str | Path | None, cache_dir: str | Path | None) -> Run:
+def _places(checkpoint: Path, given: Mapping[str, str | Path | None]) -> Run:
     """Return where data are: as asked for, as in the run that the checkpoint is of, or as by default."""
     result = read_results(checkpoint.parent.parent)
-    names = "data_dir", "cache_dir", "local_cache"
-    stored = {} if result is None else {name: result.config.get(name) for name in names}
-    there = {name: text for name, text in stored.items() if text and (is_url(str(text)) or Path(str(text)).is_dir())}
-    given = {"data_dir": data_dir, "cache_dir": cache_dir}
+    stored = {} if result is None else {name: result.config.get(name) for name in given}
+    there = {
+        name: text
+        for name, text in stored.items()
+        # A folder for copies is made where it is not there.
+        if text and (name == "local_cache" or is_url(str(text)) or Path(str(text)).is_dir())
+    }
     return settings_from(Run, {**there, **{name: value for name, value in given.items() if value is not None}})
 
 

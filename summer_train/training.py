@@ -220,11 +220,16 @@ def open_data(choice: Choice, run: Run, say: Say = say_nothing) -> FilmData:
     from summer_prep.building import ensure_keys
 
     descriptions = ensure_keys(
-        run.cache_dir, choice.patient_ids, choice.bin_length_ms, run.data_dir, run.nwb_path, run.local_cache, say
+        run.cache_dir,
+        choice.patient_ids,
+        choice.bin_length_ms,
+        run.data_dir,
+        run.nwb_path,
+        run.local_cache,
+        say,
+        every_byte=run.verify,
     )
     selection = open_described(descriptions, choice.brain_regions, choice.single_units)
-    if run.verify:
-        selection.verify()
     if not all(patient.is_mapped for patient in selection.patients):
         say("the cache is compressed: counts are decompressed into memory instead of mapped")
     patient_ids = tuple(patient.patient_id for patient in selection.patients)

@@ -193,6 +193,15 @@ def test_a_fetch_that_was_cut_goes_on(cache, faults, versions, monkeypatch):
     assert not [path for path in asked if any(path.endswith(f".zarr/{name}") for name in done - {largest, damaged})]
 
 
+def test_a_damaged_copy_is_fetched_again_where_every_byte_counts(cache, versions):
+    publish(cache, versions[0])
+    copied = cache.fetch("14", 1000).folder / "spike_counts" / "c" / "0" / "0"
+    content = bytearray(copied.read_bytes())
+    content[0] ^= 1
+    copied.write_bytes(content)
+    assert files_of(cache.fetch("14", 1000, every_byte=True).folder) == versions[0]
+
+
 def test_an_emptied_object_is_found(cache, versions):
     publish(cache, versions[0])
     cache.objects.put(f"{cache.pointer('14', 1000).data}/spike_counts/c/0/0", b"")
