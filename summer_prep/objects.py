@@ -54,7 +54,7 @@ class Objects:
         except SettingsError:
             raise
         except Exception as error:
-            raise SettingsError(f"{option} {url}: {_first_line(error)}. Check the URL and its credentials") from error
+            raise SettingsError(f"{option} {url}: {first_line(error)}. Check the URL and its credentials") from error
 
     def store_at(self, url: Url) -> Any:
         """Return obstore's store of the objects below a URL."""
@@ -144,14 +144,19 @@ class Objects:
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
             raise
         except FileNotFoundError as error:
-            raise MissingObjectError(_first_line(error)) from error
+            if "NoSuchBucket" in str(error):
+                raise self._no_bucket(MissingObjectError(first_line(error))) from error
+            raise MissingObjectError(first_line(error)) from error
         except (exceptions.BaseError, OSError, ValueError) as error:
             problem = error
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # of Rust, which is no Exception
                 raise
             problem = error
-        raise UnreachableError(f"{self.url}: {_first_line(problem)}. Check URL, credentials and network") from problem
+        hint = "" if self.url.scheme != "s3" or "AWS_ACCESS_KEY_ID" in os.environ else "; AWS_ACCESS_KEY_ID is not set"
+        raise UnreachableError(
+            f"{self.url}: {first_line(problem)}{hint}. Check URL, credentials and network"
+        ) from problem
 
 
 def check_bucket_url(url: Url, option: str) -> None:
@@ -189,7 +194,7 @@ def client_options() -> Any:
     return {"client_options": {**_TIMEOUTS, "allow_http": is_plain}, "retry_config": _RETRIES}
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Return what an error of obstore says to people: the server's status and message, or its own first line."""
     text = str(error)
     status = re.search(r"status code: (\d+ [A-Za-z ]+)", text)
@@ -197,4 +202,5 @@ def _first_line(error: BaseException) -> str:
     if status is not None:
         return f"{status[1].strip()}{': ' + message[1].strip().rstrip('.') if message else ''}"
     line = next((line for line in text.splitlines() if line.strip()), repr(error))
+    line = re.sub(r"Generic \w+ error: | in [\d.]+\w*s, after \d+ retries.*?(?= - )", "", line)
     return re.sub(r"\s+", " ", line)[:300].rstrip(" .")

@@ -11,7 +11,7 @@ from typing import Any
 
 from summer_prep.errors import RecordingError, SettingsError
 from summer_prep.extras import load_extra
-from summer_prep.objects import SCHEMES, check_bucket_url, client_options
+from summer_prep.objects import SCHEMES, check_bucket_url, client_options, first_line
 from summer_prep.places import Url
 
 _DEPTH = 3
@@ -31,7 +31,7 @@ def nwb_files_below(url: Url) -> list[Url]:
         system.ls(path, detail=False)  # `find` takes a server that does not answer for an empty folder
         found = system.find(path, maxdepth=_DEPTH)
     except Exception as error:  # whatever the protocol's library raises
-        raise SettingsError(f"--data-dir {url}: cannot be listed ({_one_line(error)}). Check the URL") from error
+        raise SettingsError(f"--data-dir {url}: cannot be listed ({first_line(error)}). Check the URL") from error
     # `find` drops the protocol and, on servers, resolves links: what is asked for later is spelt as the user did.
     names = sorted(name for name in found if name.endswith(".nwb"))
     return [Url(name if "://" in name else system.unstrip_protocol(name)) for name in names]
@@ -50,7 +50,7 @@ def remote_identity(url: Url) -> dict[str, str] | None:
     try:
         told = system.info(path)
     except Exception as error:
-        raise RecordingError(f"{url}: cannot be read ({_one_line(error)}). Check --data-dir") from error
+        raise RecordingError(f"{url}: cannot be read ({first_line(error)}). Check --data-dir") from error
     validators = {name: str(told[name]) for name in _VALIDATORS if told.get(name)}
     return {"url": str(url), "size": str(told.get("size")), **validators} if validators else None
 
@@ -74,7 +74,7 @@ def downloaded(url: Url) -> Iterator[Path]:
                     break
                 problem = f"{to.stat().st_size} of {n_bytes} bytes arrived"
             except Exception as error:
-                problem = _one_line(error)
+                problem = first_line(error)
             if attempt + 1 == _ATTEMPTS:
                 raise RecordingError(f"{url}: cannot be fetched ({problem}). Check network and disk, and build again")
         yield to
@@ -94,11 +94,6 @@ def _file_system(url: Url) -> tuple[Any, str]:
         system, path = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
         raise SettingsError(
-            f"--data-dir {url}: {_one_line(error)}. Name a folder, or a URL that fsspec knows, like s3:// or https://"
+            f"--data-dir {url}: {first_line(error)}. Name a folder, or a URL that fsspec knows, like s3:// or https://"
         ) from error
     return system, path
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{lines[0][:200]}" if lines else type(error).__name__

@@ -152,7 +152,10 @@ def test_whole_path_by_hand(published_data, run, tmp_path):
         ("summer_train fit --cache-dir {cache} --picture curve", "--picture curve: name a file that ends in .png"),
         ("summer_prep inspect 14 --cache-dir {cache} --picture {cache}/sub-14/.source.json/a.png", "is a file"),
         ("summer_train fit --cache-dir {cache} --devices 1000", "--devices 1000: this machine has"),
-        ("summer_train fit --cache-dir {cache} --buffer 10 --hidden-size 1000000000", "Choose a smaller one"),
+        (
+            "summer_train fit --cache-dir {cache} --buffer 10 --hidden-size 1000000000",
+            "a smaller --hidden-size than 1000000000",
+        ),
         ("summer_prep demo-data {data}/truth.json", "truth.json is a file, not a folder"),
         ("summer_train fit --cache-dir {cache} --sequence 3", "--sequence 3: must be two numbers"),
     ],
