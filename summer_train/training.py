@@ -246,12 +246,9 @@ def _check_memory(data: FilmData, choice: Choice, prediction_bytes: int = 0) -> 
     """Refuse what does not fit, and say what takes much."""
     weights_bytes = 16 * n_weights(data, choice)  # float32 weights and gradients, and Adam's two averages of them
     n_bytes, free_bytes = weights_bytes + prediction_bytes, available_bytes()
-    kept = (
-        f", {prediction_bytes / 1e9:.1f} of them predictions of {data.n_units} units"
-        if prediction_bytes > n_bytes / 20
-        else ""
-    )
-    needs = f"training takes {n_bytes / 1e9:.1f} GB{kept}"
+    needs = f"training takes {n_bytes / 1e9:.1f} GB"
+    if prediction_bytes > n_bytes / 20:
+        needs += f", {prediction_bytes / 1e9:.1f} of them predictions of {data.n_units} units"
     if n_bytes > free_bytes:
         raise SettingsError(
             f"{needs}; {free_bytes / 1e9:.1f} GB are free. Choose fewer units, longer bins, a shorter --window, or a "
