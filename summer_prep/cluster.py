@@ -87,15 +87,15 @@ def _quiet_logs() -> Iterator[None]:
 def _connected(distributed: Any, scheduler: str, n_workers: int) -> Iterator[Any]:
     here = None
     try:
-        with _interrupts_later():
-            if scheduler == LOCAL:
+        if scheduler == LOCAL:
+            with _deaf_children():
                 here = distributed.LocalCluster(
                     n_workers=n_workers,
                     threads_per_worker=1,
                     dashboard_address="127.0.0.1:0",  # None would take the usual port, and complain where it is taken
                     silence_logs=logging.CRITICAL,
                 )
-            client = _client(distributed, here or scheduler)
+        client = _client(distributed, here or scheduler)
     except BaseException as error:
         if here is not None:
             here.close(timeout=CONNECT_TIMEOUT_S)
@@ -138,21 +138,19 @@ def _client(distributed: Any, where: Any) -> Any:
 
 
 @contextmanager
-def _interrupts_later() -> Iterator[None]:
-    """Hold Ctrl-C back while processes start, which tell of it at length; they themselves never hear of it."""
+def _deaf_children() -> Iterator[None]:
+    """Start processes that never hear of Ctrl-C, which they would tell of at length: this one ends them.
+
+    For as long as that takes, some seconds, this process does not hear of it either: what is ignored is inherited.
+    """
     if current_thread() is not main_thread():
         yield
         return
-    heard: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _frame: heard.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, handler)
-        if heard:
-            raise KeyboardInterrupt
 
 
 def _await_workers(client: Any, scheduler: str) -> None:

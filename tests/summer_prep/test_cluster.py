@@ -15,11 +15,13 @@ import pytest
 from summer_prep import cluster as module
 from summer_prep.building import build
 from summer_prep.cluster import cluster
+from summer_prep.demo import demo_data
 from summer_prep.errors import SettingsError
 from summer_prep.key import key_path
 from summer_prep.store import verify_key
 from summer_prep.workers import run_tasks
 from tests.clusters import dask, end
+from tests.conftest import hear_interrupts
 from tests.summer_prep.test_workers import crash_if
 
 pytest.importorskip("distributed", reason="builds on a cluster need: pip install 'summer-pipeline[cluster]'")
@@ -217,3 +219,19 @@ def test_example_for_slurm_submits_workers_of_one_core(tmp_path):
     assert "source .venv/bin/activate" in lines
     (worker,) = [line for line in lines if "distributed.cli.dask_worker" in line]
     assert "--nthreads 1" in worker
+
+
+def test_ctrl_c_ends_a_local_cluster_without_its_tracebacks(tmp_path):
+    demo_data(tmp_path / "nwb", patients=8, minutes=10, units=40)
+    command = [sys.executable, "-m", "summer_prep", "build", "--data-dir", "nwb", "--cache-dir", "cache"]
+    process = subprocess.Popen(
+        [*command, "--scheduler", "local"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=hear_interrupts,  # noqa: PLW1509  # it only sets a handler
+    )  # fmt: skip
+    while process.poll() is None and not list(tmp_path.glob("cache/sub-*/bin-*.zarr")):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in said
