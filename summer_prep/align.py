@@ -104,6 +104,7 @@ def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[Arrays, dict[st
     attributes = {
         **_attributes(on_film, grid),
         "n_unseen_bins": int((recorded == 0).sum()),
+        "recorded_total_s": float(recorded.sum(dtype=np.float64)),
         "spikes": tally_spikes(clock, interval_of_spike, bin_of_spike).as_dict(),
         "notes": [*recording.notes, *_note_on_names(named_frames, grid)],
     }

@@ -1,6 +1,7 @@
 """The cache as a whole: a folder of keys, or a bucket of them; the same questions to both."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -153,7 +154,7 @@ def checked(cache: Cache, patient_id: str, bin_length_ms: int, every_byte: bool 
 
 
 FACTS = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "codec", "spikes", "source")
-"""What a list of keys tells of each."""
+"""What a list of keys tells of each, with recorded time, pauses and units by region."""
 
 
 Facts = dict[str, Any] | str
@@ -193,7 +194,13 @@ def _facts_of(cache: Cache, key: tuple[str, int]) -> Facts:
         attributes = checked(cache, *key).attributes
     except CacheError as error:
         return str(error)
-    return {name: attributes[name] for name in FACTS}
+    regions = Counter(attributes["units"].get("brain_region", ()))
+    return {
+        **{name: attributes[name] for name in FACTS},
+        "recorded_total_s": attributes.get("recorded_total_s", float("nan")),  # keys of before it was noted
+        "n_pauses": len(attributes["pauses"]),
+        "n_units_by_region": {region: regions[region] for region in sorted(regions)},
+    }
 
 
 def check_cache(cache: Cache) -> None:

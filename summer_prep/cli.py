@@ -1,5 +1,6 @@
 """The commands of `summer-prep`: parse, one library call, print."""
 
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -149,16 +150,28 @@ def inspect(
     labels: Annotated[
         str | None, typer.Option(metavar="NAME...", help="Labels to draw.  [default: a few of them]")
     ] = None,
+    unit: Annotated[
+        int | None, typer.Option(help="Show one unit, by its column from 0: rate, Fano factor, rate by label.")
+    ] = None,
+    fold_layout: Annotated[
+        float | None,
+        typer.Option(metavar="BUFFER", help="Show what the blocked split with this buffer (s) leaves of each label."),
+    ] = None,
     local_cache: LocalCache = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what is in the cache: all keys, or one patient's arrays, rates, labels and pauses."""
+    """Show what is in the cache: all patients, or one's arrays, rates, labels and pauses, or one unit."""
     from summer_prep.caches import open_cache
 
     lengths_ms = as_bin_lengths(bin_length)
     patient = None if patient is None else as_patient_id(patient)
     if len(lengths_ms) > 1:
         raise SettingsError(f"--bin-length {bin_length}: one key is shown at a time. Name one bin length")
+    if patient is None and (unit is not None or fold_layout is not None):
+        option = "--unit" if unit is not None else "--fold-layout"
+        raise SettingsError(f"{option} is of one patient. Name it: summer-prep inspect PATIENT {option} ...")
+    if unit is not None and fold_layout is not None:
+        raise SettingsError("--unit and --fold-layout show different things. Choose one of them")
     if picture is None and labels is not None:
         raise SettingsError(f"--labels {labels}: chooses what --picture draws. Name a picture, too")
     cache = open_cache(cache_dir, local_cache)
@@ -185,7 +198,12 @@ def inspect(
             "Choose one of these, or build it: summer-prep build --data-dir DIR"
         )
     key = cache.fetch(patient, length_ms, every_byte=True).folder
-    _show_key(key, picture, as_names(labels, "--labels", "labels"), as_json)
+    if unit is not None:
+        _show_unit(key, unit, as_json)
+    elif fold_layout is not None:
+        _show_folds(key, fold_layout, as_json)
+    if picture is not None or (unit is None and fold_layout is None):
+        _show_key(key, picture, as_names(labels, "--labels", "labels"), as_json)
 
 
 def _show_keys(cache: "Cache", keys: list[tuple[str, int]], as_json: bool) -> None:
@@ -197,13 +215,25 @@ def _show_keys(cache: "Cache", keys: list[tuple[str, int]], as_json: bool) -> No
     if as_json:
         show_json(readable)
     else:
-        sizes = ("patient_id", "bin_length_ms", "n_bins", "n_units")
-        rows = [
-            [*(facts[name] for name in sizes), facts["spikes"]["counted"], facts["codec"], _file_name(facts)]
-            for facts in readable
-        ]
-        show_table(Table(["patient", "bin (ms)", "bins", "units", "spikes counted", "codec", "source"], rows))
+        show_table(_table_of_patients(readable))
     _fail_if_any(problems, "wrong", len(keys), f"{len(problems)} of {len(keys)} keys are damaged, listed above")
+
+
+def _table_of_patients(keys: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a row for each patient; spikes and rates are those of the shortest bins, which leave out fewest."""
+    of_patient: dict[str, list[Mapping[str, Any]]] = {}
+    for facts in keys:
+        of_patient.setdefault(facts["patient_id"], []).append(facts)
+
+    def row(facts: Mapping[str, Any], lengths_ms: list[int]) -> list[object]:
+        regions = " ".join(f"{region} {number}" for region, number in facts["n_units_by_region"].items())
+        spikes = facts["spikes"]["counted"]
+        rate_hz = spikes / facts["n_units"] / facts["recorded_total_s"]
+        where = [" ".join(map(str, lengths_ms)), facts["n_units"], regions]
+        return [facts["patient_id"], *where, spikes, f"{rate_hz:.2f}", facts["n_pauses"], _file_name(facts)]
+
+    header = ["patient", "bins (ms)", "units", "by region", "spikes", "mean rate (Hz)", "pauses", "source"]
+    return Table(header, [row(found[0], [one["bin_length_ms"] for one in found]) for found in of_patient.values()])
 
 
 def _file_name(facts: Mapping[str, Any]) -> str:
@@ -241,6 +271,47 @@ def _show_key(key: Path, picture: Path | None, labels: Sequence[str], as_json: b
         show_table(table)
 
 
+def _show_unit(key: Path, unit: int, as_json: bool) -> None:
+    from summer_prep.report import checked_key, describe_unit
+
+    facts = describe_unit(checked_key(key), unit)
+    if as_json:
+        show_json(facts)
+        return
+    rows = [[name.replace("_", " "), _rounded(value)] for name, value in facts.items() if name != "labels"]
+    show_table(Table(["unit", facts["unit"]], rows[1:]))
+    show("")
+    rates = [[one["label"], *(_rounded(one[name]) for name in ("on_hz", "off_hz", "ratio"))] for one in facts["labels"]]
+    show_table(Table(["label", "on (Hz)", "off (Hz)", "ratio"], rates))
+
+
+def _show_folds(key: Path, buffer_s: float, as_json: bool) -> None:
+    from summer_prep.report import checked_key, describe_folds
+
+    facts = describe_folds(checked_key(key), buffer_s)
+    if as_json:
+        show_json(facts)
+        return
+    sizes = facts["n_bins"]
+    show(f"folds of the blocked split, buffer {buffer_s:g} s: the test part's bins with the label on (%)")
+    header = ["label", *(f"fold {fold}" for fold in sizes), "lacks"]
+    rows = [
+        [one["label"], *(_rounded(share["test"]) for share in one["on"].values()), ", ".join(one["lacks"])]
+        for one in facts["labels"]
+    ]
+    show_table(Table(header, rows))
+    show("")
+    parts = [[fold, *(numbers[part] for part in ("train", "val", "test", "unused"))] for fold, numbers in sizes.items()]
+    show_table(Table(["fold", "train (bins)", "validation", "test", "unused"], parts))
+
+
+def _rounded(value: object) -> object:
+    """Return a number as people read it; "-" where there is none."""
+    if isinstance(value, float):
+        return f"{value:.2f}" if math.isfinite(value) else "-"
+    return value
+
+
 def _codec(name: str) -> list[str]:
     return [] if name == "none" else [name]
 
@@ -261,7 +332,12 @@ def _tables_of_key(facts: Mapping[str, Any]) -> list[Table]:
         for region in facts["regions"]
     ]
     labels = [
-        [label["label"], *(f"{label[share]:.2f}" for share in ("first", "any", "majority", "undefined"))]
+        [
+            label["label"],
+            *(f"{label[share]:.2f}" for share in ("first", "any", "majority", "undefined")),
+            label["n_stretches"],
+            f"{label['longest_s']:.1f}",
+        ]
         for label in facts["labels"]
     ]
     pauses = [
@@ -276,7 +352,7 @@ def _tables_of_key(facts: Mapping[str, Any]) -> list[Table]:
         Table(["spikes", "number"], spikes),
         Table(["array", "dimensions", "dtype", "bytes", "on disk"], arrays),
         Table(["region", "units", "median rate (Hz)", "highest rate (Hz)"], regions),
-        Table(["label", "first (%)", "any (%)", "majority (%)", "undefined (%)"], labels),
+        Table(["label", "first (%)", "any (%)", "majority (%)", "undef. (%)", "stretches", "longest (s)"], labels),
         Table(["pause at frame", "film time (s)", "recording start (s)", "duration (s)"], pauses),
     ]
 

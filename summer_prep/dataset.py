@@ -15,10 +15,14 @@ DATASET_BIN_LENGTHS_MS = (40, 80, 200, 480, 1000)
 PARTS_PER_FRAME = (2, 4, 5, 8)
 """Cuts of a frame that give whole milliseconds: bins of 20, 10, 8 and 5 ms."""
 
+MAX_SECONDS = 86_400.0
+"""A day: longer than any film."""
+
+OFF, ON = 0, 1
 UNDEFINED = 99
 """Label value of a frame for which the annotation is undefined (`indoor-setting` only)."""
 
-LABEL_VALUES = (0, 1, UNDEFINED)
+LABEL_VALUES = (OFF, ON, UNDEFINED)
 
 LabelRule = Literal["first", "any", "majority"]
 LABEL_RULES: tuple[LabelRule, ...] = get_args(LabelRule)

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from summer_prep.console import as_data
-from summer_prep.dataset import FRAME_PERIOD_MS, FRAMES_PER_MINUTE, LABEL_RULES, UNDEFINED
+from summer_prep.dataset import FRAME_PERIOD_MS, FRAMES_PER_MINUTE, LABEL_RULES, OFF, ON, UNDEFINED
 from summer_prep.errors import SettingsError
 from summer_prep.key import Description, check_files, describe
 from summer_prep.output import pyplot, save_picture
+from summer_prep.splits import N_SEGMENTS, Indices, blocked_split, check_buffer
 from summer_prep.store import describe_array, read_array
 
 PICTURE_LABELS = ("summer", "tom", "tom-faces", "indoor-setting", "office", "park", "camera-cuts")
@@ -39,14 +40,16 @@ def describe_key(description: Description) -> dict[str, Any]:
     CacheError : an array cannot be decoded
     """
     key, attributes = description.folder, description.attributes
-    recorded_s = float(read_array(key, "recorded_s").sum(dtype=np.float64))
+    counts, seconds = read_array(key, "spike_counts"), read_array(key, "recorded_s")
+    recorded_s = float(seconds.sum(dtype=np.float64))
     names = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "codec", "source", "spikes")
     return {
         "key": str(key),
         **{name: attributes[name] for name in (*names, "notes")},
         "pauses": [{**pause, "film_time_s": pause["frame"] * FRAME_PERIOD_MS / 1000} for pause in attributes["pauses"]],
         "arrays": [describe_array(description, name) for name in sorted(attributes["digests"])],
-        "regions": _rates_by_region(read_array(key, "spike_counts"), recorded_s, attributes["units"]),
+        "regions": _rates_by_region(counts, recorded_s, attributes["units"]),
+        "units": [_unit_facts(description, unit, counts[:, unit], seconds) for unit in range(attributes["n_units"])],
         "labels": _label_shares(key, attributes["label_names"]),
     }
 
@@ -66,7 +69,12 @@ def _rates_by_region(counts: NDArray[Any], recorded_s: float, units: dict[str, l
 
 
 def _label_shares(key: Path, label_names: list[str]) -> list[dict[str, Any]]:
-    """Return each label's percentage of bins with value 1 under every rule, and of undefined ones."""
+    """Return each label's percentage of bins with value 1 under every rule, and of undefined ones.
+
+    Stretches are runs of bins with value 1 under the rule `first`, and their length is in the film.
+    """
+    bin_start_s = read_array(key, "bin_start_s")
+    bin_s = float(bin_start_s[1] - bin_start_s[0]) if len(bin_start_s) > 1 else float("nan")
     labels = {rule: read_array(key, f"labels_{rule}") for rule in LABEL_RULES}
     undefined = (labels["first"] == UNDEFINED).mean(axis=1)
     return [
@@ -74,9 +82,127 @@ def _label_shares(key: Path, label_names: list[str]) -> list[dict[str, Any]]:
             "label": name,
             **{rule: float((values[row] == 1).mean() * 100) for rule, values in labels.items()},
             "undefined": float(undefined[row] * 100),
+            "n_stretches": len(lengths := _runs(labels["first"][row] == ON)),
+            "longest_s": float(lengths.max(initial=0) * bin_s),
         }
         for row, name in enumerate(label_names)
     ]
+
+
+def _runs(is_on: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the lengths of the runs of bins that are on."""
+    edges = np.flatnonzero(np.diff(is_on.astype(np.int8), prepend=0, append=0))
+    return edges[1::2] - edges[::2]
+
+
+def describe_unit(description: Description, unit: int) -> dict[str, Any]:
+    """Return one unit of a checked key: rate (Hz of recorded time), Fano factor, and its rate by label on and off.
+
+    Parameters
+    ----------
+    unit : its column, from 0
+
+    Raises
+    ------
+    CacheError : an array cannot be decoded
+    SettingsError : no such unit
+    """
+    key, attributes = description.folder, description.attributes
+    if not 0 <= unit < attributes["n_units"]:
+        raise SettingsError(f"--unit {unit}: {key} has the units 0 to {attributes['n_units'] - 1}. Choose one of them")
+    counts, seconds = read_array(key, "spike_counts")[:, unit], read_array(key, "recorded_s")
+    labels = read_array(key, "labels_first")
+    return {
+        **_unit_facts(description, unit, counts, seconds),
+        "labels": [
+            {"label": name, **_rates_by_label(counts, seconds, labels[row])}
+            for row, name in enumerate(attributes["label_names"])
+        ],
+    }
+
+
+def _unit_facts(
+    description: Description, unit: int, counts: NDArray[Any], recorded_s: NDArray[np.float32]
+) -> dict[str, Any]:
+    texts = {name: values[unit] for name, values in description.attributes["units"].items()}
+    return {
+        "unit": unit,
+        **texts,
+        "spikes": int(counts.sum(dtype=np.int64)),
+        "rate_hz": float(counts.sum(dtype=np.int64) / recorded_s.sum(dtype=np.float64)),
+        "fano_factor": fano_factor(counts[recorded_s > 0]),
+    }
+
+
+def fano_factor(counts: NDArray[Any]) -> float:
+    """Return the variance of a unit's counts, (n_bins,), over their mean; NaN for a unit that is silent."""
+    if len(counts) < 2 or not counts.any():
+        return float("nan")
+    return float(counts.var(ddof=1, dtype=np.float64) / counts.mean(dtype=np.float64))
+
+
+def _rates_by_label(
+    counts: NDArray[Any], recorded_s: NDArray[np.float32], label: NDArray[np.uint8]
+) -> dict[str, float]:
+    """Return a unit's rate while a label is on and while it is off, NaN where it never is; undefined bins are out."""
+    rates = {}
+    for name, value in (("on_hz", ON), ("off_hz", OFF)):
+        seconds = float(recorded_s[label == value].sum(dtype=np.float64))
+        rates[name] = float(counts[label == value].sum(dtype=np.int64)) / seconds if seconds else float("nan")
+    return {**rates, "ratio": rates["on_hz"] / rates["off_hz"] if rates["off_hz"] else float("nan")}
+
+
+def describe_folds(description: Description, buffer_s: float) -> dict[str, Any]:
+    """Return what the blocked split of a checked key leaves of each label, under the rule `first`, bins undefined out.
+
+    Parameters
+    ----------
+    buffer_s : seconds between training, validation and test, as `summer-train fit --buffer`
+
+    Returns
+    -------
+    buffer_s; n_bins: fold -> part -> number of bins; labels: for each its name, on: fold -> part -> percentage of
+    bins that are on, lacks: the parts of folds that lack it on or off, on which nothing can be learnt or scored
+
+    Raises
+    ------
+    CacheError : an array cannot be decoded
+    SettingsError : the buffer leaves no segment
+    """
+    attributes = description.attributes
+    labels = read_array(description.folder, "labels_first")
+    n_bins = attributes["n_bins"]
+    check_buffer(buffer_s, "--fold-layout")
+    splits = {
+        fold: vars(blocked_split(n_bins, attributes["bin_length_ms"], buffer_s, fold))
+        for fold in range(1, N_SEGMENTS + 1)
+    }
+    sizes = {
+        fold: {**(found := {part: len(bins) for part, bins in parts.items()}), "unused": n_bins - sum(found.values())}
+        for fold, parts in splits.items()
+    }
+    return {
+        "buffer_s": buffer_s,
+        "n_bins": sizes,
+        "labels": [
+            {"label": name, **_label_in_folds(labels[row], splits)}
+            for row, name in enumerate(attributes["label_names"])
+        ],
+    }
+
+
+def _label_in_folds(label: NDArray[np.uint8], splits: dict[int, dict[str, Indices]]) -> dict[str, Any]:
+    on: dict[int, dict[str, float]] = {}
+    lacks = []
+    for fold, parts in splits.items():
+        on[fold] = {}
+        for part, bins in parts.items():
+            defined = label[bins][label[bins] != UNDEFINED]
+            share = float((defined == ON).mean()) if len(defined) else float("nan")
+            on[fold][part] = share * 100
+            if not 0 < share < 1:
+                lacks.append(f"{part} {fold}")
+    return {"on": on, "lacks": lacks}
 
 
 def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()) -> None:

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from summer_prep.splits import Indices
 from summer_train.batches import Block
-from summer_train.splits import Indices
 
 PredictCounts = Callable[[Block], Tensor]
 """Block -> counts of the next bin, float64."""

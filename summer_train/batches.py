@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from summer_train.samples import OWN_BIN, Window
-from summer_train.splits import Indices
+from summer_prep.splits import OWN_BIN, Indices, Window
 
 BLOCK_SAMPLES = 8192
 """At most about this many samples in a block; more would not be faster, and floats of them cost memory."""

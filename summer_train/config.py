@@ -11,7 +11,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from summer_prep.dataset import LabelRule, check_bin_length
+from summer_prep.dataset import MAX_SECONDS, LabelRule, check_bin_length
 from summer_prep.errors import SettingsError
 from summer_prep.places import Place, Url
 from summer_prep.values import (
@@ -88,10 +88,6 @@ def _regions(value: object, option: str) -> tuple[str, ...]:
     return as_names(value, option, "regions, like A EC")
 
 
-MAX_SECONDS = 86_400.0
-"""A day: longer than any film."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What Choice and Run have in common."""
@@ -152,8 +148,8 @@ class Choice(Settings):
     seed: int = _option(0, "Equal seeds give equal runs of one process on a CPU.")
 
     def __post_init__(self) -> None:
+        from summer_prep.splits import check_buffer, check_fold, check_fraction
         from summer_train.samples import window_of  # NumPy, which --help does without
-        from summer_train.splits import check_fold, check_fraction
 
         _check_literals(self)
         self._check_idle_options()
@@ -182,8 +178,7 @@ class Choice(Settings):
             object.__setattr__(self, "buffer_s", DEFAULT_BUFFER_S if self.buffer_s is None else self.buffer_s)
         object.__setattr__(self, "fold", DEFAULT_FOLD if self.fold is None else self.fold)
         check_fold(self.fold or 0)
-        if not 0 <= (self.buffer_s or 0) <= MAX_SECONDS:
-            raise SettingsError(f"--buffer {self.buffer_s}: must be 0 or more seconds, at most {MAX_SECONDS:g}")
+        check_buffer(self.buffer_s or 0)
 
     def _check_idle_options(self) -> None:
         """Refuse options that have no effect on the others: a forgotten --task label trains another model."""

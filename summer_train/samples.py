@@ -8,13 +8,13 @@ A sample is named by a bin. It is predicted from a window of bins around that on
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from summer_prep.dataset import UNDEFINED
 from summer_prep.errors import SettingsError
+from summer_prep.splits import Window
 
 Mask = NDArray[np.bool_]
 
@@ -24,25 +24,6 @@ UNDEFINED_CLASS = 2
 def usable_bins(recorded_share: NDArray[np.float64], min_recorded: float) -> Mask:
     """Return which bins were seen, and recorded for at least a share of their length, (n_bins,)."""
     return (recorded_share > 0) & (recorded_share >= min_recorded)
-
-
-class Window(NamedTuple):
-    """The bins that a sample is predicted from, both included, counted from its own."""
-
-    first: int = 0
-    last: int = 0
-
-    @property
-    def n_bins(self) -> int:
-        """Length of the window."""
-        return self.last - self.first + 1
-
-    def within(self, reach: int) -> "Window":
-        """Return all that a sample touches: its window, its own bin, and its target."""
-        return Window(min(self.first, 0), max(self.last, reach))
-
-
-OWN_BIN = Window()
 
 
 def window_of(window_s: tuple[float, float], bin_length_ms: int) -> Window:

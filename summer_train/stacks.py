@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from summer_prep.errors import SettingsError
+from summer_prep.splits import cycle_length
 from summer_train.batches import ArrayRows, Block, OrderedBlocks, ResidentSamples, Samples, ShuffledBlocks
 from summer_train.config import Choice, Run, Say, say_nothing
 from summer_train.data import FilmData
@@ -22,7 +23,6 @@ from summer_train.models import Decoder, n_weights, new_decoder
 from summer_train.nulls import SCORES, compare
 from summer_train.samples import choose_shifts
 from summer_train.scoring import Outputs, Scored, score_networks
-from summer_train.splits import cycle_length
 from summer_train.steps import AutogradSteps, DenseSteps, choose_steps, dense_parameters, predict_stack
 from summer_train.tasks import FilmLabel, NothingToLearnError
 

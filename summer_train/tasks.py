@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from summer_prep.errors import SettingsError
+from summer_prep.splits import Indices
 from summer_train.batches import ArrayRows, Rows
 from summer_train.config import Choice, Loss, Say
 from summer_train.metrics import (
@@ -26,7 +27,6 @@ from summer_train.metrics import (
 )
 from summer_train.samples import UNDEFINED_CLASS, Mask, class_indices
 from summer_train.selection import Selection
-from summer_train.splits import Indices
 
 
 class Task(Protocol):

@@ -97,7 +97,7 @@ def test_whole_path_by_hand(published_data, run, tmp_path):
         ("14", 80, "built"), ("14", 200, "built"), ("8", 80, "built"), ("8", 200, "built"),
     ]  # fmt: skip
     listed = run("summer_prep", "inspect", cwd=tmp_path)
-    assert listed.stdout.count("sub-") == 4
+    assert listed.stdout.count("sub-") == 2  # a row for each patient
     shown = run("summer_prep", "inspect", "14", "--picture", "14.png", "--json", cwd=tmp_path)
     facts = json.loads(shown.stdout)
     assert facts["n_units"] == 8 == sum(region["n_units"] for region in facts["regions"])

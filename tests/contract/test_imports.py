@@ -20,6 +20,7 @@ SHARED = {
         "machine",
         "output",
         "places",
+        "splits",
         "values",
         "workers",
     )

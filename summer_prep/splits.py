@@ -3,15 +3,35 @@
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from summer_prep.dataset import MAX_SECONDS
 from summer_prep.errors import SettingsError
-from summer_train.samples import OWN_BIN, Window
 
 N_SEGMENTS = 5
 Indices = NDArray[np.int64]
+
+
+class Window(NamedTuple):
+    """The bins that a sample is predicted from, both included, counted from its own."""
+
+    first: int = 0
+    last: int = 0
+
+    @property
+    def n_bins(self) -> int:
+        """Length of the window."""
+        return self.last - self.first + 1
+
+    def within(self, reach: int) -> "Window":
+        """Return all that a sample touches: its window, its own bin, and its target."""
+        return Window(min(self.first, 0), max(self.last, reach))
+
+
+OWN_BIN = Window()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +138,17 @@ def check_fold(fold: int) -> None:
     """
     if fold not in range(1, N_SEGMENTS + 1):
         raise SettingsError(f"--fold {fold}: must be 1, 2, 3, 4 or 5")
+
+
+def check_buffer(buffer_s: float, option: str = "--buffer") -> None:
+    """Refuse what is no time between parts.
+
+    Raises
+    ------
+    SettingsError : it is none
+    """
+    if not 0 <= buffer_s <= MAX_SECONDS:
+        raise SettingsError(f"{option} {buffer_s}: must be 0 or more seconds, at most {MAX_SECONDS:g}")
 
 
 def check_fraction(val_fraction: float) -> None:

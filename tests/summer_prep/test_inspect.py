@@ -1,0 +1,110 @@
+"""What `inspect` says of patients, units, labels and folds: the numbers of the arrays themselves."""
+
+import json
+
+import numpy as np
+import pytest
+
+from summer_prep.errors import SettingsError
+from summer_prep.key import describe, key_path
+from summer_prep.report import _runs, describe_folds, describe_key, describe_unit, fano_factor
+from summer_prep.splits import blocked_split
+from summer_prep.store import read_array
+from tests.conftest import error_line
+
+
+@pytest.fixture
+def description(demo_cache):
+    return describe(key_path(demo_cache, "14", 80))
+
+
+def arrays_of(description):
+    names = ("spike_counts", "recorded_s", "labels_first")
+    return [read_array(description.folder, name) for name in names]
+
+
+def test_fano_factor_is_one_of_poisson_counts_and_undefined_of_silence():
+    counts = np.random.default_rng(0).poisson(3.0, 100_000)
+    assert fano_factor(counts) == pytest.approx(1, abs=0.02)
+    assert fano_factor(np.full(10, 4)) == 0
+    assert np.isnan(fano_factor(np.zeros(10, np.uint8)))
+
+
+def test_runs_are_counted_at_both_ends():
+    assert _runs(np.array([1, 1, 0, 1, 0, 0, 1], bool)).tolist() == [2, 1, 1]
+    assert _runs(np.zeros(3, bool)).tolist() == []
+    assert _runs(np.ones(3, bool)).tolist() == [3]
+
+
+def test_a_unit_has_the_rates_of_its_counts(description):
+    counts, recorded_s, labels = arrays_of(description)
+    facts = describe_unit(description, 3)
+    assert facts["spikes"] == counts[:, 3].sum()
+    assert facts["rate_hz"] == pytest.approx(counts[:, 3].sum() / recorded_s.sum(dtype=float))
+    assert facts["brain_region"] == description.attributes["units"]["brain_region"][3]
+    seen = counts[recorded_s > 0, 3].astype(float)
+    assert facts["fano_factor"] == pytest.approx(seen.var(ddof=1) / seen.mean())
+    names = description.attributes["label_names"]
+    (summer,) = [one for one in facts["labels"] if one["label"] == "summer"]
+    for name, value in (("on_hz", 1), ("off_hz", 0)):
+        bins = labels[names.index("summer")] == value
+        assert summer[name] == pytest.approx(counts[bins, 3].sum() / recorded_s[bins].sum(dtype=float))
+    assert summer["ratio"] == pytest.approx(summer["on_hz"] / summer["off_hz"])
+    assert describe_key(description)["units"][3] == {name: facts[name] for name in facts if name != "labels"}
+    with pytest.raises(SettingsError, match="--unit 10: .* has the units 0 to 9"):
+        describe_unit(description, 10)
+
+
+def test_folds_leave_of_a_label_what_training_splits(description):
+    _, _, labels = arrays_of(description)
+    facts = describe_folds(description, 10)
+    n_bins, names = description.attributes["n_bins"], description.attributes["label_names"]
+    assert all(sum(sizes.values()) == n_bins for sizes in facts["n_bins"].values())
+    for one in facts["labels"]:
+        label = labels[names.index(one["label"])]
+        lacking = []
+        for fold in range(1, 6):
+            for part, bins in vars(blocked_split(n_bins, 80, 10, fold)).items():
+                defined = label[bins][label[bins] != 99]
+                assert one["on"][fold][part] == pytest.approx((defined == 1).mean() * 100)
+                lacking += [f"{part} {fold}"] * (len(set(defined.tolist())) < 2)
+        assert one["lacks"] == lacking
+    assert any(one["lacks"] for one in facts["labels"])
+    assert not all(one["lacks"] for one in facts["labels"])
+
+
+def test_stretches_of_a_label_are_counted(description):
+    _, _, labels = arrays_of(description)
+    row = description.attributes["label_names"].index("summer")
+    (summer,) = [one for one in describe_key(description)["labels"] if one["label"] == "summer"]
+    starts = np.flatnonzero(np.diff((labels[row] == 1).astype(int), prepend=0) == 1)
+    assert summer["n_stretches"] == len(starts) > 1
+    assert 0.08 <= summer["longest_s"] <= (labels[row] == 1).sum() * 0.08 + 1e-9
+
+
+def test_the_list_has_a_row_for_each_patient(run, demo_cache):
+    listed = run("summer_prep", "inspect", "--cache-dir", demo_cache)
+    header, *rows = [line.split("\t") for line in listed.stdout.splitlines()]
+    assert [row[0] for row in rows] == ["8", "14", "20", "29"]
+    assert rows[0][header.index("bins (ms)")] == "80 1000"
+    (fourteen,) = [
+        one
+        for one in json.loads(run("summer_prep", "inspect", "--cache-dir", demo_cache, "--json").stdout)
+        if (one["patient_id"], one["bin_length_ms"]) == ("14", 80)
+    ]
+    counts, recorded_s, _ = arrays_of(describe(key_path(demo_cache, "14", 80)))
+    assert fourteen["recorded_total_s"] == pytest.approx(recorded_s.sum(dtype=float))
+    assert sum(fourteen["n_units_by_region"].values()) == 10
+    rate_hz = counts.sum() / 10 / recorded_s.sum(dtype=float)
+    assert float(rows[1][header.index("mean rate (Hz)")]) == pytest.approx(rate_hz, abs=0.005)
+
+
+def test_units_and_folds_are_shown_as_tables_and_json(run, demo_cache):
+    common = ("summer_prep", "inspect", "14", "--cache-dir", demo_cache)
+    assert "fano factor\t" in run(*common, "--unit", "3").stdout
+    assert json.loads(run(*common, "--unit", "3", "--json").stdout)["unit"] == 3
+    assert "fold 5\tlacks" in run(*common, "--fold-layout", "10").stdout
+    assert json.loads(run(*common, "--fold-layout", "10", "--json").stdout)["buffer_s"] == 10
+    assert "Choose one of them" in error_line(run(*common, "--unit", "3", "--fold-layout", "10"))
+    assert "Name it: summer-prep inspect PATIENT --unit" in error_line(run(*common[:2], *common[3:], "--unit", "3"))
+    assert "--buffer 500 leaves no segment" in error_line(run(*common, "--fold-layout", "500"))
