@@ -22,6 +22,7 @@ from summer_prep.console import (
     Table,
     as_data,
     new_app,
+    path_option,
     progress_on_terminal,
     run,
     say,
@@ -29,7 +30,7 @@ from summer_prep.console import (
     show_json,
     show_table,
 )
-from summer_prep.dataset import FileLayout
+from summer_prep.dataset import DEFAULT_BUFFER_S, FileLayout
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.key import Codec
 from summer_prep.places import Place
@@ -157,6 +158,10 @@ def inspect(
         float | None,
         typer.Option(metavar="BUFFER", help="Show what the blocked split with this buffer (s) leaves of each label."),
     ] = None,
+    html: Annotated[
+        Path | None,
+        path_option("Write a page to zoom into, with the folds of --fold-layout (32).", "--html"),
+    ] = None,
     local_cache: LocalCache = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -167,8 +172,8 @@ def inspect(
     patient = None if patient is None else as_patient_id(patient)
     if len(lengths_ms) > 1:
         raise SettingsError(f"--bin-length {bin_length}: one key is shown at a time. Name one bin length")
-    if patient is None and (unit is not None or fold_layout is not None):
-        option = "--unit" if unit is not None else "--fold-layout"
+    if patient is None and (unit is not None or fold_layout is not None or html is not None):
+        option = "--unit" if unit is not None else "--html" if html is not None else "--fold-layout"
         raise SettingsError(f"{option} is of one patient. Name it: summer-prep inspect PATIENT {option} ...")
     if unit is not None and fold_layout is not None:
         raise SettingsError("--unit and --fold-layout show different things. Choose one of them")
@@ -198,6 +203,12 @@ def inspect(
             "Choose one of these, or build it: summer-prep build --data-dir DIR"
         )
     key = cache.fetch(patient, length_ms, every_byte=True).folder
+    if html is not None:
+        from summer_prep.page import write_page
+        from summer_prep.report import checked_key
+
+        write_page(checked_key(key), html, DEFAULT_BUFFER_S if fold_layout is None else fold_layout)
+        say(f"wrote {html}")
     if unit is not None:
         _show_unit(key, unit, as_json)
     elif fold_layout is not None:
@@ -352,7 +363,7 @@ def _tables_of_key(facts: Mapping[str, Any]) -> list[Table]:
         Table(["spikes", "number"], spikes),
         Table(["array", "dimensions", "dtype", "bytes", "on disk"], arrays),
         Table(["region", "units", "median rate (Hz)", "highest rate (Hz)"], regions),
-        Table(["label", "first (%)", "any (%)", "majority (%)", "undef. (%)", "stretches", "longest (s)"], labels),
+        Table(["label", "first %", "any %", "majority %", "undef. %", "stretches", "longest s"], labels),
         Table(["pause at frame", "film time (s)", "recording start (s)", "duration (s)"], pauses),
     ]
 

@@ -15,6 +15,8 @@ DATASET_BIN_LENGTHS_MS = (40, 80, 200, 480, 1000)
 PARTS_PER_FRAME = (2, 4, 5, 8)
 """Cuts of a frame that give whole milliseconds: bins of 20, 10, 8 and 5 ms."""
 
+DEFAULT_BUFFER_S = 32.0
+
 MAX_SECONDS = 86_400.0
 """A day: longer than any film."""
 

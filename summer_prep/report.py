@@ -173,10 +173,13 @@ def describe_folds(description: Description, buffer_s: float) -> dict[str, Any]:
     labels = read_array(description.folder, "labels_first")
     n_bins = attributes["n_bins"]
     check_buffer(buffer_s, "--fold-layout")
-    splits = {
-        fold: vars(blocked_split(n_bins, attributes["bin_length_ms"], buffer_s, fold))
-        for fold in range(1, N_SEGMENTS + 1)
-    }
+    try:
+        splits = {
+            fold: vars(blocked_split(n_bins, attributes["bin_length_ms"], buffer_s, fold))
+            for fold in range(1, N_SEGMENTS + 1)
+        }
+    except SettingsError as error:  # which names the option of training
+        raise SettingsError(str(error).replace("--buffer", "--fold-layout")) from error
     sizes = {
         fold: {**(found := {part: len(bins) for part, bins in parts.items()}), "unused": n_bins - sum(found.values())}
         for fold, parts in splits.items()

@@ -11,7 +11,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from summer_prep.dataset import MAX_SECONDS, LabelRule, check_bin_length
+from summer_prep.dataset import DEFAULT_BUFFER_S, MAX_SECONDS, LabelRule, check_bin_length
 from summer_prep.errors import SettingsError
 from summer_prep.places import Place, Url
 from summer_prep.values import (
@@ -34,7 +34,6 @@ Loss = Literal["mse", "poisson"]
 ClassWeight = Literal["none", "balanced"]
 Preset = Literal["none", "paper"]
 
-DEFAULT_BUFFER_S = 32.0
 DEFAULT_FOLD = 1
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -107,4 +107,4 @@ def test_units_and_folds_are_shown_as_tables_and_json(run, demo_cache):
     assert json.loads(run(*common, "--fold-layout", "10", "--json").stdout)["buffer_s"] == 10
     assert "Choose one of them" in error_line(run(*common, "--unit", "3", "--fold-layout", "10"))
     assert "Name it: summer-prep inspect PATIENT --unit" in error_line(run(*common[:2], *common[3:], "--unit", "3"))
-    assert "--buffer 500 leaves no segment" in error_line(run(*common, "--fold-layout", "500"))
+    assert "--fold-layout 500 leaves no segment" in error_line(run(*common, "--fold-layout", "500"))

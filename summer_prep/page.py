@@ -1,0 +1,276 @@
+"""A page of one key for people to look at: counts, rate, labels, pauses and folds on one film axis, and its units.
+
+One file without a network: Bokeh's scripts stand in it, and so do the counts, which are sampled anew at every zoom.
+"""
+
+import html
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summer_prep.dataset import ON, UNDEFINED
+from summer_prep.errors import SettingsError
+from summer_prep.extras import load_extra
+from summer_prep.key import Description
+from summer_prep.report import describe_folds, describe_key
+from summer_prep.splits import N_SEGMENTS, blocked_split
+from summer_prep.store import read_array
+from summer_prep.values import finite
+
+_PART_COLORS = {"train": "#4477aa", "val": "#ccbb44", "test": "#ee6677", "unused": "#bbbbbb"}
+_N_COLUMNS = 1000
+_ROW_PX = 14
+
+
+def write_page(description: Description, page: Path, buffer_s: float) -> None:
+    """Write a page of a checked key.
+
+    Parameters
+    ----------
+    buffer_s : of the blocked split whose folds are drawn
+
+    Raises
+    ------
+    CacheError : an array cannot be decoded
+    SettingsError : the extra for pages is missing, the buffer leaves no segment, or the page cannot be written
+    """
+    load_extra("bokeh", "page", f"--html {page}")
+    facts = {**describe_key(description), "folds": describe_folds(description, buffer_s)}
+    text = _page(description, facts, buffer_s)
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{page}: cannot be written ({error.strerror}). Name another file") from error
+
+
+def _page(description: Description, facts: dict[str, Any], buffer_s: float) -> str:
+    from bokeh.document import Document
+    from bokeh.embed import file_html
+    from bokeh.layouts import column
+    from bokeh.resources import INLINE
+    from jinja2 import Template
+
+    film = _Film(description)
+    panels = [film.counts(), film.rate(), film.split(buffer_s), film.labels()]
+    for panel in panels:
+        film.mark_pauses(panel, facts["pauses"])
+    document = Document()
+    document.add_root(column(*panels, sizing_mode="stretch_width"))
+    document.js_on_event("document_ready", film.sample, film.dress)
+    title = f"Patient {facts['patient_id']}, bins of {facts['bin_length_ms']} ms"
+    return file_html(
+        document,
+        INLINE,
+        title=title,
+        template=Template(_file("page.html")),
+        template_variables={
+            "script": _file("page.js"),
+            "heading": html.escape(title),
+            "summary": _summary(facts),
+            "units": _unit_rows(facts["units"]),
+            "regions": _options(unit.get("brain_region", "") for unit in facts["units"]),
+            "types": _options(unit.get("cell_type", "") for unit in facts["units"]),
+            "data": _as_script({**finite(facts), "rates_by_label": _rates_by_label(film)}),  # type: ignore[dict-item]
+        },
+    )
+
+
+def _file(name: str) -> str:
+    return files("summer_prep").joinpath(name).read_text(encoding="utf-8")
+
+
+class _Film:
+    """The arrays of a key, drawn over the minutes of the film."""
+
+    def __init__(self, description: Description) -> None:
+        from bokeh.models import ColumnDataSource, Range1d
+
+        key, attributes = description.folder, description.attributes
+        self.names = list(attributes["label_names"])
+        self.bin_length_ms, self.n_bins = attributes["bin_length_ms"], attributes["n_bins"]
+        self.spike_counts, self.recorded_s = read_array(key, "spike_counts"), read_array(key, "recorded_s")
+        self.first_labels = read_array(key, "labels_first")
+        starts_s = read_array(key, "bin_start_s")
+        self.start_min = float(starts_s[0]) / 60
+        self.bin_min = float(starts_s[-1] - starts_s[0]) / 60 / max(1, self.n_bins - 1)
+        stop_min = self.start_min + self.n_bins * self.bin_min
+        self.minutes = Range1d(
+            start=self.start_min,
+            end=stop_min,
+            bounds=(self.start_min, stop_min),
+            min_interval=10 * self.bin_min,
+        )
+        regions = np.array(attributes["units"].get("brain_region", [""] * attributes["n_units"]))
+        self.order = np.argsort(regions, kind="stable")
+        self.regions = regions[self.order]
+        # What the browser samples from: a row for each unit, so that a column of the picture is one run of memory.
+        counts = np.ascontiguousarray(self.spike_counts[:, self.order].T)
+        self.raw = ColumnDataSource(
+            data={"counts": [counts.ravel()], "recorded_s": [self.recorded_s], "order": [self.order.astype(np.int32)]}
+        )
+
+    def figure(self, height: int, **options: Any) -> Any:
+        from bokeh.plotting import figure
+
+        drawn = figure(
+            x_range=self.minutes, height=height, sizing_mode="stretch_width", tools="xpan,xwheel_zoom,xbox_zoom,reset",
+            active_scroll="xwheel_zoom", output_backend="canvas", **options,
+        )  # fmt: skip
+        drawn.toolbar.logo = None
+        drawn.min_border_left = 110
+        drawn.xaxis.axis_label = "film time (min)"
+        return drawn
+
+    def counts(self) -> Any:
+        """Return the heat map, whose columns are drawn from the counts at every zoom."""
+        from bokeh.models import ColumnDataSource, CustomJS, FixedTicker
+        from bokeh.palettes import Inferno256
+
+        n_units = len(self.order)
+        source = ColumnDataSource(
+            data={"image": [np.zeros((n_units, 1), np.float32)], "x": [self.start_min], "dw": [1.0]}, name="heat"
+        )
+        drawn = self.figure(
+            max(220, min(700, n_units * 6)), y_range=(n_units, 0), title="spike counts, units by region",
+            tooltips=[("film time (min)", "$x{0.00}"), ("row", "$y{0}"), ("log2(1 + rate in Hz)", "@image")],
+        )  # fmt: skip
+        drawn.image("image", x="x", y=0, dw="dw", dh=n_units, source=source, palette=Inferno256)
+        names, firsts, sizes = np.unique(self.regions, return_index=True, return_counts=True)
+        middles = [float(first + size / 2) for first, size in zip(firsts, sizes, strict=True)]
+        drawn.yaxis.ticker = FixedTicker(ticks=middles)
+        drawn.yaxis.major_label_overrides = dict(zip(middles, map(str, names), strict=True))
+        self.rates = ColumnDataSource(data={"x": [self.start_min], "population": [0.0], "unit": [0.0]}, name="rates")
+        sample = CustomJS(
+            args={
+                "raw": self.raw, "heat": source, "rates": self.rates, "range": self.minutes, "start": self.start_min,
+                "bin": self.bin_min, "n_bins": self.n_bins, "n_units": n_units, "n_columns": _N_COLUMNS,
+            },
+            code="window.summer.sample({raw, heat, rates, range, start, bin, n_bins, n_units, n_columns})",
+        )  # fmt: skip
+        self.minutes.js_on_change("start", sample)
+        self.minutes.js_on_change("end", sample)
+        self.sample, self.dress = sample, CustomJS(code="window.summer.dress()")
+        return drawn
+
+    def rate(self) -> Any:
+        """Return the rate of all units, and of one that is chosen."""
+        drawn = self.figure(
+            160, title="rate (Hz)",
+            tooltips=[("film time (min)", "@x{0.00}"), ("all", "@population{0.00}"), ("chosen", "@unit{0.00}")],
+        )  # fmt: skip
+        drawn.line("x", "population", source=self.rates, color="#4477aa", legend_label="mean of all units")
+        drawn.line("x", "unit", source=self.rates, color="#ee6677", legend_label="chosen unit")
+        drawn.legend.orientation = "horizontal"
+        drawn.legend.background_fill_alpha = 0.5
+        return drawn
+
+    def split(self, buffer_s: float) -> Any:
+        """Return the parts of every fold of the blocked split."""
+        folds = range(1, N_SEGMENTS + 1)
+        drawn = self.figure(
+            270, y_range=[f"fold {fold}" for fold in reversed(folds)], title=f"blocked split, buffer {buffer_s:g} s"
+        )
+        for part, color in _PART_COLORS.items():
+            rows: dict[str, list[Any]] = {"y": [], "left": [], "right": []}
+            for fold in folds:
+                for left, right in self._stretches(self._part(buffer_s, fold, part)):
+                    rows["y"].append(f"fold {fold}")
+                    rows["left"].append(left)
+                    rows["right"].append(right)
+            drawn.hbar(y="y", left="left", right="right", height=0.8, color=color, legend_label=part, source=rows)
+        drawn.add_layout(drawn.legend[0], "below")
+        drawn.legend.orientation = "horizontal"
+        return drawn
+
+    def _part(self, buffer_s: float, fold: int, part: str) -> NDArray[np.bool_]:
+        split = vars(blocked_split(self.n_bins, self.bin_length_ms, buffer_s, fold))
+        inside = np.zeros(self.n_bins, bool)
+        for name, bins in split.items():
+            if part in (name, "unused"):
+                inside[bins] = True
+        return ~inside if part == "unused" else inside
+
+    def _stretches(self, inside: NDArray[np.bool_]) -> list[tuple[float, float]]:
+        """Return where runs of bins begin and end, in minutes."""
+        edges = np.flatnonzero(np.diff(inside.astype(np.int8), prepend=0, append=0)) * self.bin_min + self.start_min
+        return [(float(left), float(right)) for left, right in zip(edges[::2], edges[1::2], strict=True)]
+
+    def labels(self) -> Any:
+        """Return the stretches of every label."""
+        from bokeh.transform import factor_cmap
+
+        rows: dict[str, list[Any]] = {"y": [], "left": [], "right": [], "value": []}
+        for name, label in zip(self.names, self.first_labels, strict=True):
+            for value, word in ((ON, "on"), (UNDEFINED, "undefined")):
+                for left, right in self._stretches(label == value):
+                    rows["y"].append(name)
+                    rows["left"].append(left)
+                    rows["right"].append(right)
+                    rows["value"].append(word)
+        drawn = self.figure(
+            60 + _ROW_PX * len(self.names), y_range=list(reversed(self.names)), title="labels (rule: first frame)",
+            tooltips=[("label", "@y"), ("from (min)", "@left{0.00}"), ("to (min)", "@right{0.00}"), ("is", "@value")],
+        )  # fmt: skip
+        colors = factor_cmap("value", ["#4477aa", "#bbbbbb"], ["on", "undefined"])
+        drawn.hbar(y="y", left="left", right="right", height=0.8, color=colors, source=rows)
+        return drawn
+
+    def mark_pauses(self, drawn: Any, pauses: list[dict[str, Any]]) -> None:
+        """Draw where the film stood still."""
+        from bokeh.models.annotations import Span
+
+        for pause in pauses:
+            place = pause["film_time_s"] / 60
+            drawn.add_layout(Span(location=place, dimension="height", line_dash="dashed", line_color="#66ccee"))
+
+
+def _rates_by_label(film: _Film) -> dict[str, Any]:
+    """Return the rates (Hz) of all units while each label is on and off, (n_labels, n_units) each."""
+    rates: dict[str, Any] = {}
+    for name, value in (("on_hz", ON), ("off_hz", 1 - ON)):
+        is_so = film.first_labels == value
+        seconds = is_so @ film.recorded_s.astype(np.float64)
+        spikes = is_so.astype(np.float32) @ film.spike_counts.astype(np.float32)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rates[name] = finite((spikes / seconds[:, None]).round(4).tolist())
+    return rates
+
+
+def _summary(facts: dict[str, Any]) -> str:
+    spikes = facts["spikes"]
+    lines = [
+        f"{facts['n_units']} units, {facts['n_bins']} bins",
+        f"{spikes['counted']:,} spikes counted, {spikes['in_pauses']:,} in pauses, {spikes['outside']:,} outside",
+        f"{len(facts['pauses'])} pauses (dashed)",
+        f"from {facts['source']['file_name']}",
+        *facts["notes"],
+    ]
+    return "".join(f"<li>{html.escape(str(line))}</li>" for line in lines)
+
+
+def _unit_rows(units: list[dict[str, Any]]) -> str:
+    def cell(value: object) -> str:
+        shown = f"{value:.2f}" if isinstance(value, float) else str(value)
+        return f"<td>{html.escape('-' if shown == 'nan' else shown)}</td>"
+
+    rows = []
+    for unit in units:
+        values = [unit.get("brain_region", ""), unit.get("cell_type", ""), unit["spikes"], unit["rate_hz"]]
+        cells = "".join(map(cell, [*values, unit["fano_factor"]]))
+        number = unit["unit"]
+        rows.append(f'<tr data-unit="{number}"><th scope="row"><button>{number}</button></th>{cells}</tr>')
+    return "\n".join(rows)
+
+
+def _options(values: Any) -> str:
+    return "".join(f"<option>{html.escape(str(value))}</option>" for value in sorted(set(values)))
+
+
+def _as_script(value: object) -> str:
+    """Return JSON that may stand in a script element: text of files ends none."""
+    return json.dumps(value).replace("<", "\\u003c")
