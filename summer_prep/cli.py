@@ -243,7 +243,7 @@ def _table_of_patients(keys: Sequence[Mapping[str, Any]]) -> Table:
         where = [" ".join(map(str, lengths_ms)), facts["n_units"], regions]
         return [facts["patient_id"], *where, spikes, f"{rate_hz:.2f}", facts["n_pauses"], _file_name(facts)]
 
-    header = ["patient", "bins (ms)", "units", "by region", "spikes", "mean rate (Hz)", "pauses", "source"]
+    header = ["patient", "bins (ms)", "units", "by region", "spikes", "rate (Hz)", "pauses", "source"]
     return Table(header, [row(found[0], [one["bin_length_ms"] for one in found]) for found in of_patient.values()])
 
 
@@ -363,7 +363,7 @@ def _tables_of_key(facts: Mapping[str, Any]) -> list[Table]:
         Table(["spikes", "number"], spikes),
         Table(["array", "dimensions", "dtype", "bytes", "on disk"], arrays),
         Table(["region", "units", "median rate (Hz)", "highest rate (Hz)"], regions),
-        Table(["label", "first %", "any %", "majority %", "undef. %", "stretches", "longest s"], labels),
+        Table(["label", "first %", "any %", "major. %", "undef. %", "runs", "longest"], labels),
         Table(["pause at frame", "film time (s)", "recording start (s)", "duration (s)"], pauses),
     ]
 

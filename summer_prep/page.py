@@ -5,6 +5,9 @@ One file without a network: Bokeh's scripts stand in it, and so do the counts, w
 
 import html
 import json
+import os
+import uuid
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -41,10 +44,14 @@ def write_page(description: Description, page: Path, buffer_s: float) -> None:
     load_extra("bokeh", "page", f"--html {page}")
     facts = {**describe_key(description), "folds": describe_folds(description, buffer_s)}
     text = _page(description, facts, buffer_s)
+    staged = page.with_name(f".{page.name}.{uuid.uuid4().hex}.staging")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(text, encoding="utf-8")
+        staged.write_text(text, encoding="utf-8")
+        os.replace(staged, page)  # whole or not at all
     except OSError as error:
+        with suppress(OSError):
+            staged.unlink()
         raise SettingsError(f"{page}: cannot be written ({error.strerror}). Name another file") from error
 
 

@@ -96,7 +96,7 @@ def test_the_list_has_a_row_for_each_patient(run, demo_cache):
     assert fourteen["recorded_total_s"] == pytest.approx(recorded_s.sum(dtype=float))
     assert sum(fourteen["n_units_by_region"].values()) == 10
     rate_hz = counts.sum() / 10 / recorded_s.sum(dtype=float)
-    assert float(rows[1][header.index("mean rate (Hz)")]) == pytest.approx(rate_hz, abs=0.005)
+    assert float(rows[1][header.index("rate (Hz)")]) == pytest.approx(rate_hz, abs=0.005)
 
 
 def test_units_and_folds_are_shown_as_tables_and_json(run, demo_cache):

@@ -183,6 +183,10 @@ def test_the_command_writes_a_page_or_one_line(run, demo_cache, tmp_path):
     written = run(*common, tmp_path / "new" / "page.html", "--fold-layout", "10")
     assert written.returncode == 0, written.stderr
     assert (tmp_path / "new" / "page.html").stat().st_size > 1e6
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
+    (tmp_path / "new" / "folder").mkdir()
+    assert "cannot be written (Is a directory)" in error_line(run(*common, tmp_path / "new" / "folder"))
+    assert not list((tmp_path / "new").glob(".*"))
     (tmp_path / "file").write_text("")
     assert "cannot be written" in error_line(run(*common, tmp_path / "file" / "page.html", "--fold-layout", "10"))
     assert "--fold-layout 500 leaves no segment" in error_line(
