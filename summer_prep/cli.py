@@ -32,7 +32,7 @@ from summer_prep.console import (
 )
 from summer_prep.dataset import DEFAULT_BUFFER_S, FileLayout
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.key import Codec
+from summer_prep.key import Codec, Description
 from summer_prep.places import Place
 from summer_prep.values import as_bin_lengths, as_names, as_patient_id, as_patient_ids
 
@@ -202,12 +202,11 @@ def inspect(
             f"no key of patient {patient} at {length_ms} ms in {cache_dir}; found are {found or 'none'}. "
             "Choose one of these, or build it: summer-prep build --data-dir DIR"
         )
-    key = cache.fetch(patient, length_ms, every_byte=True).folder
+    key = cache.fetch(patient, length_ms, every_byte=True)  # what is shown of it is what was written
     if html is not None:
         from summer_prep.page import write_page
-        from summer_prep.report import checked_key
 
-        write_page(checked_key(key), html, DEFAULT_BUFFER_S if fold_layout is None else fold_layout)
+        write_page(key, html, DEFAULT_BUFFER_S if fold_layout is None else fold_layout)
         say(f"wrote {html}")
     if unit is not None:
         _show_unit(key, unit, as_json)
@@ -261,18 +260,17 @@ def _fail_if_any(problems: list[str], word: str, n_keys: int, summary: str) -> N
         raise CacheError(summary)
 
 
-def _show_key(key: Path, picture: Path | None, labels: Sequence[str], as_json: bool) -> None:
-    from summer_prep.report import checked_key, describe_key, draw_key
+def _show_key(key: Description, picture: Path | None, labels: Sequence[str], as_json: bool) -> None:
+    from summer_prep.report import describe_key, draw_key
 
-    description = checked_key(key)
-    facts = describe_key(description)
+    facts = describe_key(key)
     if picture is not None:
-        draw_key(description, picture, labels)
+        draw_key(key, picture, labels)
         say(f"wrote {picture}")
     if as_json:
         show_json(facts)
         return
-    show(as_data(key))
+    show(as_data(key.folder))
     unseen = f", {facts['n_unseen_bins']} of them never seen" if facts["n_unseen_bins"] else ""
     show(as_data(f"{facts['n_bins']} bins{unseen}, {facts['n_units']} units from {_file_name(facts)}"))
     for note in facts["notes"]:
@@ -282,10 +280,10 @@ def _show_key(key: Path, picture: Path | None, labels: Sequence[str], as_json: b
         show_table(table)
 
 
-def _show_unit(key: Path, unit: int, as_json: bool) -> None:
-    from summer_prep.report import checked_key, describe_unit
+def _show_unit(key: Description, unit: int, as_json: bool) -> None:
+    from summer_prep.report import describe_unit
 
-    facts = describe_unit(checked_key(key), unit)
+    facts = describe_unit(key, unit)
     if as_json:
         show_json(facts)
         return
@@ -296,10 +294,10 @@ def _show_unit(key: Path, unit: int, as_json: bool) -> None:
     show_table(Table(["label", "on (Hz)", "off (Hz)", "ratio"], rates))
 
 
-def _show_folds(key: Path, buffer_s: float, as_json: bool) -> None:
-    from summer_prep.report import checked_key, describe_folds
+def _show_folds(key: Description, buffer_s: float, as_json: bool) -> None:
+    from summer_prep.report import describe_folds
 
-    facts = describe_folds(checked_key(key), buffer_s)
+    facts = describe_folds(key, buffer_s)
     if as_json:
         show_json(facts)
         return

@@ -31,7 +31,6 @@ window.summer = (() => {
         if (order[row] === chosen) unit[column] = rate;
       }
     }
-    image.shape = [n_units, n];
     const ndarray = heat.data.image[0].constructor;
     const filled = new ndarray(image.buffer, [n_units, n]);
     heat.data = {image: [filled], x: [start + first * bin], dw: [n * per_column * bin]};

@@ -7,6 +7,7 @@ import html
 import json
 import os
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -19,8 +20,8 @@ from summer_prep.dataset import ON, UNDEFINED
 from summer_prep.errors import SettingsError
 from summer_prep.extras import load_extra
 from summer_prep.key import Description
-from summer_prep.report import describe_folds, describe_key
-from summer_prep.splits import N_SEGMENTS, blocked_split
+from summer_prep.report import describe_key, rates_by_label, splits_of, stretches
+from summer_prep.splits import Indices
 from summer_prep.store import read_array
 from summer_prep.values import finite
 
@@ -42,8 +43,8 @@ def write_page(description: Description, page: Path, buffer_s: float) -> None:
     SettingsError : the extra for pages is missing, the buffer leaves no segment, or the page cannot be written
     """
     load_extra("bokeh", "page", f"--html {page}")
-    facts = {**describe_key(description), "folds": describe_folds(description, buffer_s)}
-    text = _page(description, facts, buffer_s)
+    splits = splits_of(description, buffer_s)
+    text = _page(description, describe_key(description), splits, buffer_s)
     staged = page.with_name(f".{page.name}.{uuid.uuid4().hex}.staging")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +56,9 @@ def write_page(description: Description, page: Path, buffer_s: float) -> None:
         raise SettingsError(f"{page}: cannot be written ({error.strerror}). Name another file") from error
 
 
-def _page(description: Description, facts: dict[str, Any], buffer_s: float) -> str:
+def _page(
+    description: Description, facts: dict[str, Any], splits: Mapping[int, Mapping[str, Indices]], buffer_s: float
+) -> str:
     from bokeh.document import Document
     from bokeh.embed import file_html
     from bokeh.layouts import column
@@ -63,12 +66,14 @@ def _page(description: Description, facts: dict[str, Any], buffer_s: float) -> s
     from jinja2 import Template
 
     film = _Film(description)
-    panels = [film.counts(), film.rate(), film.split(buffer_s), film.labels()]
+    panels = [film.counts(), film.rate(), film.split(splits, buffer_s), film.labels()]
     for panel in panels:
         film.mark_pauses(panel, facts["pauses"])
     document = Document()
     document.add_root(column(*panels, sizing_mode="stretch_width"))
     document.js_on_event("document_ready", film.sample, film.dress)
+    on_hz, off_hz = rates_by_label(film.spike_counts, film.recorded_s, film.first_labels).round(4)
+    rates = {"on_hz": on_hz.tolist(), "off_hz": off_hz.tolist()}
     title = f"Patient {facts['patient_id']}, bins of {facts['bin_length_ms']} ms"
     return file_html(
         document,
@@ -82,7 +87,7 @@ def _page(description: Description, facts: dict[str, Any], buffer_s: float) -> s
             "units": _unit_rows(facts["units"]),
             "regions": _options(unit.get("brain_region", "") for unit in facts["units"]),
             "types": _options(unit.get("cell_type", "") for unit in facts["units"]),
-            "data": _as_script({**finite(facts), "rates_by_label": _rates_by_label(film)}),  # type: ignore[dict-item]
+            "data": _as_script(finite({**facts, "rates_by_label": rates})),
         },
     )
 
@@ -99,7 +104,7 @@ class _Film:
 
         key, attributes = description.folder, description.attributes
         self.names = list(attributes["label_names"])
-        self.bin_length_ms, self.n_bins = attributes["bin_length_ms"], attributes["n_bins"]
+        self.n_bins = attributes["n_bins"]
         self.spike_counts, self.recorded_s = read_array(key, "spike_counts"), read_array(key, "recorded_s")
         self.first_labels = read_array(key, "labels_first")
         starts_s = read_array(key, "bin_start_s")
@@ -176,16 +181,15 @@ class _Film:
         drawn.legend.background_fill_alpha = 0.5
         return drawn
 
-    def split(self, buffer_s: float) -> Any:
+    def split(self, splits: Mapping[int, Mapping[str, Indices]], buffer_s: float) -> Any:
         """Return the parts of every fold of the blocked split."""
-        folds = range(1, N_SEGMENTS + 1)
         drawn = self.figure(
-            270, y_range=[f"fold {fold}" for fold in reversed(folds)], title=f"blocked split, buffer {buffer_s:g} s"
+            270, y_range=[f"fold {fold}" for fold in reversed(splits)], title=f"blocked split, buffer {buffer_s:g} s"
         )
         for part, color in _PART_COLORS.items():
             rows: dict[str, list[Any]] = {"y": [], "left": [], "right": []}
-            for fold in folds:
-                for left, right in self._stretches(self._part(buffer_s, fold, part)):
+            for fold, bins in splits.items():
+                for left, right in self._stretches(self._part(bins, part)):
                     rows["y"].append(f"fold {fold}")
                     rows["left"].append(left)
                     rows["right"].append(right)
@@ -194,18 +198,17 @@ class _Film:
         drawn.legend.orientation = "horizontal"
         return drawn
 
-    def _part(self, buffer_s: float, fold: int, part: str) -> NDArray[np.bool_]:
-        split = vars(blocked_split(self.n_bins, self.bin_length_ms, buffer_s, fold))
-        inside = np.zeros(self.n_bins, bool)
-        for name, bins in split.items():
-            if part in (name, "unused"):
-                inside[bins] = True
-        return ~inside if part == "unused" else inside
+    def _part(self, bins: Mapping[str, Indices], part: str) -> NDArray[np.bool_]:
+        """Return which bins are in a part; "unused" are those in none."""
+        every_bin = np.arange(self.n_bins)
+        if part == "unused":
+            return ~np.isin(every_bin, np.concatenate(list(bins.values())))
+        return np.isin(every_bin, bins[part])
 
     def _stretches(self, inside: NDArray[np.bool_]) -> list[tuple[float, float]]:
         """Return where runs of bins begin and end, in minutes."""
-        edges = np.flatnonzero(np.diff(inside.astype(np.int8), prepend=0, append=0)) * self.bin_min + self.start_min
-        return [(float(left), float(right)) for left, right in zip(edges[::2], edges[1::2], strict=True)]
+        lefts, rights = (edges * self.bin_min + self.start_min for edges in stretches(inside))
+        return [(float(left), float(right)) for left, right in zip(lefts, rights, strict=True)]
 
     def labels(self) -> Any:
         """Return the stretches of every label."""
@@ -234,18 +237,6 @@ class _Film:
         for pause in pauses:
             place = pause["film_time_s"] / 60
             drawn.add_layout(Span(location=place, dimension="height", line_dash="dashed", line_color="#66ccee"))
-
-
-def _rates_by_label(film: _Film) -> dict[str, Any]:
-    """Return the rates (Hz) of all units while each label is on and off, (n_labels, n_units) each."""
-    rates: dict[str, Any] = {}
-    for name, value in (("on_hz", ON), ("off_hz", 1 - ON)):
-        is_so = film.first_labels == value
-        seconds = is_so @ film.recorded_s.astype(np.float64)
-        spikes = is_so.astype(np.float32) @ film.spike_counts.astype(np.float32)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            rates[name] = finite((spikes / seconds[:, None]).round(4).tolist())
-    return rates
 
 
 def _summary(facts: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from summer_prep.console import as_data
 from summer_prep.dataset import FRAME_PERIOD_MS, FRAMES_PER_MINUTE, LABEL_RULES, OFF, ON, UNDEFINED
 from summer_prep.errors import SettingsError
-from summer_prep.key import Description, check_files, describe
+from summer_prep.key import Description
 from summer_prep.output import pyplot, save_picture
 from summer_prep.splits import N_SEGMENTS, Indices, blocked_split, check_buffer
 from summer_prep.store import describe_array, read_array
@@ -18,18 +18,6 @@ from summer_prep.store import describe_array, read_array
 PICTURE_LABELS = ("summer", "tom", "tom-faces", "indoor-setting", "office", "park", "camera-cuts")
 _MAX_COLUMNS = 1200
 _AS_IT_IS = {"aspect": "auto", "interpolation": "nearest"}
-
-
-def checked_key(key: Path) -> Description:
-    """Return what a key says of itself, every byte checked: what is shown of it is what was written.
-
-    Raises
-    ------
-    CacheError : the key is missing or damaged
-    """
-    description = describe(key)
-    check_files(description, every_byte=True)
-    return description
 
 
 def describe_key(description: Description) -> dict[str, Any]:
@@ -77,22 +65,24 @@ def _label_shares(key: Path, label_names: list[str]) -> list[dict[str, Any]]:
     bin_s = float(bin_start_s[1] - bin_start_s[0]) if len(bin_start_s) > 1 else float("nan")
     labels = {rule: read_array(key, f"labels_{rule}") for rule in LABEL_RULES}
     undefined = (labels["first"] == UNDEFINED).mean(axis=1)
+    on = labels["first"] == ON
+    lengths = [stops - starts for starts, stops in map(stretches, on)]
     return [
         {
             "label": name,
             **{rule: float((values[row] == 1).mean() * 100) for rule, values in labels.items()},
             "undefined": float(undefined[row] * 100),
-            "n_stretches": len(lengths := _runs(labels["first"][row] == ON)),
-            "longest_s": float(lengths.max(initial=0) * bin_s),
+            "n_stretches": len(lengths[row]),
+            "longest_s": float(lengths[row].max(initial=0) * bin_s),
         }
         for row, name in enumerate(label_names)
     ]
 
 
-def _runs(is_on: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the lengths of the runs of bins that are on."""
+def stretches(is_on: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where runs of bins that are on begin, and the bins after their last, (n_runs,) each."""
     edges = np.flatnonzero(np.diff(is_on.astype(np.int8), prepend=0, append=0))
-    return edges[1::2] - edges[::2]
+    return edges[::2], edges[1::2]
 
 
 def describe_unit(description: Description, unit: int) -> dict[str, Any]:
@@ -111,12 +101,14 @@ def describe_unit(description: Description, unit: int) -> dict[str, Any]:
     if not 0 <= unit < attributes["n_units"]:
         raise SettingsError(f"--unit {unit}: {key} has the units 0 to {attributes['n_units'] - 1}. Choose one of them")
     counts, seconds = read_array(key, "spike_counts")[:, unit], read_array(key, "recorded_s")
-    labels = read_array(key, "labels_first")
+    on_hz, off_hz = rates_by_label(counts[:, None], seconds, read_array(key, "labels_first"))[:, :, 0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = np.where(off_hz > 0, on_hz / off_hz, np.nan)
     return {
         **_unit_facts(description, unit, counts, seconds),
         "labels": [
-            {"label": name, **_rates_by_label(counts, seconds, labels[row])}
-            for row, name in enumerate(attributes["label_names"])
+            {"label": name, "on_hz": float(on), "off_hz": float(off), "ratio": float(ratio)}
+            for name, on, off, ratio in zip(attributes["label_names"], on_hz, off_hz, ratios, strict=True)
         ],
     }
 
@@ -141,15 +133,23 @@ def fano_factor(counts: NDArray[Any]) -> float:
     return float(counts.var(ddof=1, dtype=np.float64) / counts.mean(dtype=np.float64))
 
 
-def _rates_by_label(
-    counts: NDArray[Any], recorded_s: NDArray[np.float32], label: NDArray[np.uint8]
-) -> dict[str, float]:
-    """Return a unit's rate while a label is on and while it is off, NaN where it never is; undefined bins are out."""
-    rates = {}
-    for name, value in (("on_hz", ON), ("off_hz", OFF)):
-        seconds = float(recorded_s[label == value].sum(dtype=np.float64))
-        rates[name] = float(counts[label == value].sum(dtype=np.int64)) / seconds if seconds else float("nan")
-    return {**rates, "ratio": rates["on_hz"] / rates["off_hz"] if rates["off_hz"] else float("nan")}
+def rates_by_label(
+    counts: NDArray[Any], recorded_s: NDArray[np.float32], labels: NDArray[np.uint8]
+) -> NDArray[np.float64]:
+    """Return the rates (Hz) of units while labels are on and while they are off; undefined bins are in neither.
+
+    Parameters
+    ----------
+    counts : (n_bins, n_units)
+    labels : (n_labels, n_bins)
+
+    Returns
+    -------
+    (2, n_labels, n_units), NaN where a label never is so
+    """
+    counts, recorded_s = counts.astype(np.float64), recorded_s.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.stack([(is_so @ counts) / (is_so @ recorded_s)[:, None] for is_so in (labels == ON, labels == OFF)])
 
 
 def describe_folds(description: Description, buffer_s: float) -> dict[str, Any]:
@@ -169,17 +169,8 @@ def describe_folds(description: Description, buffer_s: float) -> dict[str, Any]:
     CacheError : an array cannot be decoded
     SettingsError : the buffer leaves no segment
     """
-    attributes = description.attributes
-    labels = read_array(description.folder, "labels_first")
-    n_bins = attributes["n_bins"]
-    check_buffer(buffer_s, "--fold-layout")
-    try:
-        splits = {
-            fold: vars(blocked_split(n_bins, attributes["bin_length_ms"], buffer_s, fold))
-            for fold in range(1, N_SEGMENTS + 1)
-        }
-    except SettingsError as error:  # which names the option of training
-        raise SettingsError(str(error).replace("--buffer", "--fold-layout")) from error
+    labels, n_bins = read_array(description.folder, "labels_first"), description.attributes["n_bins"]
+    splits = splits_of(description, buffer_s)
     sizes = {
         fold: {**(found := {part: len(bins) for part, bins in parts.items()}), "unused": n_bins - sum(found.values())}
         for fold, parts in splits.items()
@@ -189,9 +180,20 @@ def describe_folds(description: Description, buffer_s: float) -> dict[str, Any]:
         "n_bins": sizes,
         "labels": [
             {"label": name, **_label_in_folds(labels[row], splits)}
-            for row, name in enumerate(attributes["label_names"])
+            for row, name in enumerate(description.attributes["label_names"])
         ],
     }
+
+
+def splits_of(description: Description, buffer_s: float) -> dict[int, dict[str, Indices]]:
+    """Return the bins of every part of every fold of a key's blocked split; errors as `describe_folds`."""
+    check_buffer(buffer_s, "--fold-layout")
+    n_bins, bin_length_ms = (description.attributes[name] for name in ("n_bins", "bin_length_ms"))
+    folds = range(1, N_SEGMENTS + 1)
+    try:
+        return {fold: vars(blocked_split(n_bins, bin_length_ms, buffer_s, fold)) for fold in folds}
+    except SettingsError as error:  # which names the option of training
+        raise SettingsError(str(error).replace("--buffer", "--fold-layout")) from error
 
 
 def _label_in_folds(label: NDArray[np.uint8], splits: dict[int, dict[str, Indices]]) -> dict[str, Any]:

@@ -169,11 +169,13 @@ class StreamedSamples:
             for n_rows, rows in ((self.window.n_bins, self.counts), (1, self.targets))
         )
         blocks: list[Indices] = []
+        n_samples = 0
         for block in index_blocks:
-            if blocks and (sum(map(len, blocks)) + len(block)) * sample_bytes > self.read_ahead_bytes:
+            if blocks and (n_samples + len(block)) * sample_bytes > self.read_ahead_bytes:
                 yield blocks
-                blocks = []
+                blocks, n_samples = [], 0
             blocks.append(block)
+            n_samples += len(block)
         if blocks:
             yield blocks
 

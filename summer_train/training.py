@@ -183,7 +183,7 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
                     "run to continue", lambda: str(find_run(parent, data.choice, data.provenance["data"]))
                 )
                 previous = Path(found)
-                if team.from_first("finished", lambda: "yes" if _is_finished(Path(found), run) else ""):
+                if team.from_first("finished", lambda: "yes" if _is_finished(previous, run) else ""):
                     return _finished(previous, say) if is_first_process() else None
                 say(f"continuing {previous}")
             with _alone_in(previous):

@@ -7,7 +7,7 @@ import pytest
 
 from summer_prep.errors import SettingsError
 from summer_prep.key import describe, key_path
-from summer_prep.report import _runs, describe_folds, describe_key, describe_unit, fano_factor
+from summer_prep.report import describe_folds, describe_key, describe_unit, fano_factor, stretches
 from summer_prep.splits import blocked_split
 from summer_prep.store import read_array
 from tests.conftest import error_line
@@ -31,9 +31,13 @@ def test_fano_factor_is_one_of_poisson_counts_and_undefined_of_silence():
 
 
 def test_runs_are_counted_at_both_ends():
-    assert _runs(np.array([1, 1, 0, 1, 0, 0, 1], bool)).tolist() == [2, 1, 1]
-    assert _runs(np.zeros(3, bool)).tolist() == []
-    assert _runs(np.ones(3, bool)).tolist() == [3]
+    def lengths(values):
+        starts, stops = stretches(np.array(values, bool))
+        return (stops - starts).tolist()
+
+    assert lengths([1, 1, 0, 1, 0, 0, 1]) == [2, 1, 1]
+    assert lengths([0, 0, 0]) == []
+    assert lengths([1, 1, 1]) == [3]
 
 
 def test_a_unit_has_the_rates_of_its_counts(description):
