@@ -167,6 +167,7 @@ def inspect(
 ) -> None:
     """Show what is in the cache: all patients, or one's arrays, rates, labels and pauses, or one unit."""
     from summer_prep.caches import open_cache
+    from summer_prep.web import check_page
 
     lengths_ms = as_bin_lengths(bin_length)
     patient = None if patient is None else as_patient_id(patient)
@@ -179,6 +180,7 @@ def inspect(
         raise SettingsError("--unit and --fold-layout show different things. Choose one of them")
     if picture is None and labels is not None:
         raise SettingsError(f"--labels {labels}: chooses what --picture draws. Name a picture, too")
+    check_page(html)
     cache = open_cache(cache_dir, local_cache)
     cached = cache.keys()
     if patient is None:
@@ -204,9 +206,9 @@ def inspect(
         )
     key = cache.fetch(patient, length_ms, every_byte=True)  # what is shown of it is what was written
     if html is not None:
-        from summer_prep.page import write_page
+        from summer_prep.page import write_key_page
 
-        write_page(key, html, DEFAULT_BUFFER_S if fold_layout is None else fold_layout)
+        write_key_page(key, html, DEFAULT_BUFFER_S if fold_layout is None else fold_layout)
         say(f"wrote {html}")
     if unit is not None:
         _show_unit(key, unit, as_json)

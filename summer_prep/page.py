@@ -1,106 +1,85 @@
 """A page of one key for people to look at: counts, rate, labels, pauses and folds on one film axis, and its units.
 
-One file without a network: Bokeh's scripts stand in it, and so do the counts, which are sampled anew at every zoom.
+The counts stand in the page and are sampled anew at every zoom.
 """
 
 import html
-import json
-import os
-import uuid
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from summer_prep.console import Table
 from summer_prep.dataset import ON, UNDEFINED
-from summer_prep.errors import SettingsError
-from summer_prep.extras import load_extra
 from summer_prep.key import Description
 from summer_prep.report import describe_key, rates_by_label, splits_of, stretches
 from summer_prep.splits import Indices
 from summer_prep.store import read_array
-from summer_prep.values import finite
+from summer_prep.web import PART_COLORS, film_figure, film_range, html_table, legend_above, render, write_page
 
-_PART_COLORS = {"train": "#4477aa", "val": "#ccbb44", "test": "#ee6677", "unused": "#bbbbbb"}
 _N_COLUMNS = 1000
 _ROW_PX = 14
 
 
-def write_page(description: Description, page: Path, buffer_s: float) -> None:
+def write_key_page(description: Description, page: Path, buffer_s: float) -> None:
     """Write a page of a checked key.
 
     Parameters
     ----------
+    page : see `web.check_page`
     buffer_s : of the blocked split whose folds are drawn
 
     Raises
     ------
     CacheError : an array cannot be decoded
-    SettingsError : the extra for pages is missing, the buffer leaves no segment, or the page cannot be written
+    SettingsError : the buffer leaves no segment, or the page cannot be written
     """
-    load_extra("bokeh", "page", f"--html {page}")
     splits = splits_of(description, buffer_s)
-    text = _page(description, describe_key(description), splits, buffer_s)
-    staged = page.with_name(f".{page.name}.{uuid.uuid4().hex}.staging")
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_text(text, encoding="utf-8")
-        os.replace(staged, page)  # whole or not at all
-    except OSError as error:
-        with suppress(OSError):
-            staged.unlink()
-        raise SettingsError(f"{page}: cannot be written ({error.strerror}). Name another file") from error
+    write_page(page, _page(description, describe_key(description), splits, buffer_s))
 
 
 def _page(
     description: Description, facts: dict[str, Any], splits: Mapping[int, Mapping[str, Indices]], buffer_s: float
 ) -> str:
-    from bokeh.document import Document
-    from bokeh.embed import file_html
     from bokeh.layouts import column
-    from bokeh.resources import INLINE
-    from jinja2 import Template
+    from bokeh.models import CustomJS
 
     film = _Film(description)
     panels = [film.counts(), film.rate(), film.split(splits, buffer_s), film.labels()]
+    panels[-1].xaxis.axis_label = "film time (min)"
     for panel in panels:
         film.mark_pauses(panel, facts["pauses"])
-    document = Document()
-    document.add_root(column(*panels, sizing_mode="stretch_width"))
-    document.js_on_event("document_ready", film.sample, film.dress)
+    sample = CustomJS(args={"counts": film.raw}, code="window.summer.sample()")  # which sends them along
+    film.minutes.js_on_change("start", sample)
+    film.minutes.js_on_change("end", sample)
     on_hz, off_hz = rates_by_label(film.spike_counts, film.recorded_s, film.first_labels).round(4)
-    rates = {"on_hz": on_hz.tolist(), "off_hz": off_hz.tolist()}
-    title = f"Patient {facts['patient_id']}, bins of {facts['bin_length_ms']} ms"
-    return file_html(
-        document,
-        INLINE,
-        title=title,
-        template=Template(_file("page.html")),
-        template_variables={
-            "script": _file("page.js"),
-            "heading": html.escape(title),
-            "summary": _summary(facts),
-            "units": _unit_rows(facts["units"]),
-            "regions": _options(unit.get("brain_region", "") for unit in facts["units"]),
-            "types": _options(unit.get("cell_type", "") for unit in facts["units"]),
-            "data": _as_script(finite({**facts, "rates_by_label": rates})),
+    of_page = {
+        "rates_by_label": {"on_hz": on_hz.tolist(), "off_hz": off_hz.tolist()},
+        "film": {
+            "start_min": film.start_min, "bin_min": film.bin_min, "n_bins": film.n_bins, "n_units": facts["n_units"],
+            "n_columns": _N_COLUMNS,
         },
+    }  # fmt: skip
+    return render(
+        "summer_prep",
+        "page",
+        f"Patient {facts['patient_id']}, bins of {facts['bin_length_ms']} ms",
+        {"pictures": column(*panels, sizing_mode="stretch_width")},
+        {**facts, **of_page},
+        summary=_summary(facts),
+        units=html_table(_unit_table(facts["units"]), "units", "unit"),
+        regions=_options(unit.get("brain_region", "") for unit in facts["units"]),
+        types=_options(unit.get("cell_type", "") for unit in facts["units"]),
     )
-
-
-def _file(name: str) -> str:
-    return files("summer_prep").joinpath(name).read_text(encoding="utf-8")
 
 
 class _Film:
     """The arrays of a key, drawn over the minutes of the film."""
 
     def __init__(self, description: Description) -> None:
-        from bokeh.models import ColumnDataSource, Range1d
+        from bokeh.models import ColumnDataSource
 
         key, attributes = description.folder, description.attributes
         self.names = list(attributes["label_names"])
@@ -111,44 +90,28 @@ class _Film:
         self.start_min = float(starts_s[0]) / 60
         self.bin_min = float(starts_s[-1] - starts_s[0]) / 60 / max(1, self.n_bins - 1)
         stop_min = self.start_min + self.n_bins * self.bin_min
-        self.minutes = Range1d(
-            start=self.start_min,
-            end=stop_min,
-            bounds=(self.start_min, stop_min),
-            min_interval=10 * self.bin_min,
-        )
+        self.minutes = film_range(self.start_min, stop_min, 10 * self.bin_min)
         regions = np.array(attributes["units"].get("brain_region", [""] * attributes["n_units"]))
         self.order = np.argsort(regions, kind="stable")
         self.regions = regions[self.order]
         # What the browser samples from: a row for each unit, so that a column of the picture is one run of memory.
         counts = np.ascontiguousarray(self.spike_counts[:, self.order].T)
         self.raw = ColumnDataSource(
-            data={"counts": [counts.ravel()], "recorded_s": [self.recorded_s], "order": [self.order.astype(np.int32)]}
+            data={"counts": [counts.ravel()], "recorded_s": [self.recorded_s], "order": [self.order.astype(np.int32)]},
+            name="counts",
         )
-
-    def figure(self, height: int, **options: Any) -> Any:
-        from bokeh.plotting import figure
-
-        drawn = figure(
-            x_range=self.minutes, height=height, sizing_mode="stretch_width", tools="xpan,xwheel_zoom,xbox_zoom,reset",
-            active_scroll="xwheel_zoom", output_backend="canvas", **options,
-        )  # fmt: skip
-        drawn.toolbar.logo = None
-        drawn.min_border_left = 110
-        drawn.xaxis.axis_label = "film time (min)"
-        return drawn
 
     def counts(self) -> Any:
         """Return the heat map, whose columns are drawn from the counts at every zoom."""
-        from bokeh.models import ColumnDataSource, CustomJS, FixedTicker
+        from bokeh.models import ColumnDataSource, FixedTicker
         from bokeh.palettes import Inferno256
 
         n_units = len(self.order)
         source = ColumnDataSource(
             data={"image": [np.zeros((n_units, 1), np.float32)], "x": [self.start_min], "dw": [1.0]}, name="heat"
         )
-        drawn = self.figure(
-            max(220, min(700, n_units * 6)), y_range=(n_units, 0), title="spike counts, units by region",
+        drawn = film_figure(
+            self.minutes, max(220, min(700, n_units * 6)), y_range=(n_units, 0), title="spike counts, units by region",
             tooltips=[("film time (min)", "$x{0.00}"), ("row", "$y{0}"), ("log2(1 + rate in Hz)", "@image")],
         )  # fmt: skip
         drawn.image("image", x="x", y=0, dw="dw", dh=n_units, source=source, palette=Inferno256)
@@ -157,36 +120,28 @@ class _Film:
         drawn.yaxis.ticker = FixedTicker(ticks=middles)
         drawn.yaxis.major_label_overrides = dict(zip(middles, map(str, names), strict=True))
         self.rates = ColumnDataSource(data={"x": [self.start_min], "population": [0.0], "unit": [0.0]}, name="rates")
-        sample = CustomJS(
-            args={
-                "raw": self.raw, "heat": source, "rates": self.rates, "range": self.minutes, "start": self.start_min,
-                "bin": self.bin_min, "n_bins": self.n_bins, "n_units": n_units, "n_columns": _N_COLUMNS,
-            },
-            code="window.summer.sample({raw, heat, rates, range, start, bin, n_bins, n_units, n_columns})",
-        )  # fmt: skip
-        self.minutes.js_on_change("start", sample)
-        self.minutes.js_on_change("end", sample)
-        self.sample, self.dress = sample, CustomJS(code="window.summer.dress()")
         return drawn
 
     def rate(self) -> Any:
         """Return the rate of all units, and of one that is chosen."""
-        drawn = self.figure(
-            160, title="rate (Hz)",
+        drawn = film_figure(
+            self.minutes, 160, title="rate (Hz)",
             tooltips=[("film time (min)", "@x{0.00}"), ("all", "@population{0.00}"), ("chosen", "@unit{0.00}")],
         )  # fmt: skip
         drawn.line("x", "population", source=self.rates, color="#4477aa", legend_label="mean of all units")
         drawn.line("x", "unit", source=self.rates, color="#ee6677", legend_label="chosen unit")
-        drawn.legend.orientation = "horizontal"
-        drawn.legend.background_fill_alpha = 0.5
+        legend_above(drawn)
         return drawn
 
     def split(self, splits: Mapping[int, Mapping[str, Indices]], buffer_s: float) -> Any:
         """Return the parts of every fold of the blocked split."""
-        drawn = self.figure(
-            270, y_range=[f"fold {fold}" for fold in reversed(splits)], title=f"blocked split, buffer {buffer_s:g} s"
+        drawn = film_figure(
+            self.minutes,
+            270,
+            y_range=[f"fold {fold}" for fold in reversed(splits)],
+            title=f"blocked split, buffer {buffer_s:g} s",
         )
-        for part, color in _PART_COLORS.items():
+        for part, color in PART_COLORS.items():
             rows: dict[str, list[Any]] = {"y": [], "left": [], "right": []}
             for fold, bins in splits.items():
                 for left, right in self._stretches(self._part(bins, part)):
@@ -194,8 +149,7 @@ class _Film:
                     rows["left"].append(left)
                     rows["right"].append(right)
             drawn.hbar(y="y", left="left", right="right", height=0.8, color=color, legend_label=part, source=rows)
-        drawn.add_layout(drawn.legend[0], "below")
-        drawn.legend.orientation = "horizontal"
+        legend_above(drawn)
         return drawn
 
     def _part(self, bins: Mapping[str, Indices], part: str) -> NDArray[np.bool_]:
@@ -222,8 +176,9 @@ class _Film:
                     rows["left"].append(left)
                     rows["right"].append(right)
                     rows["value"].append(word)
-        drawn = self.figure(
-            60 + _ROW_PX * len(self.names), y_range=list(reversed(self.names)), title="labels (rule: first frame)",
+        drawn = film_figure(
+            self.minutes, 60 + _ROW_PX * len(self.names), title="labels (rule: first frame)",
+            y_range=list(reversed(self.names)),
             tooltips=[("label", "@y"), ("from (min)", "@left{0.00}"), ("to (min)", "@right{0.00}"), ("is", "@value")],
         )  # fmt: skip
         colors = factor_cmap("value", ["#4477aa", "#bbbbbb"], ["on", "undefined"])
@@ -251,24 +206,17 @@ def _summary(facts: dict[str, Any]) -> str:
     return "".join(f"<li>{html.escape(str(line))}</li>" for line in lines)
 
 
-def _unit_rows(units: list[dict[str, Any]]) -> str:
-    def cell(value: object) -> str:
-        shown = f"{value:.2f}" if isinstance(value, float) else str(value)
-        return f"<td>{html.escape('-' if shown == 'nan' else shown)}</td>"
-
+def _unit_table(units: list[dict[str, Any]]) -> Table:
     rows = []
     for unit in units:
-        values = [unit.get("brain_region", ""), unit.get("cell_type", ""), unit["spikes"], unit["rate_hz"]]
-        cells = "".join(map(cell, [*values, unit["fano_factor"]]))
-        number = unit["unit"]
-        rows.append(f'<tr data-unit="{number}"><th scope="row"><button>{number}</button></th>{cells}</tr>')
-    return "\n".join(rows)
+        texts = [unit.get(name, "") for name in ("brain_region", "cell_type")]
+        rows.append([unit["unit"], *texts, unit["spikes"], _rounded(unit["rate_hz"]), _rounded(unit["fano_factor"])])
+    return Table(["unit", "region", "type", "spikes", "rate (Hz)", "Fano factor"], rows)
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.2f}" if np.isfinite(value) else "-"
 
 
 def _options(values: Any) -> str:
     return "".join(f"<option>{html.escape(str(value))}</option>" for value in sorted(set(values)))
-
-
-def _as_script(value: object) -> str:
-    """Return JSON that may stand in a script element: text of files ends none."""
-    return json.dumps(value).replace("<", "\\u003c")

@@ -6,7 +6,9 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -14,6 +16,7 @@ from hypothesis import settings
 from summer_prep.building import BuildConfig, build_keys
 from summer_prep.demo import DemoConfig, write_demo_data
 from summer_prep.places import Url
+from tests.browsers import opened, started_browser
 from tests.forks import Forks
 from tests.s3 import CREDENTIALS, S3, Faults
 
@@ -104,6 +107,18 @@ def bucket(s3: S3, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AWS_ENDPOINT", faults.endpoint)
     monkeypatch.setenv("SUMMER_LOCAL_CACHE", str(tmp_path / "local-cache"))
     return Url(f"s3://{name}/summer")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    with started_browser() as started:
+        yield started
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Callable[..., Any]:
+    """Opens a page in a browser; at its end nothing may have been complained about or asked of a network."""
+    return partial(opened, browser)
 
 
 def hear_interrupts() -> None:

@@ -1,40 +1,22 @@
 """The page of a key in a real browser: it opens alone, its numbers are those of `--json`, and its parts work."""
 
 import json
-import shutil
 import sys
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from summer_prep.errors import SettingsError
 from summer_prep.key import describe, key_path
-from summer_prep.page import write_page
+from summer_prep.page import write_key_page
 from summer_prep.report import describe_key, describe_unit
 from summer_prep.store import read_array
 from summer_prep.values import finite
+from summer_prep.web import check_page
+from tests.browsers import findings
 from tests.conftest import error_line
 
 pytest.importorskip("bokeh", reason="pages need: pip install 'summer-pipeline[page]'")
-pytestmark = pytest.mark.xdist_group("browser")  # one browser for all
-
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="tests of pages need: pip install playwright")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("tests of pages need a browser: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -45,28 +27,13 @@ def description(demo_cache):
 @pytest.fixture(scope="module")
 def page_file(description, tmp_path_factory):
     page = tmp_path_factory.mktemp("page") / "page.html"
-    write_page(description, page, 10)
+    write_key_page(description, page, 10)
     return page
 
 
 @pytest.fixture
-def opened(browser, page_file):
-    """Opens the page; at its end nothing may have been complained about or asked of a network."""
-
-    @contextmanager
-    def open_page(width=1280, scheme="light"):
-        context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
-        page, problems = context.new_page(), []
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: None if request.url.startswith("file:") else problems.append(request.url))
-        page.goto(page_file.as_uri())
-        page.wait_for_function("document.body.dataset.columns")
-        yield page
-        assert not problems
-        context.close()
-
-    return open_page
+def opened(open_page, page_file):
+    return lambda width=1280, scheme="light": open_page(page_file, width, scheme)
 
 
 def heat_map(page):
@@ -110,7 +77,7 @@ def test_zoom_samples_the_counts_anew(opened, description):
         whole = heat_map(page)
         check(whole, 0, int(page.evaluate("document.body.dataset.columns").split(" x ")[1]))
         start_min = whole["from"]
-        page.evaluate("Bokeh.documents[0].roots()[0].children[0].x_range.setv({start: 2, end: 3})")
+        page.evaluate("window.summer.model('film').setv({start: 2, end: 3})")
         page.wait_for_function("document.body.dataset.columns.endsWith(' x 1')")
         near = heat_map(page)
         bin_min = (near["to"] - near["from"]) / near["shape"][1]
@@ -164,18 +131,42 @@ def test_it_fits_the_screen_in_light_and_dark(width, scheme, opened):
         assert (paper == "#161616") == (scheme == "dark")
 
 
-def test_text_of_files_is_no_markup(browser, description, tmp_path, monkeypatch):
+def test_nobody_is_left_out_of_the_page(opened):
+    with opened() as page:
+        page.click("#units tbody tr button")
+        assert findings(page) == []
+
+
+def test_arrow_keys_move_through_the_film(opened):
+    def view(page):
+        return page.evaluate("(({start, end}) => [start, end])(window.summer.model('film'))")
+
+    with opened() as page:
+        start, end = view(page)
+        page.focus("#film")
+        page.keyboard.press("ArrowUp")
+        near = view(page)
+        assert near[1] - near[0] == pytest.approx((end - start) / 2)
+        page.keyboard.press("ArrowRight")
+        assert view(page)[0] - near[0] == pytest.approx((end - start) / 10)
+        for _ in range(9):
+            page.keyboard.press("ArrowRight")
+        assert view(page)[1] == pytest.approx(end)  # and no farther
+        page.keyboard.press("Home")
+        assert view(page) == pytest.approx([start, end])
+
+
+def test_text_of_files_is_no_markup(open_page, description, tmp_path, monkeypatch):
     odd = "</script><script>document.title = 'caught'</script><b>"
     attributes = {**description.attributes, "notes": [odd]}
     attributes["units"] = {**attributes["units"], "brain_region": [odd] * 10}
-    write_page(type(description)(key=description.key, attributes=attributes, identity=None), tmp_path / "odd.html", 10)
-    page = browser.new_page()
-    page.goto((tmp_path / "odd.html").as_uri())
-    page.wait_for_function("document.body.dataset.columns")
-    assert "Patient 14" in page.title()
-    assert page.locator("li").last.text_content() == odd
-    assert page.locator("#units tbody td").first.text_content() == odd
-    page.close()
+    write_key_page(
+        type(description)(key=description.key, attributes=attributes, identity=None), tmp_path / "odd.html", 10
+    )
+    with open_page(tmp_path / "odd.html") as page:
+        assert "Patient 14" in page.title()
+        assert page.locator("li").last.text_content() == odd
+        assert page.locator("#units tbody td").first.text_content() == odd
 
 
 def test_the_command_writes_a_page_or_one_line(run, demo_cache, tmp_path):
@@ -184,8 +175,9 @@ def test_the_command_writes_a_page_or_one_line(run, demo_cache, tmp_path):
     assert written.returncode == 0, written.stderr
     assert (tmp_path / "new" / "page.html").stat().st_size > 1e6
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
-    (tmp_path / "new" / "folder").mkdir()
-    assert "cannot be written (Is a directory)" in error_line(run(*common, tmp_path / "new" / "folder"))
+    (tmp_path / "new" / "folder.html").mkdir()
+    assert "cannot be written (Is a directory)" in error_line(run(*common, tmp_path / "new" / "folder.html"))
+    assert "name a file that ends in .html" in error_line(run(*common, tmp_path / "page"))
     assert not list((tmp_path / "new").glob(".*"))
     (tmp_path / "file").write_text("")
     assert "cannot be written" in error_line(run(*common, tmp_path / "file" / "page.html", "--fold-layout", "10"))
@@ -195,7 +187,7 @@ def test_the_command_writes_a_page_or_one_line(run, demo_cache, tmp_path):
     assert "Name it: summer-prep inspect PATIENT --html" in error_line(run(*common[:2], *common[3:], tmp_path / "x"))
 
 
-def test_missing_bokeh_is_one_line(description, tmp_path, monkeypatch):
+def test_missing_bokeh_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bokeh", None)
     with pytest.raises(SettingsError, match=r"--html .*pip install 'summer-pipeline\[page\]'"):
-        write_page(description, tmp_path / "page.html", 10)
+        check_page(tmp_path / "page.html")

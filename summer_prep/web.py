@@ -1,0 +1,159 @@
+"""What our pages share: one file that needs no network, light and dark, figures that move together, keys and tables."""
+
+import html
+import json
+import os
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from summer_prep.console import Table
+from summer_prep.errors import SettingsError
+from summer_prep.extras import load_extra
+from summer_prep.values import finite
+
+PART_COLORS = {"train": "#4477aa", "val": "#ccbb44", "test": "#ee6677", "unused": "#bbbbbb"}
+
+
+def check_page(page: Path | None) -> Path | None:
+    """Check the value of an --html option, and that pages can be made; return it.
+
+    Raises
+    ------
+    SettingsError : no page can be written there, or the extra for pages is missing
+    """
+    if page is not None:
+        if page.suffix.lower() not in (".html", ".htm"):
+            raise SettingsError(f"--html {page}: name a file that ends in .html")
+        load_extra("bokeh", "page", f"--html {page}")
+    return page
+
+
+def render(package: str, name: str, title: str, roots: Mapping[str, Any], facts: object, **texts: str) -> str:
+    """Return a page: the template and script of a name in a package, figures, and the facts that the script reads.
+
+    Parameters
+    ----------
+    roots : name in the template -> figure of Bokeh
+    facts : plain values, of which a number that is none becomes null
+    texts : what else stands in the template, as HTML
+    """
+    from bokeh.document import Document
+    from bokeh.embed import file_html
+    from bokeh.models import CustomJS
+    from bokeh.resources import INLINE
+    from jinja2 import Template
+
+    document = Document()
+    for root, figure in roots.items():
+        figure.name = root
+        document.add_root(figure)
+    document.js_on_event("document_ready", CustomJS(code="window.summer.start()"))
+    return file_html(
+        document,
+        INLINE,
+        title=title,
+        template=Template(_file(package, f"{name}.html")),
+        template_variables={
+            "style": _file("summer_prep", "web.css"),
+            "shared_script": _file("summer_prep", "web.js"),
+            "script": _file(package, f"{name}.js"),
+            "heading": html.escape(title),
+            "data": _as_script(finite(facts)),
+            **texts,
+        },
+    )
+
+
+def _file(package: str, name: str) -> str:
+    return files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def _as_script(value: object) -> str:
+    """Return JSON that may stand in a script element: text of files ends none."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def write_page(page: Path, text: str) -> None:
+    """Write a page, whole or not at all.
+
+    Raises
+    ------
+    SettingsError : it cannot be written
+    """
+    staged = page.with_name(f".{page.name}.{uuid.uuid4().hex}.staging")
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_text(text, encoding="utf-8")
+        os.replace(staged, page)
+    except OSError as error:
+        with suppress(OSError):
+            staged.unlink()
+        raise SettingsError(f"{page}: cannot be written ({error.strerror}). Name another file") from error
+
+
+def new_figure(height_px: int, **options: Any) -> Any:
+    """Return a figure as wide as there is room, drawn by the browser, without advertising."""
+    from bokeh.plotting import figure
+
+    drawn = figure(height=height_px, sizing_mode="stretch_width", output_backend="canvas", **options)
+    drawn.toolbar.logo = None
+    return drawn
+
+
+def film_figure(minutes: Any, height_px: int, **options: Any) -> Any:
+    """Return a figure along the film that moves with all others of the same range."""
+    drawn = new_figure(
+        height_px, x_range=minutes, tools="xpan,xwheel_zoom,xbox_zoom,reset", active_scroll="xwheel_zoom", **options
+    )
+    drawn.min_border_left = 110
+    return drawn
+
+
+def legend_above(drawn: Any) -> None:
+    """Move a figure's legend out of what is drawn."""
+    legend = drawn.legend[0]
+    legend.update(orientation="horizontal", border_line_color=None, padding=0, margin=2)
+    drawn.add_layout(legend, "above")
+
+
+def film_range(start_min: float, stop_min: float, least_min: float) -> Any:
+    """Return the range of film time that figures share; the arrow keys move it, too."""
+    from bokeh.models import Range1d
+
+    return Range1d(start=start_min, end=stop_min, bounds=(start_min, stop_min), min_interval=least_min, name="film")
+
+
+def html_table(table: Table, name: str, numbered: str = "") -> str:
+    """Return a table that a click on a column's head sorts.
+
+    Parameters
+    ----------
+    name : id of the element
+    numbered : rows get this data attribute, from 0, and their first cell a button: a click on it chooses the row
+    """
+    cells = [["-" if cell is None else str(cell) for cell in row] for row in table.rows]
+    is_text = [any(not _NUMBER.match(row[column]) for row in cells) for column in range(len(table.header))]
+    marks = [' class="text"' if text else "" for text in is_text]
+
+    def row_of(number: int, row: Sequence[str]) -> str:
+        first, *others = (html.escape(cell) for cell in row)
+        data = f' data-{numbered}="{number}"' if numbered else ""
+        shown = "".join(f"<td{mark}>{cell}</td>" for cell, mark in zip(others, marks[1:], strict=True))
+        return (
+            f'<tr{data}><th scope="row"{marks[0]}>{f"<button>{first}</button>" if numbered else first}</th>{shown}</tr>'
+        )
+
+    head = "".join(
+        f'<th scope="col"{mark}><button data-column="{column}">{html.escape(title)}</button></th>'
+        for column, (title, mark) in enumerate(zip(table.header, marks, strict=True))
+    )
+    rows = "\n".join(row_of(number, row) for number, row in enumerate(cells))
+    return f'<table id="{name}"><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>'
+
+
+_NUMBER = re.compile(r"[-+]?[\d.]|-$|n/a$|$")
