@@ -33,7 +33,7 @@ def check_page(page: Path | None) -> Path | None:
     return page
 
 
-def render(package: str, name: str, title: str, roots: Mapping[str, Any], facts: object, **texts: str) -> str:
+def render(package: str, name: str, title: str, roots: Mapping[str, Any], facts: object, **texts: object) -> str:
     """Return a page: the template and script of a name in a package, figures, and the facts that the script reads.
 
     Parameters
@@ -63,6 +63,7 @@ def render(package: str, name: str, title: str, roots: Mapping[str, Any], facts:
             "shared_script": _file("summer_prep", "web.js"),
             "script": _file(package, f"{name}.js"),
             "heading": html.escape(title),
+            "root_names": list(roots),
             "data": _as_script(finite(facts)),
             **texts,
         },
@@ -128,13 +129,14 @@ def film_range(start_min: float, stop_min: float, least_min: float) -> Any:
     return Range1d(start=start_min, end=stop_min, bounds=(start_min, stop_min), min_interval=least_min, name="film")
 
 
-def html_table(table: Table, name: str, numbered: str = "") -> str:
+def html_table(table: Table, name: str, numbered: str = "", first: int = 0) -> str:
     """Return a table that a click on a column's head sorts.
 
     Parameters
     ----------
     name : id of the element
-    numbered : rows get this data attribute, from 0, and their first cell a button: a click on it chooses the row
+    numbered, first : rows get this data attribute, from a first number on, and their first cell a button that a click
+        chooses the row by
     """
     cells = [["-" if cell is None else str(cell) for cell in row] for row in table.rows]
     is_text = [any(not _NUMBER.match(row[column]) for row in cells) for column in range(len(table.header))]
@@ -152,7 +154,7 @@ def html_table(table: Table, name: str, numbered: str = "") -> str:
         f'<th scope="col"{mark}><button data-column="{column}">{html.escape(title)}</button></th>'
         for column, (title, mark) in enumerate(zip(table.header, marks, strict=True))
     )
-    rows = "\n".join(row_of(number, row) for number, row in enumerate(cells))
+    rows = "\n".join(row_of(number, row) for number, row in enumerate(cells, start=first))
     return f'<table id="{name}"><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>'
 
 

@@ -197,14 +197,22 @@ def report(
         Path | None, path_option("Where pictures and page go.  [default: report in FOLDER]", "--output-dir")
     ] = None,
     published: Annotated[bool, typer.Option("--published", help="Draw the published figures beside.")] = False,
+    html: Annotated[
+        Path | None,
+        path_option("Write a page to look into; pictures, too, only with --output-dir.", "--html"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw what studies and runs found (PNG and SVG), and write one Markdown page with the tables."""
-    from summer_train.reporting import report as write_report
+    """Draw what studies and runs found (PNG and SVG) with a Markdown page of tables, or write a page to look into.
 
-    written = write_report(*folders, output_dir=output_dir, published=published, say=say)
+    Several folders are set side by side.
+    """
+    from summer_train.reporting import Report
+
+    found = Report.of(folders, published, say)
+    written = found.write(output_dir, html)
     if as_json:
-        show_json([str(path) for path in written])
+        show_json({"written": [str(path) for path in written], **found.as_plain()})
         return
     for path in written:
         show(as_data(path))

@@ -1,5 +1,6 @@
 """What studies and runs found, read from their folders: one result per model, alike for both."""
 
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,62 @@ def _of_run(result: FitResult) -> Result:
     return Result(
         row=study_row(record, by_shift), record=record, null=by_shift, predictions=kept if kept.exists() else None
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmTrack:
+    """Predictions of one label along the film, (n_samples,) each, in order of time."""
+
+    name: str
+    film_s: NDArray[np.float64]
+    is_on: NDArray[np.bool_]
+    probability: NDArray[np.float64]
+    fold: NDArray[np.int64]
+
+    @property
+    def step_s(self) -> float:
+        """Seconds from one bin to the next."""
+        return float(np.median(np.diff(self.film_s))) if len(self.film_s) > 1 else 1.0
+
+
+def film_track(name: str, group: Sequence[Result]) -> FilmTrack:
+    """Return the predictions of some models of one label, which kept them; of several of a fold, those of the first.
+
+    `fold` numbers the models, from 0.
+    """
+    columns: dict[str, list[NDArray[Any]]] = {"film_s": [], "target": [], "score": [], "fold": []}
+    for place, result in enumerate(one_per_fold(group)):
+        arrays = result.arrays()
+        for column in ("film_s", "target", "score"):
+            columns[column].append(arrays[f"{result.part}_{column}"])
+        columns["fold"].append(np.full(len(columns["score"][-1]), place))
+    whole = {column: np.concatenate(parts) for column, parts in columns.items()}
+    order = np.argsort(whole["film_s"], kind="stable")
+    film_s, target, score, fold = (values[order] for values in whole.values())
+    return FilmTrack(name=name, film_s=film_s, is_on=target == 1, probability=score, fold=fold)
+
+
+def unit_scores(group: Sequence[Result]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the rate (Hz) and the R² of each unit, means over next-bin models of the same units, (n_units,) each."""
+    units = [result.record.units[result.part] for result in group]
+    rate_hz = np.mean([one["rate"] for one in units], axis=0) * 1000 / group[0].row["bin_length"]
+    r2 = np.stack([np.array(one["r2"], dtype=float) for one in units])
+    n_defined = np.isfinite(r2).sum(axis=0)
+    return rate_hz, np.nansum(r2, axis=0) / np.where(n_defined, n_defined, np.nan)
+
+
+def one_per_fold(group: Sequence[Result]) -> list[Result]:
+    """Return the first model of each fold."""
+    folds: dict[Any, Result] = {}
+    for result in group:
+        folds.setdefault(result.row["fold"], result)
+    return list(folds.values())
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Return the mean of what is a number; NaN of nothing."""
+    defined = [value for value in values if np.isfinite(value)]
+    return statistics.fmean(defined) if defined else float("nan")
 
 
 def usual_first(results: Sequence[Result]) -> list[Result]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from summer_prep.output import pyplot, save_picture
+from summer_train.findings import FilmTrack, mean_of
 from summer_train.published import Published
 from summer_train.runs import METRICS, FitResult, read_metrics
 
@@ -54,12 +55,6 @@ class Dots:
     def mean(self) -> float:
         """Mean of what is defined; NaN of nothing."""
         return mean_of(self.values)
-
-
-def mean_of(values: Sequence[float]) -> float:
-    """Return the mean of what is a number; NaN of nothing."""
-    defined = [value for value in values if np.isfinite(value)]
-    return statistics.fmean(defined) if defined else float("nan")
 
 
 def draw_dots(rows: Sequence[Dots], score: str, title: str) -> Any:
@@ -206,17 +201,6 @@ def draw_rank_curves(panels: Mapping[str, Sequence[RankCurve]], title: str) -> A
     return figure
 
 
-@dataclass(frozen=True, kw_only=True)
-class FilmTrack:
-    """Predictions of one label along the film, (n_samples,) each, in order of time."""
-
-    name: str
-    film_s: NDArray[np.float64]
-    is_on: NDArray[np.bool_]
-    probability: NDArray[np.float64]
-    fold: NDArray[np.int64]
-
-
 FILM_SMOOTHING_S = 5.0
 
 
@@ -227,7 +211,7 @@ def draw_film(tracks: Sequence[FilmTrack], title: str) -> Any:
             len(tracks), 1, figsize=(9, 0.9 + 1.2 * len(tracks)), squeeze=False, sharex=True, layout="constrained"
         )
         for axes, track in zip(rows[:, 0], tracks, strict=True):
-            step_s = float(np.median(np.diff(track.film_s))) if len(track.film_s) > 1 else 1.0
+            step_s = track.step_s
             # A line ends where the next sample is of another stretch of the film.
             ends = np.flatnonzero((np.diff(track.film_s) > 1.5 * step_s) | (np.diff(track.fold) != 0)) + 1
             minutes = np.insert(track.film_s / 60, ends, np.nan)

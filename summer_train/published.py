@@ -44,3 +44,12 @@ KAPPA_BY_REGION: dict[str, dict[str, Published]] = {
     "scenes": {"A": Published(0.051), "H": Published(0.055), "EC": Published(0.151), "PHC": Published(0.206)},
 }
 """Label -> brain region or group."""
+
+
+def published_kappa(label_name: str, buffer: str, brain_regions: str) -> Published | None:
+    """Return the published kappa of a label with a buffer ("32", "random") in regions ("all", "A"), if there is one."""
+    if brain_regions != "all":
+        return KAPPA_BY_REGION.get(label_name, {}).get(brain_regions) if buffer == "32" else None
+    if buffer == "32":
+        return KAPPA_BY_LABEL.get(label_name)
+    return KAPPA_BY_BUFFER.get(label_name, {}).get(buffer)

@@ -1,23 +1,35 @@
 """Pictures and pages of studies and runs: what was found, beside what it must be held against."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from summer_prep.console import Table, as_data
 from summer_prep.errors import SettingsError
 from summer_prep.output import check_folder, save_picture
 from summer_prep.values import as_number, as_path
+from summer_prep.web import check_page
 from summer_train import nulls, pictures
 from summer_train.config import Say, say_nothing
-from summer_train.findings import Result, compare, groups_of, read_results_of, usual_first
+from summer_train.findings import (
+    Result,
+    compare,
+    film_track,
+    groups_of,
+    mean_of,
+    read_results_of,
+    unit_scores,
+    usual_first,
+)
 from summer_train.metrics import curves
-from summer_train.pictures import MAX_PANELS, Dots, FilmTrack, mean_of
+from summer_train.pictures import MAX_PANELS, Dots
 from summer_train.published import CONDITIONS, KAPPA_BY_BUFFER, KAPPA_BY_LABEL, KAPPA_BY_REGION, SOURCE, Published
+from summer_train.report_page import write_report_page
 from summer_train.runs import writing_below
+from summer_train.summaries import Summary, summarise
 from summer_train.tables import number, settings_line, study_table, varied_options
 
 PAGE = "report.md"
@@ -35,6 +47,7 @@ def report(
     *folders: str | Path,
     output_dir: str | Path | None = None,
     published: bool = False,
+    html: str | Path | None = None,
     say: Say = say_nothing,
 ) -> list[Path]:
     """Draw what studies and runs found, and write one Markdown page, as `summer-train report` does.
@@ -44,6 +57,7 @@ def report(
     folders : of studies, of runs, or that hold runs
     output_dir : where pictures and page go; `report` in the first folder by default
     published : whether the published figures are drawn beside
+    html : where a page to look into goes, which is written in place of pictures unless they have an `output_dir`
 
     Returns
     -------
@@ -53,20 +67,68 @@ def report(
     ------
     SummerError : there is nothing to report, or it cannot be written
     """
-    paths = [as_path(folder, "FOLDER") for folder in folders]
-    if not paths:
-        raise SettingsError("report: name the folder of a study or of runs")
-    target = paths[0] / "report" if output_dir is None else as_path(output_dir, "--output-dir")
-    published = as_number(published, bool, "--published")
-    check_folder(target, "--output-dir")
-    found = [
-        result for path in dict.fromkeys(path.resolve() for path in paths) for result in read_results_of(path, say)
-    ]
-    results = usual_first(found)
-    if not results:
-        raise SettingsError(f"{paths[0]}: no trained model to report")
-    with writing_below(target):
-        return list(_write(results, target, published, say))
+    return Report.of(folders, published, say).write(output_dir, html)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was found in some folders, of which pictures, a page and plain data are made.
+
+    paths : name of each folder -> where it is
+    found : name of each folder -> its models
+    """
+
+    paths: Mapping[str, Path]
+    found: Mapping[str, Sequence[Result]]
+    published: bool
+    say: Say
+
+    @classmethod
+    def of(cls, folders: Sequence[str | Path], published: bool, say: Say) -> "Report":
+        """Read folders; errors as `report`."""
+        published = as_number(published, bool, "--published")
+        paths = {path.resolve(): path for path in [as_path(folder, "FOLDER") for folder in reversed(folders)]}
+        if not paths:
+            raise SettingsError("report: name the folder of a study or of runs")
+        named = _named(list(reversed(paths.values())))
+        found = {name: read_results_of(path, say) for name, path in named.items()}
+        for name, results in found.items():
+            if not results:
+                raise SettingsError(f"{named[name]}: no trained model to report")
+        return cls(paths=named, found=found, published=published, say=say)
+
+    def write(self, output_dir: str | Path | None, html: str | Path | None) -> list[Path]:
+        """Write what is asked for, pictures with a Markdown page or a page to look into; parameters as `report`."""
+        page = None if html is None else check_page(as_path(html, "--html"))
+        written = [] if page is not None and output_dir is None else self._write_pictures(output_dir)
+        if page is not None:
+            summary, groups = summarise(self.found, self.published)
+            write_report_page(page, self._with_paths(summary), groups)
+            written.append(page)
+        return written
+
+    def _write_pictures(self, output_dir: str | Path | None) -> list[Path]:
+        first = next(iter(self.paths.values()))
+        target = first / "report" if output_dir is None else as_path(output_dir, "--output-dir")
+        check_folder(target, "--output-dir")
+        results = usual_first([result for of_folder in self.found.values() for result in of_folder])
+        with writing_below(target):
+            return list(_write(results, target, self.published, self.say))
+
+    def as_plain(self) -> Summary:
+        """Return what was found as plain data, for JSON."""
+        return self._with_paths(summarise(self.found, self.published)[0])
+
+    def _with_paths(self, summary: Summary) -> Summary:
+        return {"folders": {name: str(path) for name, path in self.paths.items()}, **summary}
+
+
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    """Return paths by as much of their ends as tells them apart."""
+    n_parts = 1
+    while len({path.resolve().parts[-n_parts:] for path in paths}) < len(paths):
+        n_parts += 1
+    return {"/".join(path.resolve().parts[-n_parts:]): path for path in paths}
 
 
 Picture = tuple[str, str, Any]
@@ -300,29 +362,11 @@ def _draw_rank_curves(results: Sequence[Result], published: bool) -> Iterator[Pi
 
 
 def _draw_film(results: Sequence[Result], published: bool) -> Iterator[Picture]:
-    tracks = []
-    for name, group in _with_predictions(results):
-        columns: dict[str, list[NDArray[Any]]] = {"film_s": [], "target": [], "score": [], "fold": []}
-        for place, result in enumerate(_one_per_fold(group)):
-            arrays = result.arrays()
-            for column in ("film_s", "target", "score"):
-                columns[column].append(arrays[f"{result.part}_{column}"])
-            columns["fold"].append(np.full(len(columns["score"][-1]), place))
-        whole = {column: np.concatenate(parts) for column, parts in columns.items()}
-        order = np.argsort(whole["film_s"], kind="stable")
-        film_s, target, score, fold = (values[order] for values in whole.values())
-        tracks.append(FilmTrack(name=name, film_s=film_s, is_on=target == 1, probability=score, fold=fold))
+    tracks = [film_track(name, group) for name, group in _with_predictions(results)]
     if tracks:
         fixed = _fixed(results)
         caption = f"Probability of “on” along the film, where it was tested (5 s means); shaded: label on{fixed}"
         yield "film", caption, pictures.draw_film(tracks, f"Predictions along the film{fixed}")
-
-
-def _one_per_fold(group: Sequence[Result]) -> list[Result]:
-    folds: dict[Any, Result] = {}
-    for result in group:
-        folds.setdefault(result.row["fold"], result)
-    return list(folds.values())
 
 
 def _draw_units(results: Sequence[Result], published: bool) -> Iterator[Picture]:
@@ -330,11 +374,7 @@ def _draw_units(results: Sequence[Result], published: bool) -> Iterator[Picture]
     if not counts:
         return
     shown, fixed = _others_equal(counts)
-    units = [result.record.units[result.part] for result in shown]
-    rate_hz = np.mean([one["rate"] for one in units], axis=0) * 1000 / shown[0].row["bin_length"]
-    r2 = np.stack([np.array(one["r2"], dtype=float) for one in units])
-    n_defined = np.isfinite(r2).sum(axis=0)
-    mean = np.nansum(r2, axis=0) / np.where(n_defined, n_defined, np.nan)
+    rate_hz, mean = unit_scores(shown)
     caption = f"R² of the next bin of each unit, mean over folds{fixed}"
     yield "units", caption, pictures.draw_units(rate_hz, mean, "R² by rate")
 

@@ -113,10 +113,14 @@ def score_of(row: Mapping[str, Any], name: str) -> Any:
 
 def settings_line(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the settings that all rows of a study have in common, as one line for people."""
-    names = [*options_of(Choice), "max_epochs", "patience"]
-    common = {name: rows[0].get(name) for name in names if rows and len({str(row.get(name, "")) for row in rows}) == 1}
-    shown = {name: value for name, value in common.items() if value not in ("", None, False)}
+    shown = {name: value for name, value in common_settings(rows).items() if value not in ("", None, False)}
     return "all with " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
+
+
+def common_settings(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings that all rows of a study have in common."""
+    names = [*options_of(Choice), "max_epochs", "patience"]
+    return {name: rows[0].get(name) for name in names if rows and len({str(row.get(name, "")) for row in rows}) == 1}
 
 
 def varied_options(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -16,12 +16,14 @@ SHARED = {
         "console",
         "dataset",
         "errors",
+        "extras",
         "key",
         "machine",
         "output",
         "places",
         "splits",
         "values",
+        "web",
         "workers",
     )
 } | {"summer_prep"}

@@ -16,18 +16,6 @@ from summer_train.reporting import _others_equal
 
 
 @pytest.fixture(scope="module")
-def studied(demo_cache, tmp_path_factory):
-    """A study of two labels, two buffers, two folds and three regions, with predictions and shifts."""
-    folder = tmp_path_factory.mktemp("report") / "study"
-    common = {"cache_dir": demo_cache, "data_dir": "none", "patient_ids": 14, "max_epochs": 2, "workers": 1}
-    common |= {"output_dir": folder, "keep_predictions": True}
-    summer_train.study(**common, label_name="summer,tom", fold="1-2", buffer="5,10", brain_regions="all;A", shifts=4)
-    summer_train.study(**common, label_name="summer,tom", fold="1-2", split="random")
-    summer_train.study(**common, task="next_bin", fold=1, buffer=10)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def written(studied, tmp_path_factory):
     target = tmp_path_factory.mktemp("pages")
     return summer_train.report(studied, output_dir=target, published=True)

@@ -1,0 +1,328 @@
+"""A page of studies and runs to look into: tables first, every fold a dot, and all that is known of a chosen row."""
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summer_prep.console import Table
+from summer_prep.web import (
+    PART_COLORS,
+    film_figure,
+    film_range,
+    html_table,
+    legend_above,
+    new_figure,
+    render,
+    write_page,
+)
+from summer_train.findings import FilmTrack, Result, film_track, one_per_fold
+from summer_train.pictures import BASELINE, NULL, PUBLISHED
+from summer_train.published import CONDITIONS, SOURCE
+from summer_train.summaries import MAIN_SCORE, Group, Summary, with_predictions
+from summer_train.tables import SCORE_COLUMNS, number
+
+_SHOWN = {
+    "label": ("kappa", "auroc", "average_precision", "accuracy", "base_rate"),
+    "next_bin": ("r2", "bits_per_spike", "mse"),
+}
+_HELD_AGAINST = {
+    "label": {"time only": "kappa", "majority class": "accuracy"},
+    "next_bin": {"mean count": "mse", "copy last bin": "mse"},
+}
+_OURS = "#3b82d0"  # is seen on white and on black
+_FOLDER_COLORS = (_OURS, "#d9822b", "#228833", "#aa3377")
+_ROW_PX = 22
+_MAX_SPANS = 2000
+_NAME_LENGTH = 32
+
+
+def write_report_page(page: Path, summary: Summary, groups: Sequence[Group]) -> None:
+    """Write a page of what `summaries.summarise` found.
+
+    Parameters
+    ----------
+    groups : its groups, each with the models that it is of
+
+    Raises
+    ------
+    SettingsError : it cannot be written
+    """
+    roots: dict[str, Any] = {
+        f"dots_{task}": _dots([one for one in summary["groups"] if one["task"] == task], list(summary["folders"]))
+        for task in _tasks(summary)
+    }
+    tracks = {summary["groups"].index(one): film_track("", models) for one, models in with_predictions(groups)}
+    roots["curves"] = _lines("curve_lines", "learning curves, a line for each model", "epoch", "loss")
+    if any(group["rank_curves"] for group in summary["groups"]):
+        roots["roc"] = _lines("roc_lines", "ROC", "false positive rate", "true positive rate")
+        roots["recall"] = _lines("recall_lines", "precision and recall", "recall", "precision")
+    if any(group["units"] for group in summary["groups"]):
+        roots["units"] = _units()
+    if tracks:
+        spans = _spans([models for _, models in with_predictions(groups)], list(tracks))
+        roots["film_pictures"] = _film(tracks, spans)
+    title = f"Decoding report: {', '.join(summary['folders'])}"
+    write_page(page, render("summer_train", "report", title, roots, summary, **_texts(summary)))
+
+
+def _tasks(summary: Summary) -> list[str]:
+    return list(dict.fromkeys(group["task"] for group in summary["groups"]))
+
+
+def _texts(summary: Summary) -> dict[str, Any]:
+    """Return what stands in the template beside figures: tables, and lines of text."""
+    groups, first = summary["groups"], 0
+    tables = []
+    for task in _tasks(summary):
+        of_task = [group for group in groups if group["task"] == task]
+        tables.append(
+            (task, task.replace("_", " "), html_table(_table(of_task, summary), f"groups-{task}", "group", first))
+        )
+        first += len(of_task)
+    has_published = any(group["published"] for group in groups)
+    return {
+        "tables": tables,
+        "n_models": str(summary["n_models"]),
+        "comparison": html_table(_comparison_table(summary), "comparison") if summary["comparison"] else "",
+        "differences": html_table(_difference_table(summary), "differences") if summary["differences"] else "",
+        "settings": html_table(_settings_table(summary), "settings"),
+        "published": html.escape(f"Published: {SOURCE}. {CONDITIONS}.") if has_published else "",
+        "n_folders": str(len(summary["folders"])),
+    }
+
+
+def _table(groups: Sequence[Summary], summary: Summary) -> Table:
+    task = groups[0]["task"]
+    names = list(groups[0]["settings"])
+    several = len(summary["folders"]) > 1
+    shown, held = _SHOWN[task], _HELD_AGAINST[task]
+    has_null = any(group["null"] for group in groups)
+    rows = []
+    for group in groups:
+        mean, null = group["mean"], group["null"].get("kappa")
+        cells = [_as_text(group["settings"][name]) for name in names]
+        cells += [group["folder"]] if several else []
+        cells += [str(len(group["models"])), number(mean[shown[0]], 3), number(group["sd"][shown[0]], 3)]
+        cells += [number(mean[name], 3) for name in shown[1:]]
+        cells += [number(group["baselines"].get(baseline, {}).get(score), 3) for baseline, score in held.items()]
+        if has_null:
+            band = f"{null['low']:.3f} to {null['high']:.3f}" if null else None
+            cells += [band or "-", number(null["p"], 3) if null else "-"]
+        rows.append(cells)
+    part = "val " if all(group["part"] == "val" for group in groups) else ""
+    header = [name.replace("_", " ") for name in names]
+    header += ["folder"] if several else []
+    header += [
+        "models",
+        f"{part}{SCORE_COLUMNS[shown[0]]}",
+        "SD",
+        *(f"{part}{SCORE_COLUMNS[name]}" for name in shown[1:]),
+    ]
+    header += [f"{baseline} ({SCORE_COLUMNS[score]})" for baseline, score in held.items()]
+    return Table([*header, *(["shifted, 5 to 95 %", "p"] if has_null else [])], rows)
+
+
+def _as_text(value: object) -> str:
+    return "none" if value in ("", None) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _comparison_table(summary: Summary) -> Table:
+    first = next(iter(summary["folders"]))
+    names = [name for name in summary["comparison"][0]["settings"] if name != "task"]
+    rows = [
+        [
+            *(_as_text(one["settings"][name]) for name in names), SCORE_COLUMNS[one["score"]], one["folders"][1],
+            one["n_models"], *(number(mean, 3) for mean in one["means"]),
+            number(one["difference"], 3), number(one["sd"], 3),
+        ]
+        for one in summary["comparison"]
+    ]  # fmt: skip
+    columns = ["score", "folder", "pairs", f"{first}", "the other", "gain", "SD of gain"]
+    return Table([*(name.replace("_", " ") for name in names), *columns], rows)
+
+
+def _difference_table(summary: Summary) -> Table:
+    rows = [
+        [one["setting"].replace("_", " "), *(_some(one["values"][folder]) for folder in summary["folders"])]
+        for one in summary["differences"]
+    ]
+    return Table(["setting", *summary["folders"]], rows)
+
+
+def _some(values: Sequence[object]) -> str:
+    shown = ", ".join(map(_as_text, values[:8]))
+    return shown if len(values) <= 8 else f"{shown}, ... ({len(values)})"
+
+
+def _settings_table(summary: Summary) -> Table:
+    rows = [[name.replace("_", " "), _as_text(value)] for name, value in summary["settings"].items()]
+    models = [model for group in summary["groups"] for model in group["models"]]
+    rows.append(["data digest", _some(list(dict.fromkeys(model["data_digest"] for model in models)))])
+    return Table(["setting", "value"], rows)
+
+
+def _name(group: Summary, folders: Sequence[str]) -> str:
+    words = [_as_text(value) for value in group["settings"].values()]
+    return ", ".join([*words, *([group["folder"]] if len(folders) > 1 else [])])
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _NAME_LENGTH else f"{text[: _NAME_LENGTH - 1]}…"
+
+
+def _dots(groups: Sequence[Summary], folders: Sequence[str]) -> Any:
+    """Return a figure with a row for each group: every fold a dot, their mean, what they are held against."""
+    task = groups[0]["task"]
+    score = MAIN_SCORE[task]
+    names = [f"{place}. {_short(_name(group, folders))}" for place, group in enumerate(groups, start=1)]
+    points: dict[str, list[Any]] = {"x": [], "y": [], "fold": [], "seed": [], "color": []}
+    means: dict[str, list[Any]] = {"x": [], "y": [], "color": []}
+    marks: dict[str, dict[str, list[Any]]] = {
+        "time only": {"x": [], "y": []}, "published": {"x": [], "y": [], "low": [], "high": []},
+        "shifted": {"y": [], "left": [], "right": []},
+    }  # fmt: skip
+    for name, group in zip(names, groups, strict=True):
+        color = _FOLDER_COLORS[folders.index(group["folder"]) % len(_FOLDER_COLORS)]
+        for model in group["models"]:
+            _append(points, x=model["scores"][score], y=name, fold=model["fold"], seed=model["seed"], color=color)
+        _append(means, x=group["mean"][score], y=name, color=color)
+        if "time only" in group["baselines"]:
+            _append(marks["time only"], x=group["baselines"]["time only"][score], y=name)
+        if score in group["null"]:
+            _append(marks["shifted"], y=name, left=group["null"][score]["low"], right=group["null"][score]["high"])
+        if group["published"]:
+            kappa, sd = group["published"]["kappa"], group["published"]["sd"] or 0.0
+            _append(marks["published"], x=kappa, y=name, low=kappa - sd, high=kappa + sd)
+    drawn = new_figure(
+        110 + _ROW_PX * len(names), y_range=list(reversed(names)), tools="xpan,xbox_zoom,reset,hover",
+        title=f"{SCORE_COLUMNS[score]} of each fold", tooltips=[("", "@y"), ("score", "@x{0.000}"), ("fold", "@fold")],
+    )  # fmt: skip
+    drawn.xaxis.axis_label = SCORE_COLUMNS[score]
+    if marks["shifted"]["y"]:
+        drawn.hbar(y="y", left="left", right="right", height=0.7, color=NULL, legend_label="shifted labels, 5 to 95 %",
+                   source=marks["shifted"])  # fmt: skip
+    if marks["time only"]["y"]:
+        drawn.scatter("x", "y", marker="dash", angle=np.pi / 2, size=14, color=BASELINE, line_width=2,
+                      legend_label="time only", source=marks["time only"])  # fmt: skip
+    drawn.scatter(
+        "x", "y", size=6, color="color", alpha=0.5, legend_label="folds", source=_source(points, f"folds_{task}")
+    )
+    drawn.scatter(
+        "x", "y", marker="diamond", size=11, color="color", legend_label="mean", source=_source(means, f"means_{task}")
+    )
+    if marks["published"]["y"]:
+        drawn.segment("low", "y", "high", "y", color=PUBLISHED, source=marks["published"])
+        drawn.scatter("x", "y", marker="square", size=6, color=PUBLISHED, legend_label="published (real film)",
+                      source=marks["published"])  # fmt: skip
+    legend_above(drawn)
+    return drawn
+
+
+def _append(columns: dict[str, list[Any]], **cells: Any) -> None:
+    for name, value in cells.items():
+        columns[name].append(value)
+
+
+def _source(columns: Mapping[str, Any], name: str) -> Any:
+    from bokeh.models import ColumnDataSource
+
+    return ColumnDataSource(data=dict(columns), name=name)
+
+
+def _lines(name: str, title: str, x: str, y: str) -> Any:
+    """Return a figure of many lines, which the page's script draws."""
+    drawn = new_figure(280, title=title, tools="pan,box_zoom,reset")
+    source = _source({"xs": [[0, 1]], "ys": [[0, 1]], "color": [_OURS], "dash": ["solid"], "what": [""]}, name)
+    drawn.multi_line("xs", "ys", line_color="color", line_dash="dash", legend_field="what", source=source)
+    drawn.xaxis.axis_label, drawn.yaxis.axis_label = x, y
+    legend_above(drawn)
+    return drawn
+
+
+def _units() -> Any:
+    drawn = new_figure(
+        280, title="R² of each unit, mean over models", x_axis_type="log", tools="pan,box_zoom,reset,hover",
+        tooltips=[("unit", "@unit"), ("rate (Hz)", "@x{0.00}"), ("R²", "@y{0.000}")],
+    )  # fmt: skip
+    drawn.scatter(
+        "x", "y", size=7, color=_OURS, alpha=0.6, source=_source({"x": [1], "y": [0], "unit": [0]}, "unit_dots")
+    )
+    drawn.xaxis.axis_label, drawn.yaxis.axis_label = "firing rate (Hz)", "R²"
+    return drawn
+
+
+def _spans(groups: Sequence[Sequence[Result]], numbers: Sequence[int]) -> dict[str, list[Any]]:
+    """Return where the validation and test samples of every fold of every group lie along the film."""
+    found: dict[str, list[Any]] = {"group": [], "y": [], "left": [], "right": [], "color": [], "part": []}
+    for number_of_group, models in zip(numbers, groups, strict=True):
+        for result in one_per_fold(models):
+            arrays = result.arrays()
+            for part in ("val", "test"):
+                film_s = np.sort(arrays.get(f"{part}_film_s", np.empty(0)))
+                lefts, rights = _runs(film_s)
+                if len(lefts) > _MAX_SPANS:  # a random split: every bin is another part
+                    continue
+                for left, right in zip(lefts / 60, rights / 60, strict=True):
+                    _append(
+                        found, group=number_of_group, y=f"fold {result.row['fold'] or 'none'}", left=float(left),
+                        right=float(right), color=PART_COLORS[part], part=part,
+                    )  # fmt: skip
+    return found
+
+
+def _runs(film_s: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return where stretches of bins that follow each other begin and end, in seconds."""
+    if len(film_s) < 2:
+        return film_s, film_s
+    steps_s = np.diff(film_s)
+    step_s = float(np.median(steps_s))
+    ends = np.flatnonzero(steps_s > 1.5 * step_s)
+    return film_s[np.r_[0, ends + 1]], film_s[np.r_[ends, len(film_s) - 1]] + step_s
+
+
+def _film(tracks: Mapping[int, FilmTrack], spans: dict[str, list[Any]]) -> Any:
+    """Return predictions along the film and the parts of the split below, sampled anew at every zoom."""
+    from bokeh.layouts import column
+    from bokeh.models import CustomJS
+
+    start_min = min(float(track.film_s[0]) for track in tracks.values()) / 60
+    stop_min = max(float(track.film_s[-1]) + track.step_s for track in tracks.values()) / 60
+    least_min = 10 * min(track.step_s for track in tracks.values()) / 60
+    minutes = film_range(start_min, stop_min, least_min)
+    drawn = film_figure(
+        minutes, 240, y_range=(-0.03, 1.03), title="probability of “on”, each bin from the fold that tests it",
+        tooltips=[("film time (min)", "@x{0.00}"), ("probability", "@probability{0.000}"), ("is on", "@on{0.00}")],
+    )  # fmt: skip
+    columns = _source({"x": [], "on": [], "probability": [], "width": []}, "film_columns")
+    drawn.vbar(x="x", top="on", width="width", color=NULL, line_color=None, legend_label="label on", source=columns)
+    drawn.line("x", "probability", color=_OURS, legend_label="probability", source=columns)
+    legend_above(drawn)
+    folds = list(dict.fromkeys(spans["y"]))
+    split = film_figure(
+        minutes, 90 + _ROW_PX * len(folds), y_range=list(reversed(folds)), title="parts; the rest trains, or is buffer"
+    )
+    shown = _source({name: values[:] for name, values in spans.items()}, "shown_spans")  # of all until one is chosen
+    split.hbar(
+        y="y", left="left", right="right", height=0.8, color="color", legend_field="part", source=shown, line_color=None
+    )
+    legend_above(split)
+    split.xaxis.axis_label = "film time (min)"
+    raw = {
+        f"track_{number_of_group}": _source(
+            {
+                "film_s": [track.film_s.astype(np.float64)], "probability": [track.probability.astype(np.float32)],
+                "on": [track.is_on.astype(np.uint8)], "step_s": [track.step_s],
+            },
+            f"track_{number_of_group}",
+        )
+        for number_of_group, track in tracks.items()
+    }  # fmt: skip
+    raw["spans"] = _source(spans, "spans")
+    sample = CustomJS(args=raw, code="window.summer.sample()")  # which sends them along
+    minutes.js_on_change("start", sample)
+    minutes.js_on_change("end", sample)
+    return column(drawn, split, sizing_mode="stretch_width")

@@ -1,0 +1,250 @@
+"""The page of results in a real browser: it says what `--json` does, and rows show what is known of them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import summer_train
+from summer_prep.errors import SettingsError
+from summer_prep.values import finite
+from summer_train.findings import read_results_of
+from summer_train.published import KAPPA_BY_LABEL
+from summer_train.reporting import Report
+from tests.browsers import findings
+
+pytest.importorskip("bokeh", reason="pages need: pip install 'summer-pipeline[page]'")
+
+
+@pytest.fixture(scope="module")
+def linear(demo_cache, tmp_path_factory):
+    """A study of the label and folds of `studied` with another network."""
+    folder = tmp_path_factory.mktemp("linear") / "linear"
+    summer_train.study(
+        cache_dir=demo_cache, data_dir="none", patient_ids=14, max_epochs=2, workers=1, output_dir=folder,
+        label_name="summer", fold="1-2", buffer="5,10", brain_regions="all;A", model="linear",
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def summary(studied, linear):
+    return finite(Report.of([studied, linear], True, print).as_plain())
+
+
+@pytest.fixture(scope="module")
+def page_file(studied, linear, tmp_path_factory):
+    page = tmp_path_factory.mktemp("page") / "page.html"
+    assert summer_train.report(studied, linear, published=True, html=page) == [page]
+    return page
+
+
+@pytest.fixture
+def opened(open_page, page_file):
+    return lambda width=1280, scheme="light": open_page(page_file, width, scheme)
+
+
+def cells(row):
+    return row.locator("th, td").all_text_contents()
+
+
+def rows_of(page, table):
+    header = page.locator(f"#{table} thead th").all_text_contents()
+    return [dict(zip(header, cells(row), strict=True)) for row in page.locator(f"#{table} tbody tr").all()]
+
+
+def data_of(page, name):
+    return page.evaluate(
+        "name => Object.fromEntries(Object.entries(window.summer.model(name).data).map(([k, v]) => [k, [...v]]))", name
+    )
+
+
+def shown(value, digits=3):
+    return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def test_what_is_printed_as_json_stands_in_the_page(opened, summary):
+    with opened() as page:
+        assert json.loads(page.locator("#facts").text_content()) == json.loads(json.dumps(summary))
+
+
+def test_the_table_has_the_numbers_of_json(opened, summary):
+    labels = [group for group in summary["groups"] if group["task"] == "label"]
+    with opened() as page:
+        rows = rows_of(page, "groups-label")
+        assert len(rows) == len(labels)
+        for row, group in zip(rows, labels, strict=True):
+            assert row["label name"] == group["settings"]["label_name"]
+            assert row["folder"] == group["folder"]
+            assert row["models"] == str(len(group["models"]))
+            for column, name in {"kappa": "kappa", "AUROC": "auroc", "AP": "average_precision"}.items():
+                assert row[column] == shown(group["mean"][name])
+            assert row["time only (kappa)"] == shown(group["baselines"]["time only"]["kappa"])
+            null = group["null"].get("kappa")
+            assert row["p"] == (shown(null["p"]) if null else "-")
+        (row,) = rows_of(page, "groups-next_bin")
+        (counts,) = [group for group in summary["groups"] if group["task"] == "next_bin"]
+        assert row["median R²"] == shown(counts["mean"]["r2"])
+        assert row["mean count (sq. error)"] == shown(counts["baselines"]["mean count"]["mse"])
+
+
+def test_the_summary_is_made_of_the_study_table(studied, summary):
+    with (studied / "study.csv").open() as file:
+        by_id = {row["id"]: row for row in csv.DictReader(file)}
+    of_study = [group for group in summary["groups"] if group["folder"] == "study"]
+    assert sum(len(group["models"]) for group in of_study) == len(by_id)
+    for group in of_study:
+        for model in group["models"]:
+            row = by_id[model["id"]]
+            for name, value in model["scores"].items():
+                if row[f"test_{name}"] != "nan":
+                    assert value == float(row[f"test_{name}"])
+        if group["confusion"]:
+            total = sum(float(by_id[model["id"]]["test_tp"]) for model in group["models"])
+            assert group["confusion"][1][1] == total
+
+
+def test_every_fold_is_a_dot(opened, summary):
+    labels = [group for group in summary["groups"] if group["task"] == "label"]
+    with opened() as page:
+        dots = data_of(page, "folds_label")
+        means = data_of(page, "means_label")
+    assert dots["x"] == [model["scores"]["kappa"] for group in labels for model in group["models"]]
+    assert means["x"] == [group["mean"]["kappa"] for group in labels]
+
+
+def test_a_chosen_row_shows_its_curves_confusion_film_and_models(opened, summary, studied):
+    groups = summary["groups"]
+    number = next(
+        place for place, group in enumerate(groups)
+        if group["rank_curves"] and (group["settings"]["label_name"], group["settings"]["split"]) == ("tom", "blocked")
+    )  # fmt: skip
+    group = groups[number]
+    with opened() as page:
+        page.focus(f"tr[data-group='{number}'] button")
+        page.keyboard.press("Enter")
+        assert page.locator("#group-title").text_content().startswith("label name tom")
+        lines = data_of(page, "curve_lines")
+        assert lines["ys"][0] == pytest.approx([epoch["train"] for epoch in group["models"][0]["curve"]])
+        assert lines["ys"][1] == pytest.approx([epoch["val"] for epoch in group["models"][0]["curve"]])
+        assert data_of(page, "roc_lines")["ys"][0] == pytest.approx(group["rank_curves"][0]["tpr"])
+        assert data_of(page, "recall_lines")["ys"][0] == pytest.approx(group["rank_curves"][0]["precision"])
+        confusion = page.locator("#confusion td").all_text_contents()
+        for text, value in zip(confusion, np.ravel(group["confusion"]), strict=True):
+            assert text.startswith(f"{value:,.0f} (")
+        rows = rows_of(page, "models")
+        assert [row["id"] for row in rows] == [model["id"] for model in group["models"]]
+        assert [row["kappa"] for row in rows] == [shown(model["scores"]["kappa"], 4) for model in group["models"]]
+        film = data_of(page, "film_columns")
+        spans = data_of(page, "shown_spans")
+    results = {one.record.id: one for one in read_results_of(studied)}
+    models = [results[model["id"]] for model in group["models"]]
+    arrays = [one.arrays() for one in models]
+    probability = np.concatenate([one["test_score"] for one in arrays])
+    n_per_column = round(film["width"][0] * 60 / 0.08)
+    defined = np.array([value for value in film["probability"] if value is not None and not np.isnan(value)])
+    assert len(defined) <= -(-len(probability) // n_per_column) + 100
+    assert defined.mean() == pytest.approx(probability.mean(), abs=0.02)
+    assert set(spans["part"]) == {"val", "test"}
+    first = f"fold {models[0].row['fold']}"
+    assert min(
+        left for y, part, left in zip(spans["y"], spans["part"], spans["left"], strict=True)
+        if part == "test" and y == first
+    ) == pytest.approx(arrays[0]["test_film_s"].min() / 60)  # fmt: skip
+
+
+def test_zoom_samples_the_predictions_anew(opened, summary, studied):
+    (first, *_) = [group for group in summary["groups"] if group["rank_curves"]]
+    number = summary["groups"].index(first)
+    with opened() as page:
+        page.evaluate(f"window.summer.choose({number})")
+        arrays = {one.record.id: one for one in read_results_of(studied)}[first["models"][0]["id"]].arrays()
+        start_min = float(arrays["test_film_s"][100]) / 60
+        page.evaluate(f"window.summer.model('film').setv({{start: {start_min}, end: {start_min + 0.1}}})")
+        page.wait_for_function("document.body.dataset.columns.endsWith(' x 1')")
+        film = data_of(page, "film_columns")
+    by_place = {round(x * 60 / 0.08): value for x, value in zip(film["x"], film["probability"], strict=True)}
+    for film_s, score in zip(arrays["test_film_s"][101:140], arrays["test_score"][101:140], strict=True):
+        place = round((film_s + 0.04) / 0.08)
+        if place in by_place:
+            assert by_place[place] == pytest.approx(score, abs=1e-6)
+    assert len(by_place) > 50
+
+
+def test_two_folders_stand_side_by_side(opened, summary):
+    with opened() as page:
+        rows = rows_of(page, "comparison")
+        settings = {row["setting"]: row for row in rows_of(page, "differences")}
+    assert settings["model"]["linear"] == "linear"
+    assert "office" not in str(rows)
+    assert len(rows) == len(summary["comparison"]) == 4  # summer at two buffers in two choices of regions
+    for row, one in zip(rows, summary["comparison"], strict=True):
+        assert row["gain"] == shown(one["difference"])
+        assert one["n_models"] <= 2
+        assert one["difference"] == pytest.approx(one["means"][1] - one["means"][0])
+
+
+def test_next_bin_models_show_their_units(opened, summary):
+    (number,) = [place for place, group in enumerate(summary["groups"]) if group["task"] == "next_bin"]
+    with opened() as page:
+        page.click(f"tr[data-group='{number}'] button")
+        dots = data_of(page, "unit_dots")
+        assert page.locator("#confusion-box").is_hidden()
+        assert page.locator("#film").is_hidden()
+    units = summary["groups"][number]["units"]
+    assert dots["unit"] == [unit["unit"] for unit in units] == list(range(10))
+    assert dots["x"] == pytest.approx([max(1e-3, unit["rate_hz"]) for unit in units])
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_the_screen_and_leaves_nobody_out(width, scheme, opened):
+    with opened(width, scheme) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert findings(page) == []
+
+
+def test_published_values_stand_beside_equal_settings_only(demo_cache, tmp_path):
+    summer_train.study(
+        cache_dir=demo_cache, data_dir="none", patient_ids=14, max_epochs=1, workers=1, output_dir=tmp_path / "study",
+        label_name="summer", fold=1, buffer="10,32",
+    )  # fmt: skip
+    groups = {
+        group["settings"]["buffer"]: group
+        for group in Report.of([tmp_path / "study"], True, print).as_plain()["groups"]
+    }
+    assert groups[32]["published"] == {"kappa": KAPPA_BY_LABEL["summer"].mean, "sd": KAPPA_BY_LABEL["summer"].sd}
+    assert groups[10]["published"] is None
+    plain = Report.of([tmp_path / "study"], False, print).as_plain()
+    assert {group["published"] is None for group in plain["groups"]} == {True}
+
+
+def test_the_command_prints_what_it_wrote_and_found(run, studied, tmp_path):
+    written = run("summer_train", "report", studied, "--html", tmp_path / "page.html", "--json")
+    assert written.returncode == 0, written.stderr
+    facts = json.loads(written.stdout)
+    assert facts["written"] == [str(tmp_path / "page.html")]
+    assert facts["n_models"] == sum(len(group["models"]) for group in facts["groups"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html"]
+
+
+def test_a_page_that_cannot_be_is_one_line(studied, tmp_path):
+    with pytest.raises(SettingsError, match="name a file that ends in .html"):
+        summer_train.report(studied, html=tmp_path / "page")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="cannot be written"):
+        summer_train.report(studied, html=tmp_path / "file" / "page.html")
+
+
+def test_text_of_files_is_no_markup(open_page, studied, tmp_path, monkeypatch):
+    odd = "</script><script>document.title = 'caught'</script><b>"
+    results = read_results_of(studied)
+    for result in results:
+        result.row["label_name"] = result.row["label_name"] and odd + result.row["label_name"]
+    monkeypatch.setattr("summer_train.reporting.read_results_of", lambda path, say: results)
+    summer_train.report(studied, html=tmp_path / "odd.html")
+    with open_page(tmp_path / "odd.html") as page:
+        assert "Decoding report" in page.title()
+        assert odd in page.locator("#groups-label tbody").text_content()
+        assert odd in page.locator("#group-title").text_content()
