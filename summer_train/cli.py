@@ -37,8 +37,14 @@ from summer_train.config import (
     settings_from,
     takes,
 )
+from summer_train.config_file import for_study, with_config
 
 _OF_RUN = "  [default: that of the run]"
+
+ConfigOption = Annotated[
+    Path | None,
+    path_option("hparams.yaml of a run, or its folder: its settings, where no option says otherwise.", "--config"),
+]
 
 app = new_app("Train decoders on the cached SUMMER arrays.")
 
@@ -67,9 +73,15 @@ def _given(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
 
 @app.command()
 @takes(Choice, Run, as_parameter=_option)
-def fit(context: typer.Context, picture: PictureOption = None, as_json: JsonOption = False, **options: Any) -> None:
+def fit(
+    context: typer.Context,
+    config: ConfigOption = None,
+    picture: PictureOption = None,
+    as_json: JsonOption = False,
+    **options: Any,
+) -> None:
     """Train and evaluate one model; keys that are missing or stale are built from --data-dir first."""
-    options = _given(context, options)
+    options = with_config({**_given(context, options), "config": config})
     check_given(options)
     choice, where = settings_from(Choice, options), settings_from(Run, options)
     from summer_train.training import run_fit
@@ -169,12 +181,12 @@ def _of_study(name: str, field: Any) -> inspect.Parameter:
 
 @app.command()
 @takes(Choice, StudyRun, only=(*options_of(Choice), *STUDY_OPTIONS), as_parameter=_of_study)
-def study(context: typer.Context, as_json: JsonOption = False, **options: Any) -> None:
+def study(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False, **options: Any) -> None:
     """Train every combination of lists of settings; what the study's folder has already is not trained again.
 
     Every option that decides numbers takes a list: --label-name summer,tom (or all), --fold 1-5, --seed 0-4.
     """
-    options = _given(context, options)
+    options = for_study(_given(context, options), config)
     from summer_train.studies import run_study, study_choices
     from summer_train.tables import settings_line, study_table
 

@@ -33,6 +33,7 @@ Model = Literal["mlp", "linear", "lstm", "gru"]
 Loss = Literal["mse", "poisson"]
 ClassWeight = Literal["none", "balanced"]
 Preset = Literal["none", "paper"]
+Logger = Literal["csv", "tensorboard", "wandb"]
 
 DEFAULT_FOLD = 1
 
@@ -81,6 +82,14 @@ def _bin_length(value: object, option: str) -> int:
     if len(lengths) != 1:
         raise SettingsError(f"{option} {value}: a run has one bin length, like 80")
     return lengths[0]
+
+
+def _loggers(value: object, option: str) -> tuple[str, ...]:
+    names = as_names(value, option, "loggers, like csv tensorboard")
+    unknown = [name for name in names if name not in get_args(Logger)]
+    if unknown:
+        raise SettingsError(f"{option} {' '.join(unknown)}: choose among {', '.join(get_args(Logger))}")
+    return names
 
 
 def _regions(value: object, option: str) -> tuple[str, ...]:
@@ -241,6 +250,9 @@ class Run(Settings):
         0, "Accepted for old command lines: counts come from the mapped cache, so no worker processes load them."
     )
     verify: bool = _option(False, "Read every byte of the cache against its digests first.")
+    logger: tuple[str, ...] = _option(
+        (), "Also log to tensorboard, wandb; metrics.csv is always written.  [default: csv]", _loggers, "NAME"
+    )
     resume: bool = _option(False, "Continue the newest run in --output-dir that has these settings.")
 
     def __post_init__(self) -> None:

@@ -36,6 +36,7 @@ from summer_train.config import (
     takes,
     with_preset,
 )
+from summer_train.config_file import for_study
 from summer_train.data import FilmData
 from summer_train.grid import choices_of
 from summer_train.plans import Group, Model, Plan, hopeless_record, plan_study
@@ -84,7 +85,7 @@ class StudyResult:
 
 
 @takes(Choice, StudyRun, only=(*options_of(Choice), *STUDY_OPTIONS))
-def study(*, say: Say = say_nothing, **options: Any) -> StudyResult:
+def study(*, config: str | Path | None = None, say: Say = say_nothing, **options: Any) -> StudyResult:
     """Train and evaluate every combination of lists of settings, as `summer-train study` does.
 
     Every option that decides numbers takes a list: `label_name=["summer", "tom"]` (or "all"), `fold=range(1, 6)`;
@@ -93,6 +94,7 @@ def study(*, say: Say = say_nothing, **options: Any) -> StudyResult:
 
     Parameters
     ----------
+    config : `hparams.yaml` of a run, or its folder, for what is not given
     say : takes lines of progress, for people
 
     Returns
@@ -104,6 +106,7 @@ def study(*, say: Say = say_nothing, **options: Any) -> StudyResult:
     SummerError : data or settings do not allow the study
     """
     check_names(options, (*options_of(Choice), *STUDY_OPTIONS))
+    options = for_study(options, config)
     return run_study(study_choices(options), settings_from(StudyRun, options), say)
 
 

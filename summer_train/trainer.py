@@ -7,6 +7,7 @@ import platform
 import signal
 import time
 import warnings
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
 from summer_prep.console import progress_on_terminal
 from summer_prep.errors import SettingsError
+from summer_prep.extras import load_extra
 from summer_train.checkpoints import WholeCheckpoints, checkpoint_callbacks
 from summer_train.config import Run, Say, is_first_process
 from summer_train.models import Decoder
@@ -56,7 +59,7 @@ def new_trainer(
         num_nodes=launch.n_nodes if launch else 1,
         strategy=UnwrappedDDP(timeout=_COLLECTIVE_TIMEOUT) if n_processes > 1 else "auto",
         max_epochs=run.max_epochs,
-        logger=False,
+        logger=_loggers(run.logger, log_dir) or False,
         callbacks=[
             BlockSteps(say),
             EpochRows(log_dir, decoder, n_epochs_before),
@@ -69,6 +72,30 @@ def new_trainer(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """Refuse a logger whose package is not installed, before the work.
+
+    Raises
+    ------
+    SettingsError : it is not
+    """
+    for name in names:
+        if name != "csv":
+            load_extra(name, name, f"--logger {name}")
+
+
+def _loggers(names: Sequence[str], log_dir: Path) -> list[Logger]:
+    """Return Lightning's loggers beside our metrics.csv, which all reports are made of."""
+    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+
+    made: list[Logger] = []
+    if "tensorboard" in names:
+        made.append(TensorBoardLogger(log_dir, name="", version="tensorboard"))
+    if "wandb" in names:
+        made.append(WandbLogger(save_dir=log_dir, project="summer", name=f"{log_dir.parent.name}/{log_dir.name}"))
+    return made
 
 
 class UnwrappedDDP(DDPStrategy):

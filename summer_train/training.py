@@ -31,6 +31,7 @@ from summer_train.config import (
     settings_from,
     takes,
 )
+from summer_train.config_file import with_config
 from summer_train.data import FilmBlocks, FilmData
 from summer_train.models import Decoder, n_weights, new_decoder
 from summer_train.nodes import Team, launch_of
@@ -53,6 +54,7 @@ from summer_train.selection import open_described
 from summer_train.stacks import shifted_null, shifts_of
 from summer_train.trainer import (
     check_devices,
+    check_loggers,
     end_with_first_process,
     hold_terminations,
     metric_columns,
@@ -63,13 +65,14 @@ from summer_train.trainer import (
 
 
 @takes(Choice, Run)
-def fit(*, say: Say = say_nothing, **options: Any) -> FitResult:
+def fit(*, config: str | Path | None = None, say: Say = say_nothing, **options: Any) -> FitResult:
     """Train and evaluate one model, as `summer-train fit` does; missing or stale keys are built first.
 
     In a script, call it below `if __name__ == "__main__":`, since building starts processes.
 
     Parameters
     ----------
+    config : `hparams.yaml` of a run, or its folder, for what is not given
     say : takes lines of progress, for people
 
     Returns
@@ -81,6 +84,7 @@ def fit(*, say: Say = say_nothing, **options: Any) -> FitResult:
     SummerError : data or settings do not allow the run
     """
     check_names(options, options_of(Choice, Run))
+    options = with_config({**options, "config": config})
     check_given(options)
     run = settings_from(Run, options)
     launch = launch_of()
@@ -119,14 +123,20 @@ _OF_DATA = (
 
 
 @takes(Choice, Run, only=_OF_DATA)
-def film_data(*, say: Say = say_nothing, **options: Any) -> FilmData:
+def film_data(*, config: str | Path | None = None, say: Say = say_nothing, **options: Any) -> FilmData:
     """Return the samples of a run as a Lightning data module of plain batches (x, y), building missing keys first.
+
+    Parameters
+    ----------
+    config : `hparams.yaml` of a run, or its folder, for what is not given
+    say : takes lines of progress, for people
 
     Raises
     ------
     SummerError : data or settings do not allow it
     """
     check_names(options, _OF_DATA)
+    options = with_config({**options, "config": config})
     check_given(options)
     return open_data(settings_from(Choice, options), settings_from(Run, options), say)
 
@@ -169,6 +179,7 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
     with team.gathered():
         with team.together("devices"):
             check_devices(run.devices, launch)
+            check_loggers(run.logger)
             if is_first_process():
                 check_folder(run.output_dir, "--output-dir")
         data = _data_of_team(team, choice, run, say)
@@ -314,6 +325,8 @@ def _train(
                 _write_settings(log_dir, data.choice, run)
     team.start_training()
     trainer = new_trainer(run, model, log_dir, say, n_before, team.launch)
+    for logger in trainer.loggers:
+        logger.log_hyperparams({**data.choice.as_plain(), **run.as_plain()})
     hold_terminations(trainer)
     try:
         with team.training():

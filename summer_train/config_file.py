@@ -1,0 +1,78 @@
+"""Settings from a file that a run wrote: what is given beside it goes first."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from summer_prep.errors import SettingsError
+from summer_prep.values import as_path
+from summer_train.config import STUDY_OPTIONS, Choice, Run, check_names, idle_options, options_of, with_preset
+from summer_train.runs import SETTINGS
+
+_OF_THAT_RUN = ("preset", "resume", "verify")
+"""What a run was told to do once; what a preset stands for is in its other settings."""
+
+_SPLITS = (("val_fraction",), ("buffer", "fold", "split"))
+"""Two ways to split: naming one of them leaves the other behind."""
+
+
+def with_config(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options, and from the file named by `config` those that are not given.
+
+    What the file says of another split, or of a network or task that is not trained, is left behind.
+
+    Raises
+    ------
+    SettingsError : the file cannot be read, or holds what is no setting
+    """
+    options = dict(options)
+    config = options.pop("config", None)
+    if config is None:
+        return options
+    stored, given = _read(as_path(config, "--config")), with_preset(options)
+    for one, other in (_SPLITS, _SPLITS[::-1]):
+        if any(given.get(name) is not None for name in one):
+            stored = {name: value for name, value in stored.items() if name not in other}
+    if given.get("nwb_path") is not None:
+        stored.pop("patient_ids", None)
+    both = {**stored, **given}
+    known = options_of(Choice)
+    causes = {name: str(both.get(name) or known[name].default) for name in ("task", "model", "split")}
+    idle = {name for names in idle_options(**causes).values() for name in names}
+    return {
+        **{name: value for name, value in stored.items() if name not in known or known[name].name not in idle},
+        **given,
+    }
+
+
+def for_study(options: Mapping[str, Any], config: object) -> dict[str, Any]:
+    """Return the options of a study with those of a run's file that a study has, too; its folder is its own."""
+    known = {*options_of(Choice), *STUDY_OPTIONS} - {"output_dir"}
+    both = with_config({**options, "config": config})
+    return {name: value for name, value in both.items() if name in known or name in options}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return option -> value of a run's settings; those that are none are left out."""
+    import yaml
+
+    path = path / SETTINGS if path.is_dir() else path
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(
+            f"--config {path}: cannot be read ({error.strerror}). Name the {SETTINGS} of a run, or its folder"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise SettingsError(f"--config {path}: is no YAML. Name the {SETTINGS} of a run") from error
+    if not isinstance(stored, dict) or not all(isinstance(name, str) for name in stored):
+        raise SettingsError(f"--config {path}: holds no settings by name. Name the {SETTINGS} of a run")
+    option_of_field = {one.name: option for option, one in options_of(Choice, Run).items()}
+    found: dict[str, Any] = {
+        option_of_field.get(name, str(name)): value for name, value in stored.items() if value not in (None, [])
+    }
+    try:
+        check_names(found, options_of(Choice, Run))
+    except SettingsError as error:
+        raise SettingsError(f"--config {path}: {error}") from error
+    return {name: value for name, value in found.items() if name not in _OF_THAT_RUN}

@@ -1,0 +1,127 @@
+"""--config: what a run wrote is what another one takes, and what is given beside it goes first. --logger."""
+
+import sys
+
+import pytest
+import yaml
+
+import summer_train
+from summer_prep.errors import SettingsError
+from summer_train.config import Choice, Run, options_of, settings_from
+from summer_train.config_file import for_study, with_config
+from tests.conftest import error_line
+
+
+def write(path, **settings):
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.fixture
+def common(demo_cache, tmp_path):
+    return {"cache_dir": demo_cache, "data_dir": "none", "output_dir": tmp_path / "logs"}
+
+
+def test_a_run_is_repeated_from_its_file_with_equal_scores(common, run, tmp_path):
+    first = summer_train.fit(
+        task="label", label_name="tom", patient_ids=[14, 20], buffer=10, fold=2, window=(0.16, 0.08), seed=3,
+        brain_regions="A", max_epochs=2, **common,
+    )  # fmt: skip
+    again = summer_train.fit(config=first.log_dir)
+    assert {**again.config} == {**first.config}
+    assert again.scores["model"] == first.scores["model"]
+    other = run("summer_train", "fit", "--config", first.log_dir / "hparams.yaml", "--seed", "4", "--max-epochs", "1")
+    assert other.returncode == 0, other.stderr
+    newest = first.log_dir.parent / "version_2"
+    stored = yaml.safe_load((newest / "hparams.yaml").read_text())
+    assert stored == {**first.config, "seed": 4, "max_epochs": 1}
+
+
+def test_every_setting_of_a_run_is_one_that_a_file_may_hold(tmp_path):
+    choice, run = Choice(task="label", val_fraction=0.2), Run(preset="paper", resume=True, patience=3)
+    taken = with_config({"config": write(tmp_path / "run.yaml", **choice.as_plain(), **run.as_plain())})
+    assert taken.keys() <= options_of(Choice, Run).keys()
+    assert settings_from(Choice, taken) == choice
+    assert settings_from(Run, taken) == Run(patience=3)  # a preset is in the other settings; to resume was said once
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "left"),
+    [
+        ({"buffer_s": 32.0, "fold": 2}, {"val_fraction": 0.2}, {"val_fraction": 0.2}),
+        ({"val_fraction": 0.2}, {"fold": 3}, {"fold": 3}),
+        ({"task": "label", "label_name": "tom"}, {"task": "next_bin"}, {"task": "next_bin"}),
+        ({"hidden_size": 128}, {"model": "linear"}, {"model": "linear"}),
+        ({"buffer_s": 20.0, "sequence_s": [5.0, 1.0]}, {"split": "random"}, {"split": "random"}),
+        ({"patient_ids": ["14"]}, {"nwb_path": "x.nwb"}, {"nwb_path": "x.nwb"}),
+        ({"patience": 3}, {"patience": None}, {"patience": None}),
+        ({"task": "label", "lr": 0.1, "batch_size": 8}, {"preset": "paper"}, {"lr": 0.1, "batch_size": 128}),
+        ({"bin_length": 200, "seed": 1}, {"seed": 2}, {"bin_length": 200, "seed": 2}),
+    ],
+)
+def test_what_is_given_goes_first_and_leaves_behind_what_it_makes_idle(stored, given, left, tmp_path):
+    taken = with_config({**given, "config": write(tmp_path / "run.yaml", **stored)})
+    assert left.items() <= taken.items()
+    assert not {"buffer", "sequence", "hidden_size", "label_name", "patient_ids"} & taken.keys() - left.keys()
+    if "nwb_path" not in taken:
+        settings_from(Choice, taken)
+
+
+def test_a_study_takes_a_run_as_its_base(common, tmp_path):
+    fitted = summer_train.fit(task="label", patient_ids=14, buffer=10, window=(0.08, 0.08), max_epochs=1, **common)
+    taken = for_study({"label_name": "summer,tom"}, fitted.log_dir)
+    assert "output_dir" not in taken
+    study = summer_train.study(
+        config=fitted.log_dir, label_name="summer,tom", fold="1-2", output_dir=tmp_path / "study", workers=1
+    )
+    assert len(study.rows) == 4
+    assert {(row["buffer"], row["window"], row["max_epochs"], row["patient_ids"]) for row in study.rows} == {
+        (10.0, "0.08 0.08", 1, "14")
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[1, 2", "is no YAML"), ("- 1\n- 2", "holds no settings"), ("buffers: 3", "no option 'buffers'"),
+        ("3", "holds no settings"), ("{1: 2}", "holds no settings"), ("lr: [1, 2]", "--lr"), ("lr: fast", "--lr"),
+        ("!!python/object/apply:os.system ['true']", "is no YAML"), ("logger: [mlflow]", "choose among csv"),
+        ("a: &a [*a]", "no option 'a'"), ("output_dir: {a: 1}", "--output-dir"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_none_is_one_line(content, says, tmp_path, demo_cache):
+    (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(SettingsError, match="^[^\n]*$") as raised:
+        summer_train.fit(config=tmp_path / "run.yaml", cache_dir=demo_cache, data_dir="none")
+    assert says in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_one_line(run, tmp_path):
+    line = error_line(run("summer_train", "fit", "--config", tmp_path / "gone.yaml"))
+    assert "gone.yaml: cannot be read (No such file or directory). Name the hparams.yaml of a run" in line
+
+
+def test_tensorboard_gets_what_metrics_csv_gets(common):
+    pytest.importorskip("tensorboard", reason="needs: pip install 'summer-pipeline[tensorboard]'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fitted = summer_train.fit(task="label", patient_ids=14, buffer=10, max_epochs=2, logger="csv,tensorboard", **common)
+    events = EventAccumulator(str(fitted.log_dir / "tensorboard"))
+    events.Reload()
+    losses = [event.value for event in events.Scalars("val_loss")]
+    rows = summer_train.runs.read_metrics(fitted.log_dir / "metrics.csv")
+    assert losses == pytest.approx([float(row["val_loss"]) for row in rows])
+
+
+def test_a_logger_that_is_not_installed_is_one_line(common, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(SettingsError, match=r"--logger wandb needs wandb.*pip install 'summer-pipeline\[wandb\]'"):
+        summer_train.fit(patient_ids=14, buffer=10, logger="wandb", **common)
+    assert not common["output_dir"].exists()
+
+
+def test_weights_and_biases_is_lightnings_own(common, monkeypatch):
+    pytest.importorskip("wandb", reason="needs: pip install 'summer-pipeline[wandb]'")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    fitted = summer_train.fit(task="label", patient_ids=14, buffer=10, max_epochs=1, logger="wandb", **common)
+    assert list((fitted.log_dir / "wandb").glob("offline-run-*/*.wandb"))
