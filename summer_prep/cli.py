@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from summer_prep import completion
 from summer_prep.console import (
     CacheDir,
     DataDir,
@@ -39,6 +40,13 @@ from summer_prep.values import as_bin_lengths, as_names, as_patient_id, as_patie
 if TYPE_CHECKING:
     from summer_prep.building import KeyResult
     from summer_prep.caches import Cache
+
+BinLengths = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MS...", help="Bin lengths in ms.  [default: those in the cache]", autocompletion=completion.bin_lengths
+    ),
+]
 
 app = new_app("Bin the SUMMER recordings into film bins and cache them as Zarr arrays.")
 
@@ -144,12 +152,20 @@ def _table_of_results(results: "list[KeyResult]") -> Table:
 
 @app.command()
 def inspect(
-    patient: Annotated[str | None, typer.Argument(help="A patient id.  [default: a list of all keys]")] = None,
+    patient: Annotated[
+        str | None,
+        typer.Argument(help="A patient id.  [default: a list of all keys]", autocompletion=completion.patients),
+    ] = None,
     cache_dir: CacheDir = Path("data_cache"),
-    bin_length: Annotated[str | None, typer.Option(help="Bin length in ms.  [default: 80]")] = None,
+    bin_length: Annotated[
+        str | None, typer.Option(help="Bin length in ms.  [default: 80]", autocompletion=completion.bin_lengths)
+    ] = None,
     picture: PictureOption = None,
     labels: Annotated[
-        str | None, typer.Option(metavar="NAME...", help="Labels to draw.  [default: a few of them]")
+        str | None,
+        typer.Option(
+            metavar="NAME...", help="Labels to draw.  [default: a few of them]", autocompletion=completion.labels
+        ),
     ] = None,
     unit: Annotated[
         int | None, typer.Option(help="Show one unit, by its column from 0: rate, Fano factor, rate by label.")
@@ -373,9 +389,7 @@ def status(
     data_dir: DataDir = Path("/data"),
     cache_dir: CacheDir = Path("data_cache"),
     patient_ids: PatientIds = None,
-    bin_length: Annotated[
-        str | None, typer.Option(metavar="MS...", help="Bin lengths in ms.  [default: those in the cache]")
-    ] = None,
+    bin_length: BinLengths = None,
     local_cache: LocalCache = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -397,9 +411,7 @@ def status(
 def verify(
     cache_dir: CacheDir = Path("data_cache"),
     patient_ids: PatientIds = None,
-    bin_length: Annotated[
-        str | None, typer.Option(metavar="MS...", help="Bin lengths in ms.  [default: all in the cache]")
-    ] = None,
+    bin_length: BinLengths = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read every byte of the cache against its digests; exit code 1 if anything is wrong."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
-from summer_prep import __version__
+from summer_prep import __version__, completion
 from summer_prep.errors import SettingsError, SummerError
 from summer_prep.output import check_picture
 from summer_prep.values import as_path, as_place, finite
@@ -41,7 +41,9 @@ PictureOption = Annotated[Path | None, typer.Option(callback=check_picture, help
 SCHEDULER_HELP = "Work on a Dask cluster: its scheduler's address, or local.  [default: processes of this machine]"
 SchedulerOption = Annotated[str | None, typer.Option(metavar="ADDRESS", help=SCHEDULER_HELP)]
 PATIENTS_HELP = "Patients, like 14 20 or 14,20.  [default: every one found]"
-PatientIds = Annotated[str | None, typer.Option(metavar=f"ID{LIST_MARK}", help=PATIENTS_HELP)]
+PatientIds = Annotated[
+    str | None, typer.Option(metavar=f"ID{LIST_MARK}", help=PATIENTS_HELP, autocompletion=completion.patients)
+]
 
 
 class Table(NamedTuple):
@@ -56,7 +58,6 @@ def new_app(help_text: str) -> typer.Typer:
     app = typer.Typer(
         epilog=EPILOG,
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,  # plain help answers in half the time
     )
@@ -82,8 +83,10 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> NoReturn:
     """Run a program; a SummerError becomes one line on stderr and exit code 1."""
     debug = "--debug" in arguments
     command = typer.main.get_command(app)
+    several = list_options(command)
+    completion.read_lists(os.environ, lambda words: normalise(words, several), several)
     try:
-        command(normalise([argument for argument in arguments if argument != "--debug"], list_options(command)))
+        command(normalise([argument for argument in arguments if argument != "--debug"], several))
     except SummerError as error:
         if debug:
             raise

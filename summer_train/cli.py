@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from summer_prep import completion
 from summer_prep.console import (
     LIST_MARK,
     JsonOption,
@@ -49,12 +50,19 @@ ConfigOption = Annotated[
 app = new_app("Train decoders on the cached SUMMER arrays.")
 
 
+_OFFERED = {
+    "patient_ids": completion.patients, "bin_length": completion.bin_lengths, "label_name": completion.labels,
+    "brain_regions": completion.regions,
+}  # fmt: skip
+
+
 def _option(name: str, field: Any) -> inspect.Parameter:
     """Return the parameter that typer makes an option of; its name, default and help stand with the field."""
     help_text, default, kind = field.metadata["help"], field.default, field.type
-    option = typer.Option(help=help_text)
+    option = typer.Option(help=help_text, autocompletion=_OFFERED.get(name))
     if field.metadata["several"]:
-        option = typer.Option(help=help_text, metavar=field.metadata["several"] + LIST_MARK)
+        metavar = field.metadata["several"] + LIST_MARK
+        option = typer.Option(help=help_text, metavar=metavar, autocompletion=_OFFERED.get(name))
         kind, default = str | None, " ".join(f"{value:g}" for value in default) or None
     elif kind == Place:
         option, kind = place_option(help_text, f"--{name.replace('_', '-')}"), Path
@@ -121,7 +129,11 @@ def evaluate(
     ] = None,
     patient_ids: Annotated[
         str | None,
-        typer.Option(metavar=f"ID{LIST_MARK}", help="Other patients.  [default: those it was trained on]"),
+        typer.Option(
+            metavar=f"ID{LIST_MARK}",
+            help="Other patients.  [default: those it was trained on]",
+            autocompletion=completion.patients,
+        ),
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Another fold.  [default: the one it was trained on]")] = None,
     as_json: JsonOption = False,
@@ -172,7 +184,7 @@ def _of_study(name: str, field: Any) -> inspect.Parameter:
     kinds = "|".join(get_args(field.type)) if get_origin(field.type) is Literal else ""
     option = typer.Option(
         f"--{name.replace('_', '-')}", help=help_text, metavar=f"{metavar or kinds or 'VALUE'}{LIST_MARK}",
-        show_default=False,
+        show_default=False, autocompletion=_OFFERED.get(name),
     )  # fmt: skip
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]

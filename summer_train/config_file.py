@@ -7,7 +7,6 @@ from typing import Any
 from summer_prep.errors import SettingsError
 from summer_prep.values import as_path
 from summer_train.config import STUDY_OPTIONS, Choice, Run, check_names, idle_options, options_of, with_preset
-from summer_train.runs import SETTINGS
 
 _OF_THAT_RUN = ("preset", "resume", "verify")
 """What a run was told to do once; what a preset stands for is in its other settings."""
@@ -55,6 +54,8 @@ def for_study(options: Mapping[str, Any], config: object) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """Return option -> value of a run's settings; those that are none are left out."""
     import yaml
+
+    from summer_train.runs import SETTINGS
 
     path = path / SETTINGS if path.is_dir() else path
     try:
