@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from summer_prep.building import build
     from summer_prep.caches import open_key
+    from summer_prep.comparing import compare
     from summer_prep.demo import demo_data
     from summer_prep.errors import SummerError
+    from summer_prep.exporting import export
 
 __version__ = "0.1.0"
-__all__ = ["SummerError", "build", "demo_data", "open_key"]
+__all__ = ["SummerError", "build", "compare", "demo_data", "export", "open_key"]
 
-_HOMES = {"SummerError": "errors", "build": "building", "demo_data": "demo", "open_key": "caches"}
+_HOMES = {
+    "SummerError": "errors", "build": "building", "compare": "comparing", "demo_data": "demo", "export": "exporting",
+    "open_key": "caches",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -148,7 +148,28 @@ def build(
     ------
     SettingsError : the selection is impossible, or no worker can start
     """
-    config = BuildConfig(
+    config = build_config(
+        data_dir=data_dir, cache_dir=cache_dir, local_cache=local_cache, nwb_path=nwb_path, patient_ids=patient_ids,
+        bin_length=bin_length, workers=workers, codec=codec, force=force, scheduler=scheduler,
+    )  # fmt: skip
+    return build_keys(config, progress)
+
+
+def build_config(
+    *,
+    data_dir: str | Path,
+    cache_dir: str | Path,
+    local_cache: str | Path | None,
+    nwb_path: str | Path | None,
+    patient_ids: object,
+    bin_length: object,
+    workers: int | None,
+    codec: Codec,
+    force: bool,
+    scheduler: str | None,
+) -> BuildConfig:
+    """Return what to build from options as people write them; raises SettingsError."""
+    return BuildConfig(
         data_dir=as_place(data_dir, "--data-dir"),
         cache_dir=as_place(cache_dir, "--cache-dir"),
         local_cache=None if local_cache is None else as_path(local_cache, "--local-cache"),
@@ -160,7 +181,6 @@ def build(
         force=as_number(force, bool, "--force"),
         scheduler=None if scheduler is None else as_text(scheduler, "--scheduler"),
     )
-    return build_keys(config, progress)
 
 
 def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_patients: None) -> list[KeyResult]:
@@ -222,12 +242,12 @@ def build_patient(path: Place, patient_id: str, config: BuildConfig) -> list[Key
     try:
         cache = open_cache(config.cache_dir, config.local_cache)
         clear_debris(patient_path(cache.folder, patient_id))
-        wanted, fresh = _plan(path, patient_id, config, cache)
+        wanted, fresh = wanted_and_fresh(path, patient_id, config, cache)
         built: list[KeyResult] = []
         if not wanted or len(fresh) < len(wanted):
             with _patient_lock(cache.folder, patient_id) as waited:
                 if waited:  # for somebody else who was building this patient: most of the work may be done
-                    wanted, fresh = _plan(path, patient_id, config, cache)
+                    wanted, fresh = wanted_and_fresh(path, patient_id, config, cache)
                 if not wanted or len(fresh) < len(wanted):
                     built = _build_missing(path, wanted, fresh, config, cache)
     except SummerError as error:
@@ -235,7 +255,9 @@ def build_patient(path: Place, patient_id: str, config: BuildConfig) -> list[Key
     return [_fresh(patient_id, length) for length in fresh] + built
 
 
-def _plan(path: Place, patient_id: str, config: BuildConfig, cache: Cache) -> tuple[tuple[int, ...], list[int]]:
+def wanted_and_fresh(
+    path: Place, patient_id: str, config: BuildConfig, cache: Cache
+) -> tuple[tuple[int, ...], list[int]]:
     """Return the bin lengths wanted (empty where only the file knows), and those that are fresh."""
     cached = cache.bin_lengths(patient_id)
     if config.force or not cached:

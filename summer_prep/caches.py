@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from summer_prep.dataset import check_bin_length
+from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, check_bin_length
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.key import (
     Description,
@@ -217,7 +217,7 @@ def check_cache(cache: Cache) -> None:
             raise SettingsError(str(error)) from error
 
 
-def open_key(cache_dir: str | Path, patient_id: str | int, bin_length: int = 80) -> "zarr.Group":
+def open_key(cache_dir: str | Path, patient_id: str | int, bin_length: int = DEFAULT_BIN_LENGTH_MS) -> "zarr.Group":
     """Return a key as a read-only Zarr group, its files counted and measured (`summer-prep verify` reads them).
 
     Parameters

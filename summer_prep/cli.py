@@ -1,12 +1,11 @@
 """The commands of `summer-prep`: parse, one library call, print."""
 
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,21 +23,34 @@ from summer_prep.console import (
     as_data,
     new_app,
     path_option,
+    place_argument,
     progress_on_terminal,
     run,
     say,
     show,
     show_json,
     show_table,
+    working,
 )
-from summer_prep.dataset import DEFAULT_BUFFER_S, FileLayout
+from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.key import Codec, Description
 from summer_prep.places import Place
+from summer_prep.tables import (
+    attributes_table,
+    differences_table,
+    file_name,
+    key_tables,
+    labels_table,
+    patients_table,
+    plan_table,
+    results_table,
+    rounded,
+)
 from summer_prep.values import as_bin_lengths, as_names, as_patient_id, as_patient_ids
 
 if TYPE_CHECKING:
-    from summer_prep.building import KeyResult
+    from summer_prep.building import BuildConfig
     from summer_prep.caches import Cache
 
 BinLengths = Annotated[
@@ -46,6 +58,14 @@ BinLengths = Annotated[
     typer.Option(
         metavar="MS...", help="Bin lengths in ms.  [default: those in the cache]", autocompletion=completion.bin_lengths
     ),
+]
+
+BinLength = Annotated[
+    str | None, typer.Option(help="Bin length in ms.  [default: 80]", autocompletion=completion.bin_lengths)
+]
+FoldLayout = Annotated[
+    float | None,
+    typer.Option(metavar="BUFFER", help="Show what the blocked split with this buffer (s) leaves of each label."),
 ]
 
 app = new_app("Bin the SUMMER recordings into film bins and cache them as Zarr arrays.")
@@ -72,17 +92,11 @@ def demo_data(
     """Write SUMMER-shaped synthetic recordings, and which unit is tuned to what in truth.json."""
     from summer_prep.demo import demo_data as write
 
-    paths = write(
-        folder,
-        patients=patients,
-        patient_ids=patient_ids,
-        minutes=minutes,
-        film_length=film_length,
-        units=units,
-        drift=drift,
-        layout=layout,
-        seed=seed,
-    )
+    with working("making recordings"):
+        paths = write(
+            folder, patients=patients, patient_ids=patient_ids, minutes=minutes, film_length=film_length, units=units,
+            drift=drift, layout=layout, seed=seed,
+        )  # fmt: skip
     show("\n".join(as_data(path) for path in paths))
 
 
@@ -102,27 +116,25 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Build also what is fresh.")] = False,
     local_cache: LocalCache = None,
     scheduler: SchedulerOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell which keys would be built, their bytes and time.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bin NWB recordings into the cache; what is fresh is skipped, and a killed build can simply be repeated."""
-    from summer_prep.building import build as build_cache
+    from summer_prep.building import build_config, build_keys
     from summer_prep.sources import other_nwb_files
 
+    config = build_config(
+        data_dir=data_dir, cache_dir=cache_dir, local_cache=local_cache, nwb_path=nwb_path, patient_ids=patient_ids,
+        bin_length=bin_length, workers=workers, codec=codec, force=force, scheduler=scheduler,
+    )  # fmt: skip
+    if dry_run:
+        _show_plan(config, as_json)
+        return
     with progress_on_terminal() as bar:
         task = bar.add_task("binning", total=None)
-        results = build_cache(
-            data_dir=data_dir,
-            cache_dir=cache_dir,
-            local_cache=local_cache,
-            nwb_path=nwb_path,
-            patient_ids=patient_ids,
-            bin_length=bin_length,
-            workers=workers,
-            codec=codec,
-            force=force,
-            scheduler=scheduler,
-            progress=lambda n_done, n_patients: bar.update(task, completed=n_done, total=n_patients),
-        )
+        results = build_keys(config, lambda n_done, n_patients: bar.update(task, completed=n_done, total=n_patients))
     if nwb_path is None and patient_ids is None:
         for path in other_nwb_files(data_dir):
             say(f"left out {path}: its name has no patient id, as sub14.nwb has")
@@ -134,20 +146,28 @@ def build(
     if as_json:
         show_json([asdict(result) for result in results])
     elif good:
-        show_table(_table_of_results(good))
+        show_table(results_table(good))
     summary = f"{len(failures)} builds failed, listed above; {len(good)} keys are built or fresh"
     _fail_if_any(failures, "failed", len(results), summary)
 
 
-def _table_of_results(results: "list[KeyResult]") -> Table:
-    def row(result: "KeyResult") -> list[object]:
-        tallies = [result.spikes.get(name, "") for name in ("counted", "in_pauses", "outside")]
-        seconds = f"{result.seconds:.2f}" if result.state == "built" else ""
-        sizes = [result.n_bins or "", result.n_units or ""]
-        return [result.patient_id, result.bin_length_ms, result.state, *sizes, *tallies, seconds]
+def _show_plan(config: "BuildConfig", as_json: bool) -> None:
+    from summer_prep.planning import plan_build
 
-    header = ["patient", "ms", "state", "bins", "units", "counted", "pauses", "outside", "s"]
-    return Table(header, [row(result) for result in results])
+    with working("looking at recordings"):
+        plan = plan_build(config)
+    problems = [key.reason for key in plan.keys if key.state == "failed"]
+    if as_json:
+        show_json({"seconds": plan.seconds, "keys": [asdict(key) for key in plan.keys]})
+    elif len(problems) < len(plan.keys):
+        show_table(plan_table(plan.keys))
+    n_bytes = sum(key.n_bytes for key in plan.to_build)
+    compressed = "" if config.codec == "none" else ", before compression"
+    say(
+        f"would build {len(plan.to_build)} keys: {n_bytes / 1e6:,.1f} MB{compressed}, about {plan.seconds:.0f} s "
+        f"with {config.n_workers} workers; nothing was written"
+    )
+    _fail_if_any(problems, "would fail", len(plan.keys), f"{len(problems)} patients would fail, listed above")
 
 
 @app.command()
@@ -157,9 +177,7 @@ def inspect(
         typer.Argument(help="A patient id.  [default: a list of all keys]", autocompletion=completion.patients),
     ] = None,
     cache_dir: CacheDir = Path("data_cache"),
-    bin_length: Annotated[
-        str | None, typer.Option(help="Bin length in ms.  [default: 80]", autocompletion=completion.bin_lengths)
-    ] = None,
+    bin_length: BinLength = None,
     picture: PictureOption = None,
     labels: Annotated[
         str | None,
@@ -170,10 +188,7 @@ def inspect(
     unit: Annotated[
         int | None, typer.Option(help="Show one unit, by its column from 0: rate, Fano factor, rate by label.")
     ] = None,
-    fold_layout: Annotated[
-        float | None,
-        typer.Option(metavar="BUFFER", help="Show what the blocked split with this buffer (s) leaves of each label."),
-    ] = None,
+    fold_layout: FoldLayout = None,
     html: Annotated[
         Path | None,
         path_option("Write a page to zoom into, with the folds of --fold-layout (32).", "--html"),
@@ -185,10 +200,8 @@ def inspect(
     from summer_prep.caches import open_cache
     from summer_prep.web import check_page
 
-    lengths_ms = as_bin_lengths(bin_length)
+    length_ms = one_bin_length(bin_length)
     patient = None if patient is None else as_patient_id(patient)
-    if len(lengths_ms) > 1:
-        raise SettingsError(f"--bin-length {bin_length}: one key is shown at a time. Name one bin length")
     if patient is None and (unit is not None or fold_layout is not None or html is not None):
         option = "--unit" if unit is not None else "--html" if html is not None else "--fold-layout"
         raise SettingsError(f"{option} is of one patient. Name it: summer-prep inspect PATIENT {option} ...")
@@ -206,14 +219,13 @@ def inspect(
             (found, length)
             for found, lengths in cached.items()
             for length in lengths
-            if length in (lengths_ms or lengths)
+            if bin_length is None or length == length_ms
         ]
         if not keys:
-            which = f"no key at {bin_length} ms" if lengths_ms else "nothing"
+            which = "nothing" if bin_length is None else f"no key at {length_ms} ms"
             raise SettingsError(f"{cache_dir}: {which} in the cache. Build it: summer-prep build --data-dir DIR")
         _show_keys(cache, keys, as_json)
         return
-    length_ms = lengths_ms[0] if lengths_ms else 80
     if length_ms not in cached.get(patient, []):
         found = ", ".join(f"{name} ({' '.join(map(str, lengths))} ms)" for name, lengths in cached.items())
         raise SettingsError(
@@ -222,10 +234,15 @@ def inspect(
         )
     key = cache.fetch(patient, length_ms, every_byte=True)  # what is shown of it is what was written
     if html is not None:
-        from summer_prep.page import write_key_page
+        from summer_prep.page import usual_buffer_s, write_key_page
 
-        write_key_page(key, html, DEFAULT_BUFFER_S if fold_layout is None else fold_layout)
-        say(f"wrote {html}")
+        buffer_s = usual_buffer_s(key) if fold_layout is None else fold_layout
+        with working("drawing"):
+            write_key_page(key, html, buffer_s)
+        folds = (
+            "" if buffer_s is not None else "; no folds: the film is short, name a smaller buffer with --fold-layout"
+        )
+        say(f"wrote {html}{folds}")
     if unit is not None:
         _show_unit(key, unit, as_json)
     elif fold_layout is not None:
@@ -234,38 +251,31 @@ def inspect(
         _show_key(key, picture, as_names(labels, "--labels", "labels"), as_json)
 
 
+def one_bin_length(text: str | None) -> int:
+    """Return the one bin length (ms) of a command that shows one key.
+
+    Raises
+    ------
+    SettingsError : several, or none that can be
+    """
+    lengths_ms = as_bin_lengths(text)
+    if len(lengths_ms) > 1:
+        raise SettingsError(f"--bin-length {text}: one key is shown at a time. Name one bin length")
+    return lengths_ms[0] if lengths_ms else DEFAULT_BIN_LENGTH_MS
+
+
 def _show_keys(cache: "Cache", keys: list[tuple[str, int]], as_json: bool) -> None:
     from summer_prep.caches import facts_of_keys
 
-    found = facts_of_keys(cache, keys, os.cpu_count() or 1)
+    with working("reading keys"):
+        found = facts_of_keys(cache, keys, os.cpu_count() or 1)
     readable = [one for one in found if isinstance(one, dict)]
     problems = [one for one in found if isinstance(one, str)]
     if as_json:
         show_json(readable)
     else:
-        show_table(_table_of_patients(readable))
+        show_table(patients_table(readable))
     _fail_if_any(problems, "wrong", len(keys), f"{len(problems)} of {len(keys)} keys are damaged, listed above")
-
-
-def _table_of_patients(keys: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a row for each patient; spikes and rates are those of the shortest bins, which leave out fewest."""
-    of_patient: dict[str, list[Mapping[str, Any]]] = {}
-    for facts in keys:
-        of_patient.setdefault(facts["patient_id"], []).append(facts)
-
-    def row(facts: Mapping[str, Any], lengths_ms: list[int]) -> list[object]:
-        regions = " ".join(f"{region} {number}" for region, number in facts["n_units_by_region"].items())
-        spikes = facts["spikes"]["counted"]
-        rate_hz = spikes / facts["n_units"] / facts["recorded_total_s"]
-        where = [" ".join(map(str, lengths_ms)), facts["n_units"], regions]
-        return [facts["patient_id"], *where, spikes, f"{rate_hz:.2f}", facts["n_pauses"], _file_name(facts)]
-
-    header = ["patient", "bins (ms)", "units", "by region", "spikes", "rate (Hz)", "pauses", "source"]
-    return Table(header, [row(found[0], [one["bin_length_ms"] for one in found]) for found in of_patient.values()])
-
-
-def _file_name(facts: Mapping[str, Any]) -> str:
-    return str(facts["source"]["file_name"])
 
 
 def _fail_if_any(problems: list[str], word: str, n_keys: int, summary: str) -> None:
@@ -281,19 +291,21 @@ def _fail_if_any(problems: list[str], word: str, n_keys: int, summary: str) -> N
 def _show_key(key: Description, picture: Path | None, labels: Sequence[str], as_json: bool) -> None:
     from summer_prep.report import describe_key, draw_key
 
-    facts = describe_key(key)
+    with working("reading the key"):
+        facts = describe_key(key)
+        if picture is not None:
+            draw_key(key, picture, labels)
     if picture is not None:
-        draw_key(key, picture, labels)
         say(f"wrote {picture}")
     if as_json:
         show_json(facts)
         return
     show(as_data(key.folder))
     unseen = f", {facts['n_unseen_bins']} of them never seen" if facts["n_unseen_bins"] else ""
-    show(as_data(f"{facts['n_bins']} bins{unseen}, {facts['n_units']} units from {_file_name(facts)}"))
+    show(as_data(f"{facts['n_bins']} bins{unseen}, {facts['n_units']} units from {file_name(facts)}"))
     for note in facts["notes"]:
         show(as_data(f"note: {note}"))
-    for table in _tables_of_key(facts):
+    for table in key_tables(facts):
         show("")
         show_table(table)
 
@@ -305,10 +317,10 @@ def _show_unit(key: Description, unit: int, as_json: bool) -> None:
     if as_json:
         show_json(facts)
         return
-    rows = [[name.replace("_", " "), _rounded(value)] for name, value in facts.items() if name != "labels"]
+    rows = [[name.replace("_", " "), rounded(value)] for name, value in facts.items() if name != "labels"]
     show_table(Table(["unit", facts["unit"]], rows[1:]))
     show("")
-    rates = [[one["label"], *(_rounded(one[name]) for name in ("on_hz", "off_hz", "ratio"))] for one in facts["labels"]]
+    rates = [[one["label"], *(rounded(one[name]) for name in ("on_hz", "off_hz", "ratio"))] for one in facts["labels"]]
     show_table(Table(["label", "on (Hz)", "off (Hz)", "ratio"], rates))
 
 
@@ -323,7 +335,7 @@ def _show_folds(key: Description, buffer_s: float, as_json: bool) -> None:
     show(f"folds of the blocked split, buffer {buffer_s:g} s: the test part's bins with the label on (%)")
     header = ["label", *(f"fold {fold}" for fold in sizes), "lacks"]
     rows = [
-        [one["label"], *(_rounded(share["test"]) for share in one["on"].values()), ", ".join(one["lacks"])]
+        [one["label"], *(rounded(share["test"]) for share in one["on"].values()), ", ".join(one["lacks"])]
         for one in facts["labels"]
     ]
     show_table(Table(header, rows))
@@ -332,56 +344,93 @@ def _show_folds(key: Description, buffer_s: float, as_json: bool) -> None:
     show_table(Table(["fold", "train (bins)", "validation", "test", "unused"], parts))
 
 
-def _rounded(value: object) -> object:
-    """Return a number as people read it; "-" where there is none."""
-    if isinstance(value, float):
-        return f"{value:.2f}" if math.isfinite(value) else "-"
-    return value
+@app.command()
+def labels(
+    cache_dir: CacheDir = Path("data_cache"),
+    bin_length: BinLength = None,
+    fold_layout: FoldLayout = None,
+    local_cache: LocalCache = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the labels of the film: how often and how long each is on, and which folds lack it."""
+    from summer_prep.caches import open_cache
+    from summer_prep.report import describe_labels
+
+    cache = open_cache(cache_dir, local_cache)
+    length_ms = one_bin_length(bin_length)
+    having = [patient_id for patient_id, lengths in cache.keys().items() if length_ms in lengths]
+    if not having:
+        raise SettingsError(f"{cache_dir}: no key at {length_ms} ms. Build it: summer-prep build --data-dir DIR")
+    key = cache.fetch(having[0], length_ms, every_byte=True)
+    facts = describe_labels(key, fold_layout)
+    digests = {name: key.attributes["digests"][name] for name in ("labels_first", "label")}
+    others = [
+        patient_id
+        for patient_id in having[1:]
+        if any(cache.describe(patient_id, length_ms).attributes["digests"][name] != digests[name] for name in digests)
+    ]
+    if as_json:
+        show_json(
+            {"patient_id": having[0], "bin_length_ms": length_ms, "labels": facts, "patients_with_others": others}
+        )
+        return
+    show_table(labels_table(facts))
+    if others:
+        say(f"these are of patient {having[0]}; other annotations have {', '.join(others)}: summer-prep diff tells")
 
 
-def _codec(name: str) -> list[str]:
-    return [] if name == "none" else [name]
+@app.command()
+def diff(
+    first: Annotated[Path, place_argument("A cache, a patient's folder in it, or a key.", "A")],
+    second: Annotated[Path, place_argument("Another one of that kind.", "B")],
+    local_cache: LocalCache = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell which numbers of two caches, patients or keys differ, and from which bin on; exit code 1 if any does."""
+    from summer_prep.comparing import compare, is_equal
+
+    with working("comparing"):
+        differences = compare(first, second, local_cache)
+    n_unequal = sum(not is_equal(pair) for pair in differences)
+    if as_json:
+        show_json(differences)
+    else:
+        if n_unequal:
+            show_table(differences_table(differences))
+        attributes = attributes_table(differences)
+        if attributes.rows:
+            show("")
+            show_table(attributes)
+        say(f"{len(differences) - n_unequal} of {len(differences)} keys hold the same numbers")
+    if n_unequal:
+        raise typer.Exit(1)
 
 
-def _tables_of_key(facts: Mapping[str, Any]) -> list[Table]:
-    arrays = [
-        [
-            array["name"],
-            " x ".join(f"{name} {size}" for name, size in zip(array["dimensions"], array["shape"], strict=True)),
-            " ".join(["text" if "String" in array["dtype"] else array["dtype"], *_codec(array["codec"])]),
-            f"{array['bytes']:,}",
-            f"{array['stored_bytes']:,}",
-        ]
-        for array in facts["arrays"]
-    ]
-    regions = [
-        [region["region"], region["n_units"], f"{region['median_rate_hz']:.2f}", f"{region['max_rate_hz']:.2f}"]
-        for region in facts["regions"]
-    ]
-    labels = [
-        [
-            label["label"],
-            *(f"{label[share]:.2f}" for share in ("first", "any", "majority", "undefined")),
-            label["n_stretches"],
-            f"{label['longest_s']:.1f}",
-        ]
-        for label in facts["labels"]
-    ]
-    pauses = [
-        [
-            pause["frame"],
-            *(f"{time:.2f}" for time in (pause["film_time_s"], pause["start_ms"] / 1000, pause["duration_ms"] / 1000)),
-        ]
-        for pause in facts["pauses"]
-    ]
-    spikes = [[name.replace("_", " "), f"{value:,}"] for name, value in facts["spikes"].items()]
-    return [
-        Table(["spikes", "number"], spikes),
-        Table(["array", "dimensions", "dtype", "bytes", "on disk"], arrays),
-        Table(["region", "units", "median rate (Hz)", "highest rate (Hz)"], regions),
-        Table(["label", "first %", "any %", "major. %", "undef. %", "runs", "longest"], labels),
-        Table(["pause at frame", "film time (s)", "recording start (s)", "duration (s)"], pauses),
-    ]
+@app.command("export")
+def export_key(
+    patient: Annotated[str, typer.Argument(help="A patient id.", autocompletion=completion.patients)],
+    target: Annotated[Path, typer.Argument(help="An NWB file (.nwb), or a folder for Parquet tables.")],
+    cache_dir: CacheDir = Path("data_cache"),
+    bin_length: BinLength = None,
+    label_rule: Annotated[LabelRule, typer.Option(help="Which frames decide a bin's label.")] = "first",
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    local_cache: LocalCache = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a key for other tools: Parquet tables of bins, units and labels, or NWB with binned spikes."""
+    from summer_prep.exporting import export
+
+    length_ms = one_bin_length(bin_length)
+    with working("exporting"):
+        written = export(
+            patient, target, cache_dir=cache_dir, bin_length=length_ms, label_rule=label_rule, force=force,
+            local_cache=local_cache,
+        )  # fmt: skip
+    if as_json:
+        show_json([str(path) for path in written])
+        return
+    for path in written:
+        show(as_data(path))
 
 
 @app.command()
@@ -397,9 +446,9 @@ def status(
     from summer_prep.caches import open_cache
     from summer_prep.freshness import cache_states
 
-    states = cache_states(
-        data_dir, open_cache(cache_dir, local_cache), as_patient_ids(patient_ids), as_bin_lengths(bin_length)
-    )
+    chosen = as_patient_ids(patient_ids), as_bin_lengths(bin_length)
+    with working("comparing recordings and keys"):
+        states = cache_states(data_dir, open_cache(cache_dir, local_cache), *chosen)
     if as_json:
         show_json([state.as_plain() for state in states])
         return

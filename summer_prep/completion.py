@@ -8,9 +8,9 @@ from typing import Any
 
 import typer
 
+from summer_prep.dataset import BRAIN_REGION_GROUPS
 from summer_prep.errors import SummerError
 
-_REGION_GROUPS = ("H", "PHC")
 _ALL_WORDS, _WORD_NUMBER, _ALL_TEXT = "COMP_WORDS", "COMP_CWORD", "_TYPER_COMPLETE_ARGS"
 
 
@@ -33,7 +33,7 @@ def labels(context: typer.Context, incomplete: str) -> list[str]:
 def regions(context: typer.Context, incomplete: str) -> list[str]:
     """Return the brain regions of the units in the cache, and the groups of them."""
     found = _of_descriptions(context, lambda attributes: attributes["units"].get("brain_region", ()))
-    return _offered(incomplete, sorted({*found, *_REGION_GROUPS}) if found else [])
+    return _offered(incomplete, sorted({*found, *BRAIN_REGION_GROUPS}) if found else [])
 
 
 def _keys(context: typer.Context) -> dict[str, list[int]]:

@@ -3,8 +3,10 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
@@ -27,6 +29,11 @@ def path_option(help_text: str, option: str) -> Any:
 def place_option(help_text: str, option: str) -> Any:
     """Return an option that takes a path or a URL."""
     return typer.Option(help=help_text, metavar="PATH|URL", parser=lambda text: as_place(text, option))
+
+
+def place_argument(help_text: str, name: str) -> Any:
+    """Return an argument that takes a path or a URL."""
+    return typer.Argument(help=help_text, metavar=name, parser=lambda text: as_place(text, name))
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -194,3 +201,25 @@ def progress_on_terminal(*columns: Any, **options: Any) -> Any:
 
     console = Console(file=sys.stderr)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal, **options)
+
+
+_SLOW_S = 1.0
+"""People are shown that something is at work when it takes longer."""
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show on a terminal that something is at work that takes its time, and for how long."""
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    bar = progress_on_terminal(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    bar.add_task(what, total=None)
+    timer = Timer(_SLOW_S, bar.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()  # else it could start after the end
+        bar.stop()

@@ -15,6 +15,7 @@ DATASET_BIN_LENGTHS_MS = (40, 80, 200, 480, 1000)
 PARTS_PER_FRAME = (2, 4, 5, 8)
 """Cuts of a frame that give whole milliseconds: bins of 20, 10, 8 and 5 ms."""
 
+DEFAULT_BIN_LENGTH_MS = 80
 DEFAULT_BUFFER_S = 32.0
 
 MAX_SECONDS = 86_400.0

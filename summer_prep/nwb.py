@@ -64,6 +64,25 @@ def read_recording(path: Path) -> Recording:
     return Recording(patient_id=patient_id, source=source, **fields)
 
 
+def read_extent(path: Path) -> tuple[int, int, dict[int, int]]:
+    """Return how much is in an NWB file, without reading it: units, spikes, and bin length (ms) -> bins.
+
+    Raises
+    ------
+    RecordingError : as `read_recording`, as far as this shows
+    """
+    patient_id_of(path)
+    with opened(path) as nwb_file:
+        if nwb_file.units is None or "spike_times" not in nwb_file.units.colnames:
+            raise RecordingError("no spike times in table units, so there is nothing to bin")
+        spikes, stops = _ragged(nwb_file.units, "spike_times")
+        table = _find_table(_tables_by_name(nwb_file), BINNING_TABLE)
+        _, edge_stops = _ragged(table, "edges")
+        n_bins = np.diff(edge_stops, prepend=0) - 1
+        lengths = _numbers(table, "bin_length").astype(int)
+        return len(stops), len(spikes), dict(zip(lengths.tolist(), n_bins.tolist(), strict=True))
+
+
 def _read_tables(nwb_file: "NWBFile") -> dict[str, Any]:
     tables = _tables_by_name(nwb_file)
     with ThreadPoolExecutor(1) as pool:  # the annotations are most of a file; they read while Python parses names

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from summer_prep.console import Table
-from summer_prep.dataset import ON, UNDEFINED
+from summer_prep.dataset import DEFAULT_BUFFER_S, ON, UNDEFINED
+from summer_prep.errors import SettingsError
 from summer_prep.key import Description
 from summer_prep.report import describe_key, rates_by_label, splits_of, stretches
 from summer_prep.splits import Indices
@@ -23,31 +24,38 @@ _N_COLUMNS = 1000
 _ROW_PX = 14
 
 
-def write_key_page(description: Description, page: Path, buffer_s: float) -> None:
+def usual_buffer_s(description: Description) -> float | None:
+    """Return the buffer that folds have by default; None of a film that is too short for it."""
+    try:
+        splits_of(description, DEFAULT_BUFFER_S)
+    except SettingsError:
+        return None
+    return DEFAULT_BUFFER_S
+
+
+def write_key_page(description: Description, page: Path, buffer_s: float | None) -> None:
     """Write a page of a checked key.
 
     Parameters
     ----------
     page : see `web.check_page`
-    buffer_s : of the blocked split whose folds are drawn
+    buffer_s : of the blocked split whose folds are drawn; None draws none
 
     Raises
     ------
     CacheError : an array cannot be decoded
     SettingsError : the buffer leaves no segment, or the page cannot be written
     """
-    splits = splits_of(description, buffer_s)
-    write_page(page, _page(description, describe_key(description), splits, buffer_s))
+    write_page(page, _page(description, describe_key(description), buffer_s))
 
 
-def _page(
-    description: Description, facts: dict[str, Any], splits: Mapping[int, Mapping[str, Indices]], buffer_s: float
-) -> str:
+def _page(description: Description, facts: dict[str, Any], buffer_s: float | None) -> str:
     from bokeh.layouts import column
     from bokeh.models import CustomJS
 
     film = _Film(description)
-    panels = [film.counts(), film.rate(), film.split(splits, buffer_s), film.labels()]
+    folds = [] if buffer_s is None else [film.split(splits_of(description, buffer_s), buffer_s)]
+    panels = [film.counts(), film.rate(), *folds, film.labels()]
     panels[-1].xaxis.axis_label = "film time (min)"
     for panel in panels:
         film.mark_pauses(panel, facts["pauses"])

@@ -79,6 +79,25 @@ def _label_shares(key: Path, label_names: list[str]) -> list[dict[str, Any]]:
     ]
 
 
+def describe_labels(description: Description, buffer_s: float | None = None) -> list[dict[str, Any]]:
+    """Return for each label of a checked key what `describe_key` does, and which folds lack it.
+
+    Parameters
+    ----------
+    buffer_s : of the blocked split; without it nothing is said of folds
+
+    Raises
+    ------
+    CacheError : an array cannot be decoded
+    SettingsError : the buffer leaves no segment
+    """
+    shares = _label_shares(description.folder, description.attributes["label_names"])
+    if buffer_s is None:
+        return shares
+    folds = describe_folds(description, buffer_s)["labels"]
+    return [{**share, "lacks": fold["lacks"]} for share, fold in zip(shares, folds, strict=True)]
+
+
 def stretches(is_on: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return where runs of bins that are on begin, and the bins after their last, (n_runs,) each."""
     edges = np.flatnonzero(np.diff(is_on.astype(np.int8), prepend=0, append=0))

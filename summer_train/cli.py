@@ -24,6 +24,7 @@ from summer_prep.console import (
     show,
     show_json,
     show_table,
+    working,
 )
 from summer_prep.places import Place
 from summer_prep.values import as_path
@@ -141,15 +142,16 @@ def evaluate(
     """Evaluate a run or a checkpoint on the cache, saying how the data differ from those it was trained on."""
     from summer_train.evaluation import evaluate as evaluate_checkpoint
 
-    result = evaluate_checkpoint(
-        checkpoint,
-        data_dir=data_dir,
-        cache_dir=cache_dir,
-        local_cache=local_cache,
-        patient_ids=patient_ids,
-        fold=fold,
-        say=say,
-    )
+    with working("evaluating"):
+        result = evaluate_checkpoint(
+            checkpoint,
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            local_cache=local_cache,
+            patient_ids=patient_ids,
+            fold=fold,
+            say=say,
+        )
     if as_json:
         show_json(result.as_plain())
         return
@@ -233,8 +235,9 @@ def report(
     """
     from summer_train.reporting import Report
 
-    found = Report.of(folders, published, say)
-    written = found.write(output_dir, html)
+    with working("drawing"):
+        found = Report.of(folders, published, say)
+        written = found.write(output_dir, html)
     if as_json:
         show_json({"written": [str(path) for path in written], **found.as_plain()})
         return

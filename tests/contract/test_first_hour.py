@@ -36,12 +36,14 @@ def start(module, *arguments, cwd, **options):
     return subprocess.Popen(command, cwd=cwd, **{"env": ENVIRONMENT, **options})
 
 
-def on_terminal(module, *arguments, cwd, columns=80):
+def on_terminal(module, *arguments, cwd, columns=80, **more):
     """Run a command on a terminal of its own; return exit code and what the terminal shows."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = {key: value for key, value in ENVIRONMENT.items() if key != "COLUMNS"}
-    process = start(module, *arguments, cwd=cwd, stdout=theirs, stderr=theirs, env={**environment, "TERM": "xterm"})
+    process = start(
+        module, *arguments, cwd=cwd, stdout=theirs, stderr=theirs, env={**environment, "TERM": "xterm", **more}
+    )
     os.close(theirs)
     shown = b""
     while True:
@@ -394,3 +396,32 @@ def test_a_slow_epoch_shows_its_progress_on_a_terminal_only(demo_cache, tmp_path
     assert process.wait() == 0, shown
     assert "epoch 1 " in shown.decode()
     assert "━" in shown.decode()
+
+
+SLOW_LIST = """
+import time, summer_prep.caches as caches, summer_prep.console as console
+fast, console._SLOW_S = caches.facts_of_keys, 0.0
+caches.facts_of_keys = lambda *arguments: time.sleep(0.5) or fast(*arguments)
+from summer_prep.cli import main
+main()
+"""
+
+
+def test_what_takes_long_says_so_on_a_terminal_only(demo_cache, tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_LIST)
+    path = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    options = ("inspect", "--cache-dir", demo_cache)
+    code, shown = on_terminal("slow", *options, cwd=tmp_path, **path)
+    assert code == 0, shown
+    assert "reading keys" in shown
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": {**ENVIRONMENT, **path}}
+    assert start("slow", *options, cwd=tmp_path, **pipes).communicate()[1] == ""
+
+
+def test_no_color_is_heard(demo_cache, tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_LIST)
+    path = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    options = ("inspect", "--cache-dir", demo_cache)
+    coloured = re.compile("\x1b\\[[0-9;]*(3[0-7]|4[0-7]|9[0-7])[0-9;]*m")
+    assert coloured.search(on_terminal("slow", *options, cwd=tmp_path, **path)[1])  # the line that says it is at work
+    assert not coloured.search(on_terminal("slow", *options, cwd=tmp_path, NO_COLOR="1", **path)[1])

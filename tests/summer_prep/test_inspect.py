@@ -1,6 +1,7 @@
 """What `inspect` says of patients, units, labels and folds: the numbers of the arrays themselves."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from summer_prep.errors import SettingsError
 from summer_prep.key import describe, key_path
 from summer_prep.report import describe_folds, describe_key, describe_unit, fano_factor, stretches
 from summer_prep.splits import blocked_split
-from summer_prep.store import read_array
+from summer_prep.store import read_array, write_key
+from summer_prep.values import finite
 from tests.conftest import error_line
 
 
@@ -112,3 +114,29 @@ def test_units_and_folds_are_shown_as_tables_and_json(run, demo_cache):
     assert "Choose one of them" in error_line(run(*common, "--unit", "3", "--fold-layout", "10"))
     assert "Name it: summer-prep inspect PATIENT --unit" in error_line(run(*common[:2], *common[3:], "--unit", "3"))
     assert "--fold-layout 500 leaves no segment" in error_line(run(*common, "--fold-layout", "500"))
+
+
+def test_labels_are_listed_with_what_folds_lack(run, demo_cache, description):
+    shown = run("summer_prep", "labels", "--cache-dir", demo_cache, "--fold-layout", "10")
+    header, *rows = [line.split("\t") for line in shown.stdout.splitlines()]
+    assert (header[0], header[-1]) == ("label", "lacks")
+    assert [row[0] for row in rows] == description.attributes["label_names"]
+    facts = json.loads(run("summer_prep", "labels", "--cache-dir", demo_cache, "--json").stdout)
+    of_key = finite(describe_key(description)["labels"])
+    assert facts["labels"] == json.loads(json.dumps(of_key))
+    assert facts["patients_with_others"] == []
+    assert "no key at 40 ms" in error_line(
+        run("summer_prep", "labels", "--cache-dir", demo_cache, "--bin-length", "40")
+    )
+
+
+def test_other_annotations_of_a_patient_are_told(run, demo_cache, tmp_path):
+    copy = shutil.copytree(demo_cache, tmp_path / "copy")
+    key = key_path(copy, "20", 80)
+    attributes = describe(key).attributes
+    arrays = {name: read_array(key, name) for name in attributes["digests"]}
+    arrays["labels_first"] = 1 - arrays["labels_first"]
+    own = {"files", "digests", "coordinates", "document_sha256"}
+    write_key(key, arrays, {name: value for name, value in attributes.items() if name not in own}, "none")
+    shown = run("summer_prep", "labels", "--cache-dir", copy)
+    assert "other annotations have 20" in shown.stderr

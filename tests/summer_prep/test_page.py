@@ -8,7 +8,7 @@ import pytest
 
 from summer_prep.errors import SettingsError
 from summer_prep.key import describe, key_path
-from summer_prep.page import write_key_page
+from summer_prep.page import usual_buffer_s, write_key_page
 from summer_prep.report import describe_key, describe_unit
 from summer_prep.store import read_array
 from summer_prep.values import finite
@@ -185,6 +185,15 @@ def test_the_command_writes_a_page_or_one_line(run, demo_cache, tmp_path):
         run(*common, tmp_path / "x.html", "--fold-layout", "500")
     )
     assert "Name it: summer-prep inspect PATIENT --html" in error_line(run(*common[:2], *common[3:], tmp_path / "x"))
+
+
+def test_a_film_that_is_too_short_for_the_usual_buffer_has_no_folds(description, tmp_path, open_page, monkeypatch):
+    assert usual_buffer_s(description) == 32
+    monkeypatch.setattr("summer_prep.page.DEFAULT_BUFFER_S", 500.0)
+    assert usual_buffer_s(description) is None
+    write_key_page(description, tmp_path / "page.html", None)
+    with open_page(tmp_path / "page.html") as page:
+        assert page.locator(".bk-Figure").count() == 3
 
 
 def test_missing_bokeh_is_one_line(tmp_path, monkeypatch):

@@ -1,0 +1,254 @@
+"""A key in formats of other tools: Parquet tables, or an NWB file with the extension for binned spikes."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summer_prep import __version__
+from summer_prep.caches import open_cache
+from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, LABEL_RULES, UNDEFINED, LabelRule
+from summer_prep.errors import SettingsError
+from summer_prep.extras import load_extra
+from summer_prep.key import DIMENSIONS, Description
+from summer_prep.store import read_array
+from summer_prep.values import as_bin_lengths, as_number, as_path, as_patient_ids, as_place
+
+_OF_BINS = ("bin_start_s", "first_frame", "recorded_s", "recording_start_ms", "recording_stop_ms")
+_FILM, _LABELS = "film_bins", "film_labels"
+
+
+def export(
+    patient_id: str | int,
+    target: str | Path,
+    *,
+    cache_dir: str | Path = "data_cache",
+    bin_length: int = DEFAULT_BIN_LENGTH_MS,
+    label_rule: LabelRule = "first",
+    force: bool = False,
+    local_cache: str | Path | None = None,
+) -> list[Path]:
+    """Write a key in a format of other tools, as `summer-prep export` does.
+
+    Parameters
+    ----------
+    target : an NWB file (ends in .nwb), or a folder for Parquet tables: bins.parquet, units.parquet, labels.parquet
+    bin_length : ms
+    label_rule : which frames decide a bin's label
+    force : replace what is there
+
+    Returns
+    -------
+    The files that were written
+
+    Raises
+    ------
+    SettingsError : the extra for exports is missing, or something stands in the way
+    CacheError : the key is missing or damaged
+    """
+    (patient,) = as_patient_ids([patient_id], "patient_id")
+    (length,) = as_bin_lengths([bin_length], "--bin-length")
+    path, force = as_path(target, "TARGET"), as_number(force, bool, "--force")
+    if label_rule not in LABEL_RULES:
+        raise SettingsError(f"--label-rule {label_rule}: choose one of {', '.join(LABEL_RULES)}")
+    is_nwb = path.suffix.lower() == ".nwb"
+    load_extra("ndx_binned_spikes" if is_nwb else "pyarrow", "export", f"export to {path}")
+    _check_target(path, is_nwb, force)
+    cache = open_cache(
+        as_place(cache_dir, "--cache-dir"), None if local_cache is None else as_path(local_cache, "--local-cache")
+    )
+    key = cache.fetch(patient, length, every_byte=True)
+    return _write_nwb(key, path, label_rule) if is_nwb else _write_parquet(key, path, label_rule)
+
+
+def _check_target(path: Path, is_nwb: bool, force: bool) -> None:
+    """Refuse to write over what may be somebody's recording."""
+    if is_nwb and path.is_dir():
+        raise SettingsError(f"{path}: is a folder. Name a file that ends in .nwb, or a folder of another name")
+    if not is_nwb and path.exists() and not path.is_dir():
+        raise SettingsError(f"{path}: is a file. Name a folder for Parquet tables, or a file that ends in .nwb")
+    if not force and path.exists() and (is_nwb or any(path.iterdir())):
+        raise SettingsError(f"{path}: is there already. Name another place, or replace it with --force")
+
+
+def _write_parquet(key: Description, folder: Path, label_rule: LabelRule) -> list[Path]:
+    import pyarrow
+    import pyarrow.parquet
+
+    about = {name: str(value) for name, value in _about(key, label_rule).items()}
+    with _staged(folder) as staged:
+        staged.mkdir(parents=True)
+        for name, columns in _tables(key, label_rule).items():
+            table = pyarrow.table(columns).replace_schema_metadata(about)
+            pyarrow.parquet.write_table(table, staged / f"{name}.parquet")
+        folder.mkdir(exist_ok=True)
+        written = [folder / path.name for path in sorted(staged.iterdir())]
+        for path in written:
+            os.replace(staged / path.name, path)
+    return written
+
+
+def _tables(key: Description, label_rule: LabelRule) -> dict[str, dict[str, Any]]:
+    """Return name -> column -> values: a row for each bin, unit, and bin."""
+    counts, bins = read_array(key.folder, "spike_counts"), np.arange(key.attributes["n_bins"], dtype=np.int32)
+    of_units = {name: read_array(key.folder, name) for name in key.attributes["digests"] if name not in DIMENSIONS}
+    import pyarrow
+
+    labels = read_array(key.folder, f"labels_{label_rule}")
+    return {
+        "bins": {
+            "bin": bins,
+            **{name: read_array(key.folder, name) for name in _OF_BINS},
+            **{f"unit_{unit}": np.ascontiguousarray(counts[:, unit]) for unit in range(counts.shape[1])},
+        },
+        "units": {"unit": np.arange(counts.shape[1], dtype=np.int32), **{n: _texts(v) for n, v in of_units.items()}},
+        "labels": {
+            "bin": bins,
+            **{
+                name if name != "bin" else "label_bin": pyarrow.array(values == 1, mask=values == UNDEFINED)
+                for name, values in zip(key.attributes["label_names"], labels, strict=True)
+            },
+        },
+    }
+
+
+def _texts(values: NDArray[Any]) -> Any:
+    return values.tolist() if values.dtype.kind == "T" else values
+
+
+def _about(key: Description, label_rule: LabelRule) -> dict[str, Any]:
+    """Return what a reader of an export must know of its origin."""
+    source = key.attributes["source"]
+    return {
+        **{name: key.attributes[name] for name in ("patient_id", "bin_length_ms", "n_bins", "n_units")},
+        "label_rule": label_rule,
+        "source_file": source["file_name"],
+        "source_sha256": source["sha256"],
+        "written_by": f"summer-pipeline {__version__}",
+    }
+
+
+def _write_nwb(key: Description, path: Path, label_rule: LabelRule) -> list[Path]:
+    from pynwb import NWBHDF5IO
+
+    with _staged(path) as staged:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NWBHDF5IO(staged, "w") as io:
+            io.write(_nwb_file(key, label_rule))
+        os.replace(staged, path)
+    return [path]
+
+
+def _nwb_file(key: Description, label_rule: LabelRule) -> Any:
+    """Return the film as one event: counts of its bins on the film clock, in a file of units, bins and labels."""
+    from ndx_binned_spikes import BinnedAlignedSpikes
+    from pynwb import NWBFile
+    from pynwb.file import Subject
+
+    about, attributes = _about(key, label_rule), key.attributes
+    nwb_file = NWBFile(
+        session_description=(
+            f"Spike counts of patient {about['patient_id']} in film bins of {about['bin_length_ms']} ms, from "
+            f"{about['source_file']} (SHA-256 {about['source_sha256']}), by {about['written_by']}. "
+            "The date of the session is not known here."
+        ),
+        identifier=f"{attributes['source']['nwb_identifier']}-bin-{about['bin_length_ms']}ms-{label_rule}",
+        session_start_time=datetime(1970, 1, 1, tzinfo=UTC),
+        subject=Subject(subject_id=about["patient_id"], species="Homo sapiens", sex="U", age="P18Y/"),
+    )
+    _add_units(nwb_file, key)
+    module = nwb_file.create_processing_module("film", "Spike counts and annotations along the film")
+    starts_ms, counts = read_array(key.folder, "recording_start_ms"), read_array(key.folder, "spike_counts")
+    film_starts_s = read_array(key.folder, "bin_start_s")
+    first = int(np.flatnonzero(np.isfinite(starts_ms))[0])  # of the first bin that was seen
+    units = nwb_file.units.create_region("units_region", slice(0, len(nwb_file.units)), "all units, in order")
+    module.add(
+        BinnedAlignedSpikes(
+            description=(
+                "Counts of every unit in consecutive bins of the film, the only event. Bins follow the film clock: "
+                "where it paused, they are further apart on the recording clock; film_bins has both clocks."
+            ),
+            bin_width_in_ms=float(about["bin_length_ms"]),
+            event_to_bin_offset_in_ms=float((film_starts_s[0] - film_starts_s[first]) * 1000),
+            data=np.ascontiguousarray(counts.T[:, None, :]),
+            event_timestamps=np.array([starts_ms[first] / 1000]),
+            units_region=units,
+        )
+    )
+    module.add(_bin_table(key))
+    module.add(_label_table(key, label_rule))
+    return nwb_file
+
+
+def _add_units(nwb_file: Any, key: Description) -> None:
+    descriptions = key.attributes.get("column_descriptions", {})
+    columns = {
+        name: _texts(read_array(key.folder, name))
+        for name in key.attributes["digests"]
+        if name not in DIMENSIONS and name not in _COLUMNS_OF_NWB
+    }
+    for name in columns:
+        nwb_file.add_unit_column(name, descriptions.get(name) or name)
+    for unit in range(key.attributes["n_units"]):
+        nwb_file.add_unit(id=unit, **{name: values[unit] for name, values in columns.items()})
+
+
+_COLUMNS_OF_NWB = ("id", "spike_times", "obs_intervals", "electrodes", "electrode_group", "waveforms")
+"""Columns of the unit table that NWB gives another meaning or shape."""
+
+
+def _bin_table(key: Description) -> Any:
+    from hdmf.common import DynamicTable, VectorData
+
+    texts = {
+        "bin_start_s": "start of the bin on the film clock (s)", "first_frame": "film frame it starts at, from 0",
+        "recorded_s": "recording time that it covers (s); 0: never seen",
+        "recording_start_ms": "start on the recording clock (ms)",
+        "recording_stop_ms": "end on the recording clock (ms)",
+    }  # fmt: skip
+    columns = [
+        VectorData(name=name, description=text, data=read_array(key.folder, name)) for name, text in texts.items()
+    ]
+    return DynamicTable(name=_FILM, description="The bins of the film, a row each", columns=columns)
+
+
+def _label_table(key: Description, label_rule: LabelRule) -> Any:
+    from hdmf.common import DynamicTable, VectorData
+
+    names = VectorData(
+        name="label_name", description="name of the annotation", data=list(key.attributes["label_names"])
+    )
+    values = VectorData(
+        name="bin_values",
+        description=f"the label in every bin, rule {label_rule}: 0 off, 1 on, {UNDEFINED} undefined; (label, bin)",
+        data=read_array(key.folder, f"labels_{label_rule}"),
+    )
+    return DynamicTable(name=_LABELS, description="Annotations of the film, a row each", columns=[names, values])
+
+
+@contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """Yield a place beside the target, which nothing is left in whatever happens.
+
+    Raises
+    ------
+    SettingsError : it cannot be written
+    """
+    staged = target.with_name(f".{uuid.uuid4().hex}.staging{target.suffix}")  # pynwb warns of files of other names
+    try:
+        yield staged
+    except OSError as error:
+        raise SettingsError(f"{target}: cannot be written ({error.strerror or error}). Name another place") from error
+    finally:
+        if staged.is_dir():
+            shutil.rmtree(staged, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                staged.unlink()
