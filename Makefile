@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types bench clean s3-server
+.PHONY: demo test lint types docs bench clean s3-server
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -33,6 +33,14 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
+# The documentation, in docs/_build; a warning is an error.
+docs: .venv/docs-installed
+	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs docs/_build
+
+.venv/docs-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
+	touch .venv/docs-installed
+
 bench: .venv/installed
 	$(BIN)/python benchmarks/build.py
 
@@ -45,4 +53,4 @@ s3-server: .s3-server/installed
 	touch .s3-server/installed
 
 clean:
-	rm -rf .venv .s3-server demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .s3-server demo build docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -129,9 +129,10 @@ def build(
 
     Parameters
     ----------
-    data_dir, nwb_path : folder with the NWB files (or a URL, like https://...), or one file
+    data_dir : folder with the NWB files, or a URL, like https://...
     cache_dir : folder of the cache, or its URL in a bucket, like s3://lab/summer
     local_cache : folder for what is kept on this machine of a bucket
+    nwb_path : one NWB file instead of a folder
     patient_ids : like 14, "14 20" or [14, 20]; every one found by default
     bin_length : ms, like 80 or [80, 200]; all that the files list by default
     workers : processes, as many as there are processors by default

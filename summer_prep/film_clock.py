@@ -74,15 +74,17 @@ def film_clock(frame_index: NDArray[np.int64], recording_time_ms: NDArray[np.flo
     frame_index : (n_rows,) 0-based frame of each row
     recording_time_ms : (n_rows,) recording clock, not decreasing
 
-    Between two rows with frames f0 and f1: f1 = f0 + 1, the film ran; f1 = f0, a pause; 1 < f1 - f0 <= 5, rows are
-    missing and are filled in by linear interpolation; anything else is a skip. For example
-
-        frames      10   11   11   12   15   16   11
-        state         ran  pause ran  ran×3 ran  skip
-
     Raises
     ------
     RecordingError : fewer than two rows, a time that is not a number, time running backwards
+
+    Notes
+    -----
+    Between two rows with frames f0 and f1: f1 = f0 + 1, the film ran; f1 = f0, a pause; 1 < f1 - f0 <= 5, rows are
+    missing and are filled in by linear interpolation; anything else is a skip. For example::
+
+        frames      10   11   11   12   15   16   11
+        state         ran  pause ran  ran×3 ran  skip
 
     Source: the released binning code; skips and second viewings are our decision (docs/science.md).
     """

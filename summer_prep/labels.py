@@ -22,13 +22,15 @@ def align_labels(
     indicators : (n_labels, n_frames) values 0, 1, 99 (undefined)
     named_frames : (n_bins,) 0-based first frames as named in the file; the grid's own where the file names none
 
-    first : the value of the bin's first frame.
-    any : 1 if any frame of the bin is 1, else the first frame's value.
-    majority : the most frequent value; on a tie the first frame's.
-
     Raises
     ------
     RecordingError : a frame outside the annotation
+
+    Notes
+    -----
+    - first: the value of the bin's first frame.
+    - any: 1 if any frame of the bin is 1, else the first frame's value.
+    - majority: the most frequent value; on a tie the first frame's.
 
     Source: `first` is the reference's rule; the others are our decision (docs/science.md).
     """

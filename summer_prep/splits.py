@@ -61,13 +61,15 @@ def blocked_split(
     sequence_s : past and future that a window around a sample may reach
     window : the bins that it does reach: the longer of the two is kept free beside the buffer
 
-    A cycle, for fold 2 (s: segment, |: unused gap, =: gap that trains because training lies on both sides):
-
-        s1 test | s2 val | s3 train = s4 train = s5 train |      next cycle: s1 test ...
-
     Raises
     ------
     SettingsError : no such fold, or the buffer leaves no segment
+
+    Notes
+    -----
+    A cycle, for fold 2 (s: segment, ``|``: unused gap, ``=``: gap that trains because training lies on both sides)::
+
+        s1 test | s2 val | s3 train = s4 train = s5 train |      next cycle: s1 test ...
 
     Source: the published pipeline's blocked split; folds are numbered by the validation segment (docs/science.md).
     """

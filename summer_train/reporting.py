@@ -54,7 +54,7 @@ def report(
 
     Parameters
     ----------
-    folders : of studies, of runs, or that hold runs
+    *folders : of studies, of runs, or that hold runs
     output_dir : where pictures and page go; `report` in the first folder by default
     published : whether the published figures are drawn beside
     html : where a page to look into goes, which is written in place of pictures unless they have an `output_dir`

@@ -100,6 +100,8 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 class FitResult:
     """What a run gave, also kept in its folder as `results.json`.
 
+    Attributes
+    ----------
     config : settings, as plain values
     data : patients, units and digests that it was trained on, as plain values
     n_samples, n_per_class : samples of each part (train, val, test), and of each class in it

@@ -1,0 +1,32 @@
+"""Cached arrays in xarray and pandas: rates by region around the onsets of a label.
+
+pip install 'summer-pipeline[xarray]' pandas
+python docs/examples/xarray_pandas.py CACHE_DIR
+"""
+
+import sys
+
+import numpy as np
+import xarray
+
+key = xarray.open_zarr(f"{sys.argv[1]}/sub-14/bin-80ms.zarr", chunks=None)
+bin_s = 0.08
+
+# Rates (Hz) of each region while the label is on and off.
+by_region = key["spike_counts"].groupby("brain_region").mean("unit")
+summer = key["labels_first"].sel(label="summer")
+table = (by_region.groupby(summer).mean("bin") / bin_s).to_pandas()
+print(table.round(2))
+
+# The same for single units, as a pandas table with what is known of them.
+units = key[["brain_region", "is_single_unit"]].to_dataframe()[["brain_region", "is_single_unit"]]
+units["rate_hz"] = key["spike_counts"].sum("bin").values / float(key["recorded_s"].sum())
+print(units.groupby("brain_region")["rate_hz"].describe().round(2))
+
+# A second before to two seconds after each onset.
+is_on = (summer == 1).values
+onsets = np.flatnonzero(is_on[1:] & ~is_on[:-1]) + 1
+around = np.arange(-12, 25)
+inside = onsets[(onsets >= 12) & (onsets < len(is_on) - 25)]
+response = key["spike_counts"].values[inside[:, None] + around].mean(axis=(0, 2)) / bin_s
+print(f"{len(inside)} onsets, mean rate before {response[:12].mean():.2f} Hz and after {response[12:].mean():.2f} Hz")

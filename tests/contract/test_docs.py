@@ -1,0 +1,100 @@
+"""The tutorial and the how-tos run as they stand there; their tables are those of the code."""
+
+import csv
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+import summer_prep
+from summer_train.published import KAPPA_BY_LABEL, KAPPA_BY_REGION
+
+DOCS = Path(__file__).parents[2] / "docs"
+TUTORIAL = (DOCS / "tutorial.md").read_text()
+PUBLISHED = (DOCS / "published.md").read_text()
+SHORTER = {
+    "--film-length --units 79": "--minutes 20 --units 6", "--label-name all": "--label-name summer",
+    "summer-train study ": "summer-train study --workers 1 ",
+    "--fold 1-5 --patience 3 --shifts 20": "--fold 1 --patience 1 --shifts 2",
+    "summer,tom,office --fold 1-5": "summer --fold 1",
+}  # fmt: skip
+"""What takes minutes in the tutorial, and what stands for it here."""
+
+
+def test_the_tutorial_runs(run, tmp_path, monkeypatch):
+    text = TUTORIAL
+    for long, short in SHORTER.items():
+        assert long in text
+        text = text.replace(long, short)
+    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+        for command in block.splitlines():
+            program, *arguments = shlex.split(command)
+            result = run(program.replace("-", "_"), *arguments, cwd=tmp_path)
+            assert result.returncode == 0, (command, result.stderr)
+    pages = {path.name for path in tmp_path.glob("*.html")}
+    assert pages == set(re.findall(r"--html (\S+\.html)", TUTORIAL))
+    with (tmp_path / "linear" / "study.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["model"] for row in rows} == {"linear"}
+    assert {row["max_epochs"] for row in rows} == {"10"}  # of the run whose settings were taken
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    assert names["rate_hz"].shape == (12,)
+
+
+def example(name, *arguments, capsys, monkeypatch):
+    """What a script prints."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    runpy.run_path(str(DOCS / "examples" / name), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def test_xarray_and_pandas(demo_cache, capsys, monkeypatch):
+    pytest.importorskip("xarray", reason="needs: pip install 'summer-pipeline[xarray]'")
+    shown = example("xarray_pandas.py", demo_cache, capsys=capsys, monkeypatch=monkeypatch)
+    assert re.search(r"\d+ onsets, mean rate before \d", shown)
+
+
+@pytest.mark.filterwarnings("ignore")  # pynapple's own needs are not ours to mend
+def test_pynapple(demo_cache, capsys, monkeypatch):
+    pytest.importorskip("pynapple", reason="needs: pip install pynapple")
+    shown = example("pynapple_rates.py", demo_cache, capsys=capsys, monkeypatch=monkeypatch)
+    rates_hz = [float(word) for word in shown.splitlines()[-1].split()]
+    key = summer_prep.open_key(demo_cache, 14, 80)
+    on = key["labels_first"][list(key.attrs["label_names"]).index("summer")] == 1
+    expected = key["spike_counts"][:][on].mean(axis=0) / 0.08
+    assert rates_hz == pytest.approx(expected, abs=0.02 * max(expected))
+
+
+def test_buckets(demo_dir, bucket, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    shown = example("buckets.py", demo_dir, bucket, capsys=capsys, monkeypatch=monkeypatch)
+    assert "14 80 built" in shown
+    assert "test kappa " in shown
+
+
+@pytest.mark.parametrize("script", sorted((DOCS / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_every_example_is_shown_in_the_how_tos_and_run_by_a_test(script):
+    assert f"examples/{script.name}" in (DOCS / "howto.md").read_text()
+    tests = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
+    assert f'"{script.name}"' in tests
+
+
+def test_published_figures_are_those_of_the_code():
+    rows = re.findall(r"\| `([\w-]+)` \| ([\d.]+)(?: \(([\d.]+)\))? \|", PUBLISHED)
+    assert {name: (float(mean), float(sd) if sd else None) for name, mean, sd in rows} == KAPPA_BY_LABEL
+    for label in ("summer", "scenes"):
+        text = re.sub(r"\s+", " ", PUBLISHED)
+        shown = re.search(rf"`{label}`(?: at 32 s)?: ([^;]*?0\.\d+[^;]*?)[;.]\s", text + " ")[1]
+        numbers = [float(number) for number in re.findall(r"0\.\d+", shown)]
+        assert numbers == [KAPPA_BY_REGION[label][region].mean for region in ("A", "EC", "PHC", "H")]
+
+
+def test_the_citation_names_this_version():
+    citation = (DOCS.parent / "CITATION.cff").read_text()
+    assert f"version: {summer_prep.__version__}\n" in citation
