@@ -14,14 +14,17 @@ demo: .venv/installed
 	$(BIN)/summer-prep demo-data demo/nwb
 	$(BIN)/summer-prep build --data-dir demo/nwb --cache-dir demo/data_cache
 	$(BIN)/summer-prep inspect --cache-dir demo/data_cache
-	$(BIN)/summer-prep inspect 14 --cache-dir demo/data_cache --picture demo/inspect.png > demo/inspect.txt
+	$(BIN)/summer-prep inspect 14 --cache-dir demo/data_cache --picture demo/inspect.png \
+		--html demo/patient-14.html > demo/inspect.txt
 	$(BIN)/summer-train fit --data-dir demo/nwb --cache-dir demo/data_cache --output-dir demo/lightning_logs
 	$(BIN)/summer-train fit --task label --data-dir demo/nwb --cache-dir demo/data_cache \
 		--output-dir demo/lightning_logs --picture demo/learning_curve.png
 	$(BIN)/summer-train study --data-dir demo/nwb --cache-dir demo/data_cache --output-dir demo/study \
 		--label-name summer,office,tom-faces,persons --fold 1-5 --buffer 10 --patience 3 --keep-predictions
 	$(BIN)/summer-train report demo/study
+	$(BIN)/summer-train report demo/study --html demo/study.html
 	@echo "pictures: demo/inspect.png demo/learning_curve.png demo/study/report/labels.png"
+	@echo "to open in a browser: demo/patient-14.html demo/study.html"
 
 test: .venv/installed
 	$(BIN)/python -m pytest

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 
 
 def test_commands_of_the_readme_run(demo_dir, run, tmp_path):
@@ -27,7 +28,8 @@ def test_commands_of_the_readme_run(demo_dir, run, tmp_path):
     "ignore:.*num_workers.*", "ignore:.*log_every_n_steps.*", "ignore:.*LeafSpec.*", "ignore:.*tensorboardX.*"
 )
 def test_python_of_the_readme_runs(demo_cache, tmp_path, monkeypatch):
-    training, cache = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (training,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (cache,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "cache.md").read_text(), re.DOTALL)
     (tmp_path / "data_cache").symlink_to(demo_cache)
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
@@ -40,9 +42,9 @@ def test_python_of_the_readme_runs(demo_cache, tmp_path, monkeypatch):
     assert names["second_minute"].sizes["bin"] == 750
 
 
-def test_every_option_of_fit_is_in_the_readme(run):
+def test_every_option_of_fit_is_in_its_page(run):
     options = set(re.findall(r"--[a-z-]+", run("summer_train", "fit", "--help").stdout))
-    assert options - {"--help", "--debug", "--no-debug"} <= set(re.findall(r"--[a-z-]+", README))
+    assert options - {"--help", "--debug", "--no-debug"} <= set(re.findall(r"--[a-z-]+", (ROOT / "docs" / "fit.md").read_text()))
 
 
 def test_no_figure_was_left_to_be_filled_in():
