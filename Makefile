@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types docs bench clean s3-server
+.PHONY: demo test lint types docs screenshots bench clean s3-server
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -43,6 +43,12 @@ docs: .venv/docs-installed
 .venv/docs-installed: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	touch .venv/docs-installed
+
+# What the tests of pages see, for people to look at.
+screenshots: .venv/installed
+	mkdir -p demo/screenshots
+	SUMMER_SCREENSHOTS=$(CURDIR)/demo/screenshots $(BIN)/python -m pytest -q tests/summer_prep/test_page.py \
+		tests/summer_train/test_report_page.py
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/build.py

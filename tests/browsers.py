@@ -1,5 +1,6 @@
 """A real browser for the tests of pages: nothing may be complained about or asked of a network."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,9 @@ def opened(browser: Any, file: Path, width: int = 1280, scheme: str = "light") -
     page.goto(file.as_uri())
     page.wait_for_function("document.body.dataset.columns")
     yield page
+    if folder := os.environ.get("SUMMER_SCREENSHOTS"):  # for people to look at
+        name = os.environ.get("PYTEST_CURRENT_TEST", file.stem).split("::")[-1].split(" ")[0].replace("/", "_")
+        page.screenshot(path=Path(folder) / f"{file.parent.name}-{name}.png", full_page=True)
     assert not problems
     context.close()
 

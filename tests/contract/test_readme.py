@@ -44,7 +44,9 @@ def test_python_of_the_readme_runs(demo_cache, tmp_path, monkeypatch):
 
 def test_every_option_of_fit_is_in_its_page(run):
     options = set(re.findall(r"--[a-z-]+", run("summer_train", "fit", "--help").stdout))
-    assert options - {"--help", "--debug", "--no-debug"} <= set(re.findall(r"--[a-z-]+", (ROOT / "docs" / "fit.md").read_text()))
+    assert options - {"--help", "--debug", "--no-debug"} <= set(
+        re.findall(r"--[a-z-]+", (ROOT / "docs" / "fit.md").read_text())
+    )
 
 
 def test_no_figure_was_left_to_be_filled_in():
