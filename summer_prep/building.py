@@ -193,12 +193,8 @@ def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_pati
     """
     if config.scheduler is not None:
         config = with_absolute_paths(config)
-    if isinstance(config.cache_dir, Path):
-        check_folder(config.cache_dir, "--cache-dir", is_written=False)
-    cache = open_cache(config.cache_dir, config.local_cache)
-    paths = select_recordings(config.data_dir, config.nwb_path, config.patient_ids)
+    cache, paths = open_places(config)
     results: dict[str, list[KeyResult]] = {}
-    check_cache(cache)
     was_there = cache.folder.exists()
     progress(0, len(paths))
 
@@ -220,6 +216,21 @@ def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_pati
             with suppress(OSError):
                 cache.folder.rmdir()
     return [result for patient_id in paths for result in results[patient_id]]
+
+
+def open_places(config: BuildConfig) -> tuple[Cache, dict[str, Place]]:
+    """Return the cache, and patient id -> recording.
+
+    Raises
+    ------
+    SettingsError : the cache cannot be one, or cannot be reached; the selection is impossible
+    """
+    if isinstance(config.cache_dir, Path):
+        check_folder(config.cache_dir, "--cache-dir", is_written=False)
+    cache = open_cache(config.cache_dir, config.local_cache)
+    paths = select_recordings(config.data_dir, config.nwb_path, config.patient_ids)
+    check_cache(cache)
+    return cache, paths
 
 
 @contextmanager
@@ -257,9 +268,14 @@ def build_patient(path: Place, patient_id: str, config: BuildConfig) -> list[Key
 
 
 def wanted_and_fresh(
-    path: Place, patient_id: str, config: BuildConfig, cache: Cache
+    path: Place, patient_id: str, config: BuildConfig, cache: Cache, may_note: bool = True
 ) -> tuple[tuple[int, ...], list[int]]:
-    """Return the bin lengths wanted (empty where only the file knows), and those that are fresh."""
+    """Return the bin lengths wanted (empty where only the file knows), and those that are fresh.
+
+    Parameters
+    ----------
+    may_note : whether the digest of a recording may be noted beside its keys
+    """
     cached = cache.bin_lengths(patient_id)
     if config.force or not cached:
         return config.bin_lengths_ms, []
@@ -268,7 +284,7 @@ def wanted_and_fresh(
         if sha256 is None:  # it has to be fetched to know, and is then built
             return config.bin_lengths_ms, []
     else:
-        sha256 = source_sha256(path, patient_id, cache.folder)
+        sha256 = source_sha256(path, patient_id, cache.folder, may_note)
     fresh = {
         length: state.description
         for length in config.bin_lengths_ms or cached

@@ -123,7 +123,6 @@ def build(
 ) -> None:
     """Bin NWB recordings into the cache; what is fresh is skipped, and a killed build can simply be repeated."""
     from summer_prep.building import build_config, build_keys
-    from summer_prep.sources import other_nwb_files
 
     config = build_config(
         data_dir=data_dir, cache_dir=cache_dir, local_cache=local_cache, nwb_path=nwb_path, patient_ids=patient_ids,
@@ -131,13 +130,12 @@ def build(
     )  # fmt: skip
     if dry_run:
         _show_plan(config, as_json)
+        _say_left_out(config)
         return
     with progress_on_terminal() as bar:
         task = bar.add_task("binning", total=None)
         results = build_keys(config, lambda n_done, n_patients: bar.update(task, completed=n_done, total=n_patients))
-    if nwb_path is None and patient_ids is None:
-        for path in other_nwb_files(data_dir):
-            say(f"left out {path}: its name has no patient id, as sub14.nwb has")
+    _say_left_out(config)
     failures = [result.message for result in results if result.state == "failed"]
     good = [result for result in results if result.state != "failed"]
     for result in good:
@@ -149,6 +147,14 @@ def build(
         show_table(results_table(good))
     summary = f"{len(failures)} builds failed, listed above; {len(good)} keys are built or fresh"
     _fail_if_any(failures, "failed", len(results), summary)
+
+
+def _say_left_out(config: "BuildConfig") -> None:
+    from summer_prep.sources import other_nwb_files
+
+    if config.nwb_path is None and not config.patient_ids:
+        for path in other_nwb_files(config.data_dir):
+            say(f"left out {path}: its name has no patient id, as sub14.nwb has")
 
 
 def _show_plan(config: "BuildConfig", as_json: bool) -> None:
@@ -354,29 +360,16 @@ def labels(
 ) -> None:
     """List the labels of the film: how often and how long each is on, and which folds lack it."""
     from summer_prep.caches import open_cache
-    from summer_prep.report import describe_labels
+    from summer_prep.report import labels_of_cache
 
-    cache = open_cache(cache_dir, local_cache)
-    length_ms = one_bin_length(bin_length)
-    having = [patient_id for patient_id, lengths in cache.keys().items() if length_ms in lengths]
-    if not having:
-        raise SettingsError(f"{cache_dir}: no key at {length_ms} ms. Build it: summer-prep build --data-dir DIR")
-    key = cache.fetch(having[0], length_ms, every_byte=True)
-    facts = describe_labels(key, fold_layout)
-    digests = {name: key.attributes["digests"][name] for name in ("labels_first", "label")}
-    others = [
-        patient_id
-        for patient_id in having[1:]
-        if any(cache.describe(patient_id, length_ms).attributes["digests"][name] != digests[name] for name in digests)
-    ]
+    facts = labels_of_cache(open_cache(cache_dir, local_cache), one_bin_length(bin_length), fold_layout)
     if as_json:
-        show_json(
-            {"patient_id": having[0], "bin_length_ms": length_ms, "labels": facts, "patients_with_others": others}
-        )
+        show_json(facts)
         return
-    show_table(labels_table(facts))
-    if others:
-        say(f"these are of patient {having[0]}; other annotations have {', '.join(others)}: summer-prep diff tells")
+    show_table(labels_table(facts["labels"]))
+    if facts["patients_with_others"]:
+        others = ", ".join(facts["patients_with_others"])
+        say(f"these are of patient {facts['patient_id']}; other annotations have {others}: summer-prep diff tells")
 
 
 @app.command()

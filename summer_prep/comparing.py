@@ -17,6 +17,9 @@ from summer_prep.values import as_place
 _TOLD_BY_ARRAYS = {"digests", "files", "document_sha256", "coordinates", "column_descriptions", "units", "label_names"}
 """Attributes that say what the arrays say."""
 
+_NUMBERS = {"n_bins", "n_units", "n_unseen_bins", "pauses", "spikes"}
+"""Attributes that are numbers of the recording, as arrays are."""
+
 Difference = dict[str, Any]
 Keys = dict[tuple[str, int], Place]
 
@@ -34,7 +37,8 @@ def compare(first: str | Path, second: str | Path, local_cache: Path | None = No
     -------
     For each pair of keys: `first`, `second` (None where one is missing), `arrays` and `attributes` that differ;
     of an array `name`, `shapes`, `n_different` values of `n_values` (those that both have), and the `first_difference`:
-    where it is (`bin`, `film_s` of the first, `unit`, `label`) and both `values`
+    where it is (`bin`, `film_s`, `unit`, `label`, `label_name` of the first) and both `values`; an array that one
+    of them has alone says so in `only_in` ("first", "second") instead
 
     Raises
     ------
@@ -64,7 +68,7 @@ def compare(first: str | Path, second: str | Path, local_cache: Path | None = No
 def is_equal(difference: Difference) -> bool:
     """Return whether both keys are there and hold the same numbers; how they are stored may differ."""
     both = difference["first"] is not None and difference["second"] is not None
-    return both and not difference["arrays"]
+    return both and not difference["arrays"] and not _NUMBERS & {one["name"] for one in difference["attributes"]}
 
 
 def _keys_at(place: Place, local_cache: Path | None) -> tuple[str, Keys]:
@@ -120,6 +124,8 @@ def _different_arrays(one: Description, other: Description) -> Iterator[Differen
         first = different["first_difference"]
         if first and "bin" in first:
             first["film_s"] = float(read_array(one.folder, "bin_start_s")[first["bin"]])
+        if first and "label" in first:
+            first["label_name"] = one.attributes["label_names"][first["label"]]
         if different["n_different"] or different["shapes"][0] != different["shapes"][1]:
             yield different
 

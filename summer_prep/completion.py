@@ -63,7 +63,7 @@ def _offered(incomplete: str, values: Iterable[str]) -> list[str]:
     return [f"{before}{value}" for value in values if value.startswith(begun) and value not in there]
 
 
-def read_lists(
+def join_list_values(
     environment: MutableMapping[str, str],
     normalise: Callable[[Sequence[str]], list[str]],
     several: Mapping[str, set[str]],

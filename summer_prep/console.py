@@ -91,7 +91,7 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> NoReturn:
     debug = "--debug" in arguments
     command = typer.main.get_command(app)
     several = list_options(command)
-    completion.read_lists(os.environ, lambda words: normalise(words, several), several)
+    completion.join_list_values(os.environ, lambda words: normalise(words, several), several)
     try:
         command(normalise([argument for argument in arguments if argument != "--debug"], several))
     except SummerError as error:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from summer_prep import __version__
 from summer_prep.caches import open_cache
-from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, LABEL_RULES, UNDEFINED, LabelRule
+from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, LABEL_RULES, ON, UNDEFINED, LabelRule
 from summer_prep.errors import SettingsError
 from summer_prep.extras import load_extra
 from summer_prep.key import DIMENSIONS, Description
@@ -97,10 +97,10 @@ def _write_parquet(key: Description, folder: Path, label_rule: LabelRule) -> lis
 
 def _tables(key: Description, label_rule: LabelRule) -> dict[str, dict[str, Any]]:
     """Return name -> column -> values: a row for each bin, unit, and bin."""
-    counts, bins = read_array(key.folder, "spike_counts"), np.arange(key.attributes["n_bins"], dtype=np.int32)
-    of_units = {name: read_array(key.folder, name) for name in key.attributes["digests"] if name not in DIMENSIONS}
     import pyarrow
 
+    counts, bins = read_array(key.folder, "spike_counts"), np.arange(key.attributes["n_bins"], dtype=np.int32)
+    of_units = {name: read_array(key.folder, name) for name in key.attributes["digests"] if name not in DIMENSIONS}
     labels = read_array(key.folder, f"labels_{label_rule}")
     return {
         "bins": {
@@ -108,15 +108,23 @@ def _tables(key: Description, label_rule: LabelRule) -> dict[str, dict[str, Any]
             **{name: read_array(key.folder, name) for name in _OF_BINS},
             **{f"unit_{unit}": np.ascontiguousarray(counts[:, unit]) for unit in range(counts.shape[1])},
         },
-        "units": {"unit": np.arange(counts.shape[1], dtype=np.int32), **{n: _texts(v) for n, v in of_units.items()}},
+        "units": {
+            "unit": np.arange(counts.shape[1], dtype=np.int32),
+            **{_beside("unit", name): _texts(values) for name, values in of_units.items()},
+        },
         "labels": {
             "bin": bins,
             **{
-                name if name != "bin" else "label_bin": pyarrow.array(values == 1, mask=values == UNDEFINED)
+                _beside("bin", name): pyarrow.array(values == ON, mask=values == UNDEFINED)
                 for name, values in zip(key.attributes["label_names"], labels, strict=True)
             },
         },
     }
+
+
+def _beside(taken: str, name: str) -> str:
+    """Return the name of a column of a recording beside a column of ours."""
+    return f"{name}_of_file" if name == taken else name
 
 
 def _texts(values: NDArray[Any]) -> Any:
@@ -161,7 +169,7 @@ def _nwb_file(key: Description, label_rule: LabelRule) -> Any:
         ),
         identifier=f"{attributes['source']['nwb_identifier']}-bin-{about['bin_length_ms']}ms-{label_rule}",
         session_start_time=datetime(1970, 1, 1, tzinfo=UTC),
-        subject=Subject(subject_id=about["patient_id"], species="Homo sapiens", sex="U", age="P18Y/"),
+        subject=Subject(subject_id=about["patient_id"], species="Homo sapiens"),
     )
     _add_units(nwb_file, key)
     module = nwb_file.create_processing_module("film", "Spike counts and annotations along the film")
@@ -172,8 +180,8 @@ def _nwb_file(key: Description, label_rule: LabelRule) -> Any:
     module.add(
         BinnedAlignedSpikes(
             description=(
-                "Counts of every unit in consecutive bins of the film, the only event. Bins follow the film clock: "
-                "where it paused, they are further apart on the recording clock; film_bins has both clocks."
+                "Counts of every unit in consecutive bins of the film, the only event. bin_width_in_ms is film time: "
+                "on the recording clock a bin takes about 2.5 % longer, and pauses come on top (see film_bins)."
             ),
             bin_width_in_ms=float(about["bin_length_ms"]),
             event_to_bin_offset_in_ms=float((film_starts_s[0] - film_starts_s[first]) * 1000),

@@ -30,6 +30,12 @@ CODECS: tuple[Codec, ...] = get_args(Codec)
 
 MAX_CHUNK_BYTES = 64 * 2**20
 
+
+def rows_per_chunk(n_bins: int, row_bytes: int) -> int:
+    """Return how many bins one chunk of counts holds; the last chunk has full size, too."""
+    return max(1, min(n_bins, MAX_CHUNK_BYTES // max(1, row_bytes)))
+
+
 DIMENSIONS: dict[str, tuple[str, ...]] = {
     "spike_counts": ("bin", "unit"),
     **{f"labels_{rule}": ("label", "bin") for rule in LABEL_RULES},

@@ -1,17 +1,14 @@
 // What the page of a key does in the browser: counts sampled at every zoom, units filtered and chosen.
 (() => {
-  const {facts, model, shown} = window.summer;
+  const {facts, model, shown, columns_in_view} = window.summer;
   let chosen = -1;
 
   // Rates of the bins that are seen, in at most n_columns runs of whole bins.
   function sample() {
-    const range = model("film"), heat = model("heat"), raw = model("counts").data;
+    const heat = model("heat"), raw = model("counts").data;
     const {start_min: start, bin_min: bin, n_bins, n_units, n_columns} = facts.film;
     const counts = raw.counts[0], recorded = raw.recorded_s[0], order = raw.order[0];
-    const first = Math.max(0, Math.floor((range.start - start) / bin));
-    const stop = Math.min(n_bins, Math.ceil((range.end - start) / bin));
-    const per_column = Math.max(1, Math.ceil((stop - first) / n_columns));
-    const n = Math.ceil((stop - first) / per_column);
+    const {first, stop, per_column, n} = columns_in_view(start, bin, n_bins, n_columns);
     const image = new Float32Array(n * n_units), seconds = new Float64Array(n);
     const population = new Array(n).fill(0), unit = new Array(n).fill(NaN), x = new Array(n);
     for (let column = 0; column < n; column++) {

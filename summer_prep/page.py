@@ -18,7 +18,8 @@ from summer_prep.key import Description
 from summer_prep.report import describe_key, rates_by_label, splits_of, stretches
 from summer_prep.splits import Indices
 from summer_prep.store import read_array
-from summer_prep.web import PART_COLORS, film_figure, film_range, html_table, legend_above, render, write_page
+from summer_prep.tables import rounded
+from summer_prep.web import COLORS, film_figure, film_range, html_table, legend_above, render, write_page
 
 _N_COLUMNS = 1000
 _ROW_PX = 14
@@ -136,8 +137,8 @@ class _Film:
             self.minutes, 160, title="rate (Hz)",
             tooltips=[("film time (min)", "@x{0.00}"), ("all", "@population{0.00}"), ("chosen", "@unit{0.00}")],
         )  # fmt: skip
-        drawn.line("x", "population", source=self.rates, color="#4477aa", legend_label="mean of all units")
-        drawn.line("x", "unit", source=self.rates, color="#ee6677", legend_label="chosen unit")
+        drawn.line("x", "population", source=self.rates, color=COLORS["main"], legend_label="mean of all units")
+        drawn.line("x", "unit", source=self.rates, color=COLORS["chosen"], legend_label="chosen unit")
         legend_above(drawn)
         return drawn
 
@@ -149,14 +150,16 @@ class _Film:
             y_range=[f"fold {fold}" for fold in reversed(splits)],
             title=f"blocked split, buffer {buffer_s:g} s",
         )
-        for part, color in PART_COLORS.items():
+        for part in ("train", "val", "test", "unused"):
             rows: dict[str, list[Any]] = {"y": [], "left": [], "right": []}
             for fold, bins in splits.items():
                 for left, right in self._stretches(self._part(bins, part)):
                     rows["y"].append(f"fold {fold}")
                     rows["left"].append(left)
                     rows["right"].append(right)
-            drawn.hbar(y="y", left="left", right="right", height=0.8, color=color, legend_label=part, source=rows)
+            drawn.hbar(
+                y="y", left="left", right="right", height=0.8, color=COLORS[part], legend_label=part, source=rows
+            )
         legend_above(drawn)
         return drawn
 
@@ -189,7 +192,7 @@ class _Film:
             y_range=list(reversed(self.names)),
             tooltips=[("label", "@y"), ("from (min)", "@left{0.00}"), ("to (min)", "@right{0.00}"), ("is", "@value")],
         )  # fmt: skip
-        colors = factor_cmap("value", ["#4477aa", "#bbbbbb"], ["on", "undefined"])
+        colors = factor_cmap("value", [COLORS["main"], COLORS["unused"]], ["on", "undefined"])
         drawn.hbar(y="y", left="left", right="right", height=0.8, color=colors, source=rows)
         return drawn
 
@@ -199,7 +202,7 @@ class _Film:
 
         for pause in pauses:
             place = pause["film_time_s"] / 60
-            drawn.add_layout(Span(location=place, dimension="height", line_dash="dashed", line_color="#66ccee"))
+            drawn.add_layout(Span(location=place, dimension="height", line_dash="dashed", line_color=COLORS["pause"]))
 
 
 def _summary(facts: dict[str, Any]) -> str:
@@ -218,12 +221,8 @@ def _unit_table(units: list[dict[str, Any]]) -> Table:
     rows = []
     for unit in units:
         texts = [unit.get(name, "") for name in ("brain_region", "cell_type")]
-        rows.append([unit["unit"], *texts, unit["spikes"], _rounded(unit["rate_hz"]), _rounded(unit["fano_factor"])])
+        rows.append([unit["unit"], *texts, unit["spikes"], rounded(unit["rate_hz"]), rounded(unit["fano_factor"])])
     return Table(["unit", "region", "type", "spikes", "rate (Hz)", "Fano factor"], rows)
-
-
-def _rounded(value: float) -> str:
-    return f"{value:.2f}" if np.isfinite(value) else "-"
 
 
 def _options(values: Any) -> str:

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from summer_prep.binning import BinGrid, bin_grid
-from summer_prep.building import BuildConfig, wanted_and_fresh
-from summer_prep.caches import open_cache
+from summer_prep.building import BuildConfig, open_places, wanted_and_fresh
+from summer_prep.caches import Cache
 from summer_prep.dataset import FRAME_PERIOD_MS
 from summer_prep.errors import SummerError
-from summer_prep.key import MAX_CHUNK_BYTES
+from summer_prep.key import rows_per_chunk
 from summer_prep.places import Place
-from summer_prep.sources import select_recordings
 
-# Measured on film-length demo patients, a core for each (docs/performance.md): only their order of size matters.
+# Measured on film-length demo patients, a core for each: only their order of size matters.
 _SECONDS_TO_START = 1.0
 _SECONDS_PER_PATIENT = 0.4
 _SECONDS_PER_SPIKE = 0.3e-6
@@ -29,6 +28,7 @@ _BYTES_PER_KEY, _BYTES_PER_UNIT = 10_000, 3_000
 class PlannedKey:
     """What a build would do with one key.
 
+    bin_length_ms : 0 where it is not known: all of a recording behind a URL, or one that cannot be read
     state : build, fresh (skipped), or failed
     reason : why it would fail
     n_bytes : what it takes with uint8 counts, uncompressed
@@ -61,10 +61,10 @@ def plan_build(config: BuildConfig) -> Plan:
 
     Raises
     ------
-    SettingsError : the selection is impossible
+    SettingsError : the cache cannot be one, or cannot be reached; the selection is impossible
     """
-    paths = select_recordings(config.data_dir, config.nwb_path, config.patient_ids)
-    planned = [_plan_patient(path, patient_id, config) for patient_id, path in paths.items()]
+    cache, paths = open_places(config)
+    planned = [_plan_patient(path, patient_id, config, cache) for patient_id, path in paths.items()]
     seconds = [needed_s for _, needed_s in planned if needed_s]
     at_once = min(max(1, config.n_workers), max(1, len(seconds)))
     total_s = max(sum(seconds) / at_once, max(seconds, default=0.0))
@@ -72,11 +72,10 @@ def plan_build(config: BuildConfig) -> Plan:
     return Plan(keys=keys, seconds=total_s + _SECONDS_TO_START if seconds else 0.0)
 
 
-def _plan_patient(path: Place, patient_id: str, config: BuildConfig) -> tuple[list[PlannedKey], float]:
+def _plan_patient(path: Place, patient_id: str, config: BuildConfig, cache: Cache) -> tuple[list[PlannedKey], float]:
     """Return the keys of a patient, and the seconds that building them takes."""
-    cache = open_cache(config.cache_dir, config.local_cache)
     try:
-        wanted, fresh = wanted_and_fresh(path, patient_id, config, cache)
+        wanted, fresh = wanted_and_fresh(path, patient_id, config, cache, may_note=False)
         kept = [PlannedKey(patient_id=patient_id, bin_length_ms=length, state="fresh") for length in fresh]
         if wanted and len(fresh) == len(wanted):
             return kept, 0.0
@@ -121,6 +120,6 @@ def _plan_keys(
 
 def _bytes_of(n_bins: int, n_units: int) -> int:
     """Return what a key takes: the last chunk of its counts has full size, too."""
-    rows = max(1, min(n_bins, MAX_CHUNK_BYTES // max(1, n_units)))
+    rows = rows_per_chunk(n_bins, n_units)
     n_chunks = -(-n_bins // rows)
     return n_chunks * rows * n_units + n_bins * _BYTES_PER_BIN + n_units * _BYTES_PER_UNIT + _BYTES_PER_KEY

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from summer_prep.caches import Cache
 from summer_prep.console import as_data
 from summer_prep.dataset import FRAME_PERIOD_MS, FRAMES_PER_MINUTE, LABEL_RULES, OFF, ON, UNDEFINED
 from summer_prep.errors import SettingsError
@@ -70,7 +71,7 @@ def _label_shares(key: Path, label_names: list[str]) -> list[dict[str, Any]]:
     return [
         {
             "label": name,
-            **{rule: float((values[row] == 1).mean() * 100) for rule, values in labels.items()},
+            **{rule: float((values[row] == ON).mean() * 100) for rule, values in labels.items()},
             "undefined": float(undefined[row] * 100),
             "n_stretches": len(lengths[row]),
             "longest_s": float(lengths[row].max(initial=0) * bin_s),
@@ -96,6 +97,36 @@ def describe_labels(description: Description, buffer_s: float | None = None) -> 
         return shares
     folds = describe_folds(description, buffer_s)["labels"]
     return [{**share, "lacks": fold["lacks"]} for share, fold in zip(shares, folds, strict=True)]
+
+
+def labels_of_cache(cache: Cache, bin_length_ms: int, buffer_s: float | None = None) -> dict[str, Any]:
+    """Return the labels of the film, as the first patient's key has them, and who has others.
+
+    Returns
+    -------
+    patient_id, bin_length_ms, labels as `describe_labels`, patients_with_others
+
+    Raises
+    ------
+    CacheError : a key is damaged
+    SettingsError : no key has this bin length; the buffer leaves no segment
+    """
+    having = [patient_id for patient_id, lengths in cache.keys().items() if bin_length_ms in lengths]
+    if not having:
+        raise SettingsError(f"{cache.place}: no key at {bin_length_ms} ms. Build it: summer-prep build --data-dir DIR")
+    key = cache.fetch(having[0], bin_length_ms, every_byte=True)
+    names = ["label", *(f"labels_{rule}" for rule in LABEL_RULES)]
+
+    def digests(patient_id: str) -> list[str]:
+        own = cache.describe(patient_id, bin_length_ms).attributes["digests"]
+        return [own[name] for name in names]
+
+    return {
+        "patient_id": having[0],
+        "bin_length_ms": bin_length_ms,
+        "labels": describe_labels(key, buffer_s),
+        "patients_with_others": [one for one in having[1:] if digests(one) != digests(having[0])],
+    }
 
 
 def stretches(is_on: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

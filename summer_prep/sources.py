@@ -189,7 +189,7 @@ def noted_sha256(identity: Identity | None, patient_id: str, folder: Path) -> st
     return None
 
 
-def source_sha256(path: Place, patient_id: str, folder: Path) -> str:
+def source_sha256(path: Place, patient_id: str, folder: Path, may_note: bool = True) -> str:
     """Return the SHA-256 of a recording, from its note in a folder if it is untouched since, else by reading it.
 
     Raises
@@ -203,7 +203,8 @@ def source_sha256(path: Place, patient_id: str, folder: Path) -> str:
     if isinstance(path, Url):
         raise RecordingError(f"{path} would have to be fetched to be compared, which summer-prep build does")
     sha256 = recording_sha256(path)
-    note_source(patient_id, folder, identity, sha256)
+    if may_note:
+        note_source(patient_id, folder, identity, sha256)
     return sha256
 
 

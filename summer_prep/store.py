@@ -24,13 +24,13 @@ from summer_prep.errors import CacheError
 from summer_prep.key import (
     DESCRIPTION,
     DIMENSIONS,
-    MAX_CHUNK_BYTES,
     NO_SHA256,
     Codec,
     Description,
     build_command,
     describe,
     file_problems,
+    rows_per_chunk,
     sealed,
 )
 from summer_prep.publish import Files, publish
@@ -109,7 +109,7 @@ def _encode(group: zarr.Group, name: str, values: NDArray[Any], codec: Codec, de
     chunks, compressor = values.shape, None
     if name == "spike_counts":
         row_bytes = values.shape[1] * values.dtype.itemsize
-        chunks = (max(1, min(len(values), MAX_CHUNK_BYTES // row_bytes)), values.shape[1])
+        chunks = (rows_per_chunk(len(values), row_bytes), values.shape[1])
         compressor = _COMPRESSORS[codec]
     elif name in VARIABLES:
         compressor = _LABEL_CODEC

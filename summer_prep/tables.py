@@ -134,7 +134,8 @@ def _difference_cells(array: Mapping[str, Any]) -> list[object]:
     first = array["first_difference"]
     if first is None:
         return ["shape alone", "", *shapes]
-    place = ", ".join(f"{name} {first[name]}" for name in ("bin", "unit", "label") if name in first)
+    where = {"bin": first.get("bin"), "unit": first.get("unit"), "label": first.get("label_name")}
+    place = ", ".join(f"{name} {value}" for name, value in where.items() if value is not None)
     place += f" ({first['film_s']:.2f} s)" if "film_s" in first else ""
     share = f"{array['n_different']:,} of {array['n_values']:,}"
     sizes = [f" ({shape})" if shapes[0] != shapes[1] else "" for shape in shapes]

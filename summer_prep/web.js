@@ -3,7 +3,7 @@
 window.summer = (() => {
   const facts = JSON.parse(document.getElementById("facts").textContent);
   const model = name => Bokeh.documents[0].get_model_by_name(name);
-  const shown = (value, digits) => value === null || Number.isNaN(value) ? "-" : value.toFixed(digits);
+  const shown = (value, digits, none = "-") => value === null || Number.isNaN(value) ? none : value.toFixed(digits);
 
   // Arrow keys move through the film and zoom in and out of it; Home shows all of it.
   function film_keys(event) {
@@ -15,10 +15,19 @@ window.summer = (() => {
     if (!(event.key in views) || event.ctrlKey || event.altKey || event.metaKey) return;
     event.preventDefault();
     let [start, end] = [range.start + views[event.key][0] * width, range.end + views[event.key][1] * width];
-    if (end - start < range.min_interval) return;
+    if (end - start < Math.min(width, range.min_interval)) return;
     if (start < first) [start, end] = [first, Math.min(last, end + first - start)];
     if (end > last) [start, end] = [Math.max(first, start + last - end), last];
     range.setv({start, end});
+  }
+
+  // The whole bins in view, in at most n_columns runs of equal length.
+  function columns_in_view(start_min, bin_min, n_bins, n_columns) {
+    const range = model("film"), place = minutes => (minutes - start_min) / bin_min;
+    const first = Math.max(0, Math.floor(place(range.start) + 1e-6));
+    const stop = Math.min(n_bins, Math.ceil(place(range.end) - 1e-6));
+    const per_column = Math.max(1, Math.ceil((stop - first) / n_columns));
+    return {first, stop, per_column, n: Math.max(0, Math.ceil((stop - first) / per_column))};
   }
 
   // What is no number comes last, whichever way the others go.
@@ -64,5 +73,5 @@ window.summer = (() => {
     const button = event.target.closest("thead button");
     if (button) sort(button);
   });
-  return {facts, model, shown, start};
+  return {facts, model, shown, columns_in_view, start};
 })();

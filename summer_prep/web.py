@@ -16,7 +16,11 @@ from summer_prep.errors import SettingsError
 from summer_prep.extras import load_extra
 from summer_prep.values import finite
 
-PART_COLORS = {"train": "#4477aa", "val": "#ccbb44", "test": "#ee6677", "unused": "#bbbbbb"}
+COLORS = {
+    "train": "#4477aa", "val": "#ccbb44", "test": "#ee6677", "unused": "#bbbbbb", "main": "#3b82d0",
+    "chosen": "#ee6677", "pause": "#66ccee", "quiet": "#6b6b6b",
+}  # fmt: skip
+"""What is drawn in what colour; all are seen on white and on black."""
 
 
 def check_page(page: Path | None) -> Path | None:
@@ -33,7 +37,9 @@ def check_page(page: Path | None) -> Path | None:
     return page
 
 
-def render(package: str, name: str, title: str, roots: Mapping[str, Any], facts: object, **texts: object) -> str:
+def render(
+    package: str, name: str, title: str, roots: Mapping[str, Any], facts: Mapping[str, Any], **texts: object
+) -> str:
     """Return a page: the template and script of a name in a package, figures, and the facts that the script reads.
 
     Parameters
@@ -64,7 +70,7 @@ def render(package: str, name: str, title: str, roots: Mapping[str, Any], facts:
             "script": _file(package, f"{name}.js"),
             "heading": html.escape(title),
             "root_names": list(roots),
-            "data": _as_script(finite(facts)),
+            "data": _as_script(finite({**facts, "colors": COLORS})),
             **texts,
         },
     )
@@ -143,11 +149,11 @@ def html_table(table: Table, name: str, numbered: str = "", first: int = 0) -> s
     marks = [' class="text"' if text else "" for text in is_text]
 
     def row_of(number: int, row: Sequence[str]) -> str:
-        first, *others = (html.escape(cell) for cell in row)
+        named, *others = (html.escape(cell) for cell in row)
         data = f' data-{numbered}="{number}"' if numbered else ""
         shown = "".join(f"<td{mark}>{cell}</td>" for cell, mark in zip(others, marks[1:], strict=True))
         return (
-            f'<tr{data}><th scope="row"{marks[0]}>{f"<button>{first}</button>" if numbered else first}</th>{shown}</tr>'
+            f'<tr{data}><th scope="row"{marks[0]}>{f"<button>{named}</button>" if numbered else named}</th>{shown}</tr>'
         )
 
     head = "".join(

@@ -64,13 +64,19 @@ def _option(name: str, field: Any) -> inspect.Parameter:
     if field.metadata["several"]:
         metavar = field.metadata["several"] + LIST_MARK
         option = typer.Option(help=help_text, metavar=metavar, autocompletion=_OFFERED.get(name))
-        kind, default = str | None, " ".join(f"{value:g}" for value in default) or None
+        kind, default = (
+            str | None,
+            " ".join(f"{value:g}" if isinstance(value, float) else value for value in default) or None,
+        )
     elif kind == Place:
         option, kind = place_option(help_text, f"--{name.replace('_', '-')}"), Path
     elif isinstance(default, Path) or kind == Path | None:
         option = path_option(help_text, f"--{name.replace('_', '-')}")
     elif kind is bool:
-        option = typer.Option(f"--{name.replace('_', '-')}", help=help_text)
+        spelt = f"--{name.replace('_', '-')}"
+        option = typer.Option(
+            f"{spelt}/--no-{name.replace('_', '-')}" if name in options_of(Choice) else spelt, help=help_text
+        )
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
@@ -233,8 +239,10 @@ def report(
 
     Several folders are set side by side.
     """
+    from summer_prep.web import check_page
     from summer_train.reporting import Report
 
+    check_page(html)
     with working("drawing"):
         found = Report.of(folders, published, say)
         written = found.write(output_dir, html)

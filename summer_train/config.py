@@ -11,7 +11,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from summer_prep.dataset import DEFAULT_BUFFER_S, MAX_SECONDS, LabelRule, check_bin_length
+from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, DEFAULT_BUFFER_S, MAX_SECONDS, LabelRule, check_bin_length
 from summer_prep.errors import SettingsError
 from summer_prep.places import Place, Url
 from summer_prep.values import (
@@ -114,7 +114,7 @@ class Choice(Settings):
     patient_ids: tuple[str, ...] = _option(
         (), "Patients, like 14 20 or 14,20; units side by side.  [default: every one found]", as_patient_ids, "ID"
     )
-    bin_length_ms: int = _option(80, "Bin length in ms.", _bin_length)
+    bin_length_ms: int = _option(DEFAULT_BIN_LENGTH_MS, "Bin length in ms.", _bin_length)
     brain_regions: tuple[str, ...] = _option(
         (),
         "Regions to keep, like A EC; H stands for AH MH PH, PHC also for APH MPH PPH.  [default: all]",
@@ -251,7 +251,7 @@ class Run(Settings):
     )
     verify: bool = _option(False, "Read every byte of the cache against its digests first.")
     logger: tuple[str, ...] = _option(
-        (), "Also log to tensorboard, wandb; metrics.csv is always written.  [default: csv]", _loggers, "NAME"
+        ("csv",), "Also log to tensorboard, wandb; metrics.csv is always written.", _loggers, "NAME"
     )
     resume: bool = _option(False, "Continue the newest run in --output-dir that has these settings.")
 

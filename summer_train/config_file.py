@@ -14,6 +14,9 @@ _OF_THAT_RUN = ("preset", "resume", "verify")
 _SPLITS = (("val_fraction",), ("buffer", "fold", "split"))
 """Two ways to split: naming one of them leaves the other behind."""
 
+_SOURCES = (("nwb_path",), ("data_dir", "patient_ids"))
+"""Two ways to name recordings."""
+
 
 def with_config(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options, and from the file named by `config` those that are not given.
@@ -29,19 +32,26 @@ def with_config(options: Mapping[str, Any]) -> dict[str, Any]:
     if config is None:
         return options
     stored, given = _read(as_path(config, "--config")), with_preset(options)
-    for one, other in (_SPLITS, _SPLITS[::-1]):
+    if "nwb_path" in stored:
+        stored.pop("patient_ids", None)  # that of the file, which goes first where patients are named
+    for one, other in (_SPLITS, _SPLITS[::-1], _SOURCES, _SOURCES[::-1]):
         if any(given.get(name) is not None for name in one):
             stored = {name: value for name, value in stored.items() if name not in other}
-    if given.get("nwb_path") is not None:
-        stored.pop("patient_ids", None)
+    if stored.get("split") == "random" and any(given.get(name) is not None for name in ("buffer", "sequence")):
+        del stored["split"]
     both = {**stored, **given}
     known = options_of(Choice)
-    causes = {name: str(both.get(name) or known[name].default) for name in ("task", "model", "split")}
+    causes = {name: str(_only(both.get(name)) or known[name].default) for name in ("task", "model", "split")}
     idle = {name for names in idle_options(**causes).values() for name in names}
     return {
         **{name: value for name, value in stored.items() if name not in known or known[name].name not in idle},
         **given,
     }
+
+
+def _only(value: Any) -> Any:
+    """Return the one member of a list of a study; a list of several makes nothing idle."""
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 
 
 def for_study(options: Mapping[str, Any], config: object) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from summer_prep.errors import SettingsError
 from summer_train import nulls
 from summer_train.config import Choice, Run, Say, choice_of, say_nothing
 from summer_train.grid import as_columns
+from summer_train.metrics import curves
 from summer_train.records import (
     STACKS,
     Null,
@@ -167,8 +168,35 @@ def film_track(name: str, group: Sequence[Result]) -> FilmTrack:
     return FilmTrack(name=name, film_s=film_s, is_on=target == 1, probability=score, fold=fold)
 
 
+def one_of_each(results: Sequence[Result], say: Say, folder: Path) -> list[Result]:
+    """Return the newest of models with equal settings and data: to train one again is no further result."""
+    newest = {(result.record.id, result.record.data_digest): result for result in results}
+    if len(newest) < len(results):
+        say(
+            f"{folder}: {len(results) - len(newest)} models were trained more than once; the newest of each is reported"
+        )
+    return list(newest.values())
+
+
+def confusion_of(group: Sequence[Result]) -> NDArray[np.float64] | None:
+    """Return samples by truth (off, on) and call (off, on), models together, (2, 2); None where all are undefined."""
+    cells = np.array([[result.score(cell) for cell in ("tn", "fp", "fn", "tp")] for result in group])
+    return np.nansum(cells, axis=0).reshape(2, 2) if np.isfinite(cells).any() else None
+
+
+def rank_curves_of(result: Result) -> tuple[dict[str, NDArray[np.float64]], float] | None:
+    """Return ROC and precision-recall of a label's predictions, and its base rate; None without two classes."""
+    arrays = result.arrays()
+    is_on, score = arrays[f"{result.part}_target"] == 1, arrays[f"{result.part}_log_odds"]
+    return (curves(score, is_on), float(is_on.mean())) if is_on.any() and not is_on.all() else None
+
+
 def unit_scores(group: Sequence[Result]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the rate (Hz) and the R² of each unit, means over next-bin models of the same units, (n_units,) each."""
+    """Return the rate (Hz of film time) and the R² of each unit, means over next-bin models, (n_units,) each.
+
+    Of models of other units than those of the first, nothing is taken.
+    """
+    group = [result for result in group if result.record.data_digest == group[0].record.data_digest]
     units = [result.record.units[result.part] for result in group]
     rate_hz = np.mean([one["rate"] for one in units], axis=0) * 1000 / group[0].row["bin_length"]
     r2 = np.stack([np.array(one["r2"], dtype=float) for one in units])

@@ -14,6 +14,9 @@ ALL = "all"
 
 MAX_MODELS = 100_000
 
+NUMBER_SETTINGS = (*options_of(Choice), "max_epochs", "patience")
+"""Options that decide a model's numbers: columns of study.csv."""
+
 _RANGE = re.compile(r"(\d+)-(\d+)")
 _FLAGS = {"yes": True, "true": True, "no": False, "false": False}
 _CAUSES = ("task", "model", "split")

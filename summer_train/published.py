@@ -3,7 +3,8 @@
 Compare kappa (and AUROC) only: F1 and areas under precision-recall curves were published for the rarer class.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 SOURCE = (
     "Gerken et al., Decoding movie content from neuronal population activity in the human medial temporal lobe; "
@@ -46,8 +47,10 @@ KAPPA_BY_REGION: dict[str, dict[str, Published]] = {
 """Label -> brain region or group."""
 
 
-def published_kappa(label_name: str, buffer: str, brain_regions: str) -> Published | None:
-    """Return the published kappa of a label with a buffer ("32", "random") in regions ("all", "A"), if there is one."""
+def published_kappa(row: Mapping[str, Any]) -> Published | None:
+    """Return the published kappa of a model's label, buffer and regions, a row of study.csv, if there is one."""
+    label_name, brain_regions = row["label_name"], row["brain_regions"]
+    buffer = "random" if row["split"] == "random" else f"{row['buffer'] or 0:g}"
     if brain_regions != "all":
         return KAPPA_BY_REGION.get(label_name, {}).get(brain_regions) if buffer == "32" else None
     if buffer == "32":

@@ -1,8 +1,8 @@
 // What the page of a report does in the browser: a row that is chosen shows its curves, confusion, film and models.
 (() => {
-  const {facts, model, shown} = window.summer;
+  const {facts, model, shown, columns_in_view} = window.summer;
   const N_COLUMNS = 1500;
-  const colors = {train: "#7aa6d8", val: "#d9822b", ours: "#3b82d0", chance: "#6b6b6b"};
+  const colors = facts.colors;
   let chosen = 0;
 
   function lines(name, all) {
@@ -20,8 +20,8 @@
   }
 
   function draw_ranks(group) {
-    const chance = {x: [0, 1], y: [0, 1], color: colors.chance, dash: "dashed", what: "chance"};
-    const of_fold = (x, y) => one => ({x: one[x], y: one[y], color: colors.ours, what: "folds"});
+    const chance = {x: [0, 1], y: [0, 1], color: colors.quiet, dash: "dashed", what: "chance"};
+    const of_fold = (x, y) => one => ({x: one[x], y: one[y], color: colors.main, what: "folds"});
     lines("roc_lines", [...group.rank_curves.map(of_fold("fpr", "tpr")), chance]);
     lines("recall_lines", [
       ...group.rank_curves.map(of_fold("tpr", "precision")),
@@ -47,15 +47,16 @@
       for (const text of texts) row.appendChild(document.createElement(tag)).textContent = text;
       return row;
     };
-    const head = filled("th", ["fold", "seed", ...names, "best epoch", "epochs", "train", "val", "test", "id", "data"]);
+    const words = names.map(name => facts.score_names[name] ?? name.replaceAll("_", " "));
+    const head = filled("th", ["fold", "seed", ...words, "best epoch", "epochs", "train", "val", "test", "id", "data"]);
     for (const cell of head.cells) cell.scope = "col";
     table.tHead.replaceChildren(head);
     table.tBodies[0].replaceChildren(...group.models.map(one => filled("td", [
-      one.fold, one.seed, ...names.map(name => shown(one.scores[name], 4)), one.best_epoch, one.curve.length,
+      one.fold, one.seed, ...names.map(name => shown(one.scores[name], 4, "n/a")), one.best_epoch, one.curve.length,
       ...["train", "val", "test"].map(part => one.n_samples[part] ?? 0), one.id, one.data_digest,
     ])));
     document.getElementById("why").textContent = group.models.filter(one => one.why_undefined)
-      .map(one => `Undefined in fold ${one.fold}: ${one.why_undefined}.`).join(" ");
+      .map(one => `Undefined${one.fold === "" ? "" : ` in fold ${one.fold}`}: ${one.why_undefined}.`).join(" ");
   }
 
   function draw_units(group) {
@@ -72,11 +73,8 @@
     const track = model(`track_${chosen}`)?.data, columns = model("film_columns");
     if (!columns) return;
     if (!track) { columns.data = {x: [], on: [], probability: [], width: []}; return; }
-    const range = model("film"), bin = track.step_s[0] / 60;
-    const film_s = track.film_s[0], start = film_s[0] / 60;
-    const first = Math.max(0, Math.floor((range.start - start) / bin + 1e-6));
-    const stop = Math.ceil((range.end - start) / bin - 1e-6), per_column = Math.max(1, Math.ceil((stop - first) / N_COLUMNS));
-    const n = Math.max(0, Math.ceil((stop - first) / per_column));
+    const bin = track.step_s[0] / 60, film_s = track.film_s[0], start = film_s[0] / 60;
+    const {first, per_column, n} = columns_in_view(start, bin, Infinity, N_COLUMNS);
     const number = new Float64Array(n), on = new Float64Array(n), sum = new Float64Array(n);
     for (let at = 0; at < film_s.length; at++) {
       const column = Math.floor((Math.round((film_s[at] / 60 - start) / bin) - first) / per_column);

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from summer_prep.console import Table
 from summer_prep.web import (
-    PART_COLORS,
+    COLORS,
     film_figure,
     film_range,
     html_table,
@@ -20,7 +20,7 @@ from summer_prep.web import (
     write_page,
 )
 from summer_train.findings import FilmTrack, Result, film_track, one_per_fold
-from summer_train.pictures import BASELINE, NULL, PUBLISHED
+from summer_train.pictures import NULL, PUBLISHED
 from summer_train.published import CONDITIONS, SOURCE
 from summer_train.summaries import MAIN_SCORE, Group, Summary, with_predictions
 from summer_train.tables import SCORE_COLUMNS, number
@@ -33,8 +33,7 @@ _HELD_AGAINST = {
     "label": {"time only": "kappa", "majority class": "accuracy"},
     "next_bin": {"mean count": "mse", "copy last bin": "mse"},
 }
-_OURS = "#3b82d0"  # is seen on white and on black
-_FOLDER_COLORS = (_OURS, "#d9822b", "#228833", "#aa3377")
+_FOLDER_COLORS = (COLORS["main"], "#d9822b", "#228833", "#aa3377")
 _ROW_PX = 22
 _MAX_SPANS = 2000
 _NAME_LENGTH = 32
@@ -63,10 +62,13 @@ def write_report_page(page: Path, summary: Summary, groups: Sequence[Group]) -> 
     if any(group["units"] for group in summary["groups"]):
         roots["units"] = _units()
     if tracks:
-        spans = _spans([models for _, models in with_predictions(groups)], list(tracks))
+        spans = _spans([models for _, models in with_predictions(groups)], tracks)
         roots["film_pictures"] = _film(tracks, spans)
     title = f"Decoding report: {', '.join(summary['folders'])}"
-    write_page(page, render("summer_train", "report", title, roots, summary, **_texts(summary)))
+    write_page(
+        page,
+        render("summer_train", "report", title, roots, {**summary, "score_names": SCORE_COLUMNS}, **_texts(summary)),
+    )
 
 
 def _tasks(summary: Summary) -> list[str]:
@@ -106,7 +108,12 @@ def _table(groups: Sequence[Summary], summary: Summary) -> Table:
         mean, null = group["mean"], group["null"].get("kappa")
         cells = [_as_text(group["settings"][name]) for name in names]
         cells += [group["folder"]] if several else []
-        cells += [str(len(group["models"])), number(mean[shown[0]], 3), number(group["sd"][shown[0]], 3)]
+        n_defined, n_models = group["n_defined"][shown[0]], len(group["models"])
+        cells += [
+            f"{n_defined} of {n_models}" if n_defined < n_models else str(n_models),
+            number(mean[shown[0]], 3),
+            number(group["sd"][shown[0]], 3),
+        ]
         cells += [number(mean[name], 3) for name in shown[1:]]
         cells += [number(group["baselines"].get(baseline, {}).get(score), 3) for baseline, score in held.items()]
         if has_null:
@@ -176,6 +183,8 @@ def _short(text: str) -> str:
 
 def _dots(groups: Sequence[Summary], folders: Sequence[str]) -> Any:
     """Return a figure with a row for each group: every fold a dot, their mean, what they are held against."""
+    from bokeh.models import HoverTool
+
     task = groups[0]["task"]
     score = MAIN_SCORE[task]
     names = [f"{place}. {_short(_name(group, folders))}" for place, group in enumerate(groups, start=1)]
@@ -198,19 +207,21 @@ def _dots(groups: Sequence[Summary], folders: Sequence[str]) -> Any:
             kappa, sd = group["published"]["kappa"], group["published"]["sd"] or 0.0
             _append(marks["published"], x=kappa, y=name, low=kappa - sd, high=kappa + sd)
     drawn = new_figure(
-        110 + _ROW_PX * len(names), y_range=list(reversed(names)), tools="xpan,xbox_zoom,reset,hover",
-        title=f"{SCORE_COLUMNS[score]} of each fold", tooltips=[("", "@y"), ("score", "@x{0.000}"), ("fold", "@fold")],
+        110 + _ROW_PX * len(names), y_range=list(reversed(names)), tools="xpan,xbox_zoom,reset",
+        title=f"{SCORE_COLUMNS[score]} of each fold",
     )  # fmt: skip
     drawn.xaxis.axis_label = SCORE_COLUMNS[score]
     if marks["shifted"]["y"]:
         drawn.hbar(y="y", left="left", right="right", height=0.7, color=NULL, legend_label="shifted labels, 5 to 95 %",
                    source=marks["shifted"])  # fmt: skip
     if marks["time only"]["y"]:
-        drawn.scatter("x", "y", marker="dash", angle=np.pi / 2, size=14, color=BASELINE, line_width=2,
+        drawn.scatter("x", "y", marker="dash", angle=np.pi / 2, size=14, color=COLORS["quiet"], line_width=2,
                       legend_label="time only", source=marks["time only"])  # fmt: skip
-    drawn.scatter(
+    folds = drawn.scatter(
         "x", "y", size=6, color="color", alpha=0.5, legend_label="folds", source=_source(points, f"folds_{task}")
     )
+    tips = [("", "@y"), ("score", "@x{0.000}"), ("fold", "@fold"), ("seed", "@seed")]
+    drawn.add_tools(HoverTool(renderers=[folds], tooltips=tips))
     drawn.scatter(
         "x", "y", marker="diamond", size=11, color="color", legend_label="mean", source=_source(means, f"means_{task}")
     )
@@ -236,7 +247,7 @@ def _source(columns: Mapping[str, Any], name: str) -> Any:
 def _lines(name: str, title: str, x: str, y: str) -> Any:
     """Return a figure of many lines, which the page's script draws."""
     drawn = new_figure(280, title=title, tools="pan,box_zoom,reset")
-    source = _source({"xs": [[0, 1]], "ys": [[0, 1]], "color": [_OURS], "dash": ["solid"], "what": [""]}, name)
+    source = _source({"xs": [[0, 1]], "ys": [[0, 1]], "color": [COLORS["main"]], "dash": ["solid"], "what": [""]}, name)
     drawn.multi_line("xs", "ys", line_color="color", line_dash="dash", legend_field="what", source=source)
     drawn.xaxis.axis_label, drawn.yaxis.axis_label = x, y
     legend_above(drawn)
@@ -249,38 +260,42 @@ def _units() -> Any:
         tooltips=[("unit", "@unit"), ("rate (Hz)", "@x{0.00}"), ("R²", "@y{0.000}")],
     )  # fmt: skip
     drawn.scatter(
-        "x", "y", size=7, color=_OURS, alpha=0.6, source=_source({"x": [1], "y": [0], "unit": [0]}, "unit_dots")
+        "x",
+        "y",
+        size=7,
+        color=COLORS["main"],
+        alpha=0.6,
+        source=_source({"x": [1], "y": [0], "unit": [0]}, "unit_dots"),
     )
     drawn.xaxis.axis_label, drawn.yaxis.axis_label = "firing rate (Hz)", "R²"
     return drawn
 
 
-def _spans(groups: Sequence[Sequence[Result]], numbers: Sequence[int]) -> dict[str, list[Any]]:
+def _spans(groups: Sequence[Sequence[Result]], tracks: Mapping[int, FilmTrack]) -> dict[str, list[Any]]:
     """Return where the validation and test samples of every fold of every group lie along the film."""
     found: dict[str, list[Any]] = {"group": [], "y": [], "left": [], "right": [], "color": [], "part": []}
-    for number_of_group, models in zip(numbers, groups, strict=True):
+    for (number_of_group, track), models in zip(tracks.items(), groups, strict=True):
+        step_s = track.step_s
         for result in one_per_fold(models):
             arrays = result.arrays()
             for part in ("val", "test"):
                 film_s = np.sort(arrays.get(f"{part}_film_s", np.empty(0)))
-                lefts, rights = _runs(film_s)
+                lefts, rights = _runs(film_s, step_s)
                 if len(lefts) > _MAX_SPANS:  # a random split: every bin is another part
                     continue
                 for left, right in zip(lefts / 60, rights / 60, strict=True):
                     _append(
                         found, group=number_of_group, y=f"fold {result.row['fold'] or 'none'}", left=float(left),
-                        right=float(right), color=PART_COLORS[part], part=part,
+                        right=float(right), color=COLORS[part], part=part,
                     )  # fmt: skip
     return found
 
 
-def _runs(film_s: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _runs(film_s: NDArray[np.float64], step_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return where stretches of bins that follow each other begin and end, in seconds."""
-    if len(film_s) < 2:
+    if not len(film_s):
         return film_s, film_s
-    steps_s = np.diff(film_s)
-    step_s = float(np.median(steps_s))
-    ends = np.flatnonzero(steps_s > 1.5 * step_s)
+    ends = np.flatnonzero(np.diff(film_s) > 1.5 * step_s)
     return film_s[np.r_[0, ends + 1]], film_s[np.r_[ends, len(film_s) - 1]] + step_s
 
 
@@ -299,11 +314,14 @@ def _film(tracks: Mapping[int, FilmTrack], spans: dict[str, list[Any]]) -> Any:
     )  # fmt: skip
     columns = _source({"x": [], "on": [], "probability": [], "width": []}, "film_columns")
     drawn.vbar(x="x", top="on", width="width", color=NULL, line_color=None, legend_label="label on", source=columns)
-    drawn.line("x", "probability", color=_OURS, legend_label="probability", source=columns)
+    drawn.line("x", "probability", color=COLORS["main"], legend_label="probability", source=columns)
     legend_above(drawn)
     folds = list(dict.fromkeys(spans["y"]))
     split = film_figure(
-        minutes, 90 + _ROW_PX * len(folds), y_range=list(reversed(folds)), title="parts; the rest trains, or is buffer"
+        minutes,
+        90 + _ROW_PX * len(folds),
+        y_range=list(reversed(folds)),
+        title="parts; the rest trains, or is buffer (not drawn: single bins at random)",
     )
     shown = _source({name: values[:] for name, values in spans.items()}, "shown_spans")  # of all until one is chosen
     split.hbar(

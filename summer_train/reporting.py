@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,21 @@ from summer_train.config import Say, say_nothing
 from summer_train.findings import (
     Result,
     compare,
+    confusion_of,
     film_track,
     groups_of,
     mean_of,
+    one_of_each,
+    rank_curves_of,
     read_results_of,
     unit_scores,
     usual_first,
 )
-from summer_train.metrics import curves
 from summer_train.pictures import MAX_PANELS, Dots
-from summer_train.published import CONDITIONS, KAPPA_BY_BUFFER, KAPPA_BY_LABEL, KAPPA_BY_REGION, SOURCE, Published
+from summer_train.published import CONDITIONS, SOURCE, Published, published_kappa
 from summer_train.report_page import write_report_page
 from summer_train.runs import writing_below
-from summer_train.summaries import Summary, summarise
+from summer_train.summaries import Group, Summary, summarise
 from summer_train.tables import number, settings_line, study_table, varied_options
 
 PAGE = "report.md"
@@ -67,6 +70,8 @@ def report(
     ------
     SummerError : there is nothing to report, or it cannot be written
     """
+    if html is not None:
+        check_page(as_path(html, "--html"))
     return Report.of(folders, published, say).write(output_dir, html)
 
 
@@ -87,11 +92,13 @@ class Report:
     def of(cls, folders: Sequence[str | Path], published: bool, say: Say) -> "Report":
         """Read folders; errors as `report`."""
         published = as_number(published, bool, "--published")
-        paths = {path.resolve(): path for path in [as_path(folder, "FOLDER") for folder in reversed(folders)]}
+        paths: dict[Path, Path] = {}
+        for path in [as_path(folder, "FOLDER") for folder in folders]:
+            paths.setdefault(path.resolve(), path)
         if not paths:
             raise SettingsError("report: name the folder of a study or of runs")
-        named = _named(list(reversed(paths.values())))
-        found = {name: read_results_of(path, say) for name, path in named.items()}
+        named = _named(list(paths.values()))
+        found = {name: one_of_each(read_results_of(path, say), say, path) for name, path in named.items()}
         for name, results in found.items():
             if not results:
                 raise SettingsError(f"{named[name]}: no trained model to report")
@@ -99,11 +106,10 @@ class Report:
 
     def write(self, output_dir: str | Path | None, html: str | Path | None) -> list[Path]:
         """Write what is asked for, pictures with a Markdown page or a page to look into; parameters as `report`."""
-        page = None if html is None else check_page(as_path(html, "--html"))
+        page = None if html is None else as_path(html, "--html")
         written = [] if page is not None and output_dir is None else self._write_pictures(output_dir)
         if page is not None:
-            summary, groups = summarise(self.found, self.published)
-            write_report_page(page, self._with_paths(summary), groups)
+            write_report_page(page, self.as_plain(), self._summary[1])
             written.append(page)
         return written
 
@@ -111,16 +117,18 @@ class Report:
         first = next(iter(self.paths.values()))
         target = first / "report" if output_dir is None else as_path(output_dir, "--output-dir")
         check_folder(target, "--output-dir")
-        results = usual_first([result for of_folder in self.found.values() for result in of_folder])
+        everything = [result for of_folder in self.found.values() for result in of_folder]
+        results = usual_first(one_of_each(everything, self.say, first))
         with writing_below(target):
             return list(_write(results, target, self.published, self.say))
 
     def as_plain(self) -> Summary:
         """Return what was found as plain data, for JSON."""
-        return self._with_paths(summarise(self.found, self.published)[0])
+        return {"folders": {name: str(path) for name, path in self.paths.items()}, **self._summary[0]}
 
-    def _with_paths(self, summary: Summary) -> Summary:
-        return {"folders": {name: str(path) for name, path in self.paths.items()}, **summary}
+    @cached_property
+    def _summary(self) -> tuple[Summary, list[Group]]:
+        return summarise(self.found, self.published)
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
@@ -235,7 +243,7 @@ def _draw_labels(results: Sequence[Result], published: bool) -> Iterator[Picture
         return
     shown, fixed = _others_equal(labels)
     rows = [
-        _dots(name, group, KAPPA_BY_LABEL.get(name) if published else None)
+        _dots(name, group, published_kappa(group[0].row) if published else None)
         for (name,), group in groups_of(shown, ["label_name"])
     ]
     rows.sort(key=lambda dots: -dots.mean if np.isfinite(dots.mean) else np.inf)
@@ -251,7 +259,7 @@ def _draw_settings(results: Sequence[Result], published: bool) -> Iterator[Pictu
         # A random split has no buffer: it is the end of that axis.
         free = ("buffer", "split", "sequence") if setting == "buffer" else (setting,)
         shown, fixed = _others_equal(labels, *free)
-        lines = {name: _line(group, setting, name, published) for (name,), group in groups_of(shown, ["label_name"])}
+        lines = {name: _line(group, setting, published) for (name,), group in groups_of(shown, ["label_name"])}
         if max(map(len, lines.values())) < 2:
             continue
         best = sorted(lines, key=lambda name: -max(np.nan_to_num(dots.mean, nan=-2) for dots in lines[name]))
@@ -268,7 +276,7 @@ def _as_seconds(text: str) -> tuple[float, ...]:
     return future, -past
 
 
-def _line(group: Sequence[Result], setting: str, label_name: str, published: bool) -> list[Dots]:
+def _line(group: Sequence[Result], setting: str, published: bool) -> list[Dots]:
     """Return the dots of one label at each value of a setting, in its order."""
     groups = {_plain_number(str(value)): of_value for (value,), of_value in groups_of(group, [setting])}
     if setting == "buffer" and "" in groups:
@@ -277,8 +285,11 @@ def _line(group: Sequence[Result], setting: str, label_name: str, published: boo
         groups = dict(sorted(groups.items(), key=lambda one: _as_number(one[0])))
     if setting in ("window", "sequence"):
         groups = dict(sorted(groups.items(), key=lambda one: _as_seconds(one[0])))
-    known = _published(setting, label_name) if published else {}
-    return [_dots(value, of_value, known.get(value)) for value, of_value in groups.items()]
+    is_known = published and setting in ("buffer", "brain_regions")
+    return [
+        _dots(value, of_value, published_kappa(of_value[0].row) if is_known else None)
+        for value, of_value in groups.items()
+    ]
 
 
 def _as_number(text: str) -> float:
@@ -290,11 +301,6 @@ def _plain_number(text: str) -> str:
         return f"{float(text):g}"
     except ValueError:
         return text
-
-
-def _published(setting: str, label_name: str) -> Mapping[str, Published]:
-    known = {"buffer": KAPPA_BY_BUFFER, "brain_regions": KAPPA_BY_REGION}
-    return known.get(setting, {}).get(label_name, {})
 
 
 def _panels(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
@@ -326,9 +332,9 @@ def _draw_curves(results: Sequence[Result], published: bool) -> Iterator[Picture
 def _draw_confusions(results: Sequence[Result], published: bool) -> Iterator[Picture]:
     panels = {}
     for name, group in _panels(results) if _labels(results) else ():
-        cells = np.array([[result.score(cell) for cell in ("tn", "fp", "fn", "tp")] for result in group])
-        if np.isfinite(cells).any():
-            panels[name] = np.nansum(cells, axis=0).reshape(2, 2)
+        confusion = confusion_of(group)
+        if confusion is not None:
+            panels[name] = confusion
     if panels:
         fixed = _fixed(results)
         caption = f"Confusion of {results[0].part} samples, folds together, at thresholds chosen on validation{fixed}"
@@ -347,12 +353,7 @@ def _with_predictions(results: Sequence[Result]) -> list[tuple[str, list[Result]
 def _draw_rank_curves(results: Sequence[Result], published: bool) -> Iterator[Picture]:
     panels = {}
     for name, group in _with_predictions(results):
-        folds = []
-        for result in group:
-            arrays = result.arrays()
-            is_on, score = arrays[f"{result.part}_target"] == 1, arrays[f"{result.part}_log_odds"]
-            if is_on.any() and not is_on.all():
-                folds.append((curves(score, is_on), float(is_on.mean())))
+        folds = [found for result in group if (found := rank_curves_of(result))]
         if folds:
             panels[name] = folds
     if panels:

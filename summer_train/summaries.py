@@ -1,18 +1,17 @@
 """What a report says, as plain data: combinations of settings, what each is held against, two folders compared."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from summer_train import nulls
-from summer_train.config import Choice, options_of
-from summer_train.findings import Result, compare, groups_of, mean_of, unit_scores
-from summer_train.metrics import curves
+from summer_train.findings import Result, compare, confusion_of, groups_of, mean_of, rank_curves_of, unit_scores
+from summer_train.grid import NUMBER_SETTINGS
 from summer_train.published import published_kappa
 from summer_train.records import SCORES_OF_TASK
-from summer_train.tables import common_settings, varied_options
+from summer_train.tables import REPEATS, common_settings, varied_options
 
 MAIN_SCORE = {"label": "kappa", "next_bin": "r2"}
 """The score by which a task's results are put in order and compared."""
@@ -51,7 +50,7 @@ def summarise(folders: Mapping[str, Sequence[Result]], published: bool = False) 
             for folder, results in folders.items()
             for values, group in groups_of([one for one in results if one.row["task"] == task], varied)
         ]
-        of_task.sort(key=lambda one: -np.nan_to_num(one[0]["mean"][MAIN_SCORE[task]], nan=-9.0))
+        of_task.sort(key=lambda one: -np.nan_to_num(one[0]["mean"][MAIN_SCORE[task]], nan=-np.inf))
         _add_rank_curves(of_task)
         groups += of_task
     summary = {
@@ -74,7 +73,8 @@ def _summary_of(
         "task": task,
         "folder": folder,
         "settings": settings,
-        "part": group[0].part,
+        "part": next((result.part for result in group if result.record.n_samples), "test"),
+        "n_defined": {name: int(np.isfinite(values).sum()) for name, values in scores.items()},
         "mean": {name: mean_of(values) for name, values in scores.items()},
         "sd": {name: _sd(values) for name, values in scores.items()},
         "baselines": {
@@ -120,15 +120,13 @@ def _null(group: Sequence[Result]) -> Summary:
 
 
 def _published(row: Mapping[str, Any]) -> Summary | None:
-    buffer = "random" if row["split"] == "random" else f"{row['buffer'] or 0:g}"
-    known = published_kappa(row["label_name"], buffer, row["brain_regions"])
+    known = published_kappa(row)
     return None if known is None else {"kappa": known.mean, "sd": known.sd}
 
 
 def _confusion(group: Sequence[Result]) -> list[list[float]] | None:
-    """Return samples by truth (off, on) and call (off, on), folds together; None where all are undefined."""
-    cells = np.array([[result.score(cell) for cell in ("tn", "fp", "fn", "tp")] for result in group])
-    return np.nansum(cells, axis=0).reshape(2, 2).tolist() if np.isfinite(cells).any() else None
+    found = confusion_of(group)
+    return None if found is None else found.tolist()
 
 
 def _units(group: Sequence[Result]) -> list[Summary]:
@@ -143,13 +141,11 @@ def _add_rank_curves(groups: Sequence[Group]) -> None:
     """Add ROC and precision-recall curves of the first groups that kept predictions, thinned to what can be seen."""
     for summary, group in with_predictions(groups):
         for result in group:
-            arrays = result.arrays()
-            is_on, score = arrays[f"{result.part}_target"] == 1, arrays[f"{result.part}_log_odds"]
-            if is_on.any() and not is_on.all():
-                points = curves(score, is_on)
+            found = rank_curves_of(result)
+            if found is not None:
+                points, base_rate = found
                 shown = np.unique(np.linspace(0, len(points["fpr"]) - 1, _CURVE_POINTS).round().astype(int))
                 of_fold = {name: values[shown].tolist() for name, values in points.items()}
-                base_rate = float(is_on.mean())
                 summary["rank_curves"].append({"fold": result.row["fold"], "base_rate": base_rate, **of_fold})
 
 
@@ -164,11 +160,15 @@ def with_predictions(groups: Sequence[Group]) -> list[Group]:
 
 
 def _differences(folders: Mapping[str, Sequence[Result]]) -> list[Summary]:
-    """Return the settings, and the digests of data, whose values are not the same in every folder."""
+    """Return the settings, and the digests of data, whose values are not the same in every folder.
+
+    Where all folders have models of a task, it is of those tasks only: settings of others differ anyway.
+    """
+    shared = set.intersection(*({one.row["task"] for one in results} for results in folders.values()))
     found = []
-    for name in (*options_of(Choice), "max_epochs", "patience", "data_digest"):
+    for name in (*NUMBER_SETTINGS, "data_digest"):
         values = {
-            folder: list(dict.fromkeys(result.row.get(name) for result in results))
+            folder: list(dict.fromkeys(one.row.get(name) for one in results if one.row["task"] in shared or not shared))
             for folder, results in folders.items()
         }
         if len({frozenset(map(str, of_folder)) for of_folder in values.values()}) > 1:
@@ -177,36 +177,46 @@ def _differences(folders: Mapping[str, Sequence[Result]]) -> list[Summary]:
 
 
 def _comparison(folders: Mapping[str, Sequence[Result]]) -> list[Summary]:
-    """Return how further folders do beside the first, over models of the same labels, folds and seeds.
-
-    What has one value in each folder is what they differ in; what has several is what they are matched by.
-    """
-    if len(folders) < 2:
-        return []
+    """Return how further folders do beside the first, task by task, over pairs of models."""
     (first, ours), *others = folders.items()
-    names = [*options_of(Choice), "max_epochs", "patience"]
-    matched = [
-        name for name in names
-        if name in ("task", "label_name", "fold", "seed")
-        or any(len({one.row.get(name) for one in results}) > 1 for results in folders.values())
-    ]  # fmt: skip
-    found = []
-    for other, theirs in others:
-        by_key = {tuple(one.row.get(name) for name in matched): one for one in theirs}
-        pairs = [(one, by_key.get(tuple(one.row.get(name) for name in matched))) for one in ours]
-        both = [(one, beside) for one, beside in pairs if beside is not None]
-        shown = [name for name in matched if name not in ("fold", "seed")]
-        groups: dict[tuple[Any, ...], list[tuple[Result, Result]]] = {}
-        for one, beside in both:
-            groups.setdefault(tuple(one.row.get(name) for name in shown), []).append((one, beside))
-        for values, group in groups.items():
-            score = MAIN_SCORE[group[0][0].row["task"]]
-            numbers = np.array([[one.score(score), beside.score(score)] for one, beside in group])
-            defined = numbers[np.isfinite(numbers).all(axis=1)]
-            gains = (defined[:, 1] - defined[:, 0]).tolist()
-            found.append({
-                "folders": [first, other], "settings": dict(zip(shown, values, strict=True)), "score": score,
-                "n_models": len(defined), "means": [mean_of(column) for column in defined.T.tolist()],
-                "difference": mean_of(gains), "sd": _sd(gains),
-            })  # fmt: skip
-    return found
+    return [
+        found
+        for other, theirs in others
+        for task in MAIN_SCORE
+        for found in _compared(
+            [first, other],
+            [one for one in ours if one.row["task"] == task],
+            [one for one in theirs if one.row["task"] == task],
+            MAIN_SCORE[task],
+        )
+    ]
+
+
+def _compared(names: list[str], ours: Sequence[Result], theirs: Sequence[Result], score: str) -> Iterator[Summary]:
+    """Yield the gain over pairs of models of each label.
+
+    Partners agree in label, fold, seed and whatever has several values in one of the folders; what has one value in
+    each folder is what is compared.
+    """
+    varied = [
+        name
+        for name in NUMBER_SETTINGS
+        if any(len({one.row.get(name) for one in results}) > 1 for results in (ours, theirs))
+    ]
+    matched = list(dict.fromkeys(["task", "label_name", *varied, *REPEATS]))
+    partners = {tuple(one.row.get(name) for name in matched): one for one in theirs}
+    shown = [name for name in matched if name not in REPEATS]
+    groups: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
+    for one in ours:
+        partner = partners.get(tuple(one.row.get(name) for name in matched))
+        if partner is not None:
+            pair = one.score(score), partner.score(score)
+            groups.setdefault(tuple(one.row.get(name) for name in shown), []).append(pair)
+    for values, pairs in groups.items():
+        defined = [pair for pair in pairs if np.isfinite(pair).all()]
+        gains = [theirs_ - ours_ for ours_, theirs_ in defined]
+        yield {
+            "folders": names, "settings": dict(zip(shown, values, strict=True)), "score": score,
+            "n_models": len(defined), "means": [mean_of([pair[side] for pair in defined]) for side in (0, 1)],
+            "difference": mean_of(gains), "sd": _sd(gains),
+        }  # fmt: skip

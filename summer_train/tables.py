@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from summer_prep.console import Table
-from summer_train.config import Choice, options_of
+from summer_train.grid import NUMBER_SETTINGS
 from summer_train.runs import PARTS, FitResult, Scores, probability_of
 
 RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s", "fold", "seed")
@@ -119,14 +119,16 @@ def settings_line(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def common_settings(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the settings that all rows of a study have in common."""
-    names = [*options_of(Choice), "max_epochs", "patience"]
-    return {name: rows[0].get(name) for name in names if rows and len({str(row.get(name, "")) for row in rows}) == 1}
+    return {
+        name: rows[0].get(name)
+        for name in NUMBER_SETTINGS
+        if rows and len({str(row.get(name, "")) for row in rows}) == 1
+    }
 
 
 def varied_options(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the options that differ between rows of a study, label first, without folds and seeds."""
-    names = [*options_of(Choice), "max_epochs", "patience"]
-    varied = [name for name in names if name not in REPEATS and len({row.get(name) for row in rows}) > 1]
+    varied = [name for name in NUMBER_SETTINGS if name not in REPEATS and len({row.get(name) for row in rows}) > 1]
     return sorted(varied or ["label_name" if rows and rows[0].get("task") == "label" else "task"], key=_label_first)
 
 

@@ -172,6 +172,8 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
     """
     if not is_first_process():
         say = say_nothing
+    if choice.patient_ids:
+        run = replace(run, nwb_path=None)  # what is kept of a run is what it used
     started = time.perf_counter()
     launch = launch_of()
     end_with_first_process(launch)

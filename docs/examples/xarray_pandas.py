@@ -10,12 +10,11 @@ import numpy as np
 import xarray
 
 key = xarray.open_zarr(f"{sys.argv[1]}/sub-14/bin-80ms.zarr", chunks=None)
-bin_s = 0.08
 
-# Rates (Hz) of each region while the label is on and off.
+# Rates (Hz of recorded time) of each region while the label is on and off.
 by_region = key["spike_counts"].groupby("brain_region").mean("unit")
 summer = key["labels_first"].sel(label="summer")
-table = (by_region.groupby(summer).mean("bin") / bin_s).to_pandas()
+table = (by_region.groupby(summer).sum("bin") / key["recorded_s"].groupby(summer).sum("bin")).to_pandas()
 print(table.round(2))
 
 # The same for single units, as a pandas table with what is known of them.
@@ -28,5 +27,6 @@ is_on = (summer == 1).values
 onsets = np.flatnonzero(is_on[1:] & ~is_on[:-1]) + 1
 around = np.arange(-12, 25)
 inside = onsets[(onsets >= 12) & (onsets < len(is_on) - 25)]
-response = key["spike_counts"].values[inside[:, None] + around].mean(axis=(0, 2)) / bin_s
+spikes = key["spike_counts"].mean("unit").values[inside[:, None] + around].sum(axis=0)
+response = spikes / key["recorded_s"].values[inside[:, None] + around].sum(axis=0)
 print(f"{len(inside)} onsets, mean rate before {response[:12].mean():.2f} Hz and after {response[12:].mean():.2f} Hz")
