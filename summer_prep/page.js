@@ -43,8 +43,7 @@
       `Unit ${number} (${unit.brain_region ?? ""}): ${shown(unit.rate_hz, 2)} Hz`;
     table.tBodies[0].replaceChildren(...facts.labels.map((label, index) => {
       const row = document.createElement("tr");
-      for (const text of [label.label, shown(facts.rates_by_label.on_hz[index][number], 2),
-                          shown(facts.rates_by_label.off_hz[index][number], 2)])
+      for (const text of [label.label, ...rates_by_label(index, number)])
         row.appendChild(document.createElement("td")).textContent = text;
       row.cells[0].className = "text";
       return row;
@@ -53,16 +52,50 @@
     sample();
   }
 
+  // On, off and their ratio, as `inspect --unit` shows them.
+  function rates_by_label(label, number) {
+    const [on, off] = [facts.rates_by_label.on_hz[label][number], facts.rates_by_label.off_hz[label][number]];
+    return [shown(on, 2), shown(off, 2), shown(on !== null && off ? on / off : null, 2)];
+  }
+
+  // Columns of one label beside the units, which sort by them.
+  function show_label() {
+    const value = document.getElementById("label").value, table = document.getElementById("units");
+    const rows = [table.tHead.rows[0], ...table.tBodies[0].rows];
+    for (const row of rows) while (row.cells.length > 6) row.deleteCell(6);
+    if (value === "") return;
+    const name = facts.labels[Number(value)].label;
+    [`${name} on (Hz)`, "off (Hz)", "ratio"].forEach((text, index) => {
+      const head = rows[0].appendChild(document.createElement("th")), button = document.createElement("button");
+      head.scope = "col";
+      button.dataset.column = String(6 + index);
+      button.textContent = text;
+      head.append(button);
+    });
+    for (const row of rows.slice(1))
+      for (const text of rates_by_label(Number(value), Number(row.dataset.unit)))
+        row.appendChild(document.createElement("td")).textContent = text;
+  }
+
+  function choose_row(y) {
+    const row = Math.floor(y), order = model("counts").data.order[0];
+    if (row >= 0 && row < order.length) choose(order[row]);
+  }
+
   function filter() {
-    const wanted = [document.getElementById("region").value, document.getElementById("type").value];
+    const wanted = ["region", "type"].map(name => {
+      const value = document.getElementById(name).value;
+      return value === "" ? null : facts.choices[name][Number(value)];
+    });
     let n = 0;
     for (const row of document.querySelectorAll("#units tbody tr")) {
-      row.hidden = wanted.some((value, index) => value && row.cells[index + 1].textContent !== value);
+      row.hidden = wanted.some((value, index) => value !== null && row.cells[index + 1].textContent !== value);
       n += row.hidden ? 0 : 1;
     }
     document.getElementById("n-shown").textContent = `${n} of ${facts.n_units} units`;
   }
 
+  document.getElementById("label").addEventListener("change", show_label);
   document.getElementById("region").addEventListener("change", filter);
   document.getElementById("type").addEventListener("change", filter);
   document.querySelector("#units tbody").addEventListener("click", event => {
@@ -70,5 +103,5 @@
     if (row) choose(Number(row.dataset.unit));
   });
   filter();
-  Object.assign(window.summer, {sample, begin: sample});
+  Object.assign(window.summer, {sample, choose_row, begin: sample});
 })();

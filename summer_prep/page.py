@@ -4,7 +4,7 @@ The counts stand in the page and are sampled anew at every zoom.
 """
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from summer_prep.report import describe_key, rates_by_label, splits_of, stretche
 from summer_prep.splits import Indices
 from summer_prep.store import read_array
 from summer_prep.tables import rounded
-from summer_prep.web import COLORS, film_figure, film_range, html_table, legend_above, render, write_page
+from summer_prep.web import COLORS, figure_names, film_figure, film_range, html_table, legend_above, render, write_page
 
 _N_COLUMNS = 1000
 _ROW_PX = 14
+_UNIT_PX, _TICK_PX = 6, 14
 
 
 def usual_buffer_s(description: Description) -> float | None:
@@ -64,7 +65,10 @@ def _page(description: Description, facts: dict[str, Any], buffer_s: float | Non
     film.minutes.js_on_change("start", sample)
     film.minutes.js_on_change("end", sample)
     on_hz, off_hz = rates_by_label(film.spike_counts, film.recorded_s, film.first_labels).round(4)
+    columns = {"region": "brain_region", "type": "cell_type"}
+    choices = {name: sorted({unit.get(column, "") for unit in facts["units"]}) for name, column in columns.items()}
     of_page = {
+        "choices": choices,
         "rates_by_label": {"on_hz": on_hz.tolist(), "off_hz": off_hz.tolist()},
         "film": {
             "start_min": film.start_min, "bin_min": film.bin_min, "n_bins": film.n_bins, "n_units": facts["n_units"],
@@ -79,8 +83,9 @@ def _page(description: Description, facts: dict[str, Any], buffer_s: float | Non
         {**facts, **of_page},
         summary=_summary(facts),
         units=html_table(_unit_table(facts["units"]), "units", "unit"),
-        regions=_options(unit.get("brain_region", "") for unit in facts["units"]),
-        types=_options(unit.get("cell_type", "") for unit in facts["units"]),
+        regions=_options(choices["region"]),
+        types=_options(choices["type"]),
+        labels=_options([label["label"] for label in facts["labels"]]),
     )
 
 
@@ -91,13 +96,13 @@ class _Film:
         from bokeh.models import ColumnDataSource
 
         key, attributes = description.folder, description.attributes
-        self.names = list(attributes["label_names"])
+        self.names = figure_names(attributes["label_names"])
         self.n_bins = attributes["n_bins"]
         self.spike_counts, self.recorded_s = read_array(key, "spike_counts"), read_array(key, "recorded_s")
         self.first_labels = read_array(key, "labels_first")
         starts_s = read_array(key, "bin_start_s")
         self.start_min = float(starts_s[0]) / 60
-        self.bin_min = float(starts_s[-1] - starts_s[0]) / 60 / max(1, self.n_bins - 1)
+        self.bin_min = attributes["bin_length_ms"] / 60_000
         stop_min = self.start_min + self.n_bins * self.bin_min
         self.minutes = film_range(self.start_min, stop_min, 10 * self.bin_min)
         regions = np.array(attributes["units"].get("brain_region", [""] * attributes["n_units"]))
@@ -112,7 +117,7 @@ class _Film:
 
     def counts(self) -> Any:
         """Return the heat map, whose columns are drawn from the counts at every zoom."""
-        from bokeh.models import ColumnDataSource, FixedTicker
+        from bokeh.models import ColumnDataSource, CustomJS, FixedTicker
         from bokeh.palettes import Inferno256
 
         n_units = len(self.order)
@@ -120,16 +125,41 @@ class _Film:
             data={"image": [np.zeros((n_units, 1), np.float32)], "x": [self.start_min], "dw": [1.0]}, name="heat"
         )
         drawn = film_figure(
-            self.minutes, max(220, min(700, n_units * 6)), y_range=(n_units, 0), title="spike counts, units by region",
-            tooltips=[("film time (min)", "$x{0.00}"), ("row", "$y{0}"), ("log2(1 + rate in Hz)", "@image")],
+            self.minutes, max(220, min(700, n_units * _UNIT_PX)), y_range=(n_units, 0),
+            title="rates of units by region",
         )  # fmt: skip
+        drawn.toolbar_location = "above"
+        drawn.add_tools(self._hover_of_counts())
+        drawn.js_on_event("tap", CustomJS(code="window.summer.choose_row(cb_obj.y)"))
         drawn.image("image", x="x", y=0, dw="dw", dh=n_units, source=source, palette=Inferno256)
-        names, firsts, sizes = np.unique(self.regions, return_index=True, return_counts=True)
-        middles = [float(first + size / 2) for first, size in zip(firsts, sizes, strict=True)]
-        drawn.yaxis.ticker = FixedTicker(ticks=middles)
-        drawn.yaxis.major_label_overrides = dict(zip(middles, map(str, names), strict=True))
+        ticks = self._region_ticks()
+        drawn.yaxis.ticker = FixedTicker(ticks=list(ticks))
+        drawn.yaxis.major_label_overrides = ticks
         self.rates = ColumnDataSource(data={"x": [self.start_min], "population": [0.0], "unit": [0.0]}, name="rates")
         return drawn
+
+    def _hover_of_counts(self) -> Any:
+        from bokeh.models import CustomJSHover, HoverTool
+
+        order = self.order.tolist()
+        unit = CustomJSHover(args={"order": order}, code="return String(order[Math.floor(special_vars.y)])")
+        rate = CustomJSHover(code="return (Math.pow(2, value) - 1).toFixed(2)")
+        return HoverTool(
+            tooltips=[("film time (min)", "$x{0.00}"), ("unit", "$y{custom}"), ("rate (Hz)", "@image{custom}")],
+            formatters={"$y": unit, "@image": rate},
+        )
+
+    def _region_ticks(self) -> dict[float, str]:
+        """Return where the names of regions stand; those of regions too small for a name of their own share one."""
+        names, firsts, sizes = np.unique(self.regions, return_index=True, return_counts=True)
+        ticks: dict[float, str] = {}
+        for name, first, size in zip(figure_names([str(name) for name in names]), firsts, sizes, strict=True):
+            middle, last = float(first + size / 2), next(reversed(ticks), -np.inf)
+            if middle - last < _TICK_PX / _UNIT_PX:
+                ticks[last] += f", {name}"
+            else:
+                ticks[middle] = name
+        return ticks
 
     def rate(self) -> Any:
         """Return the rate of all units, and of one that is chosen."""
@@ -225,5 +255,8 @@ def _unit_table(units: list[dict[str, Any]]) -> Table:
     return Table(["unit", "region", "type", "spikes", "rate (Hz)", "Fano factor"], rows)
 
 
-def _options(values: Any) -> str:
-    return "".join(f"<option>{html.escape(str(value))}</option>" for value in sorted(set(values)))
+def _options(values: Sequence[str]) -> str:
+    """Return what may be chosen, by number: browsers change the white space of a value."""
+    return "".join(
+        f'<option value="{number}">{html.escape(value) or "(none)"}</option>' for number, value in enumerate(values)
+    )

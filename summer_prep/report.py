@@ -39,7 +39,7 @@ def describe_key(description: Description) -> dict[str, Any]:
         "arrays": [describe_array(description, name) for name in sorted(attributes["digests"])],
         "regions": _rates_by_region(counts, recorded_s, attributes["units"]),
         "units": [_unit_facts(description, unit, counts[:, unit], seconds) for unit in range(attributes["n_units"])],
-        "labels": _label_shares(key, attributes["label_names"]),
+        "labels": _label_shares(key, attributes["label_names"], attributes["bin_length_ms"] / 1000),
     }
 
 
@@ -57,13 +57,11 @@ def _rates_by_region(counts: NDArray[Any], recorded_s: float, units: dict[str, l
     ]
 
 
-def _label_shares(key: Path, label_names: list[str]) -> list[dict[str, Any]]:
+def _label_shares(key: Path, label_names: list[str], bin_s: float) -> list[dict[str, Any]]:
     """Return each label's percentage of bins with value 1 under every rule, and of undefined ones.
 
     Stretches are runs of bins with value 1 under the rule `first`, and their length is in the film.
     """
-    bin_start_s = read_array(key, "bin_start_s")
-    bin_s = float(bin_start_s[1] - bin_start_s[0]) if len(bin_start_s) > 1 else float("nan")
     labels = {rule: read_array(key, f"labels_{rule}") for rule in LABEL_RULES}
     undefined = (labels["first"] == UNDEFINED).mean(axis=1)
     on = labels["first"] == ON
@@ -92,7 +90,8 @@ def describe_labels(description: Description, buffer_s: float | None = None) -> 
     CacheError : an array cannot be decoded
     SettingsError : the buffer leaves no segment
     """
-    shares = _label_shares(description.folder, description.attributes["label_names"])
+    attributes = description.attributes
+    shares = _label_shares(description.folder, attributes["label_names"], attributes["bin_length_ms"] / 1000)
     if buffer_s is None:
         return shares
     folds = describe_folds(description, buffer_s)["labels"]
@@ -243,7 +242,8 @@ def splits_of(description: Description, buffer_s: float) -> dict[int, dict[str, 
     try:
         return {fold: vars(blocked_split(n_bins, bin_length_ms, buffer_s, fold)) for fold in folds}
     except SettingsError as error:  # which names the option of training
-        raise SettingsError(str(error).replace("--buffer", "--fold-layout")) from error
+        said = str(error).replace("--buffer", "--fold-layout").split(" with --sequence")[0]
+        raise SettingsError(said.replace("none fits; use --val-fraction instead", "this film is too short")) from error
 
 
 def _label_in_folds(label: NDArray[np.uint8], splits: dict[int, dict[str, Indices]]) -> dict[str, Any]:

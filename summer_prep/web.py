@@ -11,10 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from summer_prep.console import Table
+from summer_prep.console import Table, as_data
 from summer_prep.errors import SettingsError
 from summer_prep.extras import load_extra
 from summer_prep.values import finite
+
+_NAME_LENGTH = 36
 
 COLORS = {
     "train": "#4477aa", "val": "#ccbb44", "test": "#ee6677", "unused": "#bbbbbb", "main": "#3b82d0",
@@ -95,12 +97,13 @@ def write_page(page: Path, text: str) -> None:
     staged = page.with_name(f".{page.name}.{uuid.uuid4().hex}.staging")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_text(text, encoding="utf-8")
+        staged.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
         os.replace(staged, page)
     except OSError as error:
+        raise SettingsError(f"{page}: cannot be written ({error.strerror}). Name another file") from error
+    finally:
         with suppress(OSError):
             staged.unlink()
-        raise SettingsError(f"{page}: cannot be written ({error.strerror}). Name another file") from error
 
 
 def new_figure(height_px: int, **options: Any) -> Any:
@@ -113,12 +116,34 @@ def new_figure(height_px: int, **options: Any) -> Any:
 
 
 def film_figure(minutes: Any, height_px: int, **options: Any) -> Any:
-    """Return a figure along the film that moves with all others of the same range."""
-    drawn = new_figure(
-        height_px, x_range=minutes, tools="xpan,xwheel_zoom,xbox_zoom,reset", active_scroll="xwheel_zoom", **options
-    )
+    """Return a figure along the film that moves with all others of the same range.
+
+    The wheel zooms with Ctrl only: pictures fill most of a page, which could not be scrolled otherwise.
+    """
+    from bokeh.models import WheelZoomTool
+
+    drawn = new_figure(height_px, x_range=minutes, tools="xpan,xbox_zoom,reset", **options)
+    wheel = WheelZoomTool(dimensions="width", modifiers="ctrl")
+    drawn.add_tools(wheel)
+    drawn.toolbar.active_scroll = wheel
     drawn.min_border_left = 110
+    drawn.toolbar_location = None  # one above the first is enough, and all are as wide as each other
     return drawn
+
+
+def figure_names(names: Sequence[str]) -> list[str]:
+    """Return names as figures can show them, each another: short, and what files say is no formula."""
+    found: dict[str, None] = {}
+    for name in names:
+        text = as_data(name)
+        text = text if len(text) <= _NAME_LENGTH else f"{text[: _NAME_LENGTH - 1]}…"
+        # Bokeh typesets what stands between two of these marks; nothing is seen of a space without width.
+        text = text.replace("$", "$\u200b").replace("\\", "\\\u200b")
+        number = 2
+        while text in found:
+            text, number = f"{text} ({number})", number + 1
+        found[text] = None
+    return list(found)
 
 
 def legend_above(drawn: Any) -> None:
@@ -132,7 +157,13 @@ def film_range(start_min: float, stop_min: float, least_min: float) -> Any:
     """Return the range of film time that figures share; the arrow keys move it, too."""
     from bokeh.models import Range1d
 
-    return Range1d(start=start_min, end=stop_min, bounds=(start_min, stop_min), min_interval=least_min, name="film")
+    return Range1d(
+        start=start_min,
+        end=stop_min,
+        bounds=(start_min, stop_min),
+        min_interval=min(least_min, stop_min - start_min),
+        name="film",
+    )
 
 
 def html_table(table: Table, name: str, numbered: str = "", first: int = 0) -> str:

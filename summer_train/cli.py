@@ -226,7 +226,8 @@ def study(context: typer.Context, config: ConfigOption = None, as_json: JsonOpti
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of studies or runs.")],
     output_dir: Annotated[
-        Path | None, path_option("Where pictures and page go.  [default: report in FOLDER]", "--output-dir")
+        Path | None,
+        path_option("Where pictures and page go.  [default: report in FOLDER, of several in this one]", "--output-dir"),
     ] = None,
     published: Annotated[bool, typer.Option("--published", help="Draw the published figures beside.")] = False,
     html: Annotated[
@@ -241,16 +242,23 @@ def report(
     """
     from summer_prep.web import check_page
     from summer_train.reporting import Report
+    from summer_train.tables import comparison_table, summary_table
 
     check_page(html)
     with working("drawing"):
         found = Report.of(folders, published, say)
         written = found.write(output_dir, html)
+        facts = found.as_plain()
     if as_json:
-        show_json({"written": [str(path) for path in written], **found.as_plain()})
+        show_json({"written": [str(path) for path in written], **facts})
         return
+    for task in dict.fromkeys(group["task"] for group in facts["groups"]):
+        show_table(summary_table([group for group in facts["groups"] if group["task"] == task]))
+    if facts["comparison"]:
+        show("")
+        show_table(comparison_table(facts["comparison"]))
     for path in written:
-        show(as_data(path))
+        say(f"wrote {path}")
 
 
 @app.command()

@@ -104,9 +104,10 @@
     const group = facts.groups[number];
     for (const row of document.querySelectorAll("tr[data-group]"))
       row.classList.toggle("chosen", Number(row.dataset.group) === number);
-    const words = Object.entries(group.settings).map(([name, value]) => `${name.replaceAll("_", " ")} ${value === "" ? "none" : value}`);
+    const words = Object.entries(group.settings).map(
+      ([name, value]) => name === "label_name" ? value : `${name.replaceAll("_", " ")} ${value === "" ? "none" : value}`);
     document.getElementById("group-title").textContent =
-      [...words, ...(Object.keys(facts.folders).length > 1 ? [group.folder] : [])].join(", ");
+      [...(Object.keys(facts.folders).length > 1 ? [group.folder] : []), ...words].join(", ");
     draw_curves(group);
     draw_ranks(group);
     draw_confusion(group);
@@ -119,7 +120,9 @@
 
   document.addEventListener("click", event => {
     const row = event.target.closest("tr[data-group]");
-    if (row) choose(Number(row.dataset.group));
+    if (!row) return;
+    choose(Number(row.dataset.group));
+    document.getElementById("group-title").scrollIntoView({behavior: "smooth"});
   });
   Object.assign(window.summer, {choose, sample, begin: () => choose(0)});
 })();

@@ -1,7 +1,7 @@
 """A page of studies and runs to look into: tables first, every fold a dot, and all that is known of a chosen row."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from summer_prep.console import Table
 from summer_prep.web import (
     COLORS,
+    figure_names,
     film_figure,
     film_range,
     html_table,
@@ -20,23 +21,16 @@ from summer_prep.web import (
     write_page,
 )
 from summer_train.findings import FilmTrack, Result, film_track, one_per_fold
-from summer_train.pictures import NULL, PUBLISHED
+from summer_train.pictures import PUBLISHED
 from summer_train.published import CONDITIONS, SOURCE
 from summer_train.summaries import MAIN_SCORE, Group, Summary, with_predictions
-from summer_train.tables import SCORE_COLUMNS, number
+from summer_train.tables import SCORE_COLUMNS, as_cell, comparison_table, differences_table, summary_table
 
-_SHOWN = {
-    "label": ("kappa", "auroc", "average_precision", "accuracy", "base_rate"),
-    "next_bin": ("r2", "bits_per_spike", "mse"),
-}
-_HELD_AGAINST = {
-    "label": {"time only": "kappa", "majority class": "accuracy"},
-    "next_bin": {"mean count": "mse", "copy last bin": "mse"},
-}
 _FOLDER_COLORS = (COLORS["main"], "#d9822b", "#228833", "#aa3377")
+_BAND: dict[str, Any] = {"color": COLORS["unused"], "alpha": 0.45, "line_color": None}
 _ROW_PX = 22
 _MAX_SPANS = 2000
-_NAME_LENGTH = 32
+_MAX_ROWS = 200  # more than a browser can draw at once
 
 
 def write_report_page(page: Path, summary: Summary, groups: Sequence[Group]) -> None:
@@ -82,103 +76,37 @@ def _texts(summary: Summary) -> dict[str, Any]:
     for task in _tasks(summary):
         of_task = [group for group in groups if group["task"] == task]
         tables.append(
-            (task, task.replace("_", " "), html_table(_table(of_task, summary), f"groups-{task}", "group", first))
+            (task, task.replace("_", " "), html_table(summary_table(of_task), f"groups-{task}", "group", first))
         )
         first += len(of_task)
     has_published = any(group["published"] for group in groups)
     return {
         "tables": tables,
         "n_models": str(summary["n_models"]),
-        "comparison": html_table(_comparison_table(summary), "comparison") if summary["comparison"] else "",
-        "differences": html_table(_difference_table(summary), "differences") if summary["differences"] else "",
+        "comparison": _if_any(comparison_table, summary["comparison"], "comparison"),
+        "differences": _if_any(differences_table, summary["differences"], "differences"),
         "settings": html_table(_settings_table(summary), "settings"),
         "published": html.escape(f"Published: {SOURCE}. {CONDITIONS}.") if has_published else "",
         "n_folders": str(len(summary["folders"])),
     }
 
 
-def _table(groups: Sequence[Summary], summary: Summary) -> Table:
-    task = groups[0]["task"]
-    names = list(groups[0]["settings"])
-    several = len(summary["folders"]) > 1
-    shown, held = _SHOWN[task], _HELD_AGAINST[task]
-    has_null = any(group["null"] for group in groups)
-    rows = []
-    for group in groups:
-        mean, null = group["mean"], group["null"].get("kappa")
-        cells = [_as_text(group["settings"][name]) for name in names]
-        cells += [group["folder"]] if several else []
-        n_defined, n_models = group["n_defined"][shown[0]], len(group["models"])
-        cells += [
-            f"{n_defined} of {n_models}" if n_defined < n_models else str(n_models),
-            number(mean[shown[0]], 3),
-            number(group["sd"][shown[0]], 3),
-        ]
-        cells += [number(mean[name], 3) for name in shown[1:]]
-        cells += [number(group["baselines"].get(baseline, {}).get(score), 3) for baseline, score in held.items()]
-        if has_null:
-            band = f"{null['low']:.3f} to {null['high']:.3f}" if null else None
-            cells += [band or "-", number(null["p"], 3) if null else "-"]
-        rows.append(cells)
-    part = "val " if all(group["part"] == "val" for group in groups) else ""
-    header = [name.replace("_", " ") for name in names]
-    header += ["folder"] if several else []
-    header += [
-        "models",
-        f"{part}{SCORE_COLUMNS[shown[0]]}",
-        "SD",
-        *(f"{part}{SCORE_COLUMNS[name]}" for name in shown[1:]),
-    ]
-    header += [f"{baseline} ({SCORE_COLUMNS[score]})" for baseline, score in held.items()]
-    return Table([*header, *(["shifted, 5 to 95 %", "p"] if has_null else [])], rows)
-
-
-def _as_text(value: object) -> str:
-    return "none" if value in ("", None) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _comparison_table(summary: Summary) -> Table:
-    first = next(iter(summary["folders"]))
-    names = [name for name in summary["comparison"][0]["settings"] if name != "task"]
-    rows = [
-        [
-            *(_as_text(one["settings"][name]) for name in names), SCORE_COLUMNS[one["score"]], one["folders"][1],
-            one["n_models"], *(number(mean, 3) for mean in one["means"]),
-            number(one["difference"], 3), number(one["sd"], 3),
-        ]
-        for one in summary["comparison"]
-    ]  # fmt: skip
-    columns = ["score", "folder", "pairs", f"{first}", "the other", "gain", "SD of gain"]
-    return Table([*(name.replace("_", " ") for name in names), *columns], rows)
-
-
-def _difference_table(summary: Summary) -> Table:
-    rows = [
-        [one["setting"].replace("_", " "), *(_some(one["values"][folder]) for folder in summary["folders"])]
-        for one in summary["differences"]
-    ]
-    return Table(["setting", *summary["folders"]], rows)
-
-
-def _some(values: Sequence[object]) -> str:
-    shown = ", ".join(map(_as_text, values[:8]))
-    return shown if len(values) <= 8 else f"{shown}, ... ({len(values)})"
+def _if_any(table: Callable[[Sequence[Summary]], Table], rows: Sequence[Summary], name: str) -> str:
+    return html_table(table(rows), name) if rows else ""
 
 
 def _settings_table(summary: Summary) -> Table:
-    rows = [[name.replace("_", " "), _as_text(value)] for name, value in summary["settings"].items()]
+    rows = [[name.replace("_", " "), as_cell(value)] for name, value in summary["settings"].items()]
     models = [model for group in summary["groups"] for model in group["models"]]
-    rows.append(["data digest", _some(list(dict.fromkeys(model["data_digest"] for model in models)))])
+    rows.append(["data digest", as_cell(list(dict.fromkeys(model["data_digest"] for model in models)))])
     return Table(["setting", "value"], rows)
 
 
 def _name(group: Summary, folders: Sequence[str]) -> str:
-    words = [_as_text(value) for value in group["settings"].values()]
-    return ", ".join([*words, *([group["folder"]] if len(folders) > 1 else [])])
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _NAME_LENGTH else f"{text[: _NAME_LENGTH - 1]}…"
+    """Return what tells a group from others: its folder, its label, and other settings by name."""
+    words = [value if name == "label_name" else f"{name.replace('_', ' ')} {as_cell(value)}"
+             for name, value in group["settings"].items()]  # fmt: skip
+    return ", ".join([*([group["folder"]] if len(folders) > 1 else []), *words])
 
 
 def _dots(groups: Sequence[Summary], folders: Sequence[str]) -> Any:
@@ -187,7 +115,8 @@ def _dots(groups: Sequence[Summary], folders: Sequence[str]) -> Any:
 
     task = groups[0]["task"]
     score = MAIN_SCORE[task]
-    names = [f"{place}. {_short(_name(group, folders))}" for place, group in enumerate(groups, start=1)]
+    groups, n_groups = groups[:_MAX_ROWS], len(groups)
+    names = figure_names([f"{place}. {_name(group, folders)}" for place, group in enumerate(groups, start=1)])
     points: dict[str, list[Any]] = {"x": [], "y": [], "fold": [], "seed": [], "color": []}
     means: dict[str, list[Any]] = {"x": [], "y": [], "color": []}
     marks: dict[str, dict[str, list[Any]]] = {
@@ -208,12 +137,14 @@ def _dots(groups: Sequence[Summary], folders: Sequence[str]) -> Any:
             _append(marks["published"], x=kappa, y=name, low=kappa - sd, high=kappa + sd)
     drawn = new_figure(
         110 + _ROW_PX * len(names), y_range=list(reversed(names)), tools="xpan,xbox_zoom,reset",
-        title=f"{SCORE_COLUMNS[score]} of each fold",
+        title=f"{SCORE_COLUMNS[score]} of each fold" + (f": the first {_MAX_ROWS}" if n_groups > _MAX_ROWS else ""),
     )  # fmt: skip
     drawn.xaxis.axis_label = SCORE_COLUMNS[score]
     if marks["shifted"]["y"]:
-        drawn.hbar(y="y", left="left", right="right", height=0.7, color=NULL, legend_label="shifted labels, 5 to 95 %",
-                   source=marks["shifted"])  # fmt: skip
+        drawn.hbar(
+            y="y", left="left", right="right", height=0.7, legend_label="shifted labels, 5 to 95 %", **_BAND,
+            source=marks["shifted"],
+        )  # fmt: skip
     if marks["time only"]["y"]:
         drawn.scatter("x", "y", marker="dash", angle=np.pi / 2, size=14, color=COLORS["quiet"], line_width=2,
                       legend_label="time only", source=marks["time only"])  # fmt: skip
@@ -309,19 +240,20 @@ def _film(tracks: Mapping[int, FilmTrack], spans: dict[str, list[Any]]) -> Any:
     least_min = 10 * min(track.step_s for track in tracks.values()) / 60
     minutes = film_range(start_min, stop_min, least_min)
     drawn = film_figure(
-        minutes, 240, y_range=(-0.03, 1.03), title="probability of “on”, each bin from the fold that tests it",
+        minutes, 240, y_range=(-0.03, 1.03), title="probability of “on”",
         tooltips=[("film time (min)", "@x{0.00}"), ("probability", "@probability{0.000}"), ("is on", "@on{0.00}")],
     )  # fmt: skip
     columns = _source({"x": [], "on": [], "probability": [], "width": []}, "film_columns")
-    drawn.vbar(x="x", top="on", width="width", color=NULL, line_color=None, legend_label="label on", source=columns)
+    drawn.vbar(x="x", top="on", width="width", legend_label="label on", source=columns, **_BAND)
     drawn.line("x", "probability", color=COLORS["main"], legend_label="probability", source=columns)
+    drawn.toolbar_location = "above"
     legend_above(drawn)
     folds = list(dict.fromkeys(spans["y"]))
     split = film_figure(
         minutes,
         90 + _ROW_PX * len(folds),
         y_range=list(reversed(folds)),
-        title="parts; the rest trains, or is buffer (not drawn: single bins at random)",
+        title="validation and test",
     )
     shown = _source({name: values[:] for name, values in spans.items()}, "shown_spans")  # of all until one is chosen
     split.hbar(

@@ -33,7 +33,7 @@ from summer_train.published import CONDITIONS, SOURCE, Published, published_kapp
 from summer_train.report_page import write_report_page
 from summer_train.runs import writing_below
 from summer_train.summaries import Group, Summary, summarise
-from summer_train.tables import number, settings_line, study_table, varied_options
+from summer_train.tables import comparison_table, differences_table, number, settings_line, study_table, varied_options
 
 PAGE = "report.md"
 SUFFIXES = (".png", ".svg")
@@ -58,7 +58,7 @@ def report(
     Parameters
     ----------
     *folders : of studies, of runs, or that hold runs
-    output_dir : where pictures and page go; `report` in the first folder by default
+    output_dir : where pictures and page go; by default `report` in the folder, of several in the current one
     published : whether the published figures are drawn beside
     html : where a page to look into goes, which is written in place of pictures unless they have an `output_dir`
 
@@ -115,12 +115,14 @@ class Report:
 
     def _write_pictures(self, output_dir: str | Path | None) -> list[Path]:
         first = next(iter(self.paths.values()))
-        target = first / "report" if output_dir is None else as_path(output_dir, "--output-dir")
+        # That of several folders is none of theirs, whose own reports it would replace.
+        usual = first / "report" if len(self.paths) == 1 else Path("report")
+        target = usual if output_dir is None else as_path(output_dir, "--output-dir")
         check_folder(target, "--output-dir")
         everything = [result for of_folder in self.found.values() for result in of_folder]
         results = usual_first(one_of_each(everything, self.say, first))
         with writing_below(target):
-            return list(_write(results, target, self.published, self.say))
+            return list(_write(results, target, self.published, self.say, self.as_plain()))
 
     def as_plain(self) -> Summary:
         """Return what was found as plain data, for JSON."""
@@ -143,7 +145,7 @@ Picture = tuple[str, str, Any]
 """Name of the file, what is to be seen, the figure."""
 
 
-def _write(results: Sequence[Result], target: Path, published: bool, say: Say) -> Iterator[Path]:
+def _write(results: Sequence[Result], target: Path, published: bool, say: Say, summary: Summary) -> Iterator[Path]:
     """Write pictures, then the page that shows them; yields the page first."""
     drawn: list[tuple[str, str]] = []
     files = []
@@ -156,12 +158,12 @@ def _write(results: Sequence[Result], target: Path, published: bool, say: Say) -
     if all(result.predictions is None for result in results):
         say("no predictions were kept: curves and the film are left out. study --keep-predictions keeps them")
     page = target / PAGE
-    page.write_text(_page(results, drawn, published), encoding="utf-8")
+    page.write_text(_page(results, drawn, published, summary), encoding="utf-8", errors="backslashreplace")
     yield page
     yield from files
 
 
-def _page(results: Sequence[Result], drawn: Sequence[tuple[str, str]], published: bool) -> str:
+def _page(results: Sequence[Result], drawn: Sequence[tuple[str, str]], published: bool, summary: Summary) -> str:
     rows = [result.row for result in results]
     lines = ["# Decoding report", "", f"{len(results)} models, {_cell(settings_line(rows))}.", ""]
     for task in dict.fromkeys(row["task"] for row in rows):
@@ -170,6 +172,8 @@ def _page(results: Sequence[Result], drawn: Sequence[tuple[str, str]], published
         null = _null_table([result for result in results if result.row["task"] == task])
         if null.rows:
             lines += ["### Against shifted labels", "", *_markdown(null), ""]
+    if len(summary["folders"]) > 1:
+        lines += _side_by_side(summary)
     undefined = [
         f"{row['label_name']}, fold {row['fold']}: {row['why_undefined']}" for row in rows if row["why_undefined"]
     ]
@@ -180,6 +184,15 @@ def _page(results: Sequence[Result], drawn: Sequence[tuple[str, str]], published
     if published:
         lines += [f"Published: {SOURCE}. {CONDITIONS}.", ""]
     return "\n".join(lines)
+
+
+def _side_by_side(summary: Summary) -> list[str]:
+    lines = ["## Side by side", ""]
+    if summary["comparison"]:
+        lines += [*_markdown(comparison_table(summary["comparison"])), ""]
+    if summary["differences"]:
+        lines += ["What differs in their settings:", "", *_markdown(differences_table(summary["differences"])), ""]
+    return lines
 
 
 def _markdown(table: Table) -> list[str]:

@@ -212,3 +212,82 @@ def bench_tables(stages_s: Mapping[str, Sequence[float]], epochs_s: Mapping[str,
 
 def _range_ms(values: Sequence[float]) -> str:
     return f"{min(values) * 1e3:.2f} to {max(values) * 1e3:.2f}"
+
+
+_SUMMARY_COLUMNS = {
+    "label": ("kappa", "auroc", "average_precision", "accuracy", "base_rate"),
+    "next_bin": ("r2", "bits_per_spike", "mse"),
+}
+_HELD_AGAINST = {
+    "label": {"time only": "kappa", "majority class": "accuracy"},
+    "next_bin": {"mean count": "mse", "copy last bin": "mse"},
+}
+
+
+def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a row for each group of one task of `summaries.summarise`: means, and what they are held against."""
+    task = groups[0]["task"]
+    first, *others = _SUMMARY_COLUMNS[task]
+    held, settings = _HELD_AGAINST[task], list(groups[0]["settings"])
+    several, has_null = len({group["folder"] for group in groups}) > 1, any(group["null"] for group in groups)
+    has_published = any(group["published"] for group in groups)
+    rows = []
+    for group in groups:
+        n_defined, n_models = group["n_defined"][first], len(group["models"])
+        null, published = group["null"].get(first), group["published"] or {}
+        rows.append([
+            *(as_cell(group["settings"][name]) for name in settings),
+            *([group["folder"]] if several else []),
+            f"{n_defined} of {n_models}" if n_defined < n_models else str(n_models),
+            number(group["mean"][first], 3),
+            number(group["sd"][first], 3),
+            *([f"{null['low']:.3f} to {null['high']:.3f}", number(null["p"], 3)] if null else ["-"] * 2 * has_null),
+            *([number(published.get("kappa"), 3) if published else "-"] if has_published else []),
+            *(number(group["baselines"].get(baseline, {}).get(score), 3) for baseline, score in held.items()),
+            *(number(group["mean"][name], 3) for name in others),
+        ])  # fmt: skip
+    part = "val " if all(group["part"] == "val" for group in groups) else ""
+    header = [
+        *(name.replace("_", " ") for name in settings), *(["folder"] if several else []), "models",
+        f"{part}{SCORE_COLUMNS[first]}", "SD", *(["shifted, 5 to 95 %", "p"] if has_null else []),
+        *(["published"] if has_published else []),
+        *(f"{baseline} ({SCORE_COLUMNS[score]})" for baseline, score in held.items()),
+        *(f"{part}{SCORE_COLUMNS[name]}" for name in others),
+    ]  # fmt: skip
+    return Table(header, rows)
+
+
+def comparison_table(comparison: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a row for each label and folder that is compared with the first folder."""
+    names = [name for name in dict.fromkeys(name for one in comparison for name in one["settings"]) if name != "task"]
+    rows = [
+        [
+            *(as_cell(one["settings"].get(name)) for name in names), SCORE_COLUMNS[one["score"]], *one["folders"],
+            one["n_models"], *(number(mean, 3) for mean in one["means"]), number(one["difference"], 3),
+            number(one["sd"], 3),
+        ]
+        for one in comparison
+    ]  # fmt: skip
+    columns = ["score", "first", "second", "pairs", "first's", "second's", "gain", "SD of gain"]
+    return Table([*(name.replace("_", " ") for name in names), *columns], rows)
+
+
+def differences_table(differences: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a row for each setting that is not the same in all folders."""
+    folders = list(differences[0]["values"])
+    rows = [
+        [one["setting"].replace("_", " "), *(as_cell(one["values"][folder]) for folder in folders)]
+        for one in differences
+    ]
+    return Table(["setting", *folders], rows)
+
+
+_SHOWN_VALUES = 8
+
+
+def as_cell(value: object) -> str:
+    """Return a setting's value as people read it, of several the first ones."""
+    if isinstance(value, list):
+        shown = ", ".join(map(as_cell, value[:_SHOWN_VALUES]))
+        return shown if len(value) <= _SHOWN_VALUES else f"{shown}, ... ({len(value)})"
+    return "none" if value in ("", None) else f"{value:g}" if isinstance(value, float) else str(value)
