@@ -73,6 +73,7 @@ def is_equal(difference: Difference) -> bool:
 
 def _keys_at(place: Place, local_cache: Path | None) -> tuple[str, Keys]:
     """Return what a place is, and its keys by what they are compared by."""
+    place = place.resolve() if isinstance(place, Path) else place
     if bin_length_of(place.name) is not None and place.parent.name.startswith("sub-"):
         return "key", {("", 0): place}
     patient_id = place.name.removeprefix("sub-")
@@ -84,7 +85,7 @@ def _keys_at(place: Place, local_cache: Path | None) -> tuple[str, Keys]:
         kind = "cache"
         keys = {(one, length): key_path(place, one, length) for one, lengths in cached.items() for length in lengths}
     if not keys:
-        raise SettingsError(f"{place}: no keys. Name a cache, a patient's folder in it, or a key")
+        raise SettingsError(f"{place}: no keys. Name a cache, a patient's folder in it (data_cache/sub-14), or a key")
     return kind, keys
 
 

@@ -14,6 +14,9 @@ from summer_prep.errors import SummerError
 _ALL_WORDS, _WORD_NUMBER, _ALL_TEXT = "COMP_WORDS", "COMP_CWORD", "_TYPER_COMPLETE_ARGS"
 
 
+Completer = Callable[[typer.Context, str], list[str]]
+
+
 def patients(context: typer.Context, incomplete: str) -> list[str]:
     """Return the patients in the cache."""
     return _offered(incomplete, _keys(context))
@@ -60,7 +63,22 @@ def _offered(incomplete: str, values: Iterable[str]) -> list[str]:
     cut = max(incomplete.rfind(mark) for mark in ",;") + 1
     before, begun = incomplete[:cut], incomplete[cut:]
     there = before.replace(";", ",").split(",")
-    return [f"{before}{value}" for value in values if value.startswith(begun) and value not in there]
+    return [
+        f"{before}{value}"
+        for value in values
+        # A shell splits words at spaces, and shows them as they are.
+        if value.startswith(begun) and value not in there and value.isprintable() and " " not in value
+    ]
+
+
+def among(values: Iterable[object]) -> Completer:
+    """Return what offers some values."""
+    words = [str(value) for value in values]
+
+    def offer(context: typer.Context, incomplete: str) -> list[str]:
+        return _offered(incomplete, words)
+
+    return offer
 
 
 def join_list_values(
@@ -71,7 +89,8 @@ def join_list_values(
     """Let typer see `--patient-ids 14 2` as the list that it is: of its values only the one that is begun."""
     if _ALL_WORDS in environment:
         words = _split(environment[_ALL_WORDS])
-        number = int(environment.get(_WORD_NUMBER, len(words)))
+        counted = environment.get(_WORD_NUMBER, "")
+        number = int(counted) if counted.isdecimal() else len(words)
         before, incomplete = words[1:number], words[number] if number < len(words) else ""
     elif _ALL_TEXT in environment:
         words = _split(environment[_ALL_TEXT])

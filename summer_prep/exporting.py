@@ -1,9 +1,10 @@
 """A key in formats of other tools: Parquet tables, or an NWB file with the extension for binned spikes."""
 
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +19,15 @@ from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, LABEL_RULES, ON, UNDEFINE
 from summer_prep.errors import SettingsError
 from summer_prep.extras import load_extra
 from summer_prep.key import DIMENSIONS, Description
+from summer_prep.places import Place
 from summer_prep.store import read_array
 from summer_prep.values import as_bin_lengths, as_number, as_path, as_patient_ids, as_place
 
 _OF_BINS = ("bin_start_s", "first_frame", "recorded_s", "recording_start_ms", "recording_stop_ms")
 _FILM, _LABELS = "film_bins", "film_labels"
+_TABLES = ("bins", "labels", "units")
+_OF_EXPORT = "Spike counts of patient"
+"""Begins what an NWB file of ours says of itself."""
 
 
 def export(
@@ -55,27 +60,48 @@ def export(
     """
     (patient,) = as_patient_ids([patient_id], "patient_id")
     (length,) = as_bin_lengths([bin_length], "--bin-length")
-    path, force = as_path(target, "TARGET"), as_number(force, bool, "--force")
+    path, force = Path(os.path.abspath(as_path(target, "TARGET"))), as_number(force, bool, "--force")
     if label_rule not in LABEL_RULES:
         raise SettingsError(f"--label-rule {label_rule}: choose one of {', '.join(LABEL_RULES)}")
     is_nwb = path.suffix.lower() == ".nwb"
     load_extra("ndx_binned_spikes" if is_nwb else "pyarrow", "export", f"export to {path}")
-    _check_target(path, is_nwb, force)
-    cache = open_cache(
-        as_place(cache_dir, "--cache-dir"), None if local_cache is None else as_path(local_cache, "--local-cache")
-    )
+    place = as_place(cache_dir, "--cache-dir")
+    _check_target(path, is_nwb, force, place)
+    cache = open_cache(place, None if local_cache is None else as_path(local_cache, "--local-cache"))
     key = cache.fetch(patient, length, every_byte=True)
     return _write_nwb(key, path, label_rule) if is_nwb else _write_parquet(key, path, label_rule)
 
 
-def _check_target(path: Path, is_nwb: bool, force: bool) -> None:
-    """Refuse to write over what may be somebody's recording."""
+def _check_target(path: Path, is_nwb: bool, force: bool, cache_dir: Place) -> None:
+    """Refuse to write over what may be somebody's recording, or into a cache."""
+    if isinstance(cache_dir, Path) and path.resolve().is_relative_to(cache_dir.resolve()):
+        raise SettingsError(f"{path}: lies in the cache, which holds keys alone. Name another place")
     if is_nwb and path.is_dir():
         raise SettingsError(f"{path}: is a folder. Name a file that ends in .nwb, or a folder of another name")
     if not is_nwb and path.exists() and not path.is_dir():
         raise SettingsError(f"{path}: is a file. Name a folder for Parquet tables, or a file that ends in .nwb")
+    if not is_nwb and path.suffix and not path.exists():
+        raise SettingsError(
+            f"{path}: ends in {path.suffix}. Name a file that ends in .nwb, or a folder for Parquet tables"
+        )
     if not force and path.exists() and (is_nwb or any(path.iterdir())):
         raise SettingsError(f"{path}: is there already. Name another place, or replace it with --force")
+    if is_nwb and path.exists() and not _is_export(path):
+        raise SettingsError(f"{path}: is no export, and is not replaced. Name another file")
+    for name in _TABLES:
+        if not is_nwb and (path / f"{name}.parquet").is_dir():
+            raise SettingsError(f"{path / name}.parquet: is a folder. Name another place")
+
+
+def _is_export(path: Path) -> bool:
+    """Return whether a file was written by this command."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return bytes(file["session_description"][()]).startswith(_OF_EXPORT.encode())
+    except (OSError, KeyError, TypeError, ValueError):
+        return False
 
 
 def _write_parquet(key: Description, folder: Path, label_rule: LabelRule) -> list[Path]:
@@ -102,6 +128,10 @@ def _tables(key: Description, label_rule: LabelRule) -> dict[str, dict[str, Any]
     counts, bins = read_array(key.folder, "spike_counts"), np.arange(key.attributes["n_bins"], dtype=np.int32)
     of_units = {name: read_array(key.folder, name) for name in key.attributes["digests"] if name not in DIMENSIONS}
     labels = read_array(key.folder, f"labels_{label_rule}")
+    of_labels = {
+        name: pyarrow.array(values == ON, mask=values == UNDEFINED)
+        for name, values in zip(key.attributes["label_names"], labels, strict=True)
+    }
     return {
         "bins": {
             "bin": bins,
@@ -110,21 +140,21 @@ def _tables(key: Description, label_rule: LabelRule) -> dict[str, dict[str, Any]
         },
         "units": {
             "unit": np.arange(counts.shape[1], dtype=np.int32),
-            **{_beside("unit", name): _texts(values) for name, values in of_units.items()},
+            **_named_beside("unit", {name: _texts(values) for name, values in of_units.items()}),
         },
         "labels": {
             "bin": bins,
-            **{
-                _beside("bin", name): pyarrow.array(values == ON, mask=values == UNDEFINED)
-                for name, values in zip(key.attributes["label_names"], labels, strict=True)
-            },
+            **_named_beside("bin", of_labels),
         },
     }
 
 
-def _beside(taken: str, name: str) -> str:
-    """Return the name of a column of a recording beside a column of ours."""
-    return f"{name}_of_file" if name == taken else name
+def _named_beside(ours: str, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return columns of a recording, of which one that is called like ours gets a name that none has."""
+    name = ours
+    while name in columns or name == ours:
+        name += "_of_file"
+    return {name if column == ours else column: values for column, values in columns.items()}
 
 
 def _texts(values: NDArray[Any]) -> Any:
@@ -163,7 +193,7 @@ def _nwb_file(key: Description, label_rule: LabelRule) -> Any:
     about, attributes = _about(key, label_rule), key.attributes
     nwb_file = NWBFile(
         session_description=(
-            f"Spike counts of patient {about['patient_id']} in film bins of {about['bin_length_ms']} ms, from "
+            f"{_OF_EXPORT} {about['patient_id']} in film bins of {about['bin_length_ms']} ms, from "
             f"{about['source_file']} (SHA-256 {about['source_sha256']}), by {about['written_by']}. "
             "The date of the session is not known here."
         ),
@@ -253,10 +283,16 @@ def _staged(target: Path) -> Iterator[Path]:
     try:
         yield staged
     except OSError as error:
-        raise SettingsError(f"{target}: cannot be written ({error.strerror or error}). Name another place") from error
+        raise SettingsError(f"{target}: cannot be written ({_reason(error)}). Name another place") from error
     finally:
         if staged.is_dir():
             shutil.rmtree(staged, ignore_errors=True)
         else:
             with suppress(OSError):
                 staged.unlink()
+
+
+def _reason(error: OSError) -> str:
+    """Return why something could not be written; HDF5 hides the number of the error in a long text."""
+    number = re.search(r"errno = (\d+)", str(error))
+    return error.strerror or (os.strerror(int(number[1])) if number else str(error).split("\n")[0])

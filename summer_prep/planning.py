@@ -88,7 +88,8 @@ def _plan_patient(path: Place, patient_id: str, config: BuildConfig, cache: Cach
             ], _SECONDS_PER_PATIENT
         built, seconds = _plan_keys(path, patient_id, wanted, fresh)
     except SummerError as error:
-        return [PlannedKey(patient_id=patient_id, bin_length_ms=0, state="failed", reason=str(error))], 0.0
+        reason = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
+        return [PlannedKey(patient_id=patient_id, bin_length_ms=0, state="failed", reason=reason)], 0.0
     return kept + built, seconds
 
 

@@ -20,7 +20,7 @@ def results_table(results: "Sequence[KeyResult]") -> Table:
         sizes = [result.n_bins or "", result.n_units or ""]
         return [result.patient_id, result.bin_length_ms, result.state, *sizes, *tallies, seconds]
 
-    header = ["patient", "ms", "state", "bins", "units", "counted", "pauses", "outside", "s"]
+    header = ["patient", "ms", "state", "bins", "units", "counted", "in pauses", "outside", "s"]
     return Table(header, [row(result) for result in results])
 
 

@@ -27,6 +27,7 @@ from summer_prep.console import (
     working,
 )
 from summer_prep.places import Place
+from summer_prep.splits import N_SEGMENTS
 from summer_prep.values import as_path
 from summer_train.config import (
     STUDY_OPTIONS,
@@ -53,7 +54,7 @@ app = new_app("Train decoders on the cached SUMMER arrays.")
 
 _OFFERED = {
     "patient_ids": completion.patients, "bin_length": completion.bin_lengths, "label_name": completion.labels,
-    "brain_regions": completion.regions,
+    "brain_regions": completion.regions, "fold": completion.among(range(1, N_SEGMENTS + 1)),
 }  # fmt: skip
 
 
@@ -190,9 +191,10 @@ def _of_study(name: str, field: Any) -> inspect.Parameter:
         shown = " ".join(f"{one:g}" for one in default) if isinstance(default, tuple) else default
         help_text += f"  [default: {'no' if shown is False else shown}]"
     kinds = "|".join(get_args(field.type)) if get_origin(field.type) is Literal else ""
+    offered = _OFFERED.get(name) or (completion.among(get_args(field.type)) if kinds else None)
     option = typer.Option(
         f"--{name.replace('_', '-')}", help=help_text, metavar=f"{metavar or kinds or 'VALUE'}{LIST_MARK}",
-        show_default=False, autocompletion=_OFFERED.get(name),
+        show_default=False, autocompletion=offered,
     )  # fmt: skip
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]

@@ -6,13 +6,16 @@ from typing import Any
 
 from summer_prep.errors import SettingsError
 from summer_prep.values import as_path
-from summer_train.config import STUDY_OPTIONS, Choice, Run, check_names, idle_options, options_of, with_preset
+from summer_train.config import PRESETS, STUDY_OPTIONS, Choice, Run, check_names, idle_options, options_of, with_preset
 
 _OF_THAT_RUN = ("preset", "resume", "verify")
-"""What a run was told to do once; what a preset stands for is in its other settings."""
+"""What a run was told to do once; what a preset stands for is among the settings then."""
 
 _SPLITS = (("val_fraction",), ("buffer", "fold", "split"))
 """Two ways to split: naming one of them leaves the other behind."""
+
+_MAX_BYTES = 1_000_000
+_FLOATS = (float, float | None)
 
 _SOURCES = (("nwb_path",), ("data_dir", "patient_ids"))
 """Two ways to name recordings."""
@@ -69,15 +72,27 @@ def _read(path: Path) -> dict[str, Any]:
 
     path = path / SETTINGS if path.is_dir() else path
     try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.exists() and not (path.is_file() and path.stat().st_size <= _MAX_BYTES):
+            raise SettingsError(f"--config {path}: is no file of settings, or a huge one. Name the {SETTINGS} of a run")
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise SettingsError(f"--config {path}: holds references (*name). Write each value out")
+        stored = yaml.safe_load(text)
     except OSError as error:
         raise SettingsError(
             f"--config {path}: cannot be read ({error.strerror}). Name the {SETTINGS} of a run, or its folder"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise SettingsError(f"--config {path}: is no YAML. Name the {SETTINGS} of a run") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SettingsError(f"--config {path}: is no YAML of settings. Name the {SETTINGS} of a run") from error
     if not isinstance(stored, dict) or not all(isinstance(name, str) for name in stored):
         raise SettingsError(f"--config {path}: holds no settings by name. Name the {SETTINGS} of a run")
+    twice = [
+        option
+        for option, one in options_of(Choice, Run).items()
+        if option != one.name and {option, one.name} <= {*stored}
+    ]
+    if twice:
+        raise SettingsError(f"--config {path}: says {twice[0]} twice, with and without its unit. Leave one out")
     option_of_field = {one.name: option for option, one in options_of(Choice, Run).items()}
     found: dict[str, Any] = {
         option_of_field.get(name, str(name)): value for name, value in stored.items() if value not in (None, [])
@@ -86,4 +101,16 @@ def _read(path: Path) -> dict[str, Any]:
         check_names(found, options_of(Choice, Run))
     except SettingsError as error:
         raise SettingsError(f"--config {path}: {error}") from error
-    return {name: value for name, value in found.items() if name not in _OF_THAT_RUN}
+    known = options_of(Choice, Run)
+    found = {name: _number(value) if known[name].type in _FLOATS else value for name, value in found.items()}
+    if found.get("preset", "none") not in PRESETS:
+        raise SettingsError(f"--config {path}: preset {found['preset']}: choose one of {', '.join(PRESETS)}")
+    return {name: value for name, value in with_preset(found).items() if name not in _OF_THAT_RUN}
+
+
+def _number(value: Any) -> Any:
+    """Return the number that a text is: YAML takes 1e-3 for one."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

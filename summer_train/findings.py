@@ -1,6 +1,8 @@
 """What studies and runs found, read from their folders: one result per model, alike for both."""
 
 import statistics
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +63,23 @@ class Result:
         return float(self.record.baselines.get(baseline, {}).get(self.part, {}).get(name, np.nan))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the predictions that were kept."""
+        """Return the predictions that were kept.
+
+        Raises
+        ------
+        SettingsError : the file is damaged
+        """
         assert self.predictions is not None
-        with np.load(self.predictions) as stored:
-            return dict(stored)
+        try:
+            with self.predictions.open("rb") as file, np.load(file) as stored:  # which leaves a damaged one open
+                arrays = dict(stored)
+            _ = [arrays[f"{self.part}_{name}"] for name in ("film_s", "target", "score")]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise SettingsError(
+                f"{self.predictions}: damaged, it holds no predictions. Remove it, and the report leaves them out; "
+                "or train the model again"
+            ) from error
+        return arrays
 
 
 def read_results_of(folder: Path, say: Say = say_nothing) -> list[Result]:
@@ -78,7 +93,12 @@ def read_results_of(folder: Path, say: Say = say_nothing) -> list[Result]:
         raise SettingsError(f"{folder}: no such folder. Name the --output-dir of summer-train study or fit")
     if (folder / STACKS).is_dir():
         return _of_study(folder, say)
-    found, without = find_results(folder)
+    try:
+        found, without = find_results(folder)
+    except SettingsError as error:
+        raise SettingsError(
+            f"{folder}: neither a study nor runs. Name the --output-dir of summer-train study or fit"
+        ) from error
     for run in without:
         say(f"no results in {run}: killed, or still at work")
     return [_of_run(result) for result in found]
@@ -137,17 +157,18 @@ def _of_run(result: FitResult) -> Result:
 
 @dataclass(frozen=True, kw_only=True)
 class FilmTrack:
-    """Predictions of one label along the film, (n_samples,) each, in order of time."""
+    """Predictions of one label along the film, (n_samples,) each, in order of time; bin_s: length of a bin."""
 
     name: str
     film_s: NDArray[np.float64]
     is_on: NDArray[np.bool_]
     probability: NDArray[np.float64]
     fold: NDArray[np.int64]
+    bin_s: float
 
     @property
     def step_s(self) -> float:
-        """Seconds from one bin to the next."""
+        """Seconds from one sample to the next, mostly: more than a bin where they were drawn at random."""
         return float(np.median(np.diff(self.film_s))) if len(self.film_s) > 1 else 1.0
 
 
@@ -165,7 +186,14 @@ def film_track(name: str, group: Sequence[Result]) -> FilmTrack:
     whole = {column: np.concatenate(parts) for column, parts in columns.items()}
     order = np.argsort(whole["film_s"], kind="stable")
     film_s, target, score, fold = (values[order] for values in whole.values())
-    return FilmTrack(name=name, film_s=film_s, is_on=target == 1, probability=score, fold=fold)
+    return FilmTrack(
+        name=name,
+        film_s=film_s,
+        is_on=target == 1,
+        probability=score,
+        fold=fold,
+        bin_s=group[0].row["bin_length"] / 1000,
+    )
 
 
 def one_of_each(results: Sequence[Result], say: Say, folder: Path) -> list[Result]:

@@ -73,7 +73,7 @@
     const track = model(`track_${chosen}`)?.data, columns = model("film_columns");
     if (!columns) return;
     if (!track) { columns.data = {x: [], on: [], probability: [], width: []}; return; }
-    const bin = track.step_s[0] / 60, film_s = track.film_s[0], start = film_s[0] / 60;
+    const bin = track.bin_s[0] / 60, film_s = track.film_s[0], start = film_s[0] / 60;
     const {first, per_column, n} = columns_in_view(start, bin, Infinity, N_COLUMNS);
     const number = new Float64Array(n), on = new Float64Array(n), sum = new Float64Array(n);
     for (let at = 0; at < film_s.length; at++) {

@@ -206,12 +206,12 @@ def _spans(groups: Sequence[Sequence[Result]], tracks: Mapping[int, FilmTrack]) 
     """Return where the validation and test samples of every fold of every group lie along the film."""
     found: dict[str, list[Any]] = {"group": [], "y": [], "left": [], "right": [], "color": [], "part": []}
     for (number_of_group, track), models in zip(tracks.items(), groups, strict=True):
-        step_s = track.step_s
+        bin_s = track.bin_s
         for result in one_per_fold(models):
             arrays = result.arrays()
             for part in ("val", "test"):
                 film_s = np.sort(arrays.get(f"{part}_film_s", np.empty(0)))
-                lefts, rights = _runs(film_s, step_s)
+                lefts, rights = _runs(film_s, bin_s)
                 if len(lefts) > _MAX_SPANS:  # a random split: every bin is another part
                     continue
                 for left, right in zip(lefts / 60, rights / 60, strict=True):
@@ -222,12 +222,12 @@ def _spans(groups: Sequence[Sequence[Result]], tracks: Mapping[int, FilmTrack]) 
     return found
 
 
-def _runs(film_s: NDArray[np.float64], step_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _runs(film_s: NDArray[np.float64], bin_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return where stretches of bins that follow each other begin and end, in seconds."""
     if not len(film_s):
         return film_s, film_s
-    ends = np.flatnonzero(np.diff(film_s) > 1.5 * step_s)
-    return film_s[np.r_[0, ends + 1]], film_s[np.r_[ends, len(film_s) - 1]] + step_s
+    ends = np.flatnonzero(np.diff(film_s) > 1.5 * bin_s)
+    return film_s[np.r_[0, ends + 1]], film_s[np.r_[ends, len(film_s) - 1]] + bin_s
 
 
 def _film(tracks: Mapping[int, FilmTrack], spans: dict[str, list[Any]]) -> Any:
@@ -236,8 +236,8 @@ def _film(tracks: Mapping[int, FilmTrack], spans: dict[str, list[Any]]) -> Any:
     from bokeh.models import CustomJS
 
     start_min = min(float(track.film_s[0]) for track in tracks.values()) / 60
-    stop_min = max(float(track.film_s[-1]) + track.step_s for track in tracks.values()) / 60
-    least_min = 10 * min(track.step_s for track in tracks.values()) / 60
+    stop_min = max(float(track.film_s[-1]) + track.bin_s for track in tracks.values()) / 60
+    least_min = 10 * min(track.bin_s for track in tracks.values()) / 60
     minutes = film_range(start_min, stop_min, least_min)
     drawn = film_figure(
         minutes, 240, y_range=(-0.03, 1.03), title="probability of “on”",
@@ -265,7 +265,7 @@ def _film(tracks: Mapping[int, FilmTrack], spans: dict[str, list[Any]]) -> Any:
         f"track_{number_of_group}": _source(
             {
                 "film_s": [track.film_s.astype(np.float64)], "probability": [track.probability.astype(np.float32)],
-                "on": [track.is_on.astype(np.uint8)], "step_s": [track.step_s],
+                "on": [track.is_on.astype(np.uint8)], "bin_s": [track.bin_s],
             },
             f"track_{number_of_group}",
         )

@@ -138,7 +138,7 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
     n_parts = 1
     while len({path.resolve().parts[-n_parts:] for path in paths}) < len(paths):
         n_parts += 1
-    return {"/".join(path.resolve().parts[-n_parts:]): path for path in paths}
+    return {as_data("/".join(path.resolve().parts[-n_parts:])): path for path in paths}
 
 
 Picture = tuple[str, str, Any]

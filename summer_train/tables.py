@@ -170,7 +170,7 @@ def runs_table(results: Iterable[FitResult]) -> Table:
                 number(min(baselines)) if baselines else "",
             ]
         )
-    columns = ["test kappa", "AUROC", "accuracy", "loss", "best baseline"]
+    columns = ["test kappa", "AUROC", "accuracy", "loss", "baseline's"]
     return Table(["run", "predicts", "patients", "fold", "best", *columns], rows)
 
 

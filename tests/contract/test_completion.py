@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from summer_prep.key import describe
+from summer_prep.store import read_array, write_key
+
 PROGRAMS = Path(sys.executable).parent
 
 
@@ -59,6 +62,9 @@ def offered(place, line):
         ("summer-train fit --cache-dir nowhere --patient-ids ", []),
         ("summer-train fit --cache-dir s3://lab/cache --patient-ids ", []),  # nobody waits for a bucket
         ("summer-train fit --patient-ids 'un", []),
+        ("summer-train study --model l", ["linear", "lstm"]),
+        ("summer-train study --model mlp,l", ["mlp,linear", "mlp,lstm"]),
+        ("summer-train fit --fold ", ["1", "2", "3", "4", "5"]),
     ],
 )
 def test_tab_offers_what_is_in_the_cache(line, words, place):
@@ -69,6 +75,20 @@ def test_regions_are_those_of_units_and_their_groups(place):
     found = offered(place, "summer-train fit --brain-regions ")
     assert {"A", "H", "PHC"} <= set(found)
     assert offered(place, "summer-train fit --brain-regions A,AH ") == [one for one in found if one not in ("A,AH",)]
+
+
+def test_what_files_say_moves_no_cursor(demo_cache, tmp_path):
+    copy = shutil.copytree(demo_cache / "sub-14", tmp_path / "data_cache" / "sub-14")
+    description = describe(copy / "bin-80ms.zarr")
+    odd = ["\x1b]0;caught\x07t", "t\nt", "t t", "\x08\x08ts", "tt"]
+    names = [*odd, *description.attributes["label_names"][len(odd) :]]
+    arrays = {name: read_array(description.folder, name) for name in description.attributes["digests"]}
+    own = {"files", "digests", "coordinates", "document_sha256"}
+    attributes = {name: value for name, value in description.attributes.items() if name not in own}
+    shutil.rmtree(copy / "bin-1000ms.zarr")
+    write_key(copy / "bin-80ms.zarr", arrays, {**attributes, "label_names": names}, "none")
+    assert offered(tmp_path, "summer-train fit --label-name tt") == ["tt"]
+    assert not any("caught" in word for word in offered(tmp_path, "summer-train fit --label-name "))
 
 
 def test_a_damaged_key_is_passed_over(demo_cache, tmp_path):

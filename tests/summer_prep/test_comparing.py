@@ -116,6 +116,41 @@ def test_equal_bytes_of_another_shape_are_a_difference(demo_cache, copy):
     assert array["first_difference"] is None
 
 
+def test_pauses_and_tallies_are_numbers_too(demo_cache, copy, run):
+    changed(copy, "14", 80, lambda arrays: None, pauses=[])
+    result = run("summer_prep", "diff", demo_cache / "sub-14", copy / "sub-14")
+    assert result.returncode == 1
+    assert "pauses\t1\t" in result.stdout
+
+
+def test_a_label_that_differs_is_named(demo_cache, copy):
+    def change(arrays):
+        arrays["labels_any"] = arrays["labels_any"].copy()
+        arrays["labels_any"][4, 33] ^= 1
+
+    changed(copy, "14", 80, change)
+    (pair,) = summer_prep.compare(key_path(demo_cache, "14", 80), key_path(copy, "14", 80))
+    first = pair["arrays"][0]["first_difference"]
+    names = describe(key_path(demo_cache, "14", 80)).attributes["label_names"]
+    assert (first["bin"], first["label"], first["label_name"]) == (33, 4, names[4])
+
+
+def test_an_array_that_one_has_alone_is_told(demo_cache, copy, run):
+    changed(copy, "14", 80, lambda arrays: arrays.pop("peak_SNR"))
+    keys = key_path(demo_cache, "14", 80), key_path(copy, "14", 80)
+    (pair,) = summer_prep.compare(*keys)
+    assert pair["arrays"] == [{"name": "peak_SNR", "only_in": "first"}]
+    assert "peak_SNR\tonly in A" in run("summer_prep", "diff", *keys).stdout
+
+
+def test_places_are_known_from_where_one_stands(demo_cache, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(demo_cache / "sub-14")
+    monkeypatch.chdir(demo_cache / "sub-14")
+    assert len(summer_prep.compare(".", "../sub-20")) == 2
+    assert len(summer_prep.compare("bin-80ms.zarr", "../sub-20/bin-80ms.zarr")) == 1
+    assert len(summer_prep.compare(tmp_path / "link", "../sub-20")) == 2
+
+
 def test_a_key_on_one_side_only_is_told(demo_cache, copy, run):
     shutil.rmtree(copy / "sub-8")
     result = run("summer_prep", "diff", demo_cache, copy, "--json")

@@ -1,5 +1,6 @@
 """`summer-prep export`: what other tools read is what stands in the key."""
 
+import shutil
 import sys
 import warnings
 
@@ -8,6 +9,7 @@ import pytest
 
 import summer_prep
 from summer_prep.errors import SettingsError
+from summer_prep.exporting import _named_beside
 from summer_prep.key import describe, key_path
 from summer_prep.store import read_array
 from tests.conftest import error_line
@@ -110,12 +112,43 @@ def test_what_is_there_is_not_written_over(demo_cache, tmp_path, run):
     for target in (recording, tmp_path):
         line = error_line(run(*common, target, "--cache-dir", demo_cache))
         assert "is there already. Name another place, or replace it with --force" in line
+    line = error_line(run(*common, recording, "--cache-dir", demo_cache, "--force"))
+    assert "is no export, and is not replaced" in line
     assert recording.read_text() == "precious"
-    replaced = run(*common, recording, "--cache-dir", demo_cache, "--force")
-    assert replaced.returncode == 0, replaced.stderr
-    assert recording.stat().st_size > 1e5
-    assert [path.name for path in tmp_path.iterdir()] == ["sub14.nwb"]
-    assert "UserWarning" not in replaced.stderr
+    export = tmp_path / "14.nwb"
+    for options in ((), ("--force",)):
+        written = run(*common, export, "--cache-dir", demo_cache, *options)
+        assert written.returncode == 0, written.stderr
+        assert "UserWarning" not in written.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["14.nwb", "sub14.nwb"]
+
+
+def test_a_cache_holds_keys_alone(demo_cache, tmp_path, run):
+    copy = shutil.copytree(demo_cache, tmp_path / "copy")
+    for target in (key_path(copy, "14", 80), copy / "14.nwb", copy):
+        line = error_line(run("summer_prep", "export", "14", target, "--cache-dir", copy, "--force"))
+        assert "lies in the cache" in line
+    assert run("summer_prep", "verify", "--cache-dir", copy).returncode == 0
+
+
+def test_tables_are_replaced_all_or_none(demo_cache, tmp_path, run):
+    (tmp_path / "labels.parquet").mkdir()
+    (tmp_path / "bins.parquet").write_text("old")
+    line = error_line(run("summer_prep", "export", "14", tmp_path, "--cache-dir", demo_cache, "--force"))
+    assert "labels.parquet: is a folder" in line
+    assert (tmp_path / "bins.parquet").read_text() == "old"
+
+
+def test_the_folder_one_stands_in_is_a_folder(demo_cache, tmp_path, run):
+    written = run("summer_prep", "export", "14", ".", "--cache-dir", demo_cache, cwd=tmp_path)
+    assert written.returncode == 0, written.stderr
+    assert len(list(tmp_path.glob("*.parquet"))) == 3
+
+
+def test_columns_of_the_recording_that_are_called_like_ours_are_kept():
+    columns = {"unit": 1, "unit_of_file": 2, "x": 3}
+    assert _named_beside("unit", columns) == {"unit_of_file_of_file": 1, "unit_of_file": 2, "x": 3}
+    assert _named_beside("bin", {"bin": 1, "label_bin": 2}) == {"bin_of_file": 1, "label_bin": 2}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +156,7 @@ def test_what_is_there_is_not_written_over(demo_cache, tmp_path, run):
     [
         ("folder.nwb", (), "is a folder. Name a file that ends in .nwb"),
         ("file", (), "is a file. Name a folder for Parquet tables"),
+        ("14.csv", (), "ends in .csv. Name a file that ends in .nwb"),
         ("file/below", (), "cannot be written (Not a directory)"),
         ("out", ("--bin-length", "200"), "not in the cache. Build it"),
         ("out", ("--bin-length", "80,200"), "Name one bin length"),

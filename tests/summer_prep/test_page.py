@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+import summer_prep
 from summer_prep.errors import SettingsError
 from summer_prep.key import describe, key_path
 from summer_prep.page import usual_buffer_s, write_key_page
@@ -91,8 +92,14 @@ def test_the_wheel_zooms_all_pictures_together(opened):
         before = page.evaluate("document.body.dataset.columns")
         picture = page.locator(".bk-Figure").nth(1).bounding_box()  # of the rate, which moves the counts, too
         page.mouse.move(picture["x"] + picture["width"] / 2, picture["y"] + 100)
+        page.mouse.wheel(0, 200)
+        page.wait_for_function("window.scrollY > 0")  # without Ctrl the wheel moves the page
+        assert page.evaluate("document.body.dataset.columns") == before
+        page.evaluate("window.scrollTo(0, 0)")
+        page.keyboard.down("Control")
         for _ in range(5):
             page.mouse.wheel(0, -300)
+        page.keyboard.up("Control")
         page.wait_for_function(f"document.body.dataset.columns !== '{before}'")
         assert heat_map(page)["to"] - heat_map(page)["from"] < 9
 
@@ -101,7 +108,7 @@ def test_units_are_filtered_sorted_and_chosen(opened, description):
     units = description.attributes["units"]
     with opened() as page:
         region = units["brain_region"][0]
-        page.select_option("#region", region)
+        page.select_option("#region", label=region)
         assert page.locator("#units tbody tr:visible").count() == units["brain_region"].count(region)
         assert page.locator("#n-shown").text_content() == f"{units['brain_region'].count(region)} of 10 units"
         page.select_option("#region", "")
@@ -116,10 +123,39 @@ def test_units_are_filtered_sorted_and_chosen(opened, description):
         rows = [row.locator("td").all_text_contents() for row in page.locator("#by-label tbody tr").all()]
         assert [row[0] for row in rows] == [one["label"] for one in facts["labels"]]
         for row, one in zip(rows, facts["labels"], strict=True):
-            for text, name in zip(row[1:], ("on_hz", "off_hz"), strict=True):
-                assert text == "-" if np.isnan(one[name]) else float(text) == pytest.approx(one[name], abs=0.0051)
+            for text, name in zip(row[1:], ("on_hz", "off_hz", "ratio"), strict=True):
+                assert text == "-" if np.isnan(one[name]) else float(text) == pytest.approx(one[name], abs=0.0052)
         chosen = page.evaluate("Bokeh.documents[0].get_model_by_name('rates').data.unit")
         assert np.nanmean(np.array(chosen, float)) == pytest.approx(facts["rate_hz"], rel=0.05)
+
+
+def test_units_are_sorted_by_their_rates_of_a_label(opened, description):
+    with opened() as page:
+        page.select_option("#label", label="summer")
+        page.click("#units thead button >> text=ratio")
+        page.click("#units thead button >> text=ratio")  # highest first
+        first = page.locator("#units tbody tr:visible").first
+        unit = int(first.get_attribute("data-unit"))
+        shown = first.locator("td").all_text_contents()[-3:]
+        page.select_option("#label", "")
+        assert page.locator("#units tbody tr").first.locator("td").count() == 5
+    facts = [describe_unit(description, number) for number in range(10)]
+    of_label = [next(one for one in unit["labels"] if one["label"] == "summer") for unit in facts]
+    assert unit == int(np.nanargmax([one["ratio"] for one in of_label]))
+    expected = [of_label[unit][name] for name in ("on_hz", "off_hz", "ratio")]
+    assert [float(text) for text in shown] == pytest.approx(expected, abs=0.0052)
+
+
+def test_a_click_in_the_counts_chooses_the_unit_of_the_row(opened, description):
+    order = np.argsort(np.array(description.attributes["units"]["brain_region"]), kind="stable")
+    with opened() as page:
+        page.evaluate("window.summer.choose_row(2.7)")
+        assert page.locator("#unit-title").text_content().startswith(f"Unit {order[2]} (")
+        page.evaluate("window.summer.choose_row(99)")  # below the last
+        assert page.locator("#unit-title").text_content().startswith(f"Unit {order[2]} (")
+        picture = page.locator(".bk-Figure").first.bounding_box()
+        page.mouse.click(picture["x"] + picture["width"] / 2, picture["y"] + picture["height"] / 2)
+        page.wait_for_function(f"!document.getElementById('unit-title').textContent.startsWith('Unit {order[2]} (')")
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -159,7 +195,9 @@ def test_arrow_keys_move_through_the_film(opened):
 def test_text_of_files_is_no_markup(open_page, description, tmp_path, monkeypatch):
     odd = "</script><script>document.title = 'caught'</script><b>"
     attributes = {**description.attributes, "notes": [odd]}
-    attributes["units"] = {**attributes["units"], "brain_region": [odd] * 10}
+    regions = [odd, "$$\\frac{a}{b}$$", "A  B ", *[""] * 7]
+    attributes["units"] = {**attributes["units"], "brain_region": regions}
+    attributes["label_names"] = [odd, "x" * 800, *["same"] * 2, *attributes["label_names"][4:]]
     write_key_page(
         type(description)(key=description.key, attributes=attributes, identity=None), tmp_path / "odd.html", 10
     )
@@ -167,6 +205,20 @@ def test_text_of_files_is_no_markup(open_page, description, tmp_path, monkeypatc
         assert "Patient 14" in page.title()
         assert page.locator("li").last.text_content() == odd
         assert page.locator("#units tbody td").first.text_content() == odd
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+        assert page.locator("mjx-container").count() == 0  # no formula
+        for region, n_units in (("A  B ", 1), ("", 7)):
+            page.select_option("#region", str(sorted(set(regions)).index(region)))
+            assert page.locator("#n-shown").text_content() == f"{n_units} of 10 units"
+
+
+def test_a_film_of_one_bin_has_a_page(demo_dir, tmp_path, open_page):
+    summer_prep.build(data_dir=demo_dir, cache_dir=tmp_path, patient_ids=14, bin_length=360_000, workers=0)
+    description = describe(key_path(tmp_path, "14", 360_000))
+    assert description.attributes["n_bins"] == 1
+    write_key_page(description, tmp_path / "one.html", None)
+    with open_page(tmp_path / "one.html") as page:
+        assert heat_map(page)["shape"] == [10, 1]
 
 
 def test_the_command_writes_a_page_or_one_line(run, demo_cache, tmp_path):

@@ -38,6 +38,30 @@ def test_the_keys_that_are_named_are_built_with_those_sizes(lengths, demo_dir, t
     assert again["seconds"] == 0
 
 
+def test_a_plan_changes_nothing_of_a_cache_that_is_there(demo_dir, tmp_path, run):
+    shutil.copytree(demo_dir, tmp_path / "nwb")
+    places = {"data_dir": tmp_path / "nwb", "cache_dir": tmp_path / "cache"}
+    summer_prep.build(**places, patient_ids=14, bin_length=200, workers=0)
+    (recording,) = (tmp_path / "nwb").glob("**/*sub14*.nwb")
+    recording.touch()
+
+    def state():
+        return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (tmp_path / "cache").rglob("*")}
+
+    before = state()
+    options = ("--data-dir", tmp_path / "nwb", "--cache-dir", tmp_path / "cache", "--patient-ids", "14")
+    plan, _ = planned(run, *options, "--bin-length", "80,200")
+    assert [(key["bin_length_ms"], key["state"]) for key in plan["keys"]] == [(200, "fresh"), (80, "build")]
+    assert state() == before
+
+
+def test_a_place_that_is_no_cache_is_refused_as_a_build_does(demo_dir, tmp_path, run):
+    (tmp_path / "file").write_text("")
+    options = ("--data-dir", demo_dir, "--cache-dir", tmp_path / "file")
+    lines = [error_line(run("summer_prep", "build", *options, *flag)) for flag in ((), ("--dry-run",))]
+    assert lines[0] == lines[1]
+
+
 def test_what_would_fail_is_told(demo_dir, tmp_path, run):
     shutil.copytree(demo_dir, tmp_path / "nwb")
     (broken,) = (tmp_path / "nwb").glob("**/*sub14*.nwb")
@@ -45,6 +69,6 @@ def test_what_would_fail_is_told(demo_dir, tmp_path, run):
     options = ("--data-dir", tmp_path / "nwb", "--cache-dir", tmp_path / "cache")
     result = run("summer_prep", "build", "--dry-run", *options)
     assert "1 patients would fail, listed above" in error_line(result)
-    assert "would fail: " in result.stderr
+    assert f"would fail: {broken}" in result.stderr or str(broken) in result.stderr
     assert result.stdout.count("\tbuild\t") == 3 * 5
     assert not (tmp_path / "cache").exists()

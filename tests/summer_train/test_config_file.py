@@ -1,5 +1,8 @@
 """--config: what a run wrote is what another one takes, and what is given beside it goes first. --logger."""
 
+import json
+import os
+import shutil
 import sys
 
 import pytest
@@ -57,14 +60,57 @@ def test_every_setting_of_a_run_is_one_that_a_file_may_hold(tmp_path):
         ({"patience": 3}, {"patience": None}, {"patience": None}),
         ({"task": "label", "lr": 0.1, "batch_size": 8}, {"preset": "paper"}, {"lr": 0.1, "batch_size": 128}),
         ({"bin_length": 200, "seed": 1}, {"seed": 2}, {"bin_length": 200, "seed": 2}),
+        ({"task": "label", "preset": "paper"}, {}, {"model": "lstm", "batch_size": 128}),
+        ({"task": "label", "preset": "paper", "model": "gru"}, {}, {"model": "gru", "batch_size": 128}),
+        ({"nwb_path": "x.nwb", "patient_ids": ["14"]}, {}, {"nwb_path": "x.nwb"}),
+        ({"nwb_path": "x.nwb", "patient_ids": ["14"]}, {"patient_ids": 20}, {"patient_ids": 20}),
+        ({"split": "random"}, {"buffer": 10.0}, {"buffer": 10.0}),
+        ({"hidden_size": 64, "model": "mlp"}, {"model": ["linear"]}, {"model": ["linear"]}),
+        ({"lr": "1e-3"}, {}, {"lr": 0.001}),
     ],
 )
 def test_what_is_given_goes_first_and_leaves_behind_what_it_makes_idle(stored, given, left, tmp_path):
     taken = with_config({**given, "config": write(tmp_path / "run.yaml", **stored)})
     assert left.items() <= taken.items()
     assert not {"buffer", "sequence", "hidden_size", "label_name", "patient_ids"} & taken.keys() - left.keys()
-    if "nwb_path" not in taken:
+    assert taken.get("split") != "random" or "buffer" not in given
+    if "nwb_path" not in taken and not isinstance(taken.get("model"), list):
         settings_from(Choice, taken)
+
+
+def test_a_run_on_one_file_is_repeated_on_that_file(demo_dir, tmp_path):
+    (recording,) = demo_dir.glob("**/*sub14*.nwb")
+    options = {"cache_dir": tmp_path / "cache", "output_dir": tmp_path / "logs", "data_dir": tmp_path / "none"}
+    common = {**options, "buffer": 10, "max_epochs": 1, "bin_length": 200}
+    first = summer_train.fit(nwb_path=recording, **common)
+    shutil.rmtree(tmp_path / "cache")
+    again = summer_train.fit(config=first.log_dir)
+    assert again.scores["model"] == first.scores["model"]
+    named = summer_train.fit(nwb_path="gone.nwb", patient_ids=14, **common)
+    assert named.config["nwb_path"] is None  # it was not used
+
+
+@pytest.mark.parametrize("kind", ["fifo", "huge", "device"])
+def test_what_is_no_plain_file_is_not_read(kind, tmp_path, run):
+    path = tmp_path / "run.yaml"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "huge":
+        path.write_bytes(b"#" * 2_000_000)
+    else:
+        path = "/dev/zero"
+    assert "is no file of settings" in error_line(run("summer_train", "fit", "--config", path))
+
+
+def test_what_a_file_sets_can_be_taken_back(common, run, tmp_path):
+    config = write(
+        tmp_path / "run.yaml", patient_ids=["14"], single_units=True, buffer_s=10.0, max_epochs=1,
+        cache_dir=str(common["cache_dir"]), data_dir="none", output_dir=str(tmp_path / "logs"),
+    )  # fmt: skip
+    for flags, expected in (((), True), (("--no-single-units",), False)):
+        fitted = run("summer_train", "fit", "--config", config, *flags, "--json")
+        assert fitted.returncode == 0, fitted.stderr
+        assert json.loads(fitted.stdout)["config"]["single_units"] is expected
 
 
 def test_a_study_takes_a_run_as_its_base(common, tmp_path):
@@ -86,7 +132,9 @@ def test_a_study_takes_a_run_as_its_base(common, tmp_path):
         ("[1, 2", "is no YAML"), ("- 1\n- 2", "holds no settings"), ("buffers: 3", "no option 'buffers'"),
         ("3", "holds no settings"), ("{1: 2}", "holds no settings"), ("lr: [1, 2]", "--lr"), ("lr: fast", "--lr"),
         ("!!python/object/apply:os.system ['true']", "is no YAML"), ("logger: [mlflow]", "choose among csv"),
-        ("a: &a [*a]", "no option 'a'"), ("output_dir: {a: 1}", "--output-dir"),
+        ("a: &a [*a]", "holds references"), ("output_dir: {a: 1}", "--output-dir"), ("seed: !!int abc", "is no YAML"),
+        ("seed: 2020-13-45", "is no YAML"), (f"seed: {'1' * 5000}", "is no YAML"), ("preset: papr", "choose one of"),
+        ("buffer: 4\nbuffer_s: 8", "says buffer twice"), ("task: label\nlr: fast", "--lr"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_none_is_one_line(content, says, tmp_path, demo_cache):
