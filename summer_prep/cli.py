@@ -208,53 +208,50 @@ def inspect(
 
     length_ms = one_bin_length(bin_length)
     patient = None if patient is None else as_patient_id(patient)
-    if patient is None and (unit is not None or fold_layout is not None or html is not None):
-        option = "--unit" if unit is not None else "--html" if html is not None else "--fold-layout"
-        raise SettingsError(f"{option} is of one patient. Name it: summer-prep inspect PATIENT {option} ...")
+    of_one = {"--unit": unit, "--html": html, "--fold-layout": fold_layout, "--picture": picture}
+    given = [option for option, value in of_one.items() if value is not None]
+    if patient is None and given:
+        raise SettingsError(f"{given[0]} is of one patient. Name it: summer-prep inspect PATIENT {given[0]} ...")
     if unit is not None and fold_layout is not None:
         raise SettingsError("--unit and --fold-layout show different things. Choose one of them")
     if picture is None and labels is not None:
         raise SettingsError(f"--labels {labels}: chooses what --picture draws. Name a picture, too")
     check_page(html)
     cache = open_cache(cache_dir, local_cache)
-    cached = cache.keys()
     if patient is None:
-        if picture is not None:
-            raise SettingsError("--picture draws one patient. Name it: summer-prep inspect PATIENT --picture FILE")
-        keys = [
-            (found, length)
-            for found, lengths in cached.items()
-            for length in lengths
-            if bin_length is None or length == length_ms
-        ]
-        if not keys:
-            which = "nothing" if bin_length is None else f"no key at {length_ms} ms"
-            raise SettingsError(f"{cache_dir}: {which} in the cache. Build it: summer-prep build --data-dir DIR")
-        _show_keys(cache, keys, as_json)
+        _show_keys(cache, None if bin_length is None else length_ms, as_json)
         return
-    if length_ms not in cached.get(patient, []):
-        found = ", ".join(f"{name} ({' '.join(map(str, lengths))} ms)" for name, lengths in cached.items())
-        raise SettingsError(
-            f"no key of patient {patient} at {length_ms} ms in {cache_dir}; found are {found or 'none'}. "
-            "Choose one of these, or build it: summer-prep build --data-dir DIR"
-        )
-    key = cache.fetch(patient, length_ms, every_byte=True)  # what is shown of it is what was written
+    key = _key_to_show(cache, patient, length_ms)
     if html is not None:
-        from summer_prep.page import usual_buffer_s, write_key_page
-
-        buffer_s = usual_buffer_s(key) if fold_layout is None else fold_layout
-        with working("drawing"):
-            write_key_page(key, html, buffer_s)
-        folds = (
-            "" if buffer_s is not None else "; no folds: the film is short, name a smaller buffer with --fold-layout"
-        )
-        say(f"wrote {html}{folds}")
+        _write_key_page(key, html, fold_layout)
     if unit is not None:
         _show_unit(key, unit, as_json)
     elif fold_layout is not None:
         _show_folds(key, fold_layout, as_json)
     if picture is not None or (unit is None and fold_layout is None):
         _show_key(key, picture, as_names(labels, "--labels", "labels"), as_json)
+
+
+def _key_to_show(cache: "Cache", patient: str, length_ms: int) -> Description:
+    cached = cache.keys()
+    if length_ms not in cached.get(patient, []):
+        found = ", ".join(f"{name} ({' '.join(map(str, lengths))} ms)" for name, lengths in cached.items())
+        raise SettingsError(
+            f"no key of patient {patient} at {length_ms} ms in {cache.place}; found are {found or 'none'}. "
+            "Choose one of these, or build it: summer-prep build --data-dir DIR"
+        )
+    return cache.fetch(patient, length_ms, every_byte=True)  # what is shown of it is what was written
+
+
+def _write_key_page(key: Description, html: Path, fold_layout: float | None) -> None:
+    from summer_prep.page import usual_buffer_s, write_key_page
+
+    buffer_s = usual_buffer_s(key) if fold_layout is None else fold_layout
+    with working("drawing"):
+        write_key_page(key, html, buffer_s)
+    say(f"wrote {html}")
+    if buffer_s is None:
+        say("the film is too short for the usual buffer, so no folds are drawn: name one with --fold-layout")
 
 
 def one_bin_length(text: str | None) -> int:
@@ -270,9 +267,19 @@ def one_bin_length(text: str | None) -> int:
     return lengths_ms[0] if lengths_ms else DEFAULT_BIN_LENGTH_MS
 
 
-def _show_keys(cache: "Cache", keys: list[tuple[str, int]], as_json: bool) -> None:
+def _show_keys(cache: "Cache", length_ms: int | None, as_json: bool) -> None:
+    """Show all keys, or those of one bin length."""
     from summer_prep.caches import facts_of_keys
 
+    keys = [
+        (patient, length)
+        for patient, lengths in cache.keys().items()
+        for length in lengths
+        if length_ms is None or length == length_ms
+    ]
+    if not keys:
+        which = "nothing" if length_ms is None else f"no key at {length_ms} ms"
+        raise SettingsError(f"{cache.place}: {which} in the cache. Build it: summer-prep build --data-dir DIR")
     with working("reading keys"):
         found = facts_of_keys(cache, keys, os.cpu_count() or 1)
     readable = [one for one in found if isinstance(one, dict)]
@@ -527,4 +534,4 @@ def gc(
 
 def main() -> None:
     """Run `summer-prep`."""
-    run(app, sys.argv[1:])
+    run(app, "summer-prep", sys.argv[1:])

@@ -71,6 +71,13 @@ def _offered(incomplete: str, values: Iterable[str]) -> list[str]:
     ]
 
 
+def folds(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the folds of the blocked split."""
+    from summer_prep.splits import N_SEGMENTS  # which needs NumPy
+
+    return _offered(incomplete, map(str, range(1, N_SEGMENTS + 1)))
+
+
 def among(values: Iterable[object]) -> Completer:
     """Return what offers some values."""
     words = [str(value) for value in values]

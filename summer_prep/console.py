@@ -86,14 +86,15 @@ def _print_version(is_asked_for: bool) -> None:
         raise typer.Exit
 
 
-def run(app: typer.Typer, arguments: Sequence[str]) -> NoReturn:
-    """Run a program; a SummerError becomes one line on stderr and exit code 1."""
+def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> NoReturn:
+    """Run a program by its name; a SummerError becomes one line on stderr and exit code 1."""
     debug = "--debug" in arguments
     command = typer.main.get_command(app)
     several = list_options(command)
     completion.join_list_values(os.environ, lambda words: normalise(words, several), several)
     try:
-        command(normalise([argument for argument in arguments if argument != "--debug"], several))
+        plain = [argument for argument in arguments if argument != "--debug"]
+        command(normalise(plain, several), prog_name=program)
     except SummerError as error:
         if debug:
             raise

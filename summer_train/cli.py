@@ -27,7 +27,6 @@ from summer_prep.console import (
     working,
 )
 from summer_prep.places import Place
-from summer_prep.splits import N_SEGMENTS
 from summer_prep.values import as_path
 from summer_train.config import (
     STUDY_OPTIONS,
@@ -54,7 +53,7 @@ app = new_app("Train decoders on the cached SUMMER arrays.")
 
 _OFFERED = {
     "patient_ids": completion.patients, "bin_length": completion.bin_lengths, "label_name": completion.labels,
-    "brain_regions": completion.regions, "fold": completion.among(range(1, N_SEGMENTS + 1)),
+    "brain_regions": completion.regions, "fold": completion.folds,
 }  # fmt: skip
 
 
@@ -325,4 +324,4 @@ def main() -> None:
     """Run `summer-train`."""
     if not is_first_process() and "--debug" not in sys.argv:  # the first one speaks for all, of errors too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    run(app, sys.argv[1:])
+    run(app, "summer-train", sys.argv[1:])

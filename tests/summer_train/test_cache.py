@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import zarr
 
-from summer_prep import store
 from summer_prep.building import BuildConfig, build_keys
 from summer_prep.dataset import LABEL_RULES
 from summer_prep.errors import CacheError, SettingsError
@@ -37,7 +36,7 @@ def test_patients_stand_side_by_side_in_the_order_given(demo_cache, patient_ids)
 def test_counts_are_the_same_under_every_codec_and_chunking(
     codec, chunk_bytes, demo_dir, demo_cache, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(store, "MAX_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("summer_prep.key.MAX_CHUNK_BYTES", chunk_bytes)
     build_keys(
         BuildConfig(
             data_dir=demo_dir, cache_dir=tmp_path, patient_ids=("14",), bin_lengths_ms=(1000,), codec=codec, n_workers=0
