@@ -74,6 +74,8 @@ def export(
 
 def _check_target(path: Path, is_nwb: bool, force: bool, cache_dir: Place) -> None:
     """Refuse to write over what may be somebody's recording, or into a cache."""
+    if not path.name:
+        raise SettingsError(f"{path}: is the root of the file system. Name a folder in it, or a file that ends in .nwb")
     if isinstance(cache_dir, Path) and path.resolve().is_relative_to(cache_dir.resolve()):
         raise SettingsError(f"{path}: lies in the cache, which holds keys alone. Name another place")
     if is_nwb and path.is_dir():

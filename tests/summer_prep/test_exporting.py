@@ -158,6 +158,7 @@ def test_columns_of_the_recording_that_are_called_like_ours_are_kept():
         ("file", (), "is a file. Name a folder for Parquet tables"),
         ("14.csv", (), "ends in .csv. Name a file that ends in .nwb"),
         ("file/below", (), "cannot be written (Not a directory)"),
+        ("/", ("--force",), "is the root of the file system"),
         ("out", ("--bin-length", "200"), "not in the cache. Build it"),
         ("out", ("--bin-length", "80,200"), "Name one bin length"),
     ],
