@@ -66,46 +66,44 @@ def for_study(options: Mapping[str, Any], config: object) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     """Return option -> value of a run's settings; those that are none are left out."""
-    import yaml
-
     from summer_train.runs import SETTINGS
 
     path = path / SETTINGS if path.is_dir() else path
+    stored, known = _parsed(path, SETTINGS), options_of(Choice, Run)
+    twice = [option for option, one in known.items() if option != one.name and {option, one.name} <= {*stored}]
+    if twice:
+        raise SettingsError(f"--config {path}: says {twice[0]} twice, with and without its unit. Leave one out")
+    option_of_field = {one.name: option for option, one in known.items()}
+    found = {option_of_field.get(name, name): value for name, value in stored.items() if value not in (None, [])}
+    try:
+        check_names(found, known)
+    except SettingsError as error:
+        raise SettingsError(f"--config {path}: {error}") from error
+    found = {name: _number(value) if known[name].type in _FLOATS else value for name, value in found.items()}
+    if found.get("preset", "none") not in PRESETS:
+        raise SettingsError(f"--config {path}: preset {found['preset']}: choose one of {', '.join(PRESETS)}")
+    return {name: value for name, value in with_preset(found).items() if name not in _OF_THAT_RUN}
+
+
+def _parsed(path: Path, usual: str) -> dict[str, Any]:
+    """Return what a YAML file of moderate size says by name; nothing in it is run, and nothing is said by reference."""
+    import yaml
+
+    advice = f"Name the {usual} of a run"
     try:
         if path.exists() and not (path.is_file() and path.stat().st_size <= _MAX_BYTES):
-            raise SettingsError(f"--config {path}: is no file of settings, or a huge one. Name the {SETTINGS} of a run")
+            raise SettingsError(f"--config {path}: is no file of settings, or a huge one. {advice}")
         text = path.read_text(encoding="utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise SettingsError(f"--config {path}: holds references (*name). Write each value out")
         stored = yaml.safe_load(text)
     except OSError as error:
-        raise SettingsError(
-            f"--config {path}: cannot be read ({error.strerror}). Name the {SETTINGS} of a run, or its folder"
-        ) from error
+        raise SettingsError(f"--config {path}: cannot be read ({error.strerror}). {advice}, or its folder") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SettingsError(f"--config {path}: is no YAML of settings. Name the {SETTINGS} of a run") from error
+        raise SettingsError(f"--config {path}: is no YAML of settings. {advice}") from error
     if not isinstance(stored, dict) or not all(isinstance(name, str) for name in stored):
-        raise SettingsError(f"--config {path}: holds no settings by name. Name the {SETTINGS} of a run")
-    twice = [
-        option
-        for option, one in options_of(Choice, Run).items()
-        if option != one.name and {option, one.name} <= {*stored}
-    ]
-    if twice:
-        raise SettingsError(f"--config {path}: says {twice[0]} twice, with and without its unit. Leave one out")
-    option_of_field = {one.name: option for option, one in options_of(Choice, Run).items()}
-    found: dict[str, Any] = {
-        option_of_field.get(name, str(name)): value for name, value in stored.items() if value not in (None, [])
-    }
-    try:
-        check_names(found, options_of(Choice, Run))
-    except SettingsError as error:
-        raise SettingsError(f"--config {path}: {error}") from error
-    known = options_of(Choice, Run)
-    found = {name: _number(value) if known[name].type in _FLOATS else value for name, value in found.items()}
-    if found.get("preset", "none") not in PRESETS:
-        raise SettingsError(f"--config {path}: preset {found['preset']}: choose one of {', '.join(PRESETS)}")
-    return {name: value for name, value in with_preset(found).items() if name not in _OF_THAT_RUN}
+        raise SettingsError(f"--config {path}: holds no settings by name. {advice}")
+    return stored
 
 
 def _number(value: Any) -> Any:

@@ -23,7 +23,6 @@ _CURVE_POINTS = 200
 
 Summary = dict[str, Any]
 
-
 Group = tuple[Summary, list[Result]]
 """Models that differ in fold and seed only: what is said of them, and they themselves."""
 
