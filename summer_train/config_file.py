@@ -80,7 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
     except SettingsError as error:
         raise SettingsError(f"--config {path}: {error}") from error
     found = {name: _number(value) if known[name].type in _FLOATS else value for name, value in found.items()}
-    if found.get("preset", "none") not in PRESETS:
+    if str(found.get("preset", "none")) not in PRESETS:
         raise SettingsError(f"--config {path}: preset {found['preset']}: choose one of {', '.join(PRESETS)}")
     return {name: value for name, value in with_preset(found).items() if name not in _OF_THAT_RUN}
 
