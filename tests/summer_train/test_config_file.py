@@ -133,7 +133,8 @@ def test_a_study_takes_a_run_as_its_base(common, tmp_path):
         ("3", "holds no settings"), ("{1: 2}", "holds no settings"), ("lr: [1, 2]", "--lr"), ("lr: fast", "--lr"),
         ("!!python/object/apply:os.system ['true']", "is no YAML"), ("logger: [mlflow]", "choose among csv"),
         ("a: &a [*a]", "holds references"), ("output_dir: {a: 1}", "--output-dir"), ("seed: !!int abc", "is no YAML"),
-        ("seed: 2020-13-45", "is no YAML"), (f"seed: {'1' * 5000}", "is no YAML"), ("preset: papr", "choose one of"), ("preset: [paper]", "choose one of"),
+        ("seed: 2020-13-45", "is no YAML"), (f"seed: {'1' * 5000}", "is no YAML"), ("preset: papr", "choose one of"),
+        ("preset: [paper]", "choose one of"),
         ("buffer: 4\nbuffer_s: 8", "says buffer twice"), ("task: label\nlr: fast", "--lr"),
     ],
 )  # fmt: skip
