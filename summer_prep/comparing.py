@@ -46,7 +46,10 @@ def compare(first: str | Path, second: str | Path, local_cache: Path | None = No
     CacheError : a key is damaged
     """
     places = as_place(first, "A"), as_place(second, "B")
-    (kind, ours), (other_kind, theirs) = (_keys_at(place, local_cache) for place in places)
+    try:
+        (kind, ours), (other_kind, theirs) = (_keys_at(place, local_cache) for place in places)
+    except SettingsError as error:  # which names the option of other commands
+        raise SettingsError(str(error).replace("--cache-dir ", "")) from error
     if kind != other_kind:
         raise SettingsError(f"{first} is a {kind}, {second} a {other_kind}. Name two of a kind")
     found: list[Difference] = []

@@ -281,7 +281,9 @@ def _staged(target: Path) -> Iterator[Path]:
     ------
     SettingsError : it cannot be written
     """
-    staged = target.with_name(f".{uuid.uuid4().hex}.staging{target.suffix}")  # pynwb warns of files of other names
+    staged = target.with_name(
+        f".{uuid.uuid4().hex}.staging{target.suffix.lower()}"
+    )  # pynwb warns of files of other names
     try:
         yield staged
     except OSError as error:

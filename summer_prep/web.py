@@ -123,7 +123,7 @@ def film_figure(minutes: Any, height_px: int, **options: Any) -> Any:
     from bokeh.models import WheelZoomTool
 
     drawn = new_figure(height_px, x_range=minutes, tools="xpan,xbox_zoom,reset", **options)
-    wheel = WheelZoomTool(dimensions="width", modifiers="ctrl")
+    wheel = WheelZoomTool(dimensions="width", modifiers="ctrl", maintain_focus=False)  # else bounds stop it half-way
     drawn.add_tools(wheel)
     drawn.toolbar.active_scroll = wheel
     drawn.min_border_left = 110

@@ -231,13 +231,14 @@ def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     held, settings = _HELD_AGAINST[task], list(groups[0]["settings"])
     several, has_null = len({group["folder"] for group in groups}) > 1, any(group["null"] for group in groups)
     has_published = any(group["published"] for group in groups)
+    has_parts = len({group["part"] for group in groups}) > 1  # a fraction split has no test part
     rows = []
     for group in groups:
         n_defined, n_models = group["n_defined"][first], len(group["models"])
         null, published = group["null"].get(first), group["published"] or {}
         rows.append([
             *(as_cell(group["settings"][name]) for name in settings),
-            *([group["folder"]] if several else []),
+            *([group["folder"]] if several else []), *([group["part"]] if has_parts else []),
             f"{n_defined} of {n_models}" if n_defined < n_models else str(n_models),
             number(group["mean"][first], 3),
             number(group["sd"][first], 3),
@@ -248,7 +249,8 @@ def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
         ])  # fmt: skip
     part = "val " if all(group["part"] == "val" for group in groups) else ""
     header = [
-        *(name.replace("_", " ") for name in settings), *(["folder"] if several else []), "models",
+        *(name.replace("_", " ") for name in settings), *(["folder"] if several else []),
+        *(["part"] if has_parts else []), "models",
         f"{part}{SCORE_COLUMNS[first]}", "SD", *(["shifted, 5 to 95 %", "p"] if has_null else []),
         *(["published"] if has_published else []),
         *(f"{baseline} ({SCORE_COLUMNS[score]})" for baseline, score in held.items()),

@@ -171,6 +171,22 @@ def test_what_cannot_be_exported_is_one_line(target, options, says, demo_cache, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.nwb"]
 
 
+def test_a_home_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    def refuse(name):
+        raise PermissionError(13, "Permission denied", "/nonexistent")
+
+    monkeypatch.setattr("summer_prep.extras.import_module", refuse)
+    with pytest.raises(SettingsError, match="cannot be loaded .Permission denied: /nonexistent.. Set HOME"):
+        summer_prep.export(14, tmp_path / "x.nwb")
+
+
+def test_a_name_in_capitals_is_an_nwb_file(demo_cache, tmp_path, run):
+    written = run("summer_prep", "export", "14", tmp_path / "14.NWB", "--cache-dir", demo_cache)
+    assert written.returncode == 0, written.stderr
+    assert written.stderr == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["14.NWB"]
+
+
 @pytest.mark.parametrize(("target", "module"), [("x.nwb", "ndx_binned_spikes"), ("x", "pyarrow")])
 def test_a_missing_package_is_one_line(target, module, demo_cache, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)

@@ -99,6 +99,14 @@ def test_the_wheel_zooms_all_pictures_together(opened):
         page.keyboard.down("Control")
         for _ in range(5):
             page.mouse.wheel(0, -300)
+        page.wait_for_function(f"document.body.dataset.columns !== '{before}'")
+        assert heat_map(page)["to"] - heat_map(page)["from"] < 9
+        page.mouse.move(picture["x"] + picture["width"] * 0.9, picture["y"] + 100)
+        for _ in range(30):
+            page.mouse.wheel(0, 300)
+        page.wait_for_function(f"document.body.dataset.columns === '{before}'")  # and all the way back
+        for _ in range(5):
+            page.mouse.wheel(0, -300)
         page.keyboard.up("Control")
         page.wait_for_function(f"document.body.dataset.columns !== '{before}'")
         assert heat_map(page)["to"] - heat_map(page)["from"] < 9

@@ -17,6 +17,7 @@ from summer_train.findings import read_results_of
 from summer_train.published import KAPPA_BY_LABEL
 from summer_train.reporting import Report
 from summer_train.summaries import summarise
+from summer_train.tables import summary_table
 from tests.browsers import findings
 from tests.conftest import error_line
 
@@ -242,6 +243,17 @@ def test_undefined_folds_are_said_in_the_table(studied, open_page, tmp_path, mon
     summer_train.report(studied, html=tmp_path / "page.html")
     with open_page(tmp_path / "page.html") as page:
         assert [row["models"] for row in rows_of(page, "groups-label")] == ["1 of 2", "1"]
+
+
+def test_scores_of_validation_are_told_from_those_of_test(studied):
+    tested = result_of(studied)
+    record = replace(tested.record, n_samples={"train": 9, "val": 9}, id="0" * 16)
+    validated = replace(tested, row={**tested.row, "split": "", "val_fraction": 0.2}, record=record)
+    groups = summarise({"a": [tested, validated]})[0]["groups"]
+    table = summary_table(groups)
+    assert [row[list(table.header).index("part")] for row in table.rows] == [group["part"] for group in groups]
+    assert {group["part"] for group in groups} == {"test", "val"}
+    assert "part" not in summary_table(groups[:1]).header
 
 
 def test_pairs_are_of_one_task_and_of_what_varies_in_a_folder(studied):
