@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from summer_prep.caches import open_cache
 from summer_prep.errors import SettingsError
-from summer_prep.key import DIMENSIONS, Description, bin_length_of, is_patient_id, key_path
+from summer_prep.key import DIMENSIONS, Description, bin_length_of, is_patient_id, key_of_path, key_path
 from summer_prep.places import Place
 from summer_prep.store import read_array
 from summer_prep.values import as_place
@@ -93,11 +93,8 @@ def _keys_at(place: Place, local_cache: Path | None) -> tuple[str, Keys]:
 
 
 def _fetched(key: Place, local_cache: Path | None) -> Description:
-    length = bin_length_of(key.name)
-    assert length is not None
     cache = open_cache(key.parent.parent, local_cache)
-    # What is compared is what was written.
-    return cache.fetch(key.parent.name.removeprefix("sub-"), length, every_byte=True)
+    return cache.fetch(*key_of_path(key), every_byte=True)  # what is compared is what was written
 
 
 def _compare_keys(one: Description, other: Description) -> Difference:

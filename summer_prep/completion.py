@@ -42,8 +42,12 @@ def regions(context: typer.Context, incomplete: str) -> list[str]:
 def _keys(context: typer.Context) -> dict[str, list[int]]:
     from summer_prep.key import cached_keys
 
-    place = context.params.get("cache_dir") or Path("data_cache")
+    place = _place(context)
     return cached_keys(place) if isinstance(place, Path) else {}  # nobody waits for a bucket after Tab
+
+
+def _place(context: typer.Context) -> Any:
+    return context.params.get("cache_dir") or Path("data_cache")
 
 
 def _of_descriptions(context: typer.Context, texts: Callable[[Mapping[str, Any]], Iterable[str]]) -> list[str]:
@@ -51,10 +55,9 @@ def _of_descriptions(context: typer.Context, texts: Callable[[Mapping[str, Any]]
     from summer_prep.key import describe, key_path
 
     found: dict[str, None] = {}
-    place = context.params.get("cache_dir") or Path("data_cache")
     for patient_id, lengths in _keys(context).items():
         with suppress(SummerError):
-            found |= dict.fromkeys(texts(describe(key_path(place, patient_id, lengths[-1])).attributes))
+            found |= dict.fromkeys(texts(describe(key_path(_place(context), patient_id, lengths[-1])).attributes))
     return list(found)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from summer_prep import __version__
 from summer_prep.caches import open_cache
@@ -20,7 +19,7 @@ from summer_prep.errors import SettingsError
 from summer_prep.extras import load_extra
 from summer_prep.key import DIMENSIONS, Description
 from summer_prep.places import Place
-from summer_prep.store import read_array
+from summer_prep.store import ARRAY_ATTRIBUTES, read_array
 from summer_prep.values import as_bin_lengths, as_number, as_path, as_patient_ids, as_place
 
 _OF_BINS = ("bin_start_s", "first_frame", "recorded_s", "recording_start_ms", "recording_stop_ms")
@@ -128,7 +127,6 @@ def _tables(key: Description, label_rule: LabelRule) -> dict[str, dict[str, Any]
     import pyarrow
 
     counts, bins = read_array(key.folder, "spike_counts"), np.arange(key.attributes["n_bins"], dtype=np.int32)
-    of_units = {name: read_array(key.folder, name) for name in key.attributes["digests"] if name not in DIMENSIONS}
     labels = read_array(key.folder, f"labels_{label_rule}")
     of_labels = {
         name: pyarrow.array(values == ON, mask=values == UNDEFINED)
@@ -142,12 +140,9 @@ def _tables(key: Description, label_rule: LabelRule) -> dict[str, dict[str, Any]
         },
         "units": {
             "unit": np.arange(counts.shape[1], dtype=np.int32),
-            **_named_beside("unit", {name: _texts(values) for name, values in of_units.items()}),
+            **_named_beside("unit", _unit_columns(key)),
         },
-        "labels": {
-            "bin": bins,
-            **_named_beside("bin", of_labels),
-        },
+        "labels": {"bin": bins, **_named_beside("bin", of_labels)},
     }
 
 
@@ -159,8 +154,11 @@ def _named_beside(ours: str, columns: Mapping[str, Any]) -> dict[str, Any]:
     return {name if column == ours else column: values for column, values in columns.items()}
 
 
-def _texts(values: NDArray[Any]) -> Any:
-    return values.tolist() if values.dtype.kind == "T" else values
+def _unit_columns(key: Description) -> dict[str, Any]:
+    """Return the columns of the recording's unit table, texts as a list."""
+    names = [name for name in key.attributes["digests"] if name not in DIMENSIONS]
+    columns = {name: read_array(key.folder, name) for name in names}
+    return {name: values.tolist() if values.dtype.kind == "T" else values for name, values in columns.items()}
 
 
 def _about(key: Description, label_rule: LabelRule) -> dict[str, Any]:
@@ -229,11 +227,7 @@ def _nwb_file(key: Description, label_rule: LabelRule) -> Any:
 
 def _add_units(nwb_file: Any, key: Description) -> None:
     descriptions = key.attributes.get("column_descriptions", {})
-    columns = {
-        name: _texts(read_array(key.folder, name))
-        for name in key.attributes["digests"]
-        if name not in DIMENSIONS and name not in _COLUMNS_OF_NWB
-    }
+    columns = {name: values for name, values in _unit_columns(key).items() if name not in _COLUMNS_OF_NWB}
     for name in columns:
         nwb_file.add_unit_column(name, descriptions.get(name) or name)
     for unit in range(key.attributes["n_units"]):
@@ -247,14 +241,9 @@ _COLUMNS_OF_NWB = ("id", "spike_times", "obs_intervals", "electrodes", "electrod
 def _bin_table(key: Description) -> Any:
     from hdmf.common import DynamicTable, VectorData
 
-    texts = {
-        "bin_start_s": "start of the bin on the film clock (s)", "first_frame": "film frame it starts at, from 0",
-        "recorded_s": "recording time that it covers (s); 0: never seen",
-        "recording_start_ms": "start on the recording clock (ms)",
-        "recording_stop_ms": "end on the recording clock (ms)",
-    }  # fmt: skip
     columns = [
-        VectorData(name=name, description=text, data=read_array(key.folder, name)) for name, text in texts.items()
+        VectorData(name=name, description=f"{about['long_name']} ({about['units']})", data=read_array(key.folder, name))
+        for name, about in ((name, ARRAY_ATTRIBUTES[name]) for name in _OF_BINS)
     ]
     return DynamicTable(name=_FILM, description="The bins of the film, a row each", columns=columns)
 

@@ -64,8 +64,8 @@ def read_recording(path: Path) -> Recording:
     return Recording(patient_id=patient_id, source=source, **fields)
 
 
-def read_extent(path: Path) -> tuple[int, int, dict[int, int]]:
-    """Return how much is in an NWB file, without reading it: units, spikes, and bin length (ms) -> bins.
+def read_extent(path: Path) -> tuple[int, int, dict[int, BinGrid]]:
+    """Return how much is in an NWB file, without reading it: units, spikes, bin length (ms) -> grid from frame 0.
 
     Raises
     ------
@@ -73,14 +73,16 @@ def read_extent(path: Path) -> tuple[int, int, dict[int, int]]:
     """
     patient_id_of(path)
     with opened(path) as nwb_file:
-        if nwb_file.units is None or "spike_times" not in nwb_file.units.colnames:
-            raise RecordingError("no spike times in table units, so there is nothing to bin")
-        spikes, stops = _ragged(nwb_file.units, "spike_times")
+        spikes, stops = _spike_column(nwb_file)
         table = _find_table(_tables_by_name(nwb_file), BINNING_TABLE)
         _, edge_stops = _ragged(table, "edges")
         n_bins = np.diff(edge_stops, prepend=0) - 1
-        lengths = _numbers(table, "bin_length").astype(int)
-        return len(stops), len(spikes), dict(zip(lengths.tolist(), n_bins.tolist(), strict=True))
+        grids = {
+            length: BinGrid(first_frame=0, n_bins=n, frames_per_bin=length // FRAME_PERIOD_MS)
+            for length, n in zip(_numbers(table, "bin_length").astype(int).tolist(), n_bins.tolist(), strict=True)
+            if length % FRAME_PERIOD_MS == 0
+        }
+        return len(stops), len(spikes), grids
 
 
 def _read_tables(nwb_file: "NWBFile") -> dict[str, Any]:
@@ -194,13 +196,18 @@ def _ragged(table: Any, name: str) -> tuple[Any, NDArray[np.int64]]:
     return data, stops
 
 
-def _read_spikes(nwb_file: "NWBFile") -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
+def _spike_column(nwb_file: "NWBFile") -> tuple[Any, NDArray[np.int64]]:
+    """Return the spike times, unread, and where each unit's stop, (n_units,)."""
     units = nwb_file.units
     if units is None or len(units) == 0:
         raise RecordingError("no units: the table is missing or empty, so there is nothing to bin")
     if "spike_times" not in units.colnames:
         raise RecordingError(f"no column spike_times in table units; it has {', '.join(units.colnames)}")
-    data, stops = _ragged(units, "spike_times")
+    return _ragged(units, "spike_times")
+
+
+def _read_spikes(nwb_file: "NWBFile") -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
+    data, stops = _spike_column(nwb_file)
     spike_times_ms = _read(data, "column spike_times of table units", _MAX_SPIKES).astype(np.float64)
     unit_of_spike = np.repeat(np.arange(len(stops)), np.diff(stops, prepend=0))
     bad = ~np.isfinite(spike_times_ms)

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from summer_prep.binning import BinGrid, bin_grid
+from summer_prep.binning import bin_grid
 from summer_prep.building import BuildConfig, open_places, wanted_and_fresh
 from summer_prep.caches import Cache
-from summer_prep.dataset import FRAME_PERIOD_MS
 from summer_prep.errors import SummerError
 from summer_prep.key import rows_per_chunk
 from summer_prep.places import Place
@@ -98,12 +97,7 @@ def _plan_keys(
 ) -> tuple[list[PlannedKey], float]:
     from summer_prep.nwb import read_extent
 
-    n_units, n_spikes, n_bins_of = read_extent(path)
-    grids = {
-        length: BinGrid(first_frame=0, n_bins=n_bins, frames_per_bin=length // FRAME_PERIOD_MS)
-        for length, n_bins in n_bins_of.items()
-        if length % FRAME_PERIOD_MS == 0
-    }
+    n_units, n_spikes, grids = read_extent(path)
     seconds = _SECONDS_PER_PATIENT + n_spikes * _SECONDS_PER_SPIKE
     keys = []
     for length in wanted or sorted(grids):

@@ -116,15 +116,16 @@ def labels_of_cache(cache: Cache, bin_length_ms: int, buffer_s: float | None = N
     key = cache.fetch(having[0], bin_length_ms, every_byte=True)
     names = ["label", *(f"labels_{rule}" for rule in LABEL_RULES)]
 
-    def digests(patient_id: str) -> list[str]:
-        own = cache.describe(patient_id, bin_length_ms).attributes["digests"]
-        return [own[name] for name in names]
+    def digests(description: Description) -> list[str]:
+        return [description.attributes["digests"][name] for name in names]
 
     return {
         "patient_id": having[0],
         "bin_length_ms": bin_length_ms,
         "labels": describe_labels(key, buffer_s),
-        "patients_with_others": [one for one in having[1:] if digests(one) != digests(having[0])],
+        "patients_with_others": [
+            one for one in having[1:] if digests(cache.describe(one, bin_length_ms)) != digests(key)
+        ],
     }
 
 

@@ -5,6 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,16 @@ class Result:
         return float(self.record.baselines.get(baseline, {}).get(self.part, {}).get(name, np.nan))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the predictions that were kept.
+        """Return the predictions that were kept, read once.
 
         Raises
         ------
         SettingsError : the file is damaged
         """
+        return self._arrays
+
+    @cached_property
+    def _arrays(self) -> dict[str, NDArray[Any]]:
         assert self.predictions is not None
         try:
             with self.predictions.open("rb") as file, np.load(file) as stored:  # which leaves a damaged one open

@@ -122,7 +122,8 @@ class Report:
         everything = [result for of_folder in self.found.values() for result in of_folder]
         results = usual_first(one_of_each(everything, self.say, first))
         with writing_below(target):
-            return list(_write(results, target, self.published, self.say, self.as_plain()))
+            beside = _side_by_side(self.as_plain()) if len(self.paths) > 1 else []
+            return list(_write(results, target, self.published, self.say, beside))
 
     def as_plain(self) -> Summary:
         """Return what was found as plain data, for JSON."""
@@ -145,8 +146,8 @@ Picture = tuple[str, str, Any]
 """Name of the file, what is to be seen, the figure."""
 
 
-def _write(results: Sequence[Result], target: Path, published: bool, say: Say, summary: Summary) -> Iterator[Path]:
-    """Write pictures, then the page that shows them; yields the page first."""
+def _write(results: Sequence[Result], target: Path, published: bool, say: Say, beside: Sequence[str]) -> Iterator[Path]:
+    """Write pictures, then the page that shows them, with lines on folders side by side; yields the page first."""
     drawn: list[tuple[str, str]] = []
     files = []
     for draw in _DRAWINGS:
@@ -158,12 +159,12 @@ def _write(results: Sequence[Result], target: Path, published: bool, say: Say, s
     if all(result.predictions is None for result in results):
         say("no predictions were kept: curves and the film are left out. study --keep-predictions keeps them")
     page = target / PAGE
-    page.write_text(_page(results, drawn, published, summary), encoding="utf-8", errors="backslashreplace")
+    page.write_text(_page(results, drawn, published, beside), encoding="utf-8", errors="backslashreplace")
     yield page
     yield from files
 
 
-def _page(results: Sequence[Result], drawn: Sequence[tuple[str, str]], published: bool, summary: Summary) -> str:
+def _page(results: Sequence[Result], drawn: Sequence[tuple[str, str]], published: bool, beside: Sequence[str]) -> str:
     rows = [result.row for result in results]
     lines = ["# Decoding report", "", f"{len(results)} models, {_cell(settings_line(rows))}.", ""]
     for task in dict.fromkeys(row["task"] for row in rows):
@@ -172,8 +173,7 @@ def _page(results: Sequence[Result], drawn: Sequence[tuple[str, str]], published
         null = _null_table([result for result in results if result.row["task"] == task])
         if null.rows:
             lines += ["### Against shifted labels", "", *_markdown(null), ""]
-    if len(summary["folders"]) > 1:
-        lines += _side_by_side(summary)
+    lines += beside
     undefined = [
         f"{row['label_name']}, fold {row['fold']}: {row['why_undefined']}" for row in rows if row["why_undefined"]
     ]
