@@ -1,11 +1,7 @@
 """A key in formats of other tools: Parquet tables, or an NWB file with the extension for binned spikes."""
 
 import os
-import re
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,12 +14,14 @@ from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, LABEL_RULES, ON, UNDEFINE
 from summer_prep.errors import SettingsError
 from summer_prep.extras import load_extra
 from summer_prep.key import DIMENSIONS, Description
+from summer_prep.output import staged
 from summer_prep.places import Place
 from summer_prep.store import ARRAY_ATTRIBUTES, read_array
 from summer_prep.values import as_bin_lengths, as_number, as_path, as_patient_ids, as_place
 
 _OF_BINS = ("bin_start_s", "first_frame", "recorded_s", "recording_start_ms", "recording_stop_ms")
 _FILM, _LABELS = "film_bins", "film_labels"
+_ADVICE = "Name another place"
 _TABLES = ("bins", "labels", "units")
 _OF_EXPORT = "Spike counts of patient"
 """Begins what an NWB file of ours says of itself."""
@@ -110,15 +108,15 @@ def _write_parquet(key: Description, folder: Path, label_rule: LabelRule) -> lis
     import pyarrow.parquet
 
     about = {name: str(value) for name, value in _about(key, label_rule).items()}
-    with _staged(folder) as staged:
-        staged.mkdir(parents=True)
+    with staged(folder, _ADVICE) as place:
+        place.mkdir()
         for name, columns in _tables(key, label_rule).items():
             table = pyarrow.table(columns).replace_schema_metadata(about)
-            pyarrow.parquet.write_table(table, staged / f"{name}.parquet")
+            pyarrow.parquet.write_table(table, place / f"{name}.parquet")
         folder.mkdir(exist_ok=True)
-        written = [folder / path.name for path in sorted(staged.iterdir())]
+        written = [folder / path.name for path in sorted(place.iterdir())]
         for path in written:
-            os.replace(staged / path.name, path)
+            os.replace(place / path.name, path)
     return written
 
 
@@ -176,11 +174,10 @@ def _about(key: Description, label_rule: LabelRule) -> dict[str, Any]:
 def _write_nwb(key: Description, path: Path, label_rule: LabelRule) -> list[Path]:
     from pynwb import NWBHDF5IO
 
-    with _staged(path) as staged:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with NWBHDF5IO(staged, "w") as io:
+    with staged(path, _ADVICE) as place:
+        with NWBHDF5IO(place, "w") as io:
             io.write(_nwb_file(key, label_rule))
-        os.replace(staged, path)
+        os.replace(place, path)
     return [path]
 
 
@@ -260,32 +257,3 @@ def _label_table(key: Description, label_rule: LabelRule) -> Any:
         data=read_array(key.folder, f"labels_{label_rule}"),
     )
     return DynamicTable(name=_LABELS, description="Annotations of the film, a row each", columns=[names, values])
-
-
-@contextmanager
-def _staged(target: Path) -> Iterator[Path]:
-    """Yield a place beside the target, which nothing is left in whatever happens.
-
-    Raises
-    ------
-    SettingsError : it cannot be written
-    """
-    staged = target.with_name(
-        f".{uuid.uuid4().hex}.staging{target.suffix.lower()}"
-    )  # pynwb warns of files of other names
-    try:
-        yield staged
-    except OSError as error:
-        raise SettingsError(f"{target}: cannot be written ({_reason(error)}). Name another place") from error
-    finally:
-        if staged.is_dir():
-            shutil.rmtree(staged, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                staged.unlink()
-
-
-def _reason(error: OSError) -> str:
-    """Return why something could not be written; HDF5 hides the number of the error in a long text."""
-    number = re.search(r"errno = (\d+)", str(error))
-    return error.strerror or (os.strerror(int(number[1])) if number else str(error).split("\n")[0])

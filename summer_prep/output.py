@@ -1,6 +1,11 @@
 """Where results go: places are checked before the work whose results they are to hold; pictures are saved here."""
 
 import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +79,36 @@ def save_picture(figure: Any, picture: Path, keep: bool = False) -> None:
     finally:
         if not keep:
             pyplot().close(figure)
+
+
+@contextmanager
+def staged(target: Path, advice: str) -> Iterator[Path]:
+    """Yield a place beside a file or folder to write it at, of which nothing is left, whatever happens.
+
+    Parameters
+    ----------
+    advice : what to do if it cannot be written
+
+    Raises
+    ------
+    SettingsError : it cannot be written
+    """
+    # A suffix of its kind: pynwb warns of files of others.
+    place = target.with_name(f".{uuid.uuid4().hex}.staging{target.suffix.lower()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield place
+    except OSError as error:
+        raise SettingsError(f"{target}: cannot be written ({_reason(error)}). {advice}") from error
+    finally:
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                place.unlink()
+
+
+def _reason(error: OSError) -> str:
+    """Return why something could not be written; HDF5 hides the number of the error in a long text."""
+    number = re.search(r"errno = (\d+)", str(error))
+    return error.strerror or (os.strerror(int(number[1])) if number else str(error).split("\n")[0])

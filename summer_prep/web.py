@@ -4,9 +4,7 @@ import html
 import json
 import os
 import re
-import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from summer_prep.console import Table, as_data
 from summer_prep.errors import SettingsError
 from summer_prep.extras import load_extra
+from summer_prep.output import staged
 from summer_prep.values import finite
 
 _NAME_LENGTH = 36
@@ -67,6 +66,7 @@ def render(
         title=title,
         template=Template(_file(package, f"{name}.html")),
         template_variables={
+            "layout": Template(_file("summer_prep", "web.html")),
             "style": _file("summer_prep", "web.css"),
             "shared_script": _file("summer_prep", "web.js"),
             "script": _file(package, f"{name}.js"),
@@ -94,16 +94,9 @@ def write_page(page: Path, text: str) -> None:
     ------
     SettingsError : it cannot be written
     """
-    staged = page.with_name(f".{page.name}.{uuid.uuid4().hex}.staging")
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
-        os.replace(staged, page)
-    except OSError as error:
-        raise SettingsError(f"{page}: cannot be written ({error.strerror}). Name another file") from error
-    finally:
-        with suppress(OSError):
-            staged.unlink()
+    with staged(page, "Name another file") as place:
+        place.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
+        os.replace(place, page)
 
 
 def new_figure(height_px: int, **options: Any) -> Any:
