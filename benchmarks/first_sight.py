@@ -19,20 +19,12 @@ from tests.browsers import opened, started_browser
 PROGRAMS = {"summer_prep": prep.app, "summer_train": train.app}
 
 
-def help_seconds(module: str, command: str, repeats: int) -> list[float]:
+def seconds_of(repeats: int, *arguments: str) -> list[float]:
+    """Time Python with some arguments."""
     found = []
     for _ in range(repeats):
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", module, command, "--help"], check=True, stdout=subprocess.DEVNULL)
-        found.append(time.perf_counter() - started)
-    return found
-
-
-def bare_seconds(repeats: int) -> list[float]:
-    found = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
         found.append(time.perf_counter() - started)
     return found
 
@@ -48,10 +40,10 @@ def main() -> None:
     parser.add_argument("pages", nargs="*", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    show("python alone", bare_seconds(options.repeats))
+    show("python alone", seconds_of(options.repeats, "-c", "pass"))
     for module, app in PROGRAMS.items():
         for command in list_options(typer.main.get_command(app)):
-            show(f"{module} {command} --help", help_seconds(module, command, options.repeats))
+            show(f"{module} {command} --help", seconds_of(options.repeats, "-m", module, command, "--help"))
     if options.pages:
         with started_browser() as browser:
             for page in options.pages:

@@ -109,7 +109,7 @@ def _write_parquet(key: Description, folder: Path, label_rule: LabelRule) -> lis
 
     about = {name: str(value) for name, value in _about(key, label_rule).items()}
     with staged(folder, _ADVICE) as place:
-        place.mkdir()
+        place.mkdir(parents=True)
         for name, columns in _tables(key, label_rule).items():
             table = pyarrow.table(columns).replace_schema_metadata(about)
             pyarrow.parquet.write_table(table, place / f"{name}.parquet")
@@ -175,6 +175,7 @@ def _write_nwb(key: Description, path: Path, label_rule: LabelRule) -> list[Path
     from pynwb import NWBHDF5IO
 
     with staged(path, _ADVICE) as place:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with NWBHDF5IO(place, "w") as io:
             io.write(_nwb_file(key, label_rule))
         os.replace(place, path)

@@ -96,7 +96,6 @@ def staged(target: Path, advice: str) -> Iterator[Path]:
     # A suffix of its kind: pynwb warns of files of others.
     place = target.with_name(f".{uuid.uuid4().hex}.staging{target.suffix.lower()}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         yield place
     except OSError as error:
         raise SettingsError(f"{target}: cannot be written ({_reason(error)}). {advice}") from error

@@ -4,7 +4,7 @@ The counts stand in the page and are sampled anew at every zoom.
 """
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,14 +181,9 @@ class _Film:
             title=f"blocked split, buffer {buffer_s:g} s",
         )
         for part in ("train", "val", "test", "unused"):
-            rows: dict[str, list[Any]] = {"y": [], "left": [], "right": []}
-            for fold, bins in splits.items():
-                for left, right in self._stretches(self._part(bins, part)):
-                    rows["y"].append(f"fold {fold}")
-                    rows["left"].append(left)
-                    rows["right"].append(right)
+            bars = self._bars((f"fold {fold}", self._part(bins, part), part) for fold, bins in splits.items())
             drawn.hbar(
-                y="y", left="left", right="right", height=0.8, color=COLORS[part], legend_label=part, source=rows
+                y="y", left="left", right="right", height=0.8, color=COLORS[part], legend_label=part, source=bars
             )
         legend_above(drawn)
         return drawn
@@ -200,30 +195,33 @@ class _Film:
             return ~np.isin(every_bin, np.concatenate(list(bins.values())))
         return np.isin(every_bin, bins[part])
 
-    def _stretches(self, inside: NDArray[np.bool_]) -> list[tuple[float, float]]:
-        """Return where runs of bins begin and end, in minutes."""
-        lefts, rights = (edges * self.bin_min + self.start_min for edges in stretches(inside))
-        return [(float(left), float(right)) for left, right in zip(lefts, rights, strict=True)]
+    def _bars(self, rows: Iterable[tuple[str, NDArray[np.bool_], str]]) -> dict[str, list[Any]]:
+        """Return a bar for each run of bins: in which row, from and to which minute, and what it says."""
+        bars: dict[str, list[Any]] = {"y": [], "left": [], "right": [], "value": []}
+        for name, inside, value in rows:
+            lefts, rights = (edges * self.bin_min + self.start_min for edges in stretches(inside))
+            bars["y"] += [name] * len(lefts)
+            bars["left"] += lefts.tolist()
+            bars["right"] += rights.tolist()
+            bars["value"] += [value] * len(lefts)
+        return bars
 
     def labels(self) -> Any:
         """Return the stretches of every label."""
         from bokeh.transform import factor_cmap
 
-        rows: dict[str, list[Any]] = {"y": [], "left": [], "right": [], "value": []}
-        for name, label in zip(self.names, self.first_labels, strict=True):
-            for value, word in ((ON, "on"), (UNDEFINED, "undefined")):
-                for left, right in self._stretches(label == value):
-                    rows["y"].append(name)
-                    rows["left"].append(left)
-                    rows["right"].append(right)
-                    rows["value"].append(word)
+        bars = self._bars(
+            (name, label == value, word)
+            for name, label in zip(self.names, self.first_labels, strict=True)
+            for value, word in ((ON, "on"), (UNDEFINED, "undefined"))
+        )
         drawn = film_figure(
             self.minutes, 60 + _ROW_PX * len(self.names), title="labels (rule: first frame)",
             y_range=list(reversed(self.names)),
             tooltips=[("label", "@y"), ("from (min)", "@left{0.00}"), ("to (min)", "@right{0.00}"), ("is", "@value")],
         )  # fmt: skip
         colors = factor_cmap("value", [COLORS["main"], COLORS["unused"]], ["on", "undefined"])
-        drawn.hbar(y="y", left="left", right="right", height=0.8, color=colors, source=rows)
+        drawn.hbar(y="y", left="left", right="right", height=0.8, color=colors, source=bars)
         return drawn
 
     def mark_pauses(self, drawn: Any, pauses: list[dict[str, Any]]) -> None:

@@ -95,6 +95,7 @@ def write_page(page: Path, text: str) -> None:
     SettingsError : it cannot be written
     """
     with staged(page, "Name another file") as place:
+        page.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
         os.replace(place, page)
 

@@ -104,10 +104,7 @@
     const group = facts.groups[number];
     for (const row of document.querySelectorAll("tr[data-group]"))
       row.classList.toggle("chosen", Number(row.dataset.group) === number);
-    const words = Object.entries(group.settings).map(
-      ([name, value]) => name === "label_name" ? value : `${name.replaceAll("_", " ")} ${value === "" ? "none" : value}`);
-    document.getElementById("group-title").textContent =
-      [...(Object.keys(facts.folders).length > 1 ? [group.folder] : []), ...words].join(", ");
+    document.getElementById("group-title").textContent = facts.group_names[number];
     draw_curves(group);
     draw_ranks(group);
     draw_confusion(group);

@@ -20,7 +20,7 @@ _MAX_ROWS = 200
 """More are more than a browser draws."""
 
 
-def _name(group: Summary, folders: Sequence[str]) -> str:
+def group_name(group: Summary, folders: Sequence[str]) -> str:
     """Return what tells a group from others: its folder, its label, and other settings by name."""
     words = [value if name == "label_name" else f"{name.replace('_', ' ')} {as_cell(value)}"
              for name, value in group["settings"].items()]  # fmt: skip
@@ -34,7 +34,7 @@ def dots_figure(groups: Sequence[Summary], folders: Sequence[str]) -> Any:
     task = groups[0]["task"]
     score = MAIN_SCORE[task]
     groups, n_groups = groups[:_MAX_ROWS], len(groups)
-    names = figure_names([f"{place}. {_name(group, folders)}" for place, group in enumerate(groups, start=1)])
+    names = figure_names([f"{place}. {group_name(group, folders)}" for place, group in enumerate(groups, start=1)])
     points: dict[str, list[Any]] = {"x": [], "y": [], "fold": [], "seed": [], "color": []}
     means: dict[str, list[Any]] = {"x": [], "y": [], "color": []}
     marks: dict[str, dict[str, list[Any]]] = {

@@ -9,7 +9,14 @@ from summer_prep.console import Table
 from summer_prep.web import html_table, render, write_page
 from summer_train.findings import film_track
 from summer_train.published import CONDITIONS, SOURCE
-from summer_train.report_figures import dots_figure, lines_figure, predictions_figure, split_spans, units_figure
+from summer_train.report_figures import (
+    dots_figure,
+    group_name,
+    lines_figure,
+    predictions_figure,
+    split_spans,
+    units_figure,
+)
 from summer_train.summaries import Group, Summary, with_predictions
 from summer_train.tables import SCORE_COLUMNS, as_cell, comparison_table, differences_table, summary_table
 
@@ -41,10 +48,11 @@ def write_report_page(page: Path, summary: Summary, groups: Sequence[Group]) -> 
         spans = split_spans([models for _, models in with_predictions(groups)], tracks)
         roots["film_pictures"] = predictions_figure(tracks, spans)
     title = f"Decoding report: {', '.join(summary['folders'])}"
-    write_page(
-        page,
-        render("summer_train", "report", title, roots, {**summary, "score_names": SCORE_COLUMNS}, **_texts(summary)),
-    )
+    words = {
+        "score_names": SCORE_COLUMNS,
+        "group_names": [group_name(group, list(summary["folders"])) for group in summary["groups"]],
+    }
+    write_page(page, render("summer_train", "report", title, roots, {**summary, **words}, **_texts(summary)))
 
 
 def _tasks(summary: Summary) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from summer_prep.key import describe
-from summer_prep.store import read_array, write_key
+from tests.keys import rewrite_key
 
 PROGRAMS = Path(sys.executable).parent
 
@@ -79,14 +79,10 @@ def test_regions_are_those_of_units_and_their_groups(place):
 
 def test_what_files_say_moves_no_cursor(demo_cache, tmp_path):
     copy = shutil.copytree(demo_cache / "sub-14", tmp_path / "data_cache" / "sub-14")
-    description = describe(copy / "bin-80ms.zarr")
     odd = ["\x1b]0;caught\x07t", "t\nt", "t t", "\x08\x08ts", "tt"]
-    names = [*odd, *description.attributes["label_names"][len(odd) :]]
-    arrays = {name: read_array(description.folder, name) for name in description.attributes["digests"]}
-    own = {"files", "digests", "coordinates", "document_sha256"}
-    attributes = {name: value for name, value in description.attributes.items() if name not in own}
+    names = [*odd, *describe(copy / "bin-80ms.zarr").attributes["label_names"][len(odd) :]]
     shutil.rmtree(copy / "bin-1000ms.zarr")
-    write_key(copy / "bin-80ms.zarr", arrays, {**attributes, "label_names": names}, "none")
+    rewrite_key(tmp_path / "data_cache", "14", 80, label_names=names)
     assert offered(tmp_path, "summer-train fit --label-name tt") == ["tt"]
     assert not any("caught" in word for word in offered(tmp_path, "summer-train fit --label-name "))
 

@@ -12,19 +12,9 @@ import summer_prep
 from summer_prep.comparing import _compare_arrays, is_equal
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.key import describe, key_path
-from summer_prep.store import read_array, write_key
+from summer_prep.store import read_array
 from tests.conftest import error_line
-
-
-def changed(cache, patient_id, bin_length_ms, change, **attributes):
-    """Write a key once more, with arrays changed."""
-    key = key_path(cache, patient_id, bin_length_ms)
-    description = describe(key)
-    arrays = {name: read_array(key, name) for name in description.attributes["digests"]}
-    change(arrays)
-    own = {"files", "digests", "coordinates", "document_sha256"}
-    kept = {name: value for name, value in description.attributes.items() if name not in own}
-    write_key(key, arrays, {**kept, **attributes}, description.attributes["codec"])
+from tests.keys import rewrite_key
 
 
 @pytest.fixture
@@ -48,7 +38,7 @@ def test_the_first_bin_that_differs_is_named(demo_cache, copy, run):
         arrays["spike_counts"] = arrays["spike_counts"].copy()
         arrays["spike_counts"][[700, 500], [2, 7]] += 1
 
-    changed(copy, "20", 80, change)
+    rewrite_key(copy, "20", 80, change)
     before = read_array(key_path(demo_cache, "20", 80), "spike_counts")
     starts_s = read_array(key_path(demo_cache, "20", 80), "bin_start_s")
     (pair,) = [pair for pair in summer_prep.compare(demo_cache, copy) if not is_equal(pair)]
@@ -65,7 +55,7 @@ def test_the_first_bin_that_differs_is_named(demo_cache, copy, run):
 
 
 def test_two_software_versions_are_told_apart_from_two_numbers(demo_cache, copy, run):
-    changed(copy, "14", 80, lambda arrays: None, software_version="9.9")
+    rewrite_key(copy, "14", 80, software_version="9.9")
     pairs = summer_prep.compare(demo_cache / "sub-14", copy / "sub-14")
     (pair,) = [pair for pair in pairs if pair["attributes"]]
     assert pair["attributes"] == [{"name": "software_version", "first": summer_prep.__version__, "second": "9.9"}]
@@ -102,14 +92,14 @@ def test_equal_bytes_of_another_shape_are_a_difference(demo_cache, copy):
     for cache in (copy, copy.parent / "other"):
         if not cache.exists():
             shutil.copytree(copy, cache)
-        changed(cache, "14", 80, empty)
+        rewrite_key(cache, "14", 80, empty)
 
     def reshape(arrays):
         n_bins, n_units = arrays["spike_counts"].shape
         assert n_bins % 3 == 0
         arrays["spike_counts"] = arrays["spike_counts"].reshape(n_bins // 3, n_units * 3)
 
-    changed(copy.parent / "other", "14", 80, reshape, n_units=30)
+    rewrite_key(copy.parent / "other", "14", 80, reshape, n_units=30)
     (pair,) = summer_prep.compare(key_path(copy, "14", 80), key_path(copy.parent / "other", "14", 80))
     (array,) = pair["arrays"]
     assert array["name"] == "spike_counts"
@@ -117,7 +107,7 @@ def test_equal_bytes_of_another_shape_are_a_difference(demo_cache, copy):
 
 
 def test_pauses_and_tallies_are_numbers_too(demo_cache, copy, run):
-    changed(copy, "14", 80, lambda arrays: None, pauses=[])
+    rewrite_key(copy, "14", 80, pauses=[])
     result = run("summer_prep", "diff", demo_cache / "sub-14", copy / "sub-14")
     assert result.returncode == 1
     assert "pauses\t1\t" in result.stdout
@@ -128,7 +118,7 @@ def test_a_label_that_differs_is_named(demo_cache, copy):
         arrays["labels_any"] = arrays["labels_any"].copy()
         arrays["labels_any"][4, 33] ^= 1
 
-    changed(copy, "14", 80, change)
+    rewrite_key(copy, "14", 80, change)
     (pair,) = summer_prep.compare(key_path(demo_cache, "14", 80), key_path(copy, "14", 80))
     first = pair["arrays"][0]["first_difference"]
     names = describe(key_path(demo_cache, "14", 80)).attributes["label_names"]
@@ -136,7 +126,7 @@ def test_a_label_that_differs_is_named(demo_cache, copy):
 
 
 def test_an_array_that_one_has_alone_is_told(demo_cache, copy, run):
-    changed(copy, "14", 80, lambda arrays: arrays.pop("peak_SNR"))
+    rewrite_key(copy, "14", 80, lambda arrays: arrays.pop("peak_SNR"))
     keys = key_path(demo_cache, "14", 80), key_path(copy, "14", 80)
     (pair,) = summer_prep.compare(*keys)
     assert pair["arrays"] == [{"name": "peak_SNR", "only_in": "first"}]

@@ -10,9 +10,10 @@ from summer_prep.errors import SettingsError
 from summer_prep.key import describe, key_path
 from summer_prep.report import describe_folds, describe_key, describe_unit, fano_factor, stretches
 from summer_prep.splits import blocked_split
-from summer_prep.store import read_array, write_key
+from summer_prep.store import read_array
 from summer_prep.values import finite
 from tests.conftest import error_line
+from tests.keys import rewrite_key
 
 
 @pytest.fixture
@@ -132,11 +133,6 @@ def test_labels_are_listed_with_what_folds_lack(run, demo_cache, description):
 
 def test_other_annotations_of_a_patient_are_told(run, demo_cache, tmp_path):
     copy = shutil.copytree(demo_cache, tmp_path / "copy")
-    key = key_path(copy, "20", 80)
-    attributes = describe(key).attributes
-    arrays = {name: read_array(key, name) for name in attributes["digests"]}
-    arrays["labels_first"] = 1 - arrays["labels_first"]
-    own = {"files", "digests", "coordinates", "document_sha256"}
-    write_key(key, arrays, {name: value for name, value in attributes.items() if name not in own}, "none")
+    rewrite_key(copy, "20", 80, lambda arrays: arrays.update(labels_first=1 - arrays["labels_first"]))
     shown = run("summer_prep", "labels", "--cache-dir", copy)
     assert "other annotations have 20" in shown.stderr
