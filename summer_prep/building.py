@@ -27,6 +27,7 @@ from summer_prep.key import (
     patient_path,
 )
 from summer_prep.output import check_folder
+from summer_prep.parallel import Opened, dask_workers, processes, run_tasks, this_process
 from summer_prep.places import Place, Url, with_absolute_paths
 from summer_prep.publish import clear_debris
 from summer_prep.sources import (
@@ -39,7 +40,6 @@ from summer_prep.sources import (
     source_sha256,
 )
 from summer_prep.values import as_bin_lengths, as_number, as_path, as_patient_ids, as_place, as_text
-from summer_prep.workers import Engine, run_here, run_in_workers, run_tasks
 
 if TYPE_CHECKING:
     from summer_prep.align import RecordingOnFilm
@@ -204,13 +204,12 @@ def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_pati
 
     tasks = {patient_id: (path, patient_id, config) for patient_id, path in paths.items()}
     try:
-        with _engine(config, list(paths.values())) as engine:
-            for patient_id in run_tasks(engine, build_patient, tasks, take):
-                message = (
-                    f"{paths[patient_id]}: the process that read it crashed or was killed: it is damaged, "
-                    "or memory ran out. Download it again, or use fewer --workers"
-                )
-                take(patient_id, [_failure(patient_id, 0, message)])
+        for patient_id in run_tasks(_pool(config), build_patient, tasks, take):
+            message = (
+                f"{paths[patient_id]}: the process that read it crashed or was killed: it is damaged, "
+                "or memory ran out. Download it again, or use fewer --workers"
+            )
+            take(patient_id, [_failure(patient_id, 0, message)])
     finally:
         if not was_there:  # a build that built nothing leaves nothing
             with suppress(OSError):
@@ -233,20 +232,11 @@ def open_places(config: BuildConfig) -> tuple[Cache, dict[str, Place]]:
     return cache, paths
 
 
-@contextmanager
-def _engine(config: BuildConfig, recordings: Sequence[Place]) -> Iterator[Engine]:
-    """Yield what builds patients side by side: this process, processes, or a cluster."""
+def _pool(config: BuildConfig) -> Callable[[], Opened]:
+    """Return what opens the pool that builds patients side by side."""
     if config.scheduler is not None:
-        from summer_prep.cluster import cluster
-
-        written = [config.cache_dir] if isinstance(config.cache_dir, Path) else []
-        read = [path for path in recordings if isinstance(path, Path)]
-        with cluster(config.scheduler, config.n_workers, read, written, __name__) as engine:
-            yield engine
-    elif config.n_workers == 0:
-        yield run_here
-    else:
-        yield partial(run_in_workers, n_workers=config.n_workers, preloaded=PRELOADED)
+        return partial(dask_workers, config.scheduler, config.n_workers, PRELOADED)
+    return partial(processes, config.n_workers, PRELOADED) if config.n_workers else this_process
 
 
 def build_patient(path: Place, patient_id: str, config: BuildConfig) -> list[KeyResult]:

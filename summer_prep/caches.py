@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,10 +20,10 @@ from summer_prep.key import (
     key_path,
 )
 from summer_prep.machine import keeping_much
+from summer_prep.parallel import processes, run_tasks
 from summer_prep.places import Place, Url
 from summer_prep.publish import Files, publish
 from summer_prep.values import as_bin_lengths, as_path, as_patient_ids, as_place
-from summer_prep.workers import run_in_workers
 
 if TYPE_CHECKING:
     import zarr
@@ -178,7 +179,7 @@ def facts_of_keys(cache: Cache, keys: Sequence[tuple[str, int]], n_workers: int 
     starts = range(0, len(keys), _KEYS_AT_ONCE)
     place = cache.place
     tasks = {str(start): (place, keys[start : start + _KEYS_AT_ONCE]) for start in starts}
-    lost = run_in_workers(_facts_in, tasks, found.__setitem__, n_workers=n_workers, preloaded=(__name__,))
+    lost = run_tasks(partial(processes, n_workers, (__name__,)), _facts_in, tasks, found.__setitem__)
     found |= {start: _facts_in(*tasks[start]) for start in lost}
     return [one for start in starts for one in found[str(start)]]
 

@@ -1,15 +1,10 @@
 """What this machine has to give."""
 
 import gc
-import getpass
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 _PROCESS = Path("/proc/self")
 _GROUPS = {
@@ -70,23 +65,3 @@ def keeping_much() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-@cache
-def own_one_of(number: int, what: str) -> int:
-    """Return which one of several things, like GPUs, this process uses: one that no other process of ours has.
-
-    It is this process's until it ends, however it ends. Where all are taken, some are shared.
-    """
-    for one in range(number):
-        lock = FileLock(Path(tempfile.gettempdir()) / f"summer-{getpass.getuser()}-{what.replace('/', '-')}-{one}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except (Timeout, OSError, NotImplementedError):
-            continue
-        _held.append(lock)
-        return one
-    return os.getpid() % number
-
-
-_held: list[FileLock] = []

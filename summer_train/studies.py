@@ -6,7 +6,7 @@ command, and one that is finished does nothing.
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +18,11 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from summer_prep.errors import SettingsError
-from summer_prep.key import DESCRIPTION, key_path
-from summer_prep.machine import available_bytes, own_one_of
+from summer_prep.errors import CacheError, SettingsError
+from summer_prep.machine import available_bytes
 from summer_prep.output import check_folder
-from summer_prep.places import Url, with_absolute_paths
-from summer_prep.workers import MAIN_GUARD, Engine, run_here, run_in_workers, run_tasks
+from summer_prep.parallel import LOCAL, MAIN_GUARD, Opened, dask_workers, processes, run_tasks, this_process
+from summer_prep.places import with_absolute_paths
 from summer_train.config import (
     STUDY_OPTIONS,
     Choice,
@@ -40,7 +39,7 @@ from summer_train.config_file import for_study
 from summer_train.data import FilmData
 from summer_train.grid import choices_of
 from summer_train.plans import Group, Model, Plan, hopeless_record, plan_study
-from summer_train.progress import EPOCHS, Progress
+from summer_train.progress import Progress
 from summer_train.records import (
     Record,
     Row,
@@ -138,7 +137,7 @@ def run_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing) 
         missing = [group.without(records) for group in plan.groups]
         n_missing = sum(len(group.models) for group in missing)
         say(f"{plan.n_models} models, {plan.n_models - n_missing} of them there: {n_missing} to train")
-        lost = _train(missing, run, records, say) if n_missing else []
+        lost = _train(missing, plan.data_digests, run, records, say) if n_missing else []
         with writing_below(run.output_dir):
             rows = write_tables(run.output_dir, records.values(), list(plan.data_digests))
     if lost:
@@ -187,7 +186,13 @@ def _is_fresh(record: Record, plan: Plan, run: StudyRun) -> bool:
     return plan.data_digests[record.id] == record.data_digest and not lacks_predictions
 
 
-def _train(groups: Sequence[Group], run: StudyRun, records: dict[tuple[str, int], Record], say: Say) -> list[Model]:
+def _train(
+    groups: Sequence[Group],
+    data_digests: Mapping[str, str],
+    run: StudyRun,
+    records: dict[tuple[str, int], Record],
+    say: Say,
+) -> list[Model]:
     """Train stacks side by side, adding to the records as each ends; return the models that were lost."""
     stacks = [(group, models) for group in groups for models in group.stacks()]
     stacks.sort(key=lambda stack: -stack[0].cost * len(stack[1]))  # the longest first, so that all end together
@@ -199,55 +204,32 @@ def _train(groups: Sequence[Group], run: StudyRun, records: dict[tuple[str, int]
         with writing_below(run.output_dir):
             write_stack(run.output_dir, name, found)
         records.update({(record.id, record.shift): record for record in found})
-        progress.finish(len(found), sum(len(record.curve) for record in found))
+        progress.finish(len(found))
         if time.monotonic() - last_tables > SECONDS_BETWEEN_TABLES:
             with writing_below(run.output_dir):
                 write_tables(run.output_dir, records.values())
             last_tables = time.monotonic()
 
-    n_models = sum(map(len, names.values()))
-    with (
-        _engine([group for group, _ in stacks], run, say) as engine,
-        Progress(run.output_dir, len(names), n_models, run.max_epochs, say) as progress,
-    ):
-        # On other machines nobody maps the file of the epochs that are done.
-        told = None if run.scheduler else progress.path
-        sent = with_absolute_paths(run) if run.scheduler else run
-        tasks = {name: (models, sent, told, slot) for slot, (name, models) in enumerate(names.items())}
-        lost = run_tasks(engine, train_models, tasks, take, progress.stop)
+    sent = with_absolute_paths(run) if run.scheduler else run
+    tasks = {name: (models, data_digests[models[0].id], sent) for name, models in names.items()}
+    pool = _pool([group for group, _ in stacks], run, say)
+    n_threads = torch.get_num_threads()
+    try:
+        with Progress(sum(map(len, names.values())), say) as progress:
+            lost = run_tasks(pool, train_models, tasks, take)
+    finally:  # of this process, which is somebody else's, too
+        _opened.clear()
+        torch.set_num_threads(n_threads)
     return [model for name in lost for model in names[name]]
 
 
-@contextmanager
-def _engine(groups: Sequence[Group], run: StudyRun, say: Say) -> Iterator[Engine]:
-    """Yield what trains stacks side by side: this process, processes, or a cluster."""
+def _pool(groups: Sequence[Group], run: StudyRun, say: Say) -> Callable[[], Opened]:
+    """Return what opens the pool that trains stacks side by side."""
     if run.scheduler is not None:
-        from summer_prep.cluster import cluster
-
-        n_workers = _choose_workers(groups, run, say) if run.scheduler == "local" else 0
-        written = [run.output_dir] if run.keep_predictions else []
-        with cluster(run.scheduler, n_workers, _keys_of(groups, run), written, __name__) as engine:
-            yield engine
-    elif (n_workers := _choose_workers(groups, run, say)) > 1:
-        yield partial(run_in_workers, n_workers=n_workers, preloaded=PRELOADED)
-    else:
-        n_threads = torch.get_num_threads()
-        try:
-            yield run_here
-        finally:  # this process is somebody else's, too
-            _opened.clear()
-            torch.set_num_threads(n_threads)
-
-
-def _keys_of(groups: Sequence[Group], run: StudyRun) -> list[Path]:
-    """Return the files that describe the keys of some models."""
-    keys = {
-        (patient_id, model.choice.bin_length_ms)
-        for group in groups for model in group.models for patient_id in model.choice.patient_ids
-    }  # fmt: skip
-    if isinstance(run.cache_dir, Url):
-        return []  # each machine fetches its own
-    return [key_path(run.cache_dir, *key) / DESCRIPTION for key in sorted(keys)]
+        n_workers = _choose_workers(groups, run, say) if run.scheduler == LOCAL else 0
+        return partial(dask_workers, run.scheduler, n_workers, PRELOADED)
+    n_workers = _choose_workers(groups, run, say)
+    return partial(processes, n_workers, PRELOADED) if n_workers > 1 else this_process
 
 
 def _choose_workers(groups: Sequence[Group], run: StudyRun, say: Say) -> int:
@@ -274,78 +256,70 @@ def _choose_workers(groups: Sequence[Group], run: StudyRun, say: Say) -> int:
     return fitting
 
 
-def train_models(models: Sequence[Model], run: StudyRun, progress: Path | None, slot: int) -> list[Record]:
+def train_models(models: Sequence[Model], data_digest: str, run: StudyRun) -> list[Record]:
     """Train a stack of models and return what they leave; the work of one process.
 
     Parameters
     ----------
-    progress, slot : where to tell of each epoch, if anybody can see it
+    data_digest : of the data that the study was planned with
+
+    Raises
+    ------
+    CacheError : the cache holds other data by now
     """
     quieten_lightning()
-    if run.scheduler is not None and torch.cuda.device_count() > 1:
-        torch.cuda.set_device(own_one_of(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", "gpu")))
-    tick = partial(_tick, np.memmap(progress, np.int64, "r+"), slot) if progress else lambda _n_networks: None
-
     started = time.perf_counter()
-    datas, found = _open_models(models, run)
+    datas, found = _open_models(models, data_digest, run)
     records = list(found)
     if datas:
         torch.set_num_threads(1)  # two on a stack of small products are slower than one, and wait where cores are busy
-        trained, scored = train_stack(list(datas.values()), run.max_epochs, run.patience, tick)
+        trained, scored = train_stack(list(datas.values()), run.max_epochs, run.patience)
         seconds = (time.perf_counter() - started) / len(datas)
         for (model, data), how, what in zip(datas.items(), trained, scored, strict=True):
             records.append(_record(model, data, run, how, what, seconds))
     return records
 
 
-def _tick(told: Any, slot: int, n_networks: int) -> None:
-    """Count an epoch of some networks where the process that shows progress looks; stop if it asks for that."""
-    told[slot] += n_networks
-    if told[-1]:
-        raise KeyboardInterrupt
+_opened: dict[tuple[str, float | None], FilmData] = {}
+"""The data that this process placed last, by their digest: the next stack mostly needs the same counts."""
 
 
-_opened: dict[Any, FilmData] = {}
-"""The data that this process placed last: the next stack mostly needs the same counts."""
-
-
-def _open_models(models: Sequence[Model], run: StudyRun) -> tuple[dict[Model, FilmData], list[Record]]:
+def _open_models(
+    models: Sequence[Model], data_digest: str, run: StudyRun
+) -> tuple[dict[Model, FilmData], list[Record]]:
     """Return the data of each model, and a record of each that has nothing to learn from."""
     choice = models[0].choice
-    of_units = (
-        run.cache_dir, run.device_memory_gb, choice.patient_ids, choice.bin_length_ms, choice.brain_regions,
+    selection = open_selection(
+        run.cache_dir,
+        choice.patient_ids,
+        choice.bin_length_ms,
+        choice.brain_regions or None,
         choice.single_units,
-    )  # fmt: skip
-    before = _opened.get(of_units)
-    selection = (
-        before.selection
-        if before
-        else open_selection(
-            run.cache_dir,
-            choice.patient_ids,
-            choice.bin_length_ms,
-            choice.brain_regions or None,
-            choice.single_units,
-            run.local_cache,
-        )
+        run.local_cache,
     )
+    if digest_of(selection.provenance()) != data_digest:
+        raise CacheError(
+            f"{run.cache_dir}: the keys of patients {' '.join(choice.patient_ids)} at {choice.bin_length_ms} ms are "
+            "not those that the study was planned with: they were rebuilt meanwhile, or a worker sees another cache. "
+            "Repeat the command"
+        )
+    before = _opened.get((data_digest, run.device_memory_gb))
     choices = dict.fromkeys(model.choice for model in models)
-    of_choice = {one: FilmData(selection, one, run.device_memory_gb) for one in choices}
+    of_choice = {one: FilmData(before.selection if before else selection, one, run.device_memory_gb) for one in choices}
     first = next(iter(of_choice.values()))
     if before:
         first.take_counts_of(before)
     else:
         first.place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         _opened.clear()
-        _opened[of_units] = first
+        _opened[data_digest, run.device_memory_gb] = first
     datas, hopeless = {}, []
     for model in models:
         try:
             data = of_choice[model.choice]
             datas[model] = data.shifted(model.shift) if model.shift else data
         except NothingToLearnError as reason:
-            digest = digest_of(selection.provenance())
-            hopeless.append(hopeless_record(model.choice, run, digest, str(reason), model.shift))
+            hopeless.append(hopeless_record(model.choice, run, data_digest, str(reason), model.shift))
     if datas:
         next(iter(datas.values())).take_counts_of(first)
     return datas, hopeless
@@ -390,7 +364,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         except Timeout as error:
             raise SettingsError(f"{folder}: another process is at work on this study. Wait for its end") from error
     try:
-        for debris in (*folder.glob(".*.staging"), *folder.glob("*/.*.staging"), folder / EPOCHS):
+        for debris in (*folder.glob(".*.staging"), *folder.glob("*/.*.staging")):
             debris.unlink(missing_ok=True)
         yield
     finally:

@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -24,10 +23,10 @@ SHARED = {
         "splits",
         "values",
         "web",
-        "workers",
+        "parallel",
     )
 } | {"summer_prep"}
-LATE = {"summer_prep.building", "summer_prep.cluster"}
+LATE = {"summer_prep.building"}
 FORBIDDEN = {"summer_prep": {"torch", "lightning", "summer_train"}, "summer_train": {"pynwb", "hdmf", "h5py"}}
 
 
@@ -98,36 +97,3 @@ def test_imports_point_one_way(package):
     for _ in reached:
         reached = {name: found.union(*(reached[other] for other in found)) for name, found in reached.items()}
     assert [name for name, found in reached.items() if name in found] == []
-
-
-def listing(package):
-    """Return which file of a package needs which, highest first, as docs/architecture.md shows it."""
-    needs = {
-        path.stem: {name for name, _ in imports(path) if name.startswith(("summer_prep.", f"{package}."))}
-        for path in sorted((ROOT / package).glob("*.py"))
-        if not path.stem.startswith("__")
-    }
-    own = {
-        name: {module.split(".")[1] for module in found if module.startswith(f"{package}.")}
-        for name, found in needs.items()
-    }
-    levels = {}
-    while len(levels) < len(own):
-        levels |= {
-            name: 1 + max((levels[one] for one in found), default=0)
-            for name, found in own.items()
-            if found <= levels.keys()
-        }
-    lines = [package]
-    for name in sorted(own, key=lambda name: (-levels[name], name)):
-        words = sorted(own[name], key=lambda one: (-levels[one], one)) or ["-"]
-        others = sorted(f"prep.{m.split('.')[1]}" for m in needs[name] if not m.startswith(f"{package}."))
-        text = " ".join([*words, *(["|", *others] if others else [])])
-        start = f"  {levels[name]:2} {name:12} -> "
-        lines += textwrap.wrap(text, 110, initial_indent=start, subsequent_indent=" " * len(start))
-    return textwrap.indent("\n".join(lines), "    ")
-
-
-@pytest.mark.parametrize("package", FORBIDDEN)
-def test_the_picture_of_imports_is_true(package):
-    assert listing(package) in (ROOT / "docs" / "architecture.md").read_text(), f"it is now:\n{listing(package)}"

@@ -129,7 +129,7 @@ def test_killed_build_leaves_no_process_behind(demo_dir, tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["workers start", "first patient"])
-def test_interrupted_build_ends_after_the_patients_at_hand(moment, demo_dir, tmp_path):
+def test_interrupted_build_ends_at_once_and_leaves_nothing_half_written(moment, demo_dir, tmp_path):
     started = time.monotonic()
 
     def is_ready():

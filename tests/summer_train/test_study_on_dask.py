@@ -2,15 +2,19 @@
 
 import csv
 import os
+import shutil
 import signal
 import time
 from threading import Event, Thread
 
+import h5py
 import pytest
 
-from summer_prep.errors import SettingsError
+from summer_prep.building import build
+from summer_prep.errors import CacheError
 from summer_train import studies
 from summer_train.config import StudyRun, settings_from
+from summer_train.studies import study
 from tests.clusters import dask, processes_of
 
 pytest.importorskip("distributed", reason="studies on a cluster need: pip install 'summer-pipeline[cluster]'")
@@ -40,7 +44,7 @@ def test_table_equals_the_local_one_also_when_workers_are_killed(demo_cache, tmp
                     if list((tmp_path / "there").glob("stacks/*.json")):  # the study is under way
                         os.kill(pid, signal.SIGKILL)
                         killed.append(pid)
-                time.sleep(0.7)
+                time.sleep(0.05 if len(killed) < 1 else 0.7)
 
         thread = Thread(target=kill_workers)
         thread.start()
@@ -60,9 +64,31 @@ def test_table_equals_the_local_one_also_when_workers_are_killed(demo_cache, tmp
     assert len(kept) == 12
 
 
-def test_workers_that_see_no_cache_are_told_before_the_work(demo_cache, tmp_path, monkeypatch):
-    monkeypatch.setattr("summer_prep.cluster._size", lambda path: path.stat().st_size + 1)
+def test_a_worker_that_outlives_a_study_trains_on_the_data_of_the_next(demo_dir, tmp_path):
+    """The cache is rebuilt between two studies, from a recording with other spikes; the workers stay."""
+    recordings, cache_dir = tmp_path / "nwb", tmp_path / "cache"
+    (source,) = demo_dir.rglob("*sub-14*.nwb")
+    copy = recordings / source.name
+    recordings.mkdir()
+    shutil.copy(source, copy)
+    options = {"data_dir": recordings, "cache_dir": cache_dir, "label_name": "summer,tom", "buffer": 10}
+    options |= {"patient_ids": 14, "max_epochs": 1, "bin_length": 1000}
+    with dask(tmp_path, n_workers=1) as (address, _):
+        build(data_dir=recordings, cache_dir=cache_dir, bin_length=1000, workers=0)
+        before = study(**options, output_dir=tmp_path / "before", scheduler=address).rows
+        with h5py.File(copy, "r+") as file:
+            file["units/spike_times"][...] += 5000.0
+        build(data_dir=recordings, cache_dir=cache_dir, bin_length=1000, workers=0)
+        after = study(**options, output_dir=tmp_path / "after", scheduler=address).rows
+    here = study(**options, output_dir=tmp_path / "here", workers=1).rows
+    names = ("test_kappa", "test_loss", "data_digest")
+    assert [[row[name] for name in names] for row in after] == [[row[name] for name in names] for row in here]
+    assert before[0]["test_loss"] != after[0]["test_loss"]
+
+
+def test_data_that_change_after_the_plan_are_refused(demo_cache, tmp_path):
     choices = studies.study_choices({"label_name": "summer", "patient_ids": 14, "buffer": 10})
-    options = {"cache_dir": demo_cache, "data_dir": tmp_path / "none", "output_dir": tmp_path / "study"}
-    with dask(tmp_path, n_workers=1) as (address, _), pytest.raises(SettingsError, match="does not see .*zarr.json"):
-        studies.run_study(choices, settings_from(StudyRun, {**options, "scheduler": address}))
+    run = settings_from(StudyRun, {"cache_dir": demo_cache, "data_dir": tmp_path / "none", "output_dir": tmp_path})
+    (group,) = studies.plan_study(choices, run).groups
+    with pytest.raises(CacheError, match="not those that the study was planned with"):
+        studies.train_models(group.models, "another digest", run)
