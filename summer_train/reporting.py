@@ -119,8 +119,7 @@ class Report:
         usual = first / "report" if len(self.paths) == 1 else Path("report")
         target = usual if output_dir is None else as_path(output_dir, "--output-dir")
         check_folder(target, "--output-dir")
-        everything = [result for of_folder in self.found.values() for result in of_folder]
-        results = usual_first(one_of_each(everything, self.say, first))
+        results = usual_first([result for of_folder in self.found.values() for result in of_folder])
         with writing_below(target):
             beside = _side_by_side(self.as_plain()) if len(self.paths) > 1 else []
             return list(_write(results, target, self.published, self.say, beside))

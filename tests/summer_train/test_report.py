@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 import xml.etree.ElementTree
 from itertools import pairwise
 
@@ -117,6 +118,15 @@ def test_names_from_files_are_no_markup(demo_cache, tmp_path, monkeypatch):
     text = page.read_text()
     assert "\\*a\\|b\\*\\<script\\>$x\\_1$\\[i\\](j)" in text
     assert "<script>" not in text.replace("\\<script\\>", "")
+
+
+def test_equal_models_of_two_folders_are_both_drawn(studied, tmp_path):
+    shutil.copytree(studied, tmp_path / "copy")
+    lines = []
+    page, *_ = summer_train.report(studied, tmp_path / "copy", output_dir=tmp_path / "both", say=lines.append)
+    n_models = len(read_results_of(studied))
+    assert f"{2 * n_models} models" in page.read_text()
+    assert not any("trained more than once" in line for line in lines)
 
 
 @pytest.mark.parametrize("what", ["nothing", "empty", "a file"])
