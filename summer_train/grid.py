@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any
 
 from summer_prep.errors import SettingsError
+from summer_prep.values import plain
 from summer_train.config import Choice, idle_options, option_of, options_of, settings_from
 
 ALL = "all"
@@ -62,6 +63,7 @@ def _without_idle(combination: Mapping[str, Any], varied: Iterable[str]) -> dict
 def _values(one: "Field[Any]", value: Any) -> list[Any]:
     """Return the values of an option, none of them twice."""
     option = f"--{option_of(one).replace('_', '-')}"
+    value = plain(value)
     values = _groups(value) if one.metadata["several"] else _scalars(one, value, option)
     if not values:
         raise SettingsError(f"{option} {value!r}: names none. Leave it out, or name some")
@@ -78,7 +80,7 @@ def _groups(value: Any) -> list[Any]:
     if isinstance(value, str):
         return [_group(part) for part in value.replace(",;", ";").replace(";,", ";").split(";")]
     if isinstance(value, Iterable):
-        parts = list(value)
+        value = parts = list(value)
         if any(part is None or (isinstance(part, Iterable) and not isinstance(part, str)) for part in parts):
             return [_group(part) for part in parts]
         if any(isinstance(part, str) and ";" in part for part in parts):
