@@ -286,6 +286,9 @@ STUDY_OPTIONS = (
 )  # fmt: skip
 """Options of a study beside those of a Choice, of which it takes lists."""
 
+STUDY_DEFAULTS = {"task": "label"}
+"""Options that are something else by default in a study."""
+
 
 def option_of(one: "Field[Any]") -> str:
     """Return the name of a field's option in Python: the field's own without its unit."""
@@ -365,6 +368,7 @@ def check_names(options: Mapping[str, Any], known: Iterable[str]) -> None:
 def takes(
     *kinds: type[Settings],
     only: Sequence[str] = (),
+    defaults: Mapping[str, Any] = {},
     as_parameter: Callable[[str, "Field[Any]"], inspect.Parameter] | None = None,
 ) -> Callable[[Function], Function]:
     """Say in a function's signature which options its `**options` are.
@@ -372,6 +376,7 @@ def takes(
     Parameters
     ----------
     only : some of the options; all by default
+    defaults : of options that have another one than their field
     as_parameter : name and field -> parameter, for a command line; by default it is for `help`, which then says more
     """
 
@@ -382,7 +387,12 @@ def takes(
             for parameter in inspect.signature(function).parameters.values()
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
-        options = [(as_parameter or _as_parameter)(name, one) for name, one in known.items()]
+        options = [
+            as_parameter(name, one)
+            if as_parameter
+            else inspect.Parameter(name, _KEYWORD_ONLY, default=defaults.get(name, one.default))
+            for name, one in known.items()
+        ]
         in_order = [*options, *own] if as_parameter else [*own, *options]
         function.__signature__ = inspect.Signature(in_order)  # type: ignore[attr-defined]
         if as_parameter is None:
@@ -392,10 +402,6 @@ def takes(
         return function
 
     return decorate
-
-
-def _as_parameter(name: str, one: "Field[Any]") -> inspect.Parameter:
-    return inspect.Parameter(name, _KEYWORD_ONLY, default=one.default)
 
 
 def say_nothing(_line: str) -> None:

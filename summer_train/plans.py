@@ -13,13 +13,17 @@ from summer_prep.errors import SettingsError
 from summer_train.batches import MAX_BLOCK_VALUES
 from summer_train.config import Choice, Say, StudyRun, say_nothing
 from summer_train.data import FilmData
-from summer_train.grid import ALL
+from summer_train.grid import ALL, MAX_MODELS
 from summer_train.models import n_weights
 from summer_train.records import Record, columns_of, digest_of, id_of
 from summer_train.selection import NoUnitsError, Selection, open_described
 from summer_train.stacks import shifts_of, stack_size
 from summer_train.steps import SAMPLES_AT_ONCE
 from summer_train.tasks import NothingToLearnError
+
+SECONDS_A_STEP, SECONDS_A_PRODUCT = 5e-5, 9e-11
+"""Of a stack's optimizer step whatever its size, and for each weight and sample, on one processor
+(docs/performance.md: right within about two for dense networks of 79 to 2,286 units and for the published LSTM)."""
 
 
 class Model(NamedTuple):
@@ -35,7 +39,7 @@ class Group:
     """Models that share input and samples.
 
     stack_size : how many of them are best trained as one
-    cost : of a model's epoch, in arbitrary units
+    cost : of a model's epoch, in seconds of one processor, roughly
     n_bytes : what a process needs to train a stack of them, beside PROCESS_BYTES
     """
 
@@ -116,9 +120,14 @@ def plan_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing)
 def _with_selections(
     choices: Sequence[Choice], run: StudyRun, say: Say
 ) -> Iterator[tuple[Selection | NoUnitsError, Choice]]:
-    """Yield each choice with its selection of units, or why there is none; patients and labels named."""
+    """Yield each choice with its selection of units, or why there is none; patients and labels named.
+
+    All are opened, and their number is checked, before the first is yielded: what is done with them takes longer.
+    """
     from summer_prep.building import ensure_keys
 
+    _check_number(len(choices), run)  # at least: `all` labels are not known yet
+    named: list[tuple[Selection | NoUnitsError, Choice, Sequence[str]]] = []
     opened: dict[Any, Any] = {}
     for choice in choices:
         of_keys = choice.patient_ids, choice.bin_length_ms
@@ -135,13 +144,23 @@ def _with_selections(
         selection = opened[of_units]
         ids = tuple(str(description.attributes["patient_id"]) for description in opened[of_keys])
         whole = open_described(opened[of_keys]) if isinstance(selection, NoUnitsError) else selection
-        labels = [choice.label_name]
+        labels: Sequence[str] = [choice.label_name]
         if choice.task == "label" and choice.label_name == ALL:
             labels = whole.label_names
         elif choice.task == "label":
             whole.check_label(choice.label_name)
+        named.append((selection, replace(choice, patient_ids=ids), labels))
+    _check_number(sum(len(labels) for _, _, labels in named), run)
+    for selection, choice, labels in named:
         for label_name in labels:
-            yield selection, replace(choice, patient_ids=ids, label_name=label_name)
+            yield selection, replace(choice, label_name=label_name)
+
+
+def _check_number(n_choices: int, run: StudyRun) -> None:
+    n_models = n_choices * (1 + run.shifts)
+    if n_models > MAX_MODELS:
+        null = f" ({n_choices}, each of them again on labels shifted --shifts {run.shifts} times)" if run.shifts else ""
+        raise SettingsError(f"{n_models} models{null}: a study has at most {MAX_MODELS}. Split it into several")
 
 
 def _sample_key(data: FilmData) -> str:
@@ -167,7 +186,9 @@ def _group(first: FilmData, run: StudyRun) -> Group:
         + size * n_bins * (4 + 16 * first.task.n_outputs)  # labels, masks, predictions in double precision
     )
     n_passes = first.window.n_bins if first.choice.model in ("lstm", "gru") else 1
-    return Group(models=[], stack_size=size, cost=len(first.split.train) * weights * n_passes, n_bytes=n_bytes)
+    n_steps, n_products = len(first.split.train) / first.choice.batch_size, len(first.split.train) * weights * n_passes
+    cost = n_steps * SECONDS_A_STEP / size + n_products * SECONDS_A_PRODUCT
+    return Group(models=[], stack_size=size, cost=cost, n_bytes=n_bytes)
 
 
 def hopeless_record(choice: Choice, run: StudyRun, data_digest: str, reason: str, shift: int = 0) -> Record:
