@@ -29,6 +29,7 @@ from summer_prep.console import (
 from summer_prep.places import Place
 from summer_prep.values import as_path
 from summer_train.config import (
+    STUDY_DEFAULTS,
     STUDY_OPTIONS,
     Choice,
     Run,
@@ -185,7 +186,7 @@ def _of_study(name: str, field: Any) -> inspect.Parameter:
             if metavar != "SECONDS"
             else ("  Several: separate them with ;, as in '0 0;0.8 0.72'.")
         )
-    default = "label" if name == "task" else field.default
+    default = STUDY_DEFAULTS.get(name, field.default)
     if "[default:" not in help_text and default is not None:
         shown = " ".join(f"{one:g}" for one in default) if isinstance(default, tuple) else default
         help_text += f"  [default: {'no' if shown is False else shown}]"
@@ -272,9 +273,7 @@ def runs(
     from summer_train.runs import find_results
     from summer_train.tables import run_row, runs_table
 
-    results, without = find_results(as_path(output_dir, "OUTPUT_DIR"))
-    for folder in without:
-        say(f"no results in {folder}: killed, or still at work")
+    results = find_results(as_path(output_dir, "OUTPUT_DIR"), say)
     if as_json:
         show_json([result.as_plain() for result in results])
     elif as_csv:

@@ -1,8 +1,6 @@
 """What studies and runs found, read from their folders: one result per model, alike for both."""
 
 import statistics
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +29,7 @@ from summer_train.records import (
     read_stacks,
     study_row,
 )
-from summer_train.runs import METRICS, FitResult, find_results, read_metrics
+from summer_train.runs import METRICS, FitResult, find_results, read_metrics, reading
 from summer_train.runs import PREDICTIONS as RUN_PREDICTIONS
 from summer_train.tables import REPEATS, by_options
 
@@ -68,22 +66,17 @@ class Result:
 
         Raises
         ------
-        SettingsError : the file is damaged
+        SettingsError : the file cannot be read, or is damaged
         """
         return self._arrays
 
     @cached_property
     def _arrays(self) -> dict[str, NDArray[Any]]:
         assert self.predictions is not None
-        try:
+        with reading(self.predictions, "Remove it, and the report leaves them out; or train the model again"):
             with self.predictions.open("rb") as file, np.load(file) as stored:  # which leaves a damaged one open
                 arrays = dict(stored)
             _ = [arrays[f"{self.part}_{name}"] for name in ("film_s", "target", "score")]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise SettingsError(
-                f"{self.predictions}: damaged, it holds no predictions. Remove it, and the report leaves them out; "
-                "or train the model again"
-            ) from error
         return arrays
 
 
@@ -99,22 +92,18 @@ def read_results_of(folder: Path, say: Say = say_nothing) -> list[Result]:
     if (folder / STACKS).is_dir():
         return _of_study(folder, say)
     try:
-        found, without = find_results(folder)
+        found = find_results(folder, say)
     except SettingsError as error:
         raise SettingsError(
             f"{folder}: neither a study nor runs. Name the --output-dir of summer-train study or fit"
         ) from error
-    for run in without:
-        say(f"no results in {run}: killed, or still at work")
     return [_of_run(result) for result in found]
 
 
 def _of_study(folder: Path, say: Say) -> list[Result]:
     records: dict[tuple[str, int], Record] = {}
-    for path, of_file in read_stacks(folder).items():
-        if of_file is None:
-            say(f"{path}: cannot be read; the same study command trains its models again")
-        records |= {(record.id, record.shift): record for record in of_file or ()}
+    for of_file in read_stacks(folder, say).values():
+        records |= {(record.id, record.shift): record for record in of_file}
     shifted: dict[str, list[Record]] = {}
     for record in records.values():
         if record.shift:
@@ -135,6 +124,8 @@ def _of_run(result: FitResult) -> Result:
     choice = choice_of(result.config, result.log_dir)
     run = Run(max_epochs=result.config["max_epochs"], patience=result.config["patience"])
     metrics = read_metrics(result.log_dir / METRICS)
+    with reading(result.log_dir / METRICS, "Train the run again"):
+        curve = [(float(row["train_loss"]), float(row["val_loss"])) for row in metrics]
     record = Record(
         id=id_of(choice, run),
         shift=0,
@@ -147,7 +138,7 @@ def _of_run(result: FitResult) -> Result:
         threshold_log_odds=result.thresholds.get("model"),
         undefined=result.undefined,
         baselines={name: scores for name, scores in result.scores.items() if name != "model"},
-        curve=[(float(row["train_loss"]), float(row["val_loss"])) for row in metrics],
+        curve=curve,
         best_epoch=result.best_epoch,
         units=result.units,
         seconds=result.seconds,

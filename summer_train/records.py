@@ -12,8 +12,9 @@ import csv
 import hashlib
 import io
 import json
-import re
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,10 +25,10 @@ import numpy as np
 from summer_prep.errors import SettingsError
 from summer_prep.values import finite
 from summer_train import nulls
-from summer_train.config import Choice, Run
+from summer_train.config import Choice, Run, Say
 from summer_train.grid import as_columns
 from summer_train.metrics import COUNT_SCORES, LABEL_SCORES
-from summer_train.runs import PARTS, probability_of, replace_file, with_nan
+from summer_train.runs import PARTS, DamagedError, probability_of, reading, replace_file, with_nan
 
 FORMAT = 1
 STACKS, STUDY, CURVES, SHIFTS, UNITS, PREDICTIONS = (
@@ -98,17 +99,18 @@ def columns_of(choice: Choice, run: Run) -> dict[str, Any]:
 
 
 def write_stack(folder: Path, name: str, records: Sequence[Record]) -> None:
-    """Keep what a stack of models left."""
-    content = {"format": FORMAT, "models": [vars(record) for record in records]}
-    replace_file(folder / STACKS / f"{name}.json", json.dumps(finite(content)).encode())
+    """Keep what a stack of models left, with a digest of it."""
+    models = finite([vars(record) for record in records])
+    content = {"format": FORMAT, "digest": digest_of(models), "models": models}
+    replace_file(folder / STACKS / f"{name}.json", json.dumps(content).encode())
 
 
 def ids_in_order(folder: Path) -> list[str]:
     """Return the ids of the models of study.csv, in its order: that of the lists of the last command."""
     try:
-        with (folder / STUDY).open(newline="") as file:
+        with reading(folder / STUDY, ""), (folder / STUDY).open(newline="") as file:
             return [row.get("id", "") for row in csv.DictReader(file)]
-    except (OSError, csv.Error, UnicodeDecodeError):
+    except SettingsError:  # there are only the stacks, which are enough
         return []
 
 
@@ -125,53 +127,34 @@ def predictions_path(folder: Path, model_id: str) -> Path:
     return folder / PREDICTIONS / f"{model_id}.npz"
 
 
-def read_stacks(folder: Path) -> dict[Path, list[Record] | None]:
-    """Return what each file of a study holds; None of one that cannot be read.
+def read_stacks(folder: Path, say: Say) -> dict[Path, list[Record]]:
+    """Return what each file of a study holds; of one that is damaged nothing, which is said.
 
     Raises
     ------
-    SettingsError : it was written by another version
+    SettingsError : one cannot be read, so nothing is known of it; or it was written by another version
     """
-    return {path: _read_stack(path) for path in sorted((folder / STACKS).glob("*.json"))}
+    stacks: dict[Path, list[Record]] = {}
+    names: list[str] = []
+    with reading(folder / STACKS, ""), suppress(FileNotFoundError):
+        names = os.listdir(folder / STACKS)
+    for path in sorted(folder / STACKS / name for name in names if name.endswith(".json")):
+        try:
+            stacks[path] = _read_stack(path)
+        except DamagedError as error:
+            say(str(error))
+    return stacks
 
 
-def _read_stack(path: Path) -> list[Record] | None:
-    try:
+def _read_stack(path: Path) -> list[Record]:
+    with reading(path, "It is left as it is; models that only it holds are missing until a study of them trains them"):
         content = json.loads(path.read_bytes())
-        version = content["format"]
-        models = [_record(plain) for plain in content["models"]] if version == FORMAT else []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    if version != FORMAT:
-        raise SettingsError(f"{path}: was written by another version of this software. Name another folder")
-    return models
-
-
-def _record(plain: Mapping[str, Any]) -> Record:
-    """Return a record, and raise what one leads to that `write_stack` did not write."""
-    record = Record(**with_nan(plain) | {"threshold_log_odds": plain["threshold_log_odds"]})
-    if not re.fullmatch(r"[0-9a-f]{16}", record.id) or record.shift < 0 or not record.scores.keys() <= set(PARTS):
-        raise ValueError(record.id)
-    if record.columns.keys() != columns_of(Choice(), Run()).keys() or not record.undefined.keys() <= set(PARTS):
-        raise ValueError(record.columns)
-    needed = SCORES_OF_TASK[record.columns["task"]]
-    every = [*record.scores.values(), *(part for parts in record.baselines.values() for part in parts.values())]
-    if not all(set(needed) == scores.keys() and all(map(_is_number, scores.values())) for scores in every):
-        raise ValueError(record.scores)
-    units = [values for part in record.units.values() for scores in part.values() for values in scores]
-    numbers = [record.shift_s, record.seconds, record.n_units, record.shift, record.best_epoch, *units]
-    numbers += [
-        *record.n_samples.values(),
-        *(loss for train_loss, val_loss in record.curve for loss in (train_loss, val_loss)),
-    ]
-    if not all(map(_is_number, numbers)):
-        raise TypeError(record.id)
-    _ = float(record.threshold_log_odds or 0), "".join(record.undefined.values())
-    return record
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        models = content["models"] if content["format"] == FORMAT else []
+        if models and content.get("digest", digest_of(models)) != digest_of(models):  # files of before have none
+            raise ValueError("it is not what was written")
+        if not models or any(one["columns"].keys() != columns_of(Choice(), Run()).keys() for one in models):
+            raise SettingsError(f"{path}: was written by another version of this software. Name another folder")
+        return [Record(**with_nan(one) | {"threshold_log_odds": one["threshold_log_odds"]}) for one in models]
 
 
 def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] = ()) -> list[Row]:

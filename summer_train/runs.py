@@ -6,7 +6,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -88,12 +90,16 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Return the whole rows of a `metrics.csv`, cells as text; none where there is no such file."""
-    try:
-        with path.open(newline="") as file:
-            return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
-    except OSError:
-        return []
+    """Return the whole rows of a `metrics.csv`, cells as text; none where there is no such file.
+
+    Raises
+    ------
+    SettingsError : it cannot be read, or is damaged
+    """
+    advice = "Remove it: a run that is continued starts a new one"
+    with reading(path, advice), suppress(FileNotFoundError), path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
+    return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,9 +187,16 @@ def write_results(result: FitResult, predictions: Mapping[str, NDArray[Any]]) ->
 
 
 def read_results(log_dir: Path) -> FitResult | None:
-    """Return a run's results; None if it has none, or none that can be read."""
-    try:
-        plain = json.loads((log_dir / RESULTS).read_bytes())
+    """Return a run's results; None if it has none.
+
+    Raises
+    ------
+    SettingsError : they cannot be read
+    DamagedError : they are damaged
+    """
+    path = log_dir / RESULTS
+    with reading(path, "Remove it: fit --resume writes it again"), suppress(FileNotFoundError):
+        plain = json.loads(path.read_bytes())
         has_default = {one.name for one in fields(FitResult) if one.default_factory is not MISSING}
         values = {
             one.name: plain[one.name] for one in fields(FitResult) if one.name in plain or one.name not in has_default
@@ -193,8 +206,7 @@ def read_results(log_dir: Path) -> FitResult | None:
         result = FitResult(**{**values, "log_dir": log_dir})
         _check_types(result)
         return result
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
+    return None
 
 
 def with_nan(plain: Any) -> Any:
@@ -215,31 +227,59 @@ def _check_types(result: FitResult) -> None:
         raise TypeError(result)
 
 
-def find_results(output_dir: Path) -> tuple[list[FitResult], list[Path]]:
-    """Return the results of a run, or of all below a folder, and the folders of runs that have none yet, or never.
+def find_results(output_dir: Path, say: Callable[[str], None]) -> list[FitResult]:
+    """Return the results of a run, or of all below a folder; say of which runs there are none, and why.
 
     Raises
     ------
     SettingsError : there is no run
     """
-    parents = sorted({path.parent for path in _all_runs(output_dir)})
-    is_run = (output_dir / RESULTS).exists()
-    folders = [output_dir] if is_run else [run for parent in parents for run in _in_order(parent)]
+    walked = os.walk(output_dir, onerror=lambda error: say(f"{error.filename}: cannot be read ({error.strerror})"))
+    below = [Path(parent) / name for parent, names, _ in walked for name in names]
+    parents = sorted({path.parent for path in below if _VERSION.fullmatch(path.name)})
+    is_run = os.path.exists(output_dir / RESULTS)
+    folders = [output_dir] if is_run else [run for parent in parents for run in run_folders(parent).values()]
     if not folders:
         raise SettingsError(f"{output_dir}: no runs. Name the --output-dir of summer-train fit")
-    results = {folder: read_results(folder) for folder in folders}
-    return [result for result in results.values() if result], [
-        folder for folder, result in results.items() if not result
-    ]
+    results = []
+    for folder in folders:
+        try:
+            if (result := read_results(folder)) is not None:
+                results.append(result)
+            else:
+                say(f"no results in {folder}: killed, or still at work")
+        except SettingsError as error:
+            say(f"left out: {error}")
+    return results
 
 
-def _all_runs(output_dir: Path) -> list[Path]:
-    below = [Path(parent) / name for parent, names, _ in os.walk(output_dir) for name in names]
-    return [path for path in below if _VERSION.fullmatch(path.name)]
+class DamagedError(SettingsError):
+    """A file was read whole, and does not hold what it must hold."""
 
 
-def _in_order(parent: Path) -> list[Path]:
-    return list(run_folders(parent).values())
+_DAMAGE = (
+    ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError, csv.Error, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
+
+
+@contextmanager
+def reading(path: Path, advice: str) -> Iterator[None]:
+    """Tell in one line that a file of results cannot be read, or what to do where it is damaged.
+
+    Raises
+    ------
+    SettingsError : no permission, or an error of the disk: nothing is known of the file
+    DamagedError : it could be read
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(
+            f"{path}: cannot be read ({error.strerror or error}). Check its permissions and its disk, and run again"
+        ) from error
+    except _DAMAGE as error:
+        raise DamagedError(f"{path}: damaged ({type(error).__name__}: {error}). {advice}") from error
 
 
 @contextmanager

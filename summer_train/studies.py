@@ -6,8 +6,9 @@ command, and one that is finished does nothing.
 
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import current_process
@@ -18,12 +19,13 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from summer_prep.errors import CacheError, SettingsError
+from summer_prep.errors import CacheError, SettingsError, SummerError
 from summer_prep.machine import available_bytes
 from summer_prep.output import check_folder
 from summer_prep.parallel import LOCAL, MAIN_GUARD, Opened, dask_workers, processes, run_tasks, this_process
 from summer_prep.places import with_absolute_paths
 from summer_train.config import (
+    STUDY_DEFAULTS,
     STUDY_OPTIONS,
     Choice,
     Say,
@@ -63,6 +65,8 @@ PROCESS_BYTES = 450e6
 
 PRELOADED = ("summer_train.studies",)
 SECONDS_BETWEEN_TABLES = 10.0
+SECONDS_TO_SCORE = 0.1
+LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -83,7 +87,7 @@ class StudyResult:
         return f"<StudyResult: {len(self.rows)} models in {self.folder}; .rows is the table, one dict per model>"
 
 
-@takes(Choice, StudyRun, only=(*options_of(Choice), *STUDY_OPTIONS))
+@takes(Choice, StudyRun, only=(*options_of(Choice), *STUDY_OPTIONS), defaults=STUDY_DEFAULTS)
 def study(*, config: str | Path | None = None, say: Say = say_nothing, **options: Any) -> StudyResult:
     """Train and evaluate every combination of lists of settings, as `summer-train study` does.
 
@@ -111,7 +115,7 @@ def study(*, config: str | Path | None = None, say: Say = say_nothing, **options
 
 def study_choices(options: Mapping[str, Any]) -> list[Choice]:
     """Return the choices of a study: of labels, unless another task is asked for."""
-    return choices_of({"task": "label", **with_preset(options)})
+    return choices_of({**STUDY_DEFAULTS, **with_preset(options)})
 
 
 def run_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing) -> StudyResult:
@@ -136,10 +140,19 @@ def run_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing) 
         records |= {(record.id, 0): record for record in hopeless}
         missing = [group.without(records) for group in plan.groups]
         n_missing = sum(len(group.models) for group in missing)
-        say(f"{plan.n_models} models, {plan.n_models - n_missing} of them there: {n_missing} to train")
-        lost = _train(missing, plan.data_digests, run, records, say) if n_missing else []
-        with writing_below(run.output_dir):
+        seconds = sum((group.cost * run.max_epochs + SECONDS_TO_SCORE) * len(group.models) for group in missing)
+        say(
+            f"{plan.n_models} models, {plan.n_models - n_missing} of them there: {n_missing} to train, "
+            f"about {seconds:.0f} s of one processor if none stops early"
+        )
+        lost, failed = _train(missing, plan.data_digests, run, records, say) if n_missing else ([], {})
+        with _still_there(run.output_dir):
             rows = write_tables(run.output_dir, records.values(), list(plan.data_digests))
+    if failed:
+        raise SettingsError(
+            f"{len(failed)} stacks of models failed, the first with {next(iter(failed.values()))}. The others are "
+            "kept. The same command trains what is missing; if it fails again, choose fewer --workers, or report it"
+        )
     if lost:
         raise SettingsError(
             f"{len(lost)} of {n_missing} models were lost with the processes that trained them: killed, or memory ran "
@@ -155,20 +168,23 @@ def run_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing) 
 
 def _fresh_records(plan: Plan, run: StudyRun, say: Say) -> dict[tuple[str, int], Record]:
     """Return what models left that need not be trained again, and clear the others from the folder."""
-    folder, fresh, n_stale = run.output_dir, dict[tuple[str, int], Record](), 0
-    for path, records in read_stacks(folder).items():
-        if records is None:
-            say(f"{path}: cannot be read; its models are trained again")
-        kept = [record for record in records or () if _is_fresh(record, plan, run)]
-        kept = [record for record in kept if (record.id, record.shift) not in fresh]
-        fresh |= {(record.id, record.shift): record for record in kept}
-        stale = [record for record in records or () if not any(record is one for one in kept)]
-        n_stale += len(stale)
-        for record in stale:
+    stacks = read_stacks(run.output_dir, say)  # all of them, before anything is changed
+    fresh: dict[tuple[str, int], Record] = {}
+    kept = {
+        path: [
+            record
+            for record in records
+            if _is_fresh(record, plan, run) and fresh.setdefault((record.id, record.shift), record) is record
+        ]
+        for path, records in stacks.items()
+    }
+    for path, records in stacks.items():
+        for record in records:
             if (record.id, record.shift) not in fresh and not record.shift:
-                predictions_path(folder, record.id).unlink(missing_ok=True)
-        if stale or records is None:  # one model has one record, whoever reads the folder
-            rewrite_stack(path, kept)
+                predictions_path(run.output_dir, record.id).unlink(missing_ok=True)
+        if len(kept[path]) < len(records):  # one model has one record, whoever reads the folder
+            rewrite_stack(path, kept[path])
+    n_stale = sum(map(len, stacks.values())) - len(fresh)
     if n_stale:
         say(f"{n_stale} models that are there are of other data, or lack their predictions; they are trained again")
     return fresh
@@ -192,21 +208,31 @@ def _train(
     run: StudyRun,
     records: dict[tuple[str, int], Record],
     say: Say,
-) -> list[Model]:
-    """Train stacks side by side, adding to the records as each ends; return the models that were lost."""
+) -> tuple[list[Model], dict[str, str]]:
+    """Train stacks side by side, adding to the records as each ends.
+
+    Returns
+    -------
+    The models that were lost with their processes, and why stacks failed, by name
+    """
     stacks = [(group, models) for group in groups for models in group.stacks()]
     stacks.sort(key=lambda stack: -stack[0].cost * len(stack[1]))  # the longest first, so that all end together
     names = {digest_of([(model.id, model.shift) for model in models]): models for _, models in stacks}
+    failed: dict[str, str] = {}
     last_tables = time.monotonic()
 
-    def take(name: str, found: Sequence[Record]) -> None:
+    def take(name: str, found: Sequence[Record] | str) -> None:
         nonlocal last_tables
-        with writing_below(run.output_dir):
+        if isinstance(found, str):
+            failed[name] = found
+            say(f"{_described(names[name])}: {found}; the others go on")
+            return
+        with _still_there(run.output_dir):
             write_stack(run.output_dir, name, found)
         records.update({(record.id, record.shift): record for record in found})
         progress.finish(len(found))
         if time.monotonic() - last_tables > SECONDS_BETWEEN_TABLES:
-            with writing_below(run.output_dir):
+            with _still_there(run.output_dir):
                 write_tables(run.output_dir, records.values())
             last_tables = time.monotonic()
 
@@ -216,11 +242,19 @@ def _train(
     n_threads = torch.get_num_threads()
     try:
         with Progress(sum(map(len, names.values())), say) as progress:
-            lost = run_tasks(pool, train_models, tasks, take)
+            lost = run_tasks(pool, train_or_say_why, tasks, take)
     finally:  # of this process, which is somebody else's, too
         _opened.clear()
         torch.set_num_threads(n_threads)
-    return [model for name in lost for model in names[name]]
+    return [model for name in lost for model in names[name]], failed
+
+
+def _described(models: Sequence[Model]) -> str:
+    """Return which models a stack has, for people."""
+    choices = [model.choice for model in models]
+    names = dict.fromkeys(choice.label_name if choice.task == "label" else choice.task for choice in choices)
+    shown = ", ".join(list(names)[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(models)} models of patient {' '.join(choices[0].patient_ids)}, fold {choices[0].fold}, {shown}"
 
 
 def _pool(groups: Sequence[Group], run: StudyRun, say: Say) -> Callable[[], Opened]:
@@ -254,6 +288,25 @@ def _choose_workers(groups: Sequence[Group], run: StudyRun, say: Say) -> int:
         f"{free / 1e9:.1f} GB are free"
     )
     return fitting
+
+
+def train_or_say_why(models: Sequence[Model], data_digest: str, run: StudyRun) -> list[Record] | str:
+    """Train a stack of models, as `train_models`; return what went wrong in it, which takes no other stack along.
+
+    Raises
+    ------
+    SettingsError : nothing can be written, for which others would fail, too
+    """
+    try:
+        return train_models(models, data_digest, run)
+    except SettingsError:
+        raise
+    except SummerError as error:
+        return str(error)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        return f"{what} ({where.filename}, line {where.lineno})"
 
 
 def train_models(models: Sequence[Model], data_digest: str, run: StudyRun) -> list[Record]:
@@ -356,16 +409,34 @@ def _plain_units(units: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Keep others from working on a study at the same time; clear what a killed one left half-written."""
+    lock = FileLock(folder / LOCK)
     with writing_below(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise SettingsError(f"{folder}: another process is at work on this study. Wait for its end") from error
     try:
-        for debris in (*folder.glob(".*.staging"), *folder.glob("*/.*.staging")):
-            debris.unlink(missing_ok=True)
+        with writing_below(folder):
+            for debris in (*folder.glob(".*.staging"), *folder.glob("*/.*.staging")):
+                debris.unlink(missing_ok=True)
         yield
     finally:
-        lock.release()
+        with suppress(OSError):  # the folder may be gone
+            lock.release()
+
+
+@contextmanager
+def _still_there(folder: Path) -> Iterator[None]:
+    """Write into the folder of a study at work, unless it was moved or removed: a part of a study is none.
+
+    Raises
+    ------
+    SettingsError : it was, or nothing can be written
+    """
+    with writing_below(folder):
+        if not (folder / LOCK).exists():
+            raise SettingsError(
+                f"{folder}: was moved or removed while the study was at work. Put it back, and run the same command"
+            )
+        yield

@@ -40,6 +40,7 @@ from summer_train.runs import (
     PARTS,
     RESULTS,
     SETTINGS,
+    DamagedError,
     FitResult,
     MetricsFile,
     best_checkpoint,
@@ -291,7 +292,10 @@ def _alone_in(previous: Path | None) -> Iterator[None]:
 
 def _is_finished(log_dir: Path, run: Run) -> bool:
     """Return whether a run has nothing left to do."""
-    result = read_results(log_dir)
+    try:
+        result = read_results(log_dir)
+    except DamagedError:  # written again from the checkpoints
+        return False
     if result is None:
         return False
     stopped_early = result.n_epochs < result.config["max_epochs"]

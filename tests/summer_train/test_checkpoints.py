@@ -1,6 +1,8 @@
 """Checkpoints: plain, telling what they were trained on; interrupted runs continue to the same weights."""
 
 import csv
+import errno
+import io
 import json
 import os
 import shutil
@@ -17,7 +19,7 @@ from filelock import FileLock
 from summer_prep.errors import SettingsError
 from summer_prep.key import key_path
 from summer_train import evaluate, fit
-from summer_train.runs import find_results
+from summer_train.runs import MetricsFile, find_results, take_folder
 from tests.conftest import error_line, hear_interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -225,9 +227,33 @@ def test_damaged_results_are_no_results(damage, options):
     result = fit(**options())
     path = result.log_dir / "results.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **json.loads(damage)}) if "{" in damage else damage)
-    found, without = find_results(result.log_dir.parent)
-    assert (found, without) == ([], [result.log_dir])
+    lines = []
+    assert find_results(result.log_dir.parent, lines.append) == []
+    assert len(lines) == 1
+    assert f"{path}: damaged" in lines[0]
     assert fit(**options(resume=True)).scores == result.scores
+
+
+def test_what_of_a_run_cannot_be_read_is_not_taken_for_killed_or_empty(options, monkeypatch):
+    result = fit(**options())
+    take_folder(result.log_dir.parent)
+    metrics, lines = result.log_dir / "metrics.csv", []
+    before, real = metrics.read_bytes(), io.open
+
+    def broken(path, *arguments, **named):
+        if Path(path).parent == result.log_dir:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("io.open", broken)
+        assert find_results(result.log_dir.parent, lines.append) == []
+        with pytest.raises(SettingsError, match="metrics.csv: cannot be read"):
+            MetricsFile(metrics, ("train_loss",), 2)
+    assert [("results.json: cannot be read" in line, "killed, or" in line) for line in lines] == [
+        (True, False), (False, True),
+    ]  # fmt: skip
+    assert metrics.read_bytes() == before
 
 
 def test_nothing_to_resume_is_said(options):

@@ -298,7 +298,8 @@ def test_damaged_predictions_are_one_line(damage, studied, tmp_path, run):
         else:
             path.write_bytes(content)
     line = error_line(run("summer_train", "report", tmp_path / "study", "--html", tmp_path / "page.html"))
-    assert "damaged, it holds no predictions. Remove it" in line
+    assert "damaged" in line
+    assert "Remove it" in line
 
 
 def test_a_folder_whose_name_is_no_text_is_reported(studied, tmp_path):

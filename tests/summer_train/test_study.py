@@ -1,6 +1,9 @@
 """The study: equal to separate fits, continued after a kill, one row per model, wrong lists in one line."""
 
 import csv
+import errno
+import inspect
+import io
 import json
 import math
 import os
@@ -9,9 +12,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -22,7 +27,7 @@ from summer_train.batches import StreamedSamples
 from summer_train.config import Choice, StudyRun, settings_from
 from summer_train.findings import read_results_of
 from summer_train.grid import choices_of
-from summer_train.records import read_stacks
+from summer_train.records import predictions_path, read_stacks, write_stack
 from summer_train.selection import open_selection
 from summer_train.stacks import train_stack
 from summer_train.tables import study_table
@@ -227,11 +232,11 @@ def test_damaged_records_are_trained_again_and_said(places, tmp_path):
     expected = summer_train.study(**options).rows
     first, second = sorted((tmp_path / "study" / "stacks").glob("*.json"))
     first.write_bytes(first.read_bytes()[:100])
-    second.write_text(second.read_text().replace('"shift_s": 0.0', '"shift_s": "x"'))
+    second.write_text(second.read_text().replace('"best_epoch": 1', '"best_epoch": 2'))
     lines = []
     result = summer_train.study(**options, say=lines.append)
     assert result.n_trained == 2
-    assert sum("cannot be read" in line for line in lines) == 2
+    assert all(any(f"{path}: damaged" in line for line in lines) for path in (first, second))
     for row, before in zip(result.rows, expected, strict=True):
         assert row["test_loss"] == before["test_loss"]
     assert summer_train.study(**options).n_trained == 0
@@ -288,6 +293,19 @@ def test_streamed_counts_give_the_table_of_resident_ones(places, tmp_path, monke
         ({"window": [(0, 0), (0.8, 0.72)]}, [{"window_s": (0.0, 0.0)}, {"window_s": (0.8, 0.72)}]),
         ({"window": (0.8, 0.72)}, [{"window_s": (0.8, 0.72)}]),
         ({"window": "-0.32 0.32"}, [{"window_s": (-0.32, 0.32)}]),
+        ({"patient_ids": np.array([14, 20])}, [{"patient_ids": ("14", "20")}]),
+        ({"patient_ids": [np.array(["14"]), pd.Series([14, 20])]}, [
+            {"patient_ids": ("14",)}, {"patient_ids": ("14", "20")}
+        ]),
+        ({"brain_regions": pd.Index(["H", "EC"])}, [{"brain_regions": ("H", "EC")}]),
+        ({"window": np.array([[0, 0], [0.8, 0.72]])}, [{"window_s": (0.0, 0.0)}, {"window_s": (0.8, 0.72)}]),
+        ({"fold": np.arange(1, 3), "label_name": np.array(["tom"])}, [
+            {"fold": 1, "label_name": "tom"}, {"fold": 2, "label_name": "tom"}
+        ]),
+        ({"single_units": np.array([False, True]), "seed": np.int64(3)}, [
+            {"single_units": False, "seed": 3}, {"single_units": True, "seed": 3}
+        ]),
+        ({"patient_ids": {14: 0, 20: 0}.keys()}, [{"patient_ids": ("14", "20")}]),
         ({"single_units": "no,yes"}, [{"single_units": False}, {"single_units": True}]),
         ({"model": "mlp,linear", "hidden_size": 8}, [
             {"model": "mlp", "hidden_size": 8}, {"model": "linear", "hidden_size": 64}
@@ -306,6 +324,7 @@ def test_lists_are_every_combination_once(written, expected):
     assert len(choices) == len(expected)
     for choice, values in zip(choices, expected, strict=True):
         assert {name: getattr(choice, name) for name in values} == values
+        assert json.loads(json.dumps(choice.as_plain())) == choice.as_plain()  # plain Python, whatever was given
 
 
 @pytest.mark.parametrize(
@@ -374,7 +393,7 @@ def test_records_of_another_version_are_refused(places, tmp_path):
         summer_train.study(**options)
     assert settings_from(StudyRun, {}).output_dir == Path("study")
     assert torch.get_num_threads() >= 1
-    assert read_stacks(tmp_path / "nothing") == {}
+    assert read_stacks(tmp_path / "nothing", print) == {}
 
 
 def test_names_of_one_model_are_one_model(places, tmp_path):
@@ -389,7 +408,7 @@ def test_a_model_has_one_record_whoever_reads_the_folder(places, tmp_path):
     options = {**places, "max_epochs": 1, "output_dir": tmp_path / "study", "workers": 1}
     summer_train.study(**options, label_name="summer,tom")
     summer_train.study(**options, label_name="summer", keep_predictions=True)
-    stored = [record for records in read_stacks(tmp_path / "study").values() for record in records]
+    stored = [record for records in read_stacks(tmp_path / "study", print).values() for record in records]
     assert sorted(record.columns["label_name"] for record in stored) == ["summer", "tom"]
     assert len(read_results_of(tmp_path / "study")) == len(table(tmp_path / "study")) == 2
 
@@ -454,33 +473,129 @@ def test_options_given_without_effect_are_refused_even_at_their_default(places, 
     assert "Add --task label" in error_line(result)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda model: model.update(undefined=[]),
-        lambda model: model.update(baselines=[]),
-        lambda model: model.update(baselines={"a": {"test": 5}}),
-        lambda model: model.update(units={"test": 5}),
-        lambda model: model.update(n_samples=[]),
-        lambda model: model.update(n_samples={"test": "x"}),
-        lambda model: model["columns"].pop("fold"),
-        lambda model: model.update(scores={"test": {"loss": 1.0}}),
-        lambda model: model.update(scores={"x": {}}),
-        lambda model: model.update(curve=[[1]]),
-        lambda model: model.update(n_units="a"),
-        lambda model: model.update(threshold_log_odds="a"),
-        lambda model: model.update(id="../../../x"),
-        lambda model: model.update(shift=-5),
-    ],
-)  # fmt: skip
-def test_a_record_that_was_edited_is_no_record(change, studied_once, tmp_path):
-    folder = tmp_path / "study"
-    shutil.copytree(studied_once, folder)
-    (path,) = (folder / "stacks").glob("*.json")
-    content = json.loads(path.read_text())
-    change(content["models"][0])
-    path.write_text(json.dumps(content))
-    assert list(read_stacks(folder).values()) == [None]
+def test_a_record_with_any_bit_changed_is_told_in_one_line(studied_copy):
+    (path,) = studied_copy.glob("stacks/*.json")
+    content, expected = path.read_bytes(), repr(read_stacks(studied_copy, print))
+    for place in np.random.default_rng(0).choice(len(content), 200, replace=False):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        lines = []
+        try:
+            found = read_stacks(studied_copy, lines.append)
+        except SettingsError as error:
+            lines.append(str(error))
+        if lines:
+            (line,) = lines
+            assert str(path) in line
+            assert "\n" not in line
+        else:  # the name of the digest, which files of before do not have
+            assert repr(found) == expected
+
+
+def test_what_cannot_be_read_is_neither_deleted_nor_trained_again(studied_copy, places, monkeypatch):
+    (path,) = studied_copy.glob("stacks/*.json")
+    before = contents(studied_copy)
+    for broken in (path, path.parent):
+        with monkeypatch.context() as patch:
+            fail_to_read(broken, patch)
+            with pytest.raises(SettingsError, match=f"{broken}: cannot be read .*error"):
+                summer_train.study(**places, label_name="tom", max_epochs=1, workers=1, output_dir=studied_copy)
+            with pytest.raises(SettingsError, match=f"{broken}: cannot be read .*error"):
+                read_results_of(studied_copy)
+    assert {name: contents(studied_copy)[name] for name in before} == before
+
+
+def test_a_damaged_record_of_another_list_is_left_as_it_is(studied_copy, places):
+    (path,) = studied_copy.glob("stacks/*.json")
+    path.write_bytes(path.read_bytes().replace(b"best_epoch", b"best epoch"))
+    before, lines = path.read_bytes(), []
+    options = {**places, "label_name": "tom", "max_epochs": 1, "workers": 1, "output_dir": studied_copy}
+    assert summer_train.study(**options, say=lines.append).n_trained == 1
+    assert path.read_bytes() == before
+    assert sum(f"{path}: damaged" in line and "left as it is" in line for line in lines) == 1
+    assert not any("trained again" in line for line in lines)
+
+
+def test_predictions_stay_where_a_later_file_has_their_model(studied_copy, places):
+    """A killed study may leave a model twice: of other data in one file, of these in another."""
+    options = {**places, "patient_ids": 14, "max_epochs": 1, "workers": 1, "output_dir": studied_copy}
+    (path,) = studied_copy.glob("stacks/*.json")
+    ((record,),) = read_stacks(studied_copy, print).values()
+    write_stack(studied_copy, "0", [replace(record, data_digest="other")])  # read first
+    kept = predictions_path(studied_copy, record.id)
+    kept.parent.mkdir()
+    kept.write_bytes(b"")
+    assert summer_train.study(**options).n_trained == 0
+    assert kept.exists()
+    assert list(read_stacks(studied_copy, print)) == [path]
+
+
+def test_a_stack_that_fails_takes_no_other_along(places, tmp_path, monkeypatch):
+    options = {**places, "fold": "1-3", "max_epochs": 1, "workers": 1, "output_dir": tmp_path / "study"}
+    real = studies.train_stack
+
+    def train_stack(datas, *arguments):
+        if datas[0].choice.fold == 2:
+            raise MemoryError("no more")
+        return real(datas, *arguments)
+
+    monkeypatch.setattr(studies, "train_stack", train_stack)
+    lines = []
+    with pytest.raises(SettingsError, match="1 stacks of models failed, the first with MemoryError: no more"):
+        summer_train.study(**options, say=lines.append)
+    assert any("fold 2, summer: MemoryError: no more" in line for line in lines)
+    assert [row["fold"] for row in table(tmp_path / "study")] == ["1", "3"]
+    monkeypatch.undo()
+    assert summer_train.study(**options).n_trained == 1
+
+
+def test_a_folder_that_is_moved_while_a_study_works_is_one_line(places, tmp_path, monkeypatch):
+    real = studies.train_stack
+
+    def train_stack(*arguments):
+        if (tmp_path / "study").exists():
+            (tmp_path / "study").rename(tmp_path / "moved")
+        return real(*arguments)
+
+    monkeypatch.setattr(studies, "train_stack", train_stack)
+    with pytest.raises(SettingsError, match="study: was moved or removed"):
+        summer_train.study(**places, fold="1-2", max_epochs=1, workers=1, output_dir=tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+def test_too_many_models_are_refused_before_any_data_are_prepared(places, tmp_path, monkeypatch):
+    monkeypatch.setattr("summer_train.plans.FilmData", None)
+    options = {**places, "label_name": "all", "fold": "1-5", "workers": 1, "output_dir": tmp_path / "study"}
+    with pytest.raises(SettingsError, match="265265 models"):
+        summer_train.study(**options, shifts=1000)
+
+
+def test_a_study_says_in_its_signature_that_it_trains_labels():
+    assert inspect.signature(summer_train.study).parameters["task"].default == "label"
+    assert inspect.signature(summer_train.fit).parameters["task"].default == "next_bin"
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def fail_to_read(broken, patch):
+    """Let the disk fail at a file or folder."""
+
+    def failing(real):
+        def read(path, *arguments, **named):
+            if path == broken:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(path, *arguments, **named)
+
+        return read
+
+    patch.setattr("io.open", failing(io.open))
+    patch.setattr("os.listdir", failing(os.listdir))
+
+
+@pytest.fixture
+def studied_copy(studied_once, tmp_path):
+    return shutil.copytree(studied_once, tmp_path / "study")
 
 
 @pytest.fixture(scope="module")
@@ -496,5 +611,5 @@ def studied_once(demo_cache, tmp_path_factory):
 def test_a_folder_that_cannot_be_written_is_one_line(name, places, tmp_path):
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / name).write_text("in the way")
-    with pytest.raises(SettingsError, match="results cannot be written"):
+    with pytest.raises(SettingsError, match=f"{name}: cannot be read|results cannot be written"):
         summer_train.study(**places, max_epochs=1, workers=1, keep_predictions=True, output_dir=tmp_path / "study")
