@@ -26,9 +26,9 @@ class Window(NamedTuple):
         """Length of the window."""
         return self.last - self.first + 1
 
-    def within(self, reach: int) -> "Window":
-        """Return all that a sample touches: its window, its own bin, and its target."""
-        return Window(min(self.first, 0), max(self.last, reach))
+    def touched(self, target_offset: int) -> "Window":
+        """Return all bins that a sample touches: its window, its own bin, and that of its target."""
+        return Window(min(self.first, 0), max(self.last, target_offset))
 
 
 OWN_BIN = Window()
@@ -50,16 +50,19 @@ def blocked_split(
     fold: int,
     sequence_s: tuple[float, float] = (3.0, 1.0),
     window: Window = OWN_BIN,
+    *,
+    target_offset: int = 0,
 ) -> Split:
     """Split a session into cycles of five segments with unused gaps between training, validation and test.
 
     Parameters
     ----------
     n_samples : consecutive bins, or pairs of bins
-    buffer_s : time that must lie between samples of different parts, windows counted in
+    buffer_s : time that must lie between what samples of different parts touch: windows, own bins and targets
     fold : 1 to 5, the segment that validates; the one before it tests
     sequence_s : past and future that a window around a sample may reach
     window : the bins that it does reach: the longer of the two is kept free beside the buffer
+    target_offset : how many bins after a sample's own its target lies: 0 for a label, 1 for the counts of the next bin
 
     Raises
     ------
@@ -74,10 +77,13 @@ def blocked_split(
     Source: the published pipeline's blocked split; folds are numbered by the validation segment (docs/science.md).
     """
     check_fold(fold)
-    sizes = partial(_cycle_sizes, n_samples, bin_length_ms, sequence_s=sequence_s, window=window)
+    touched = window.touched(target_offset)
+    sizes = partial(_cycle_sizes, n_samples, bin_length_ms, sequence_s=sequence_s, touched=touched)
     n_cycles, segment, gap = sizes(buffer_s)
     if segment < 1:
-        fitting = [buffer for buffer in range(121) if sizes(buffer)[1] >= 1]
+        # Five gaps of more than a fifth of the film leave nothing.
+        longest_s = n_samples * bin_length_ms // (1000 * N_SEGMENTS)
+        fitting = [buffer for buffer in range(longest_s + 1) if sizes(buffer)[1] >= 1]
         fit = f"buffers of {_as_ranges(fitting)} s fit" if fitting else "none fits; use --val-fraction instead"
         raise SettingsError(
             f"--buffer {buffer_s:g} leaves no segment: {n_samples} samples of {bin_length_ms} ms in {n_cycles} cycles, "
@@ -174,14 +180,13 @@ def _n_cycles(n_samples: int, bin_length_ms: int, buffer_s: float) -> int:
 
 
 def _cycle_sizes(
-    n_samples: int, bin_length_ms: int, buffer_s: float, sequence_s: tuple[float, float], window: Window
+    n_samples: int, bin_length_ms: int, buffer_s: float, sequence_s: tuple[float, float], touched: Window
 ) -> tuple[int, int, int]:
     """Return the number of cycles, and the segment and gap length in samples."""
     n_cycles = _n_cycles(n_samples, bin_length_ms, buffer_s)
     gap_of_sequence = _n_bins(buffer_s + sum(sequence_s), bin_length_ms)
     # Past and future of a window are whole bins each: together they can be one bin more than their seconds.
-    gap_of_window = _n_bins(buffer_s, bin_length_ms) + max(0, -window.first) + max(0, window.last)
-    gap = max(gap_of_sequence, gap_of_window)
+    gap = max(gap_of_sequence, _n_bins(buffer_s, bin_length_ms) + touched.n_bins - 1)
     return n_cycles, int((n_samples // n_cycles - N_SEGMENTS * gap) / N_SEGMENTS), gap
 
 

@@ -64,8 +64,9 @@ class FilmData(lightning.LightningDataModule):
         self.targets, is_defined, self._task_of = task_samples(selection, choice, self._note)
         self.n_units = selection.n_units
         n_samples = len(is_defined)
-        self.has_target = is_defined & self._usable(n_samples, selection.n_bins - n_samples)
-        self.split = self._leave_out(_split(n_samples, choice, self.window), self.has_target)
+        reach = selection.n_bins - n_samples
+        self.has_target = is_defined & self._usable(n_samples, reach)
+        self.split = self._leave_out(_split(n_samples, choice, self.window, reach), self.has_target)
         self.task: Task = self._task_of(self.targets, self.split.train)
         self.device = torch.device("cpu")
         self._samples: Samples | None = None
@@ -77,7 +78,7 @@ class FilmData(lightning.LightningDataModule):
 
     def _usable(self, n_samples: int, reach: int) -> Mask:
         """Return which samples reach only bins that may be used, (n_samples,)."""
-        choice, touched = self.choice, self.window.within(reach)
+        choice, touched = self.choice, self.window.touched(reach)
         recorded_share = self.selection.recorded_share()
         usable = usable_bins(recorded_share, choice.min_recorded)
         self._note_left_out(recorded_share <= 0, "that a patient never saw")
@@ -282,14 +283,16 @@ class FilmBlocks(lightning.LightningDataModule):
         return batch
 
 
-def _split(n_samples: int, choice: Choice, window: Window) -> Split:
+def _split(n_samples: int, choice: Choice, window: Window, reach: int) -> Split:
     if choice.val_fraction is not None:
         return fraction_split(n_samples, choice.val_fraction)
     assert choice.fold is not None
     if choice.split == "random":
         return random_split(n_samples, choice.fold, choice.seed)
     assert choice.buffer_s is not None
-    return blocked_split(n_samples, choice.bin_length_ms, choice.buffer_s, choice.fold, choice.sequence_s, window)
+    return blocked_split(
+        n_samples, choice.bin_length_ms, choice.buffer_s, choice.fold, choice.sequence_s, window, target_offset=reach
+    )
 
 
 def _read_ahead_bytes(n_bytes: int) -> int:

@@ -1,6 +1,7 @@
 """The splits against the published table and reference vectors, and their guarantees."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -38,24 +39,19 @@ def test_film_length_session_has_the_published_number_of_cycles(buffer_s, n_cycl
 
 @given(
     n_samples=st.integers(10, 20_000),
-    bin_length_ms=st.sampled_from([5, 40, 80, 200, 480, 1000]),
+    bin_length_ms=st.sampled_from([5, 40, 80, 200, 480, 1000, 2000]),
     buffer_s=st.floats(0, 40),
     fold=st.integers(1, 5),
-    past_s=st.sampled_from([0.0, 0.5, 2.52, 3.0]),
-    future_s=st.sampled_from([0.0, 1.0, 2.0, 2.52]),
-    is_window=st.booleans(),
+    sequence_s=st.sampled_from([(0.0, 0.0), (0.0, 0.5), (2.52, 2.52), (3.0, 1.0)]),
+    window_s=st.sampled_from([(0.0, 0.0), (0.5, 0.0), (2.52, 2.52), (0.0, 1.0), (-2.0, 4.0), (4.0, -2.0)]),
+    target_offset=st.sampled_from([0, 1]),
 )
-def test_parts_are_disjoint_and_no_window_comes_within_the_buffer(
-    n_samples, bin_length_ms, buffer_s, fold, past_s, future_s, is_window
+def test_parts_are_disjoint_and_what_samples_touch_never_comes_within_the_buffer(
+    n_samples, bin_length_ms, buffer_s, fold, sequence_s, window_s, target_offset
 ):
-    if is_window:
-        window = window_of((past_s, future_s), bin_length_ms)
-        past_s, future_s = -window.first * bin_length_ms / 1000, window.last * bin_length_ms / 1000
-        reach = {"sequence_s": (0.0, 0.5), "window": window}
-    else:
-        reach = {"sequence_s": (past_s, future_s)}
     try:
-        split = blocked_split(n_samples, bin_length_ms, buffer_s, fold, **reach)
+        window = window_of(window_s, bin_length_ms)
+        split = blocked_split(n_samples, bin_length_ms, buffer_s, fold, sequence_s, window, target_offset=target_offset)
     except SettingsError:
         assume(False)
     part_of_sample = np.full(n_samples, -1)
@@ -66,9 +62,18 @@ def test_parts_are_disjoint_and_no_window_comes_within_the_buffer(
         part_of_sample[indices] = number
     used = np.flatnonzero(part_of_sample >= 0)
     changes = np.flatnonzero(np.diff(part_of_sample[used]))
-    # From the end of one sample's bin to the start of the other's, less the windows that reach into the space between.
-    apart_s = (used[changes + 1] - used[changes] - 1) * bin_length_ms / 1000 - past_s - future_s
-    assert (apart_s >= buffer_s - 1e-5).all()
+    # Bins from the end of one sample's own to the start of the other's, of which what they touch takes some.
+    between = used[changes + 1] - used[changes] - 1
+    touched = [*range(window.first, window.last + 1), 0, target_offset]
+    assert ((between - max(touched) + min(touched)) * bin_length_ms / 1000 >= buffer_s - 1e-5).all()
+    assert (between * bin_length_ms / 1000 - sum(sequence_s) >= buffer_s - 1e-5).all()
+
+
+@pytest.mark.parametrize(("sequence_s", "gaps"), [((0.0, 0.0), [32, 33]), ((3.0, 1.0), [36, 36])])
+def test_a_target_in_the_next_bin_lengthens_the_gap_only_where_the_sequence_does_not_cover_it(sequence_s, gaps):
+    for target_offset, gap in enumerate(gaps):
+        split = blocked_split(4725, 1000, 32, 2, sequence_s, target_offset=target_offset)
+        assert split.val[0] - split.test[split.test < split.val[0]].max() - 1 == gap
 
 
 def test_the_gap_covers_the_longer_of_sequence_and_window():
@@ -109,9 +114,22 @@ def test_five_folds_validate_on_five_different_segments():
     assert all(np.array_equal(tested[fold], validated[fold - 1]) for fold in range(5))
 
 
-def test_buffer_that_leaves_no_segment_names_those_that_fit():
-    with pytest.raises(SettingsError, match=r"--buffer 40 leaves no segment: .* buffers of 0 to \d+ s fit"):
-        blocked_split(2000, 80, 40, 1)
+@pytest.mark.parametrize(("n_samples", "bin_length_ms", "refused_s"), [(2000, 80, 40), (4726, 1000, 950), (97, 480, 9)])
+def test_buffer_that_leaves_no_segment_names_all_whole_seconds_that_fit(n_samples, bin_length_ms, refused_s):
+    with pytest.raises(SettingsError, match=f"--buffer {refused_s} leaves no segment") as error:
+        blocked_split(n_samples, bin_length_ms, refused_s, 1)
+    ranges = re.search(r"buffers of (.*) s fit", str(error.value))[1].split(", ")
+    edges = [[int(edge) for edge in one.split(" to ")] for one in ranges]
+    named = {second for one in edges for second in range(one[0], one[-1] + 1)}
+
+    def fits(buffer_s):
+        try:
+            blocked_split(n_samples, bin_length_ms, buffer_s, 1)
+        except SettingsError:
+            return False
+        return True
+
+    assert named == {second for second in range(max(named) + 100) if fits(second)}
 
 
 @pytest.mark.parametrize("fold", [0, 6])

@@ -182,3 +182,10 @@ def test_windows_over_an_unseen_bin_are_left_out_and_across_a_pause_if_asked(dem
         assert not inside[sample - 2 : sample + 2].any()
         assert not after[sample - 2 : sample + 1].any()
     assert len(dropped.split.train) < len(data.split.train)
+
+
+@pytest.mark.parametrize(("task", "gap"), [("label", 5), ("next_bin", 6)])
+def test_the_bin_that_a_sample_predicts_lies_outside_the_buffer_too(task, gap, demo_cache, tmp_path):
+    options = {"cache_dir": demo_cache, "data_dir": tmp_path, "patient_ids": 14, "bin_length": 1000, "buffer": 5}
+    split = summer_train.film_data(task=task, fold=2, sequence=(0, 0), **options).split
+    assert split.val[0] - split.test[split.test < split.val[0]].max() - 1 == gap
