@@ -17,8 +17,9 @@ from summer_prep.binning import (
     recording_spans_ms,
     tally_spikes,
 )
+from summer_prep.dataset import LONG_FRAME_MS, LongFrames
 from summer_prep.errors import RecordingError
-from summer_prep.film_clock import FilmClock, Pause, cut_frames, film_clock, find_pauses
+from summer_prep.film_clock import FilmClock, Pause, cut_frames, film_clock, find_long_frames, find_pauses
 from summer_prep.key import ALGORITHM_VERSION, SCHEMA_VERSION
 from summer_prep.labels import align_labels
 from summer_prep.recording import Recording
@@ -41,26 +42,31 @@ class RecordingOnFilm:
 
     recording: Recording
     clock: FilmClock
+    long_frame_rule: LongFrames
     pauses: list[Pause]
+    long_frames: list[Pause]
     interval_of_spike: NDArray[np.int64]
     unit_of_spike: NDArray[np.int64]
 
 
-def place_on_film(recording: Recording) -> RecordingOnFilm:
-    """Return a recording with its film clock.
+def place_on_film(recording: Recording, long_frame_rule: LongFrames = "count") -> RecordingOnFilm:
+    """Return a recording with its film clock, on which long frames count or are pauses.
 
     Raises
     ------
     RecordingError : the watch log cannot be a film's
     """
-    clock = film_clock(recording.frame_index, recording.recording_time_ms)
-    pauses = find_pauses(clock)
-    if len(pauses) > MAX_PAUSES:
-        raise RecordingError(f"the film was paused {len(pauses)} times; at most {MAX_PAUSES} are recorded")
+    clock = film_clock(recording.frame_index, recording.recording_time_ms, long_frame_rule)
+    pauses, long_frames = find_pauses(clock), find_long_frames(clock)
+    for what, found in (("was paused", pauses), (f"took longer than {LONG_FRAME_MS} ms for a frame", long_frames)):
+        if len(found) > MAX_PAUSES:
+            raise RecordingError(f"the film {what} {len(found)} times; at most {MAX_PAUSES} are recorded")
     return RecordingOnFilm(
         recording=recording,
         clock=clock,
+        long_frame_rule=long_frame_rule,
         pauses=pauses,
+        long_frames=long_frames,
         interval_of_spike=locate_spikes(clock, recording.spike_times_ms),
         unit_of_spike=np.repeat(np.arange(recording.n_units), np.diff(recording.spike_stops, prepend=0)),
     )
@@ -85,6 +91,7 @@ def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[Arrays, dict[st
     bin_of_interval = bins_of_intervals(clock, grid)
     bin_of_spike = np.where(interval_of_spike >= 0, bin_of_interval[interval_of_spike], -1)
     recorded = recorded_s(clock, bin_of_interval, grid.n_bins).astype(np.float32)
+    bin_of_long = np.where(clock.is_long, bin_of_interval, -1)
     _check_seen(recorded, grid)
     start_ms, stop_ms = recording_spans_ms(clock, bin_of_interval, grid.n_bins)
     named_frames = recording.named_frames.get(bin_length_ms)
@@ -96,6 +103,7 @@ def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[Arrays, dict[st
         "bin_start_s": grid.bin_start_s,
         "first_frame": grid.first_frames.astype(np.int32),
         "recorded_s": recorded,
+        "long_frame_s": recorded_s(clock, bin_of_long, grid.n_bins).astype(np.float32),
         "recording_start_ms": start_ms,
         "recording_stop_ms": stop_ms,
         **recording.numeric_columns,
@@ -106,7 +114,7 @@ def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[Arrays, dict[st
         "n_unseen_bins": int((recorded == 0).sum()),
         "recorded_total_s": float(recorded.sum(dtype=np.float64)),
         "spikes": tally_spikes(clock, interval_of_spike, bin_of_spike).as_dict(),
-        "notes": [*recording.notes, *_note_on_names(named_frames, grid)],
+        "notes": [*recording.notes, *_note_on_names(named_frames, grid), *_note_on_long_frames(on_film)],
     }
     return arrays, attributes
 
@@ -138,6 +146,18 @@ def _note_on_names(named_frames: NDArray[np.int64] | None, grid: BinGrid) -> lis
     ]
 
 
+def _note_on_long_frames(on_film: RecordingOnFilm) -> list[str]:
+    if not on_film.long_frames:
+        return []
+    said = {
+        "count": "counted as in the published code. `--pauses drop` of training leaves their bins out, "
+        "`build --long-frames pause` makes them pauses",
+        "pause": "taken as pauses",
+    }[on_film.long_frame_rule]
+    total_s = sum(frame.duration_ms for frame in on_film.long_frames) / 1000
+    return [f"{on_film.clock.is_long.sum()} frames took longer than {LONG_FRAME_MS} ms, {total_s:.1f} s in all: {said}"]
+
+
 def _texts(values: list[str] | tuple[str, ...]) -> NDArray[Any]:
     texts: NDArray[Any] = np.array(values, dtype=np.dtypes.StringDType())
     return texts
@@ -159,5 +179,7 @@ def _attributes(on_film: RecordingOnFilm, grid: BinGrid) -> dict[str, Any]:
         "column_descriptions": dict(recording.column_descriptions),
         "source": asdict(recording.source),
         "pauses": [asdict(pause) for pause in on_film.pauses],
+        "long_frames": [asdict(frame) for frame in on_film.long_frames],
+        "long_frame_rule": on_film.long_frame_rule,
         "source_bin_lengths_ms": sorted(recording.grids),
     }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from summer_prep.caches import Cache, check_cache, open_cache
-from summer_prep.dataset import check_bin_length
+from summer_prep.dataset import LONG_FRAMES, LongFrames, check_bin_length
 from summer_prep.errors import CacheError, RecordingError, SettingsError, SummerError
 from summer_prep.freshness import KeyState, check_known, key_state, key_states
 from summer_prep.key import (
@@ -77,6 +77,8 @@ class BuildConfig:
     """Processes; a patient is built by one. 0 builds in this process, which a file that crashes HDF5 takes along."""
     codec: Codec = "none"
     """How spike_counts are stored: none (can be mapped), zstd or blosc."""
+    long_frames: LongFrames = "count"
+    """Frames of more than 200 ms: count their spikes, as the published code does, or take them as pauses."""
     force: bool = False
     """Build also what is fresh."""
     scheduler: str | None = None
@@ -85,12 +87,19 @@ class BuildConfig:
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
             raise SettingsError(f"no codec {self.codec!r}. Choose one of {', '.join(CODECS)}")
+        if self.long_frames not in LONG_FRAMES:
+            raise SettingsError(f"--long-frames {self.long_frames!r}: choose one of {', '.join(LONG_FRAMES)}")
         if self.n_workers < 0:
             raise SettingsError(
                 f"{self.n_workers} workers cannot build anything. Choose 1 or more, or 0 for this process"
             )
         for bin_length_ms in self.bin_lengths_ms:
             check_bin_length(bin_length_ms)
+
+    @property
+    def of_keys(self) -> dict[str, str]:
+        """The attributes of keys that are settings; one built under others is stale for a build."""
+        return {"codec": self.codec, "long_frame_rule": self.long_frames}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +128,7 @@ def build(
     bin_length: object = None,
     workers: int | None = None,
     codec: Codec = "none",
+    long_frames: LongFrames = "count",
     force: bool = False,
     scheduler: str | None = None,
     progress: Progress = lambda _n_done, _n_patients: None,
@@ -137,6 +147,8 @@ def build(
     bin_length : ms, like 80 or [80, 200]; all that the files list by default
     workers : processes, as many as there are processors by default
     codec : how spike counts are stored: none (can be memory-mapped), zstd or blosc
+    long_frames : frames of more than 200 ms: "count" their spikes, as the published code does, or "pause", take them as
+        pauses
     force : build also what is fresh
     scheduler : address of a Dask scheduler whose workers build instead, like tcp://host:8786; "local" starts one
     progress : called with the number of patients done, and that of all
@@ -151,7 +163,7 @@ def build(
     """
     config = build_config(
         data_dir=data_dir, cache_dir=cache_dir, local_cache=local_cache, nwb_path=nwb_path, patient_ids=patient_ids,
-        bin_length=bin_length, workers=workers, codec=codec, force=force, scheduler=scheduler,
+        bin_length=bin_length, workers=workers, codec=codec, long_frames=long_frames, force=force, scheduler=scheduler,
     )  # fmt: skip
     return build_keys(config, progress)
 
@@ -166,6 +178,7 @@ def build_config(
     bin_length: object,
     workers: int | None,
     codec: Codec,
+    long_frames: LongFrames,
     force: bool,
     scheduler: str | None,
 ) -> BuildConfig:
@@ -179,6 +192,7 @@ def build_config(
         bin_lengths_ms=as_bin_lengths(bin_length),
         n_workers=os.cpu_count() or 1 if workers is None else as_number(workers, int, "--workers"),
         codec=codec,
+        long_frames=long_frames,
         force=as_number(force, bool, "--force"),
         scheduler=None if scheduler is None else as_text(scheduler, "--scheduler"),
     )
@@ -278,7 +292,7 @@ def wanted_and_fresh(
     fresh = {
         length: state.description
         for length in config.bin_lengths_ms or cached
-        if (state := key_state(cache, patient_id, length, sha256, config.codec)).state == "fresh"
+        if (state := key_state(cache, patient_id, length, sha256, config.of_keys)).state == "fresh"
     }
     listed = [description.attributes["source_bin_lengths_ms"] for description in fresh.values() if description]
     wanted = config.bin_lengths_ms or tuple(listed[0] if listed else ())
@@ -298,7 +312,7 @@ def _build_missing(
         except RecordingError as error:
             raise RecordingError(str(error).replace(str(local), str(path))) from error
     try:
-        on_film = place_on_film(recording)
+        on_film = place_on_film(recording, config.long_frames)
     except RecordingError as error:
         raise RecordingError(f"{path}: {error}") from error
     lengths = [length for length in wanted or sorted(recording.grids) if length not in fresh]
@@ -308,7 +322,7 @@ def _build_missing(
         known = [
             length
             for length in lengths
-            if key_state(cache, recording.patient_id, length, sha256, config.codec).state == "fresh"
+            if key_state(cache, recording.patient_id, length, sha256, config.of_keys).state == "fresh"
         ]
         lengths = [length for length in lengths if length not in known]
     # Two keys at a time: while one waits for the disk or hashes, the other counts.

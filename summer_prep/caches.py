@@ -200,6 +200,7 @@ def _facts_of(cache: Cache, key: tuple[str, int]) -> Facts:
         **{name: attributes[name] for name in FACTS},
         "recorded_total_s": attributes.get("recorded_total_s", float("nan")),  # keys of before it was noted
         "n_pauses": len(attributes["pauses"]),
+        "n_long_frames": len(attributes["long_frames"]),
         "n_units_by_region": {region: regions[region] for region in sorted(regions)},
     }
 

@@ -32,7 +32,7 @@ from summer_prep.console import (
     show_table,
     working,
 )
-from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule
+from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule, LongFrames
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.key import Codec, Description
 from summer_prep.places import Place
@@ -71,6 +71,8 @@ FoldLayout = Annotated[
 app = new_app("Bin the SUMMER recordings into film bins and cache them as Zarr arrays.")
 
 CODEC_HELP = "How spike counts are stored: none can be memory-mapped; zstd and blosc are smaller, for archiving."
+
+LONG_FRAMES_HELP = "Frames that took more than 200 ms: count their spikes, as published, or take them as pauses."
 
 
 @app.command("demo-data")
@@ -113,6 +115,7 @@ def build(
     workers: Annotated[int, typer.Option(min=1, help="Processes; one builds one patient at a time.")] = os.cpu_count()
     or 1,
     codec: Annotated[Codec, typer.Option(help=CODEC_HELP)] = "none",
+    long_frames: Annotated[LongFrames, typer.Option(help=LONG_FRAMES_HELP)] = "count",
     force: Annotated[bool, typer.Option("--force", help="Build also what is fresh.")] = False,
     local_cache: LocalCache = None,
     scheduler: SchedulerOption = None,
@@ -126,7 +129,8 @@ def build(
 
     config = build_config(
         data_dir=data_dir, cache_dir=cache_dir, local_cache=local_cache, nwb_path=nwb_path, patient_ids=patient_ids,
-        bin_length=bin_length, workers=workers, codec=codec, force=force, scheduler=scheduler,
+        bin_length=bin_length, workers=workers, codec=codec, long_frames=long_frames, force=force,
+        scheduler=scheduler,
     )  # fmt: skip
     if dry_run:
         _show_plan(config, as_json)

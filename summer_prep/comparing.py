@@ -17,7 +17,7 @@ from summer_prep.values import as_place
 _TOLD_BY_ARRAYS = {"digests", "files", "document_sha256", "coordinates", "column_descriptions", "units", "label_names"}
 """Attributes that say what the arrays say."""
 
-_NUMBERS = {"n_bins", "n_units", "n_unseen_bins", "pauses", "spikes"}
+_NUMBERS = {"n_bins", "n_units", "n_unseen_bins", "pauses", "long_frames", "spikes"}
 """Attributes that are numbers of the recording, as arrays are."""
 
 Difference = dict[str, Any]

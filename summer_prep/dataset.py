@@ -31,6 +31,17 @@ LabelRule = Literal["first", "any", "majority"]
 LABEL_RULES: tuple[LabelRule, ...] = get_args(LabelRule)
 """Which frames of a bin decide its label (docs/science.md)."""
 
+LONG_FRAME_MS = 200
+"""A frame that took longer may be a pause that nobody wrote down.
+
+Real logs have about 41 ms a frame, with jitter; another public reader of these files takes more than 200 ms between two
+rows for a pause.
+"""
+
+LongFrames = Literal["count", "pause"]
+LONG_FRAMES: tuple[LongFrames, ...] = get_args(LongFrames)
+"""What becomes of them: their spikes count, as in the published code, or they are pauses."""
+
 FileLayout = Literal["dandi", "flat", "misc", "separate", "stimulus"]
 """File names and places of the tables that are, or were, in use (`demo.LAYOUTS` says which)."""
 

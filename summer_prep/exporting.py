@@ -19,7 +19,7 @@ from summer_prep.places import Place
 from summer_prep.store import ARRAY_ATTRIBUTES, read_array
 from summer_prep.values import as_bin_lengths, as_number, as_path, as_patient_ids, as_place
 
-_OF_BINS = ("bin_start_s", "first_frame", "recorded_s", "recording_start_ms", "recording_stop_ms")
+_OF_BINS = ("bin_start_s", "first_frame", "recorded_s", "long_frame_s", "recording_start_ms", "recording_stop_ms")
 _FILM, _LABELS = "film_bins", "film_labels"
 _ADVICE = "Name another place"
 _TABLES = ("bins", "labels", "units")

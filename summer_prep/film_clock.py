@@ -6,7 +6,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from summer_prep.dataset import FRAME_PERIOD_MS
+from summer_prep.dataset import FRAME_PERIOD_MS, LONG_FRAME_MS, LongFrames
 from summer_prep.errors import RecordingError
 
 MAX_FILLED_STEP_FRAMES = 5
@@ -29,18 +29,20 @@ class FilmClock:
     edges_ms : (n + 1,) float64, not decreasing; interval i is [edges_ms[i], edges_ms[i + 1])
     position : (n,) int64, the film frame, or part of a frame, on screen in the interval
     state : (n,) uint8, a FilmState
+    is_long : (n,) bool, whether it is, or is part of, a frame that took longer than `LONG_FRAME_MS`
     parts_per_frame : into how many equal parts each frame is cut; position // parts_per_frame is the frame index
     """
 
     edges_ms: NDArray[np.float64]
     position: NDArray[np.int64]
     state: NDArray[np.uint8]
+    is_long: NDArray[np.bool_]
     parts_per_frame: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pause:
-    """The film stood still at `frame` (0-based) from `start_ms` on the recording clock for `duration_ms`."""
+    """The film stood still, or took long, at `frame` (0-based) from `start_ms` (recording clock) for `duration_ms`."""
 
     frame: int
     start_ms: float
@@ -66,13 +68,16 @@ def frame_indices(film_times_s: NDArray[np.float64], where: str) -> NDArray[np.i
     return np.rint(film_times_s / (FRAME_PERIOD_MS / 1000)).astype(np.int64)
 
 
-def film_clock(frame_index: NDArray[np.int64], recording_time_ms: NDArray[np.float64]) -> FilmClock:
+def film_clock(
+    frame_index: NDArray[np.int64], recording_time_ms: NDArray[np.float64], long_frames: LongFrames = "count"
+) -> FilmClock:
     """Return what the film did between the rows of the cleaned watch log.
 
     Parameters
     ----------
     frame_index : (n_rows,) 0-based frame of each row
     recording_time_ms : (n_rows,) recording clock, not decreasing
+    long_frames : whether the film ran ("count"), or was paused ("pause"), in frames longer than `LONG_FRAME_MS`
 
     Raises
     ------
@@ -106,9 +111,12 @@ def film_clock(frame_index: NDArray[np.int64], recording_time_ms: NDArray[np.flo
     edges_ms, offset = _subdivide(recording_time_ms, n_filled)
     state = np.select([ran, step_frames == 0], [FilmState.RAN, FilmState.PAUSED], FilmState.SKIPPED)
     position = np.repeat(frame_index[:-1], n_filled) + offset
+    is_long = ran & (step_ms / n_filled > LONG_FRAME_MS)
+    if long_frames == "pause":
+        state[is_long] = FilmState.PAUSED
     state = np.repeat(state, n_filled).astype(np.uint8)
     _mark_earlier_viewings(position, state)
-    return FilmClock(edges_ms=edges_ms, position=position, state=state)
+    return FilmClock(edges_ms=edges_ms, position=position, state=state, is_long=np.repeat(is_long, n_filled))
 
 
 def cut_frames(clock: FilmClock, parts: int) -> FilmClock:
@@ -118,14 +126,25 @@ def cut_frames(clock: FilmClock, parts: int) -> FilmClock:
         edges_ms=edges_ms,
         position=np.repeat(clock.position, parts) * parts + offset,
         state=np.repeat(clock.state, parts),
+        is_long=np.repeat(clock.is_long, parts),
         parts_per_frame=clock.parts_per_frame * parts,
     )
 
 
 def find_pauses(clock: FilmClock) -> list[Pause]:
-    """Return the pauses in order; rows of one standstill are one pause."""
-    paused = np.concatenate([[False], clock.state == FilmState.PAUSED, [False]])
-    starts, stops = np.flatnonzero(np.diff(paused.astype(np.int8))).reshape(-1, 2).T
+    """Return the pauses in order; rows of one standstill are one pause, and long frames in a row another."""
+    paused = clock.state == FilmState.PAUSED
+    pauses = [*_stretches(clock, paused & ~clock.is_long), *_stretches(clock, paused & clock.is_long)]
+    return sorted(pauses, key=lambda pause: pause.start_ms)
+
+
+def find_long_frames(clock: FilmClock) -> list[Pause]:
+    """Return the frames that took longer than `LONG_FRAME_MS` in order; several in a row are one."""
+    return _stretches(clock, clock.is_long)
+
+
+def _stretches(clock: FilmClock, is_so: NDArray[np.bool_]) -> list[Pause]:
+    starts, stops = np.flatnonzero(np.diff(is_so.astype(np.int8), prepend=0, append=0)).reshape(-1, 2).T
     return [
         Pause(
             frame=int(clock.position[start]) // clock.parts_per_frame,

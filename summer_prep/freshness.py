@@ -9,7 +9,6 @@ from summer_prep.dataset import DATASET_BIN_LENGTHS_MS, check_bin_length
 from summer_prep.errors import CacheError, MissingKeyError, RecordingError, SettingsError, UnreachableError
 from summer_prep.key import (
     ALGORITHM_VERSION,
-    Codec,
     Description,
     build_command,
     in_natural_order,
@@ -130,7 +129,7 @@ def key_state(
     patient_id: str,
     bin_length_ms: int,
     current_sha256: str | None,
-    codec: Codec | None = None,
+    settings: Mapping[str, str] | None = None,
     why_unchecked: str = "",
 ) -> KeyState:
     """Return whether one key can be used.
@@ -138,13 +137,13 @@ def key_state(
     Parameters
     ----------
     current_sha256 : digest of the recording as it is now; None if it cannot be compared, which `why_unchecked` says
-    codec : the codec asked for; None if any will do, as for training
+    settings : the attributes that are asked for, `BuildConfig.of_keys`; None if any will do, as for training
     """
     key = key_path(cache.place, patient_id, bin_length_ms)
     description = None
     try:
         description = checked(cache, patient_id, bin_length_ms)
-        reason = _difference(description, current_sha256, codec)
+        reason = _difference(description, current_sha256, settings or {})
         state = "stale" if reason else "unchecked" if current_sha256 is None else "fresh"
     except UnreachableError:
         raise  # nothing is known of the key: it is not stale for that
@@ -161,13 +160,14 @@ def key_state(
     )
 
 
-def _difference(description: Description, current_sha256: str | None, codec: Codec | None) -> str:
+def _difference(description: Description, current_sha256: str | None, settings: Mapping[str, str]) -> str:
     """Return what changed since a key was built; empty if nothing did."""
     attributes = description.attributes
     if attributes["algorithm_version"] != ALGORITHM_VERSION:
         return f"algorithm version {attributes['algorithm_version']}, now {ALGORITHM_VERSION}"
     if current_sha256 is not None and attributes["source"]["sha256"] != current_sha256:
         return f"the content of {attributes['source']['file_name']} changed"
-    if codec is not None and attributes["codec"] != codec:
-        return f"codec {attributes['codec']}, now {codec}"
+    for name, wanted in settings.items():
+        if attributes[name] != wanted:
+            return f"{name.replace('_', ' ')} {attributes[name]}, now {wanted}"
     return ""

@@ -18,7 +18,7 @@ from summer_prep.places import Place, Url
 
 AnyPlace = TypeVar("AnyPlace", Path, Url, Place)
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised whenever what stands on disk changes. A reader refuses keys of another one."""
 
 ALGORITHM_VERSION = 1
@@ -43,6 +43,7 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "bin_start_s": ("bin",),
     "first_frame": ("bin",),
     "recorded_s": ("bin",),
+    "long_frame_s": ("bin",),
     "recording_start_ms": ("bin",),
     "recording_stop_ms": ("bin",),
 }

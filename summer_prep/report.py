@@ -1,6 +1,6 @@
 """What `inspect` shows of a key: facts as plain data, and a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,23 @@ def describe_key(description: Description) -> dict[str, Any]:
     return {
         "key": str(key),
         **{name: attributes[name] for name in (*names, "notes")},
-        "pauses": [{**pause, "film_time_s": pause["frame"] * FRAME_PERIOD_MS / 1000} for pause in attributes["pauses"]],
+        "pauses": pauses_of(attributes),
         "arrays": [describe_array(description, name) for name in sorted(attributes["digests"])],
         "regions": _rates_by_region(counts, recorded_s, attributes["units"]),
         "units": [_unit_facts(description, unit, counts[:, unit], seconds) for unit in range(attributes["n_units"])],
         "labels": _label_shares(key, attributes["label_names"], attributes["bin_length_ms"] / 1000),
     }
+
+
+def pauses_of(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the pauses of a key and its long frames, whether or not they count as pauses, in order."""
+    long_frames = attributes["long_frames"]
+    found = [(pause, False) for pause in attributes["pauses"] if pause not in long_frames]
+    found += [(frame, True) for frame in long_frames]
+    return [
+        {**pause, "film_time_s": pause["frame"] * FRAME_PERIOD_MS / 1000, "is_long_frame": is_long}
+        for pause, is_long in sorted(found, key=lambda one: one[0]["start_ms"])
+    ]
 
 
 def _rates_by_region(counts: NDArray[Any], recorded_s: float, units: dict[str, list[str]]) -> list[dict[str, Any]]:
@@ -316,7 +327,7 @@ def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()
     strip.imshow(shades, vmin=0, vmax=1, extent=(start, stop, len(shown) - 0.5, -0.5), cmap="Greys", **_AS_IT_IS)
     strip.set_yticks(range(len(shown)), [_as_text(name) for name in shown])
     strip.set_xlabel("film time (min); labels: black on, grey undefined")
-    for pause in attributes["pauses"]:
+    for pause in pauses_of(attributes):
         for axes in (heat, rate, strip):
             axes.axvline(pause["frame"] / FRAMES_PER_MINUTE, color="tab:cyan", ls="--", lw=1)
     strip.set_xlim(start, stop)

@@ -19,7 +19,7 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.errors import BaseZarrError
 from zarr.storage import MemoryStore
 
-from summer_prep.dataset import FRAME_PERIOD_MS, LABEL_RULES
+from summer_prep.dataset import FRAME_PERIOD_MS, LABEL_RULES, LONG_FRAME_MS
 from summer_prep.errors import CacheError
 from summer_prep.key import (
     DESCRIPTION,
@@ -46,6 +46,7 @@ ARRAY_ATTRIBUTES = {
     "bin_start_s": {"units": "s", "long_name": "start of the bin on the film clock"},
     "first_frame": {"units": "1", "long_name": f"film frame that the bin starts at, from 0, {FRAME_PERIOD_MS} ms each"},
     "recorded_s": {"units": "s", "long_name": "recording time that the bin covers; 0 = never seen"},
+    "long_frame_s": {"units": "s", "long_name": f"part of recorded_s in frames longer than {LONG_FRAME_MS} ms"},
     "recording_start_ms": {"units": "ms", "long_name": "start of the bin on the recording clock"},
     "recording_stop_ms": {"units": "ms", "long_name": "end of the bin on the recording clock"},
 }

@@ -87,6 +87,7 @@ def key_tables(facts: Mapping[str, Any]) -> list[Table]:
         [
             pause["frame"],
             *(f"{time:.2f}" for time in (pause["film_time_s"], pause["start_ms"] / 1000, pause["duration_ms"] / 1000)),
+            "long frame" if pause["is_long_frame"] else "",
         ]
         for pause in facts["pauses"]
     ]
@@ -96,7 +97,7 @@ def key_tables(facts: Mapping[str, Any]) -> list[Table]:
         Table(["array", "dimensions", "dtype", "bytes", "on disk"], arrays),
         Table(["region", "units", "median rate (Hz)", "highest rate (Hz)"], regions),
         labels_table(facts["labels"]),
-        Table(["pause at frame", "film time (s)", "recording start (s)", "duration (s)"], pauses),
+        Table(["pause at frame", "film time (s)", "recording start (s)", "duration (s)", ""], pauses),
     ]
 
 

@@ -78,13 +78,13 @@ class CachedPatient:
         return label
 
     def bin_times(self, name: str) -> NDArray[np.float64]:
-        """Return one of bin_start_s, recorded_s, recording_start_ms and recording_stop_ms, (n_bins,).
+        """Return one of bin_start_s, recorded_s, long_frame_s, recording_start_ms and recording_stop_ms, (n_bins,).
 
         Raises
         ------
         CacheError : as `label`
         """
-        dtype = "<f4" if name == "recorded_s" else "<f8"
+        dtype = "<f4" if name in ("recorded_s", "long_frame_s") else "<f8"
         return np.frombuffer(read_file(self.description, f"{name}/c/0"), dtype=dtype).astype(np.float64)
 
     @property

@@ -126,7 +126,9 @@ class Choice(Settings):
         "first", "Which frames decide a bin's label: the first, any that is on, or most of them."
     )
     undefined: Undefined = _option("drop", "Leave bins with undefined labels out, or make them a class.")
-    pauses: Pauses = _option("keep", "Samples that reach across a pause or skip of the film: keep, or drop them.")
+    pauses: Pauses = _option(
+        "keep", "Samples that reach across a pause, a skip or a frame of over 200 ms: keep or drop."
+    )
     min_recorded: float = _option(0.0, "Leave out bins of which less than this share was recorded, 0 to 1.")
     split: Split = _option(
         "blocked", "blocked, or random single bins: neighbours leak, so this shows the leak and is no result."

@@ -24,7 +24,7 @@ from summer_train.batches import (
     this_process,
 )
 from summer_train.config import Choice, Say, say_nothing
-from summer_train.samples import Mask, reaches_only, runs_on, shift_labels, usable_bins, window_of
+from summer_train.samples import Mask, reaches_only, runs_on, shift_labels, window_of
 from summer_train.selection import Selection
 from summer_train.tasks import NothingToLearnError, Task, task_samples
 
@@ -79,19 +79,19 @@ class FilmData(lightning.LightningDataModule):
     def _usable(self, n_samples: int, reach: int) -> Mask:
         """Return which samples reach only bins that may be used, (n_samples,)."""
         choice, touched = self.choice, self.window.touched(reach)
-        recorded_share = self.selection.recorded_share()
-        usable = usable_bins(recorded_share, choice.min_recorded)
-        self._note_left_out(recorded_share <= 0, "that a patient never saw")
-        self._note_left_out(
-            ~usable & (recorded_share > 0), f"of which less than a share of {choice.min_recorded:g} was recorded"
-        )
+        usable = self.selection.recorded_share() > 0
+        self._note_left_out(~usable, "that a patient never saw")
+        if choice.min_recorded > 0:
+            too_short = usable & (self.selection.recorded_share(long_frames=False) < choice.min_recorded)
+            self._note_left_out(too_short, f"of which less than a share of {choice.min_recorded:g} was recorded")
+            usable &= ~too_short
         samples = reaches_only(usable, n_samples, touched)
         if touched.n_bins > 1 + reach:
             lost = reaches_only(usable, n_samples, Window(0, reach)) & ~samples
             self._note_left_out(lost, "whose window reaches a bin that is left out, or beyond the film", "samples")
         if choice.pauses == "drop":
             unbroken = runs_on(*self.selection.breaks(), n_samples, touched)
-            self._note_left_out(samples & ~unbroken, "across a pause or skip", "samples")
+            self._note_left_out(samples & ~unbroken, "across a pause or skip, or a frame of over 200 ms", "samples")
             samples &= unbroken
         return samples
 

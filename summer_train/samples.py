@@ -21,11 +21,6 @@ Mask = NDArray[np.bool_]
 UNDEFINED_CLASS = 2
 
 
-def usable_bins(recorded_share: NDArray[np.float64], min_recorded: float) -> Mask:
-    """Return which bins were seen, and recorded for at least a share of their length, (n_bins,)."""
-    return (recorded_share > 0) & (recorded_share >= min_recorded)
-
-
 def window_of(window_s: tuple[float, float], bin_length_ms: int) -> Window:
     """Return the bins of a window of seconds before and after a bin.
 

@@ -23,7 +23,6 @@ class NoUnitsError(SettingsError):
 
 _ROWS_AT_ONCE = 4096
 
-
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Selection:
     """Chosen units of several patients on one bin grid, side by side in the order of the patients.
@@ -175,10 +174,18 @@ class Selection:
         """Return the start of each bin on the film clock, (n_bins,) seconds."""
         return self.patients[0].bin_times("bin_start_s")
 
-    def recorded_share(self) -> NDArray[np.float64]:
-        """Return the recorded share of each bin's nominal length, (n_bins,), of the patient who has least of it."""
-        shortest_s = np.min([patient.bin_times("recorded_s") for patient in self.patients], axis=0)
-        share: NDArray[np.float64] = shortest_s * 1000 / self.bin_length_ms
+    def recorded_share(self, long_frames: bool = True) -> NDArray[np.float64]:
+        """Return the recorded share of each bin's nominal length, (n_bins,), of the patient who has least of it.
+
+        Parameters
+        ----------
+        long_frames : whether frames that took longer than 200 ms count
+        """
+        recorded_s = [patient.bin_times("recorded_s") for patient in self.patients]
+        if not long_frames:
+            long_s = [patient.bin_times("long_frame_s") for patient in self.patients]
+            recorded_s = [all_s - of_long_s for all_s, of_long_s in zip(recorded_s, long_s, strict=True)]
+        share: NDArray[np.float64] = np.min(recorded_s, axis=0) * 1000 / self.bin_length_ms
         return share
 
     def breaks(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -186,7 +193,7 @@ class Selection:
 
         Returns
         -------
-        inside : (n_bins,) whether a pause or skip lies within the bin
+        inside : (n_bins,) whether a pause, a skip or a frame that took longer than 200 ms lies within the bin
         after : (n_bins,) whether the next bin is no neighbour in recording time
         """
         inside, after = np.zeros(self.n_bins, dtype=bool), np.zeros(self.n_bins, dtype=bool)
@@ -194,6 +201,7 @@ class Selection:
             start_ms, stop_ms = patient.bin_times("recording_start_ms"), patient.bin_times("recording_stop_ms")
             # recorded_s is a float32 of seconds: a frame is 40 ms, so half a millisecond tells noise from a pause.
             inside |= stop_ms - start_ms - patient.bin_times("recorded_s") * 1000 > 0.5
+            inside |= patient.bin_times("long_frame_s") > 0
             after[:-1] |= np.abs(start_ms[1:] - stop_ms[:-1]) > 0
         return inside, after
 

@@ -33,7 +33,7 @@ def test_bins_and_counts_are_those_of_the_key(tables, key):
     bins, counts = tables["bins"], read_array(key, "spike_counts")
     assert list(bins["bin"]) == list(range(len(counts)))
     np.testing.assert_array_equal(bins[[f"unit_{unit}" for unit in range(counts.shape[1])]], counts)
-    for name in ("bin_start_s", "first_frame", "recorded_s", "recording_start_ms", "recording_stop_ms"):
+    for name in ("bin_start_s", "first_frame", "recorded_s", "long_frame_s", "recording_start_ms", "recording_stop_ms"):
         np.testing.assert_array_equal(bins[name], read_array(key, name))
 
 

@@ -175,17 +175,17 @@ def test_changed_space_in_a_description_is_found(key):
 
 def test_key_of_a_newer_schema_is_refused(key):
     metadata = key / "zarr.json"
-    metadata.write_text(metadata.read_text().replace('"schema_version": 3', '"schema_version": 4'))
-    with pytest.raises(CacheError, match="written by schema 4, this code reads 3. Update this software"):
+    metadata.write_text(metadata.read_text().replace('"schema_version": 4', '"schema_version": 5'))
+    with pytest.raises(CacheError, match="written by schema 5, this code reads 4. Update this software"):
         describe(key)
 
 
 def test_key_of_an_older_schema_is_stale_and_says_so(key, demo_dir):
     metadata = key / "zarr.json"
-    metadata.write_text(metadata.read_text().replace('"schema_version": 3', '"schema_version": 2'))
+    metadata.write_text(metadata.read_text().replace('"schema_version": 4', '"schema_version": 3'))
     (state,) = cache_states(demo_dir, FolderCache(key.parent.parent), ["14"], [80])
     assert state.state == "stale"
-    assert "was written by schema 2, this code reads 3" in state.reason
+    assert "was written by schema 3, this code reads 4" in state.reason
 
 
 def test_key_under_another_patients_name_is_refused(key):

@@ -11,7 +11,7 @@ from summer_prep.demo import DemoConfig, write_demo_data
 from summer_prep.errors import SettingsError
 from summer_prep.nwb import read_recording
 from summer_prep.splits import Window
-from summer_train.samples import reaches_only, runs_on, usable_bins, window_of
+from summer_train.samples import reaches_only, runs_on, window_of
 
 masks = st.lists(st.booleans(), min_size=3, max_size=30).map(lambda values: np.array(values, dtype=bool))
 
@@ -39,12 +39,6 @@ def test_a_sample_runs_on_if_nothing_breaks_within_it(data, window):
         for bins in reached
     ]
     assert runs_on(inside, after, len(inside), window).tolist() == expected
-
-
-def test_bins_never_seen_are_unusable_at_any_share():
-    share = np.array([0.0, 0.1, 0.5, 1.02])
-    assert usable_bins(share, 0).tolist() == [False, True, True, True]
-    assert usable_bins(share, 0.5).tolist() == [False, False, True, True]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +87,7 @@ def test_dropping_pauses_leaves_out_the_samples_across_them_and_says_so(demo_cac
 
 def test_bins_recorded_in_part_can_be_left_out(demo_cache, tmp_path, monkeypatch):
     share = np.full(563, 1.02)
-    monkeypatch.setattr("summer_train.selection.Selection.recorded_share", lambda _: share)
+    monkeypatch.setattr("summer_train.selection.Selection.recorded_share", lambda *_, **__: share)
     options = {"cache_dir": demo_cache, "data_dir": tmp_path, "patient_ids": 14, "bin_length": 1000, "buffer": 5}
     whole = summer_train.film_data(task="label", **options)
     share[whole.split.train[[3, 8]]] = 0.165
@@ -170,7 +164,7 @@ def test_windows_are_those_of_a_plain_loop_and_none_reaches_beyond_the_film(
 def test_windows_over_an_unseen_bin_are_left_out_and_across_a_pause_if_asked(demo_cache, tmp_path, monkeypatch):
     share = np.full(7047, 1.02)
     share[[100, 3000]] = 0
-    monkeypatch.setattr("summer_train.selection.Selection.recorded_share", lambda _: share)
+    monkeypatch.setattr("summer_train.selection.Selection.recorded_share", lambda *_, **__: share)
     options = {"cache_dir": demo_cache, "data_dir": tmp_path, "patient_ids": 14, "buffer": 5, "task": "label"}
     data = summer_train.film_data(window=(0.16, 0.08), **options)
     used = set(np.concatenate(list(vars(data.split).values())).tolist())

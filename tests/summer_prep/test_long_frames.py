@@ -1,0 +1,161 @@
+"""Frames that took more than 200 ms: counted as published and told of, left out of training, or made pauses."""
+
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+
+import summer_prep
+import summer_train
+from summer_prep import cli
+from summer_prep.align import align, place_on_film
+from summer_prep.building import BuildConfig, build_keys
+from summer_prep.demo import DemoConfig, write_demo_data
+from summer_prep.errors import SettingsError
+from summer_prep.film_clock import FilmState, Pause, film_clock, find_long_frames, find_pauses
+from summer_prep.key import describe, key_path
+from summer_prep.nwb import read_recording
+from summer_prep.report import describe_key
+from summer_prep.store import read_array
+from summer_prep.tables import key_tables
+from tests.keys import rewrite_key
+
+LOG = "stimulus/presentation/cleaned_watchlogs"
+ROW = 2500
+
+
+def clock_of(frames, times_ms, long_frames="count"):
+    return film_clock(np.array(frames), np.array(times_ms, dtype=float), long_frames)
+
+
+@pytest.mark.parametrize(
+    ("frames", "times_ms", "is_long"),
+    [
+        ([10, 11, 12], [0, 200, 401], [False, True]),
+        ([10, 14], [0, 800], [False] * 4),
+        ([10, 14], [0, 804], [True] * 4),
+        ([10, 10, 11], [0, 5000, 5041], [False, False]),
+        ([10, 30, 31], [0, 5000, 5041], [False, False]),
+    ],
+    ids=["longer than 200 ms", "four filled in of 200 ms", "four filled in of 201 ms", "a pause", "a skip"],
+)
+def test_a_frame_is_long_if_it_ran_for_more_than_200_ms(frames, times_ms, is_long):
+    assert clock_of(frames, times_ms).is_long.tolist() == is_long
+
+
+def test_long_frames_run_by_default_and_are_pauses_of_their_own_if_asked():
+    log = [10, 11, 11, 12, 13, 12, 13], [0, 41, 5041, 6041, 6082, 6123, 6164]
+    counted, paused = clock_of(*log), clock_of(*log, "pause")
+    long, standstill = Pause(frame=11, start_ms=5041, duration_ms=1000), Pause(frame=11, start_ms=41, duration_ms=5000)
+    assert find_long_frames(counted) == find_long_frames(paused) == [long]
+    assert find_pauses(counted) == [standstill]
+    assert find_pauses(paused) == [standstill, long]
+    assert counted.state[2] == FilmState.RAN
+    assert paused.state[2] == FilmState.PAUSED
+    assert np.array_equal(np.delete(counted.state, 2), np.delete(paused.state, 2))
+
+
+def test_an_earlier_viewing_counts_where_the_later_one_is_a_pause():
+    log = [10, 11, 10, 11], [0, 41, 82, 5082]
+    assert clock_of(*log).state.tolist() == [FilmState.RAN_EARLIER, FilmState.SKIPPED, FilmState.RAN]
+    assert clock_of(*log, "pause").state.tolist() == [FilmState.RAN, FilmState.SKIPPED, FilmState.PAUSED]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with a recording in which one frame took ten seconds longer."""
+    folder = tmp_path_factory.mktemp("long") / "data"
+    (path,) = write_demo_data(DemoConfig(folder=folder, patient_ids=("14",), n_units=3, minutes=5))
+    with h5py.File(path, "r+") as file:
+        file[f"{LOG}/neural_recording_time"][ROW:] += 10_000
+    return folder
+
+
+@pytest.fixture(scope="module")
+def frame(work):
+    """The long frame as a key has it."""
+    (found,) = place_on_film(read_recording(next(work.glob("**/*.nwb")))).long_frames
+    assert found.duration_ms == pytest.approx(10_041, abs=30)
+    return found
+
+
+def build(data_dir, cache_dir, **settings):
+    config = {"bin_lengths_ms": (1000,), "n_workers": 0, **settings}
+    (result,) = build_keys(BuildConfig(data_dir=data_dir, cache_dir=cache_dir, **config))
+    return result, describe(key_path(cache_dir, "14", 1000))
+
+
+def test_a_long_frame_counts_and_is_told_of_or_is_a_pause_under_another_setting(work, frame, tmp_path):
+    counted, key = build(work, tmp_path)
+    (long,) = key.attributes["long_frames"]
+    assert (long["frame"], long["start_ms"], long["duration_ms"]) == (frame.frame, frame.start_ms, frame.duration_ms)
+    long_s, recorded_s = (read_array(key.folder, name) for name in ("long_frame_s", "recorded_s"))
+    (bin_,) = np.flatnonzero(long_s)
+    assert long_s[bin_] == pytest.approx(frame.duration_ms / 1000)
+    assert recorded_s[bin_] > long_s[bin_]
+    assert "1 frames took longer than 200 ms, 10.0 s in all" in counted.message
+
+    paused, key = build(work, tmp_path, long_frames="pause")
+    assert paused.state == "built"
+    assert long in key.attributes["pauses"]
+    assert not read_array(key.folder, "long_frame_s").any()
+    assert read_array(key.folder, "recorded_s")[bin_] == pytest.approx(recorded_s[bin_] - long_s[bin_], abs=1e-5)
+    moved = counted.spikes["counted"] - paused.spikes["counted"]
+    assert moved == paused.spikes["in_pauses"] - counted.spikes["in_pauses"] > 0
+    assert build(work, tmp_path, long_frames="pause")[0].state == "fresh"
+    data = summer_train.film_data(cache_dir=tmp_path, data_dir=work, patient_ids=14, bin_length=1000, buffer=2)
+    assert data.selection.patients[0].attributes["long_frame_rule"] == "pause"
+
+
+@pytest.mark.parametrize("long_frames", ["count", "pause"])
+def test_inspect_shows_a_long_frame_as_a_pause(long_frames, work, frame, tmp_path):
+    _, key = build(work, tmp_path, long_frames=long_frames)
+    pauses = describe_key(key)["pauses"]
+    assert [pause["start_ms"] for pause in pauses if pause["is_long_frame"]] == [frame.start_ms]
+    assert len(pauses) == len(place_on_film(read_recording(next(work.glob("**/*.nwb")))).pauses) + 1
+    rows = key_tables({**describe_key(key)})[-1].rows
+    assert [row[-1] for row in rows].count("long frame") == 1
+
+
+def test_parts_of_frames_know_that_they_are_part_of_a_long_one(work, frame):
+    recording = read_recording(next(work.glob("**/*.nwb")))
+    long_s = align(place_on_film(recording), 5)[0]["long_frame_s"]
+    assert np.count_nonzero(long_s) == 8
+    assert long_s.sum(dtype=float) == pytest.approx(frame.duration_ms / 1000)
+    steady = replace(recording, recording_time_ms=np.arange(len(recording.frame_index)) * 41.0)
+    assert not align(place_on_film(steady), 5)[0]["long_frame_s"].any()
+
+
+def test_training_leaves_bins_of_long_frames_out_only_if_asked(work, tmp_path):
+    _, key = build(work, tmp_path)
+    (bin_,) = np.flatnonzero(read_array(key.folder, "long_frame_s"))
+
+    def used(**choice):
+        options = {"task": "next_bin", "split": "random", "bin_length": 1000, "patient_ids": 14}
+        data = summer_train.film_data(cache_dir=tmp_path, data_dir=work, **options, **choice)
+        return {int(sample) for part in vars(data.split).values() for sample in part}
+
+    everything = used()
+    assert {bin_ - 1, bin_} <= everything
+    assert {bin_ - 1, bin_} <= everything - used(pauses="drop")
+    assert used(min_recorded=0.9) == used()  # what ran beside the long frame is enough
+
+    def no_other_frame(arrays):
+        arrays["long_frame_s"][bin_] = arrays["recorded_s"][bin_]
+
+    rewrite_key(tmp_path, "14", 1000, no_other_frame)
+    assert used() == everything
+    assert everything - used(min_recorded=0.9) == {bin_ - 1, bin_}
+
+
+def test_long_frames_of_no_such_kind_are_refused(tmp_path):
+    with pytest.raises(SettingsError, match="count, pause"):
+        summer_prep.build(data_dir=tmp_path, cache_dir=tmp_path / "cache", long_frames="drop")
+
+
+def test_the_command_takes_long_frames_as_pauses(work, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("summer_prep.building.build_keys", lambda config, _progress: seen.append(config) or [])
+    cli.build(data_dir=work, cache_dir=tmp_path, long_frames="pause")
+    assert [config.of_keys["long_frame_rule"] for config in seen] == ["pause"]
