@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from summer_prep.caches import open_cache
 from summer_prep.dataset import BRAIN_REGION_GROUPS, LABEL_RULES, LabelRule, check_bin_length
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.key import Description, check_files, key_path
+from summer_prep.key import DIMENSIONS, Description, check_files, key_path
 from summer_prep.values import as_bin_lengths, as_names, as_number, as_path, as_patient_ids, as_place, as_text
 from summer_train.cache import CachedPatient, open_patient
 
@@ -22,6 +22,10 @@ class NoUnitsError(SettingsError):
 
 
 _ROWS_AT_ONCE = 4096
+
+_CHOOSING_COLUMNS = ("brain_region", "is_single_unit")
+"""Of the unit table."""
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Selection:
@@ -206,7 +210,10 @@ class Selection:
         return inside, after
 
     def provenance(self) -> dict[str, Any]:
-        """Return what these counts are, as plain values: patients, their units, bins, and the digests of the data."""
+        """Return what these counts are, as plain values: patients, their units, bins, and the digests of the data.
+
+        The digests are those of every array that a setting may use, so that no change of one goes unseen.
+        """
         return {
             "bin_length_ms": self.bin_length_ms,
             "n_bins": self.n_bins,
@@ -217,7 +224,7 @@ class Selection:
                     "digests": {
                         name: digest
                         for name, digest in patient.attributes["digests"].items()
-                        if name == "spike_counts" or name.startswith("labels_")
+                        if name in (*DIMENSIONS, *_CHOOSING_COLUMNS)
                     },
                 }
                 for patient, columns in zip(self.patients, self.columns, strict=True)

@@ -6,13 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import zarr
+from numcodecs.zstd import Zstd
 
 from summer_prep.building import BuildConfig, build_keys
 from summer_prep.dataset import LABEL_RULES
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.key import describe, key_path
+from summer_prep.key import DIMENSIONS, describe, key_path
 from summer_train.cache import open_patient
+from summer_train.checkpoints import data_differences
 from summer_train.selection import open_selection
+from tests.keys import rewrite_key
 
 
 def zarr_counts(cache_dir, patient_id, bin_length_ms=80):
@@ -175,7 +178,7 @@ def test_mapped_counts_survive_a_rebuild_of_their_key(small_cache, demo_dir, dem
 @pytest.mark.parametrize(
     ("name", "read"),
     [
-        ("labels_first/c/0/0", lambda selection: selection.labels("summer", "first")),
+        ("labels_first/c/0/0", lambda selection: selection.labels("summer", "first")),  # which keeps what it decoded
         ("recorded_s/c/0", lambda selection: selection.recorded_share()),
     ],
 )
@@ -188,3 +191,35 @@ def test_what_is_read_after_opening_is_checked_against_its_digest(name, read, sm
     path.write_bytes(content)
     with pytest.raises(CacheError, match="its bytes were changed, or it was rebuilt since it was opened"):
         read(selection)
+
+
+@pytest.mark.parametrize("name", [*DIMENSIONS, "is_single_unit", "brain_region"])
+def test_a_change_of_any_array_that_a_setting_uses_is_seen_in_the_provenance(name, small_cache):
+    def change(arrays):
+        other = "recorded_s" if name == "long_frame_s" else name  # of this film all of them are 0
+        arrays[name] = np.roll(arrays[other], 1, axis=-1)
+
+    before = open_selection(small_cache, ["14"], 1000).provenance()
+    rewrite_key(small_cache, "14", 1000, lambda arrays: None)
+    assert open_selection(small_cache, ["14"], 1000).provenance() == before
+    rewrite_key(small_cache, "14", 1000, change)
+    (differing,) = data_differences(before, open_selection(small_cache, ["14"], 1000).provenance())
+    assert differing == f"patient 14: other {name}"
+
+
+def test_labels_of_a_rule_are_decoded_once_for_an_open_patient(small_cache, monkeypatch):
+    decoded = []
+
+    class Counting(Zstd):
+        def decode(self, *arguments):
+            decoded.append(1)
+            return super().decode(*arguments)
+
+    monkeypatch.setattr("numcodecs.zstd.Zstd", Counting)
+    selection = open_selection(small_cache, ["14"], 1000)
+    labels = zarr.open_group(key_path(small_cache, "14", 1000), mode="r")
+    for name in selection.label_names:
+        for rule in ("first", "any"):
+            expected = labels[f"labels_{rule}"][selection.label_names.index(name)]
+            assert np.array_equal(selection.labels(name, rule), expected)
+    assert len(decoded) == 2
