@@ -7,7 +7,7 @@ opening; everything that such a file must satisfy is checked first, and other co
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,14 @@ class CachedPatient:
 
     chunks : mapped counts, (n_rows, n_units) each, one after the other along bins; the last may be longer than needed
     is_mapped : whether the chunks are files mapped into memory, or were decompressed into it
+
+    Beside the counts: `label` reads the labels, `bin_times` where bins lie on both clocks, `unit_column` the units.
     """
 
     description: Description
     chunks: list[NDArray[Any]]
     is_mapped: bool
+    _labels: dict[LabelRule, NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def key(self) -> Path:
@@ -72,9 +75,11 @@ class CachedPatient:
         """
         from numcodecs.zstd import Zstd
 
-        chunk = Zstd().decode(read_file(self.description, f"labels_{rule}/c/0/0"))
-        labels = np.frombuffer(chunk, dtype=np.uint8).reshape(len(self.label_names), self.n_bins)
-        label: NDArray[np.uint8] = labels[self.label_names.index(label_name)]
+        content = read_file(self.description, f"labels_{rule}/c/0/0")
+        if rule not in self._labels:  # all labels are one chunk: a study asks for each of them
+            labels = np.frombuffer(Zstd().decode(content), dtype=np.uint8)
+            self._labels[rule] = labels.reshape(len(self.label_names), self.n_bins)
+        label: NDArray[np.uint8] = self._labels[rule][self.label_names.index(label_name)]
         return label
 
     def bin_times(self, name: str) -> NDArray[np.float64]:
