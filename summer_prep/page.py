@@ -64,7 +64,7 @@ def _page(description: Description, facts: dict[str, Any], buffer_s: float | Non
     sample = CustomJS(args={"counts": film.raw}, code="window.summer.sample()")  # which sends them along
     film.minutes.js_on_change("start", sample)
     film.minutes.js_on_change("end", sample)
-    on_hz, off_hz = rates_by_label(film.spike_counts, film.recorded_s, film.first_labels).round(4)
+    on_hz, off_hz = film.rates_by_label.round(4)
     columns = {"region": "brain_region", "type": "cell_type"}
     choices = {name: sorted({unit.get(column, "") for unit in facts["units"]}) for name, column in columns.items()}
     of_page = {
@@ -98,8 +98,9 @@ class _Film:
         key, attributes = description.folder, description.attributes
         self.names = figure_names(attributes["label_names"])
         self.n_bins = attributes["n_bins"]
-        self.spike_counts, self.recorded_s = read_array(key, "spike_counts"), read_array(key, "recorded_s")
+        counts, recorded_s = read_array(key, "spike_counts"), read_array(key, "recorded_s")
         self.first_labels = read_array(key, "labels_first")
+        self.rates_by_label = rates_by_label(counts, recorded_s, self.first_labels)
         starts_s = read_array(key, "bin_start_s")
         self.start_min = float(starts_s[0]) / 60
         self.bin_min = attributes["bin_length_ms"] / 60_000
@@ -109,9 +110,9 @@ class _Film:
         self.order = np.argsort(regions, kind="stable")
         self.regions = regions[self.order]
         # What the browser samples from: a row for each unit, so that a column of the picture is one run of memory.
-        counts = np.ascontiguousarray(self.spike_counts[:, self.order].T)
+        by_unit = np.take(counts.T, self.order, axis=0)
         self.raw = ColumnDataSource(
-            data={"counts": [counts.ravel()], "recorded_s": [self.recorded_s], "order": [self.order.astype(np.int32)]},
+            data={"counts": [by_unit.ravel()], "recorded_s": [recorded_s], "order": [self.order.astype(np.int32)]},
             name="counts",
         )
 

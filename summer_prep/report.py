@@ -18,6 +18,8 @@ from summer_prep.store import describe_array, read_array
 
 PICTURE_LABELS = ("summer", "tom", "tom-faces", "indoor-setting", "office", "park", "camera-cuts")
 _MAX_COLUMNS = 1200
+_BINS_AT_ONCE = 2**14
+"""All counts of a key of 5 ms as float64 would take a gigabyte."""
 _AS_IT_IS = {"aspect": "auto", "interpolation": "nearest"}
 
 
@@ -73,15 +75,15 @@ def _label_shares(key: Path, label_names: list[str], bin_s: float) -> list[dict[
 
     Stretches are runs of bins with value 1 under the rule `first`, and their length is in the film.
     """
-    labels = {rule: read_array(key, f"labels_{rule}") for rule in LABEL_RULES}
-    undefined = (labels["first"] == UNDEFINED).mean(axis=1)
-    on = labels["first"] == ON
-    lengths = [stops - starts for starts, stops in map(stretches, on)]
+    # Row by row, and a rule at a time: at 5 ms all at once would take 250 MB.
+    on = {rule: [(label == ON).mean() for label in read_array(key, f"labels_{rule}")] for rule in LABEL_RULES}
+    labels = read_array(key, "labels_first")
+    lengths = [stops - starts for starts, stops in (stretches(label == ON) for label in labels)]
     return [
         {
             "label": name,
-            **{rule: float((values[row] == ON).mean() * 100) for rule, values in labels.items()},
-            "undefined": float(undefined[row] * 100),
+            **{rule: float(shares[row] * 100) for rule, shares in on.items()},
+            "undefined": float((labels[row] == UNDEFINED).mean() * 100),
             "n_stretches": len(lengths[row]),
             "longest_s": float(lengths[row].max(initial=0) * bin_s),
         }
@@ -161,7 +163,7 @@ def describe_unit(description: Description, unit: int) -> dict[str, Any]:
     key, attributes = description.folder, description.attributes
     if not 0 <= unit < attributes["n_units"]:
         raise SettingsError(f"--unit {unit}: {key} has the units 0 to {attributes['n_units'] - 1}. Choose one of them")
-    counts, seconds = read_array(key, "spike_counts")[:, unit], read_array(key, "recorded_s")
+    counts, seconds = read_array(key, "spike_counts")[:, unit].copy(), read_array(key, "recorded_s")
     on_hz, off_hz = rates_by_label(counts[:, None], seconds, read_array(key, "labels_first"))[:, :, 0]
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = np.where(off_hz > 0, on_hz / off_hz, np.nan)
@@ -208,9 +210,15 @@ def rates_by_label(
     -------
     (2, n_labels, n_units), NaN where a label never is so
     """
-    counts, recorded_s = counts.astype(np.float64), recorded_s.astype(np.float64)
+    spikes, seconds = np.zeros((2, len(labels), counts.shape[1])), np.zeros((2, len(labels), 1))
+    for start in range(0, len(counts), _BINS_AT_ONCE):
+        bins = slice(start, start + _BINS_AT_ONCE)
+        for row, value in enumerate((ON, OFF)):
+            is_so = (labels[:, bins] == value).astype(np.float64)
+            spikes[row] += is_so @ counts[bins].astype(np.float64)
+            seconds[row] += is_so @ recorded_s[bins, None].astype(np.float64)
     with np.errstate(invalid="ignore"):
-        return np.stack([(is_so @ counts) / (is_so @ recorded_s)[:, None] for is_so in (labels == ON, labels == OFF)])
+        return spikes / seconds
 
 
 def describe_folds(description: Description, buffer_s: float) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from summer_prep.errors import SettingsError
 from summer_prep.key import describe, key_path
-from summer_prep.report import describe_folds, describe_key, describe_unit, fano_factor, stretches
+from summer_prep.report import describe_folds, describe_key, describe_unit, fano_factor, rates_by_label, stretches
 from summer_prep.splits import blocked_split
 from summer_prep.store import read_array
 from summer_prep.values import finite
@@ -60,6 +60,29 @@ def test_a_unit_has_the_rates_of_its_counts(description):
     assert describe_key(description)["units"][3] == {name: facts[name] for name in facts if name != "labels"}
     with pytest.raises(SettingsError, match="--unit 10: .* has the units 0 to 9"):
         describe_unit(description, 10)
+
+
+@pytest.mark.parametrize("bins_at_once", [7, 100, 2**14])
+def test_rates_by_label_are_the_same_taken_a_few_bins_at_a_time(bins_at_once, monkeypatch):
+    monkeypatch.setattr("summer_prep.report._BINS_AT_ONCE", bins_at_once)
+    generator = np.random.default_rng(0)
+    counts = generator.poisson(0.3, (100, 4)).astype(np.uint8)
+    recorded_s = generator.uniform(0, 0.1, 100).astype(np.float32)
+    labels = generator.choice([0, 1, 99], (3, 100)).astype(np.uint8)
+    labels[2] = 0
+    found = rates_by_label(counts, recorded_s, labels)
+    for number, value in enumerate((1, 0)):
+        for label, rates_hz in zip(labels == value, found[number], strict=True):
+            seconds = recorded_s[label].sum(dtype=float) or np.nan
+            np.testing.assert_allclose(rates_hz, counts[label].sum(axis=0) / seconds, rtol=1e-12)
+
+
+def test_shares_of_labels_are_those_of_their_arrays(description):
+    for number, facts in enumerate(describe_key(description)["labels"]):
+        for rule in ("first", "any", "majority"):
+            label = read_array(description.folder, f"labels_{rule}")[number]
+            assert facts[rule] == (label == 1).mean() * 100
+        assert facts["undefined"] == (read_array(description.folder, "labels_first")[number] == 99).mean() * 100
 
 
 def test_folds_leave_of_a_label_what_training_splits(description):
