@@ -17,7 +17,7 @@ _SECONDS_PER_PATIENT = 0.4
 _SECONDS_PER_SPIKE = 0.3e-6
 _SECONDS_PER_KEY = 0.1
 _SECONDS_PER_COUNT = 3e-8
-_BYTES_PER_BIN = 34
+_BYTES_PER_BIN = 38
 """Where a bin lies on both clocks, and its labels, compressed."""
 _BYTES_PER_KEY, _BYTES_PER_UNIT = 10_000, 3_000
 """What a key says of itself and its units."""
