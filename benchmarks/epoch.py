@@ -17,13 +17,14 @@ import lightning
 import torch
 from caches import UNITS_OF_29, write_cache
 from published import PUBLISHED, published_epochs
+from ways import AUTOGRAD, BARE, OURS, WAYS, EpochClock, by_turns, ratio
 
 from summer_train import open_selection
-from summer_train.bench import AUTOGRAD, BARE, OURS, EpochClock, bench
 from summer_train.config import Choice, Run
 from summer_train.data import FilmBlocks, FilmData
 from summer_train.models import new_decoder
-from summer_train.trainer import BlockSteps, new_trainer
+from summer_train.trainer import BlockSteps, new_trainer, quieten_lightning, use_threads
+from summer_train.training import flops_per_step
 
 BASE = "import os, torch, lightning; os._exit(0)"
 UNTIL_FIRST_STEP = """
@@ -90,23 +91,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
+    quieten_lightning()
     with tempfile.TemporaryDirectory() as folder:
         two, all_patients = Path(folder) / "two", Path(folder) / "all"
         patient_ids = write_cache(two, [79, 79])
         for task in ("next_bin", "label"):
             for batch_size in (32, 1024):
                 choice = Choice(task=task, batch_size=batch_size)  # type: ignore[arg-type]
-                run = Run(cache_dir=two, data_dir=Path(folder) / "none")
-                result = bench(choice, run, options.repeats, {PUBLISHED: published_epochs})
-                print(f"{task}, batch {batch_size}, {result.n_steps} steps, {result.n_units} units")
-                for way, times in result.epochs_s.items():
+                data = FilmData(open_selection(two, patient_ids, 80), choice)
+                use_threads(None, flops_per_step(data))
+                epochs_s = by_turns({**WAYS, PUBLISHED: published_epochs}, data, options.repeats)
+                n_steps = -(-data.n_samples["train"] // batch_size)
+                print(f"{task}, batch {batch_size}, {n_steps} steps, {data.n_units} units")
+                for way, times in epochs_s.items():
                     low, high = min(times) * 1e3, max(times) * 1e3
                     print(f"  {way:48} {statistics.median(times) * 1e3:8.1f} ms ({low:.1f} to {high:.1f})")
-                print(
-                    f"  published / ours {result.ratio(PUBLISHED, OURS):.1f}, published / autograd "
-                    f"{result.ratio(PUBLISHED, AUTOGRAD):.1f}, autograd / bare {result.ratio(AUTOGRAD, BARE):.2f}, "
-                    f"published / bare {result.ratio(PUBLISHED, BARE):.1f}"
-                )
+                pairs = ((PUBLISHED, OURS), (PUBLISHED, AUTOGRAD), (AUTOGRAD, BARE), (PUBLISHED, BARE))
+                for way, to in pairs:
+                    print(f"  {way} / {to}: {ratio(epochs_s, way, to):.2f}")
         torch.set_num_threads(1)  # as `fit` does for nets of this size
         for task in ("next_bin", "label"):
             time_extras(task, two, options.repeats)

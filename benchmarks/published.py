@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from ways import EpochClock
 
 from summer_train.batches import ResidentSamples
-from summer_train.bench import EpochClock
 from summer_train.data import FilmData
 from summer_train.models import new_decoder
 

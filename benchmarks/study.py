@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from published import published_epochs
+from ways import our_epochs
 
 import summer_prep
 import summer_train
-from summer_train.bench import our_epochs
 from summer_train.metrics import best_thresholds, label_scores
 from summer_train.stacks import train_stack
 

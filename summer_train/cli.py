@@ -287,38 +287,6 @@ def runs(
         show_table(runs_table(results))
 
 
-@app.command()
-@takes(
-    Choice,
-    Run,
-    only=("task", "patient_ids", "bin_length", "batch_size", "hidden_size", "data_dir", "cache_dir", "threads"),
-    as_parameter=_option,
-)
-def bench(
-    repeats: Annotated[int, typer.Option(help="Turns; each trains a few epochs in every way.")] = 5,
-    picture: PictureOption = None,
-    as_json: JsonOption = False,
-    **options: Any,
-) -> None:
-    """Time the stages of a run, and an epoch against a bare PyTorch loop."""
-    choice, where = settings_from(Choice, options), settings_from(Run, options)
-    from summer_train.bench import bench as run_bench
-    from summer_train.pictures import draw_bench
-    from summer_train.tables import bench_tables
-
-    result = run_bench(choice, where, repeats, say=say)
-    if picture is not None:
-        draw_bench(result.epochs_s, picture)
-        say(f"wrote {picture}")
-    if as_json:
-        show_json(result.as_plain())
-        return
-    show(f"{result.n_units} units, {result.n_steps} steps of {result.batch_size} samples an epoch, {result.device}")
-    for table in bench_tables(result.stages_s, result.epochs_s):
-        show("")
-        show_table(table)
-
-
 def main() -> None:
     """Run `summer-train`."""
     if not is_first_process() and "--debug" not in sys.argv:  # the first one speaks for all, of errors too

@@ -1,6 +1,5 @@
-"""Pictures of runs, studies and benchmarks, in one style. Each function draws one figure of plain values."""
+"""Pictures of runs and studies, in one style. Each function draws one figure of plain values."""
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -297,21 +296,3 @@ def _title(result: FitResult) -> str:
     split = f"fold {config['fold']}" if config["val_fraction"] is None else "fraction split"
     patients = ", ".join(config["patient_ids"])
     return f"{what}, patient {patients} ({result.n_units} units), {config['bin_length_ms']} ms bins, {split}"
-
-
-def draw_bench(epochs_s: Mapping[str, Sequence[float]], picture: Path) -> None:
-    """Write a picture of the median epoch in each way, every repeat a dot.
-
-    Raises
-    ------
-    SettingsError : the picture cannot be written
-    """
-    with style() as plt:
-        figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
-        names = list(epochs_s)
-        axes.barh(names, [statistics.median(epochs_s[name]) for name in names], color=TRAIN)
-        for row, name in enumerate(names):
-            axes.plot(epochs_s[name], [row] * len(epochs_s[name]), "k.", ms=3)
-        axes.invert_yaxis()
-        axes.set(xlabel="seconds per epoch", xscale="log")
-    save_picture(figure, picture)

@@ -195,25 +195,6 @@ def run_row(result: FitResult) -> dict[str, Any]:
     }
 
 
-def bench_tables(stages_s: Mapping[str, Sequence[float]], epochs_s: Mapping[str, Sequence[float]]) -> list[Table]:
-    """Return tables of stages, and of ways to train an epoch with their ratios to the first."""
-    stages = [[name, f"{statistics.median(values) * 1e3:.2f}", _range_ms(values)] for name, values in stages_s.items()]
-    medians = {name: statistics.median(values) for name, values in epochs_s.items()}
-    first = next(iter(medians.values()))
-    epochs = [
-        [name, f"{median * 1e3:.1f}", _range_ms(epochs_s[name]), f"{median / first:.2f}"]
-        for name, median in medians.items()
-    ]
-    return [
-        Table(["stage", "median (ms)", "range (ms)"], stages),
-        Table(["epoch", "median (ms)", "range (ms)", "times the first"], epochs),
-    ]
-
-
-def _range_ms(values: Sequence[float]) -> str:
-    return f"{min(values) * 1e3:.2f} to {max(values) * 1e3:.2f}"
-
-
 _SUMMARY_COLUMNS = {
     "label": ("kappa", "auroc", "average_precision", "accuracy", "base_rate"),
     "next_bin": ("r2", "bits_per_spike", "mse"),
