@@ -413,15 +413,15 @@ def diff(
 @app.command("export")
 def export_key(
     patient: Annotated[str, typer.Argument(help="A patient id.", autocompletion=completion.patients)],
-    target: Annotated[Path, typer.Argument(help="An NWB file (.nwb), or a folder for Parquet tables.")],
+    target: Annotated[Path, typer.Argument(help="A folder for the Parquet tables.")],
     cache_dir: CacheDir = Path("data_cache"),
     bin_length: BinLength = None,
     label_rule: Annotated[LabelRule, typer.Option(help="Which frames decide a bin's label.")] = "first",
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the tables in the folder.")] = False,
     local_cache: LocalCache = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a key for other tools: Parquet tables of bins, units and labels, or NWB with binned spikes."""
+    """Write a key for other tools: Parquet tables of bins, units and labels."""
     from summer_prep.exporting import export
 
     length_ms = one_bin_length(bin_length)

@@ -1,8 +1,7 @@
-"""A key in formats of other tools: Parquet tables, or an NWB file with the extension for binned spikes."""
+"""A key as Parquet tables, for other tools."""
 
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,11 @@ from summer_prep.extras import load_extra
 from summer_prep.key import DIMENSIONS, Description
 from summer_prep.output import staged
 from summer_prep.places import Place
-from summer_prep.store import ARRAY_ATTRIBUTES, read_array
+from summer_prep.store import read_array
 from summer_prep.values import as_bin_lengths, as_number, as_path, as_patient_ids, as_place
 
 _OF_BINS = ("bin_start_s", "first_frame", "recorded_s", "long_frame_s", "recording_start_ms", "recording_stop_ms")
-_FILM, _LABELS = "film_bins", "film_labels"
-_ADVICE = "Name another place"
 _TABLES = ("bins", "labels", "units")
-_OF_EXPORT = "Spike counts of patient"
-"""Begins what an NWB file of ours says of itself."""
 
 
 def export(
@@ -37,11 +32,11 @@ def export(
     force: bool = False,
     local_cache: str | Path | None = None,
 ) -> list[Path]:
-    """Write a key in a format of other tools, as `summer-prep export` does.
+    """Write a key as Parquet tables, as `summer-prep export` does.
 
     Parameters
     ----------
-    target : an NWB file (ends in .nwb), or a folder for Parquet tables: bins.parquet, units.parquet, labels.parquet
+    target : the folder for bins.parquet, labels.parquet and units.parquet
     bin_length : ms
     label_rule : which frames decide a bin's label
     force : replace what is there
@@ -60,47 +55,28 @@ def export(
     path, force = Path(os.path.abspath(as_path(target, "TARGET"))), as_number(force, bool, "--force")
     if label_rule not in LABEL_RULES:
         raise SettingsError(f"--label-rule {label_rule}: choose one of {', '.join(LABEL_RULES)}")
-    is_nwb = path.suffix.lower() == ".nwb"
-    load_extra("ndx_binned_spikes" if is_nwb else "pyarrow", "export", f"export to {path}")
+    load_extra("pyarrow", "export", f"export to {path}")
     place = as_place(cache_dir, "--cache-dir")
-    _check_target(path, is_nwb, force, place)
+    _check_target(path, force, place)
     cache = open_cache(place, None if local_cache is None else as_path(local_cache, "--local-cache"))
-    key = cache.fetch(patient, length, every_byte=True)
-    return _write_nwb(key, path, label_rule) if is_nwb else _write_parquet(key, path, label_rule)
+    return _write_parquet(cache.fetch(patient, length, every_byte=True), path, label_rule)
 
 
-def _check_target(path: Path, is_nwb: bool, force: bool, cache_dir: Place) -> None:
-    """Refuse to write over what may be somebody's recording, or into a cache."""
+def _check_target(path: Path, force: bool, cache_dir: Place) -> None:
+    """Refuse what is no folder, one that is not empty unless `force` is given, and the cache."""
     if not path.name:
-        raise SettingsError(f"{path}: is the root of the file system. Name a folder in it, or a file that ends in .nwb")
+        raise SettingsError(f"{path}: is the root of the file system. Name a folder in it")
     if isinstance(cache_dir, Path) and path.resolve().is_relative_to(cache_dir.resolve()):
-        raise SettingsError(f"{path}: lies in the cache, which holds keys alone. Name another place")
-    if is_nwb and path.is_dir():
-        raise SettingsError(f"{path}: is a folder. Name a file that ends in .nwb, or a folder of another name")
-    if not is_nwb and path.exists() and not path.is_dir():
-        raise SettingsError(f"{path}: is a file. Name a folder for Parquet tables, or a file that ends in .nwb")
-    if not is_nwb and path.suffix and not path.exists():
-        raise SettingsError(
-            f"{path}: ends in {path.suffix}. Name a file that ends in .nwb, or a folder for Parquet tables"
-        )
-    if not force and path.exists() and (is_nwb or any(path.iterdir())):
-        raise SettingsError(f"{path}: is there already. Name another place, or replace it with --force")
-    if is_nwb and path.exists() and not _is_export(path):
-        raise SettingsError(f"{path}: is no export, and is not replaced. Name another file")
-    for name in _TABLES:
-        if not is_nwb and (path / f"{name}.parquet").is_dir():
-            raise SettingsError(f"{path / name}.parquet: is a folder. Name another place")
-
-
-def _is_export(path: Path) -> bool:
-    """Return whether a file was written by this command."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            return bytes(file["session_description"][()]).startswith(_OF_EXPORT.encode())
-    except (OSError, KeyError, TypeError, ValueError):
-        return False
+        raise SettingsError(f"{path}: lies in the cache, which holds only keys. Name another folder")
+    if path.exists() and not path.is_dir():
+        raise SettingsError(f"{path}: is a file. Name a folder for the Parquet tables")
+    if path.suffix and not path.exists():
+        raise SettingsError(f"{path}: ends in {path.suffix}. Name a folder for the Parquet tables (NWB: docs/howto.md)")
+    if not force and path.exists() and any(path.iterdir()):
+        raise SettingsError(f"{path}: is not empty. Name another folder, or replace the tables in it with --force")
+    for table in (path / f"{name}.parquet" for name in _TABLES):
+        if table.is_dir():
+            raise SettingsError(f"{table}: is a folder. Name another folder for the tables")
 
 
 def _write_parquet(key: Description, folder: Path, label_rule: LabelRule) -> list[Path]:
@@ -108,7 +84,7 @@ def _write_parquet(key: Description, folder: Path, label_rule: LabelRule) -> lis
     import pyarrow.parquet
 
     about = {name: str(value) for name, value in _about(key, label_rule).items()}
-    with staged(folder, _ADVICE) as place:
+    with staged(folder, "Name another folder") as place:
         place.mkdir(parents=True)
         for name, columns in _tables(key, label_rule).items():
             table = pyarrow.table(columns).replace_schema_metadata(about)
@@ -169,92 +145,3 @@ def _about(key: Description, label_rule: LabelRule) -> dict[str, Any]:
         "source_sha256": source["sha256"],
         "written_by": f"summer-pipeline {__version__}",
     }
-
-
-def _write_nwb(key: Description, path: Path, label_rule: LabelRule) -> list[Path]:
-    from pynwb import NWBHDF5IO
-
-    with staged(path, _ADVICE) as place:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with NWBHDF5IO(place, "w") as io:
-            io.write(_nwb_file(key, label_rule))
-        os.replace(place, path)
-    return [path]
-
-
-def _nwb_file(key: Description, label_rule: LabelRule) -> Any:
-    """Return the film as one event: counts of its bins on the film clock, in a file of units, bins and labels."""
-    from ndx_binned_spikes import BinnedAlignedSpikes
-    from pynwb import NWBFile
-    from pynwb.file import Subject
-
-    about, attributes = _about(key, label_rule), key.attributes
-    nwb_file = NWBFile(
-        session_description=(
-            f"{_OF_EXPORT} {about['patient_id']} in film bins of {about['bin_length_ms']} ms, from "
-            f"{about['source_file']} (SHA-256 {about['source_sha256']}), by {about['written_by']}. "
-            "The date of the session is not known here."
-        ),
-        identifier=f"{attributes['source']['nwb_identifier']}-bin-{about['bin_length_ms']}ms-{label_rule}",
-        session_start_time=datetime(1970, 1, 1, tzinfo=UTC),
-        subject=Subject(subject_id=about["patient_id"], species="Homo sapiens"),
-    )
-    _add_units(nwb_file, key)
-    module = nwb_file.create_processing_module("film", "Spike counts and annotations along the film")
-    starts_ms, counts = read_array(key.folder, "recording_start_ms"), read_array(key.folder, "spike_counts")
-    film_starts_s = read_array(key.folder, "bin_start_s")
-    first = int(np.flatnonzero(np.isfinite(starts_ms))[0])  # of the first bin that was seen
-    units = nwb_file.units.create_region("units_region", slice(0, len(nwb_file.units)), "all units, in order")
-    module.add(
-        BinnedAlignedSpikes(
-            description=(
-                "Counts of every unit in consecutive bins of the film, the only event. bin_width_in_ms is film time: "
-                "on the recording clock a bin takes about 2.5 % longer, and pauses come on top (see film_bins)."
-            ),
-            bin_width_in_ms=float(about["bin_length_ms"]),
-            event_to_bin_offset_in_ms=float((film_starts_s[0] - film_starts_s[first]) * 1000),
-            data=np.ascontiguousarray(counts.T[:, None, :]),
-            event_timestamps=np.array([starts_ms[first] / 1000]),
-            units_region=units,
-        )
-    )
-    module.add(_bin_table(key))
-    module.add(_label_table(key, label_rule))
-    return nwb_file
-
-
-def _add_units(nwb_file: Any, key: Description) -> None:
-    descriptions = key.attributes.get("column_descriptions", {})
-    columns = {name: values for name, values in _unit_columns(key).items() if name not in _COLUMNS_OF_NWB}
-    for name in columns:
-        nwb_file.add_unit_column(name, descriptions.get(name) or name)
-    for unit in range(key.attributes["n_units"]):
-        nwb_file.add_unit(id=unit, **{name: values[unit] for name, values in columns.items()})
-
-
-_COLUMNS_OF_NWB = ("id", "spike_times", "obs_intervals", "electrodes", "electrode_group", "waveforms")
-"""Columns of the unit table that NWB gives another meaning or shape."""
-
-
-def _bin_table(key: Description) -> Any:
-    from hdmf.common import DynamicTable, VectorData
-
-    columns = [
-        VectorData(name=name, description=f"{about['long_name']} ({about['units']})", data=read_array(key.folder, name))
-        for name, about in ((name, ARRAY_ATTRIBUTES[name]) for name in _OF_BINS)
-    ]
-    return DynamicTable(name=_FILM, description="The bins of the film, a row each", columns=columns)
-
-
-def _label_table(key: Description, label_rule: LabelRule) -> Any:
-    from hdmf.common import DynamicTable, VectorData
-
-    names = VectorData(
-        name="label_name", description="name of the annotation", data=list(key.attributes["label_names"])
-    )
-    values = VectorData(
-        name="bin_values",
-        description=f"the label in every bin, rule {label_rule}: 0 off, 1 on, {UNDEFINED} undefined; (label, bin)",
-        data=read_array(key.folder, f"labels_{label_rule}"),
-    )
-    return DynamicTable(name=_LABELS, description="Annotations of the film, a row each", columns=[names, values])

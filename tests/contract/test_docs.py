@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import summer_prep
@@ -71,6 +72,22 @@ def test_pynapple(demo_cache, capsys, monkeypatch):
     on = key["labels_first"][list(key.attrs["label_names"]).index("summer")] == 1
     expected = key["spike_counts"][:][on].sum(axis=0) / key["recorded_s"][:][on].sum(dtype=float)
     assert rates_hz == pytest.approx(expected, abs=0.02 * max(expected))
+
+
+@pytest.mark.filterwarnings("ignore")  # of namespaces that the file brings along
+def test_an_nwb_file(demo_cache, capsys, monkeypatch, tmp_path):
+    pytest.importorskip("ndx_binned_spikes", reason="needs: pip install ndx-binned-spikes")
+    from pynwb import NWBHDF5IO, validate
+
+    example("nwb_file.py", demo_cache, tmp_path / "14.nwb", capsys=capsys, monkeypatch=monkeypatch)
+    key = summer_prep.open_key(demo_cache, 14, 80)
+    with NWBHDF5IO(tmp_path / "14.nwb", "r", load_namespaces=True) as io:
+        assert validate(io=io) == []
+        nwb = io.read()
+        film = nwb.processing["film"]
+        assert np.array_equal(film["BinnedAlignedSpikes"].data[:, 0, :], key["spike_counts"][:].T)
+        assert np.array_equal(film["labels"].data[:].T, key["labels_first"][:])
+        assert list(nwb.units["brain_region"][:]) == key["brain_region"][:].tolist()
 
 
 @pytest.mark.xdist_group("bucket")
