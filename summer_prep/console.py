@@ -89,6 +89,7 @@ def _print_version(is_asked_for: bool) -> None:
 def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> NoReturn:
     """Run a program by its name; a SummerError becomes one line on stderr and exit code 1."""
     debug = "--debug" in arguments
+    os.environ.pop("MPLBACKEND", None)  # of a notebook that started us: matplotlib fails where it is not installed
     command = typer.main.get_command(app)
     several = list_options(command)
     completion.join_list_values(os.environ, lambda words: normalise(words, several), several)

@@ -48,37 +48,29 @@ def check_picture(picture: Path | None) -> Path | None:
     return picture
 
 
-def pyplot() -> Any:
-    """Return matplotlib's pyplot, set up to draw without a display."""
-    import matplotlib
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty figure, sizes in inches, that is not part of pyplot: a notebook's figures and backend stay."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
+    return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_picture(figure: Any, picture: Path, keep: bool = False) -> None:
-    """Write a figure and close it.
-
-    Parameters
-    ----------
-    keep : leave it open, to be written once more
+def save_picture(figure: Any, picture: Path) -> None:
+    """Write a figure.
 
     Raises
     ------
     SettingsError : the picture cannot be written
     """
+    import matplotlib
+
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
         dated = {"metadata": {"Date": None}} if picture.suffix == ".svg" else {}  # equal pictures are equal files
-        with pyplot().rc_context({"svg.hashsalt": "summer"}):
+        with matplotlib.rc_context({"svg.hashsalt": "summer"}):
             figure.savefig(picture, dpi=110, **dated)
     except (OSError, ValueError) as error:
         raise SettingsError(f"{picture}: the picture cannot be written ({error}). Name another file") from error
-    finally:
-        if not keep:
-            pyplot().close(figure)
 
 
 @contextmanager

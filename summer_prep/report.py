@@ -12,7 +12,7 @@ from summer_prep.console import as_data
 from summer_prep.dataset import FRAME_PERIOD_MS, FRAMES_PER_MINUTE, LABEL_RULES, OFF, ON, UNDEFINED
 from summer_prep.errors import SettingsError
 from summer_prep.key import Description
-from summer_prep.output import pyplot, save_picture
+from summer_prep.output import new_figure, save_picture
 from summer_prep.splits import N_SEGMENTS, Indices, blocked_split, check_buffer
 from summer_prep.store import describe_array, read_array
 
@@ -281,7 +281,10 @@ def _label_in_folds(label: NDArray[np.uint8], splits: dict[int, dict[str, Indice
 
 
 def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()) -> None:
-    """Write a picture of a checked key: spike counts over film time, the population rate, some labels, pauses marked.
+    """Write a picture of a checked key: rates of its units over film time, their sum, some labels, pauses marked.
+
+    Each column of the picture holds equally many bins (the last one what is left), and rates are spikes in Hz of
+    recorded time, so that columns can be compared.
 
     Parameters
     ----------
@@ -292,6 +295,8 @@ def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()
     CacheError : an array cannot be decoded
     SettingsError : no such label; the picture cannot be written
     """
+    from matplotlib.colors import PowerNorm
+
     key, attributes = description.folder, description.attributes
     names = attributes["label_names"]
     unknown = [name for name in labels if name not in names]
@@ -299,46 +304,47 @@ def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()
         raise SettingsError(f"--labels {' '.join(unknown)}: no such label in {key}; found are {', '.join(names)}")
     shown = labels or [name for name in PICTURE_LABELS if name in names] or names[:7]
     counts = read_array(key, "spike_counts")
-    film_minutes = read_array(key, "bin_start_s") / 60
-    n_columns = min(len(counts), _MAX_COLUMNS)
-    starts = np.unique(np.linspace(0, len(counts), n_columns, endpoint=False).astype(int))
-    recorded_s = _sums(starts, read_array(key, "recorded_s"))
-    with np.errstate(invalid="ignore"):  # bins that were never seen have no rate: a hole in the curve
-        rates_hz = _sums(starts, counts.sum(axis=1)) / recorded_s
-    values = read_array(key, "labels_any")[[names.index(name) for name in shown]]
-
-    plt = pyplot()
-    figure, (heat, rate, strip) = plt.subplots(
-        3, 1, figsize=(12, 8), sharex=True, height_ratios=[5, 1.5, 2], layout="constrained"
-    )
-    start, stop = film_minutes[0], film_minutes[-1] + attributes["bin_length_ms"] / 60_000
+    bin_minutes = attributes["bin_length_ms"] / 60_000
+    start = float(read_array(key, "bin_start_s")[0] / 60)
+    bins_per_column = -(-len(counts) // _MAX_COLUMNS)
+    columns = np.arange(0, len(counts), bins_per_column)
+    end = start + len(columns) * bins_per_column * bin_minutes  # of the last column, which may hold fewer bins
+    recorded_s = _sums(columns, read_array(key, "recorded_s"))
     regions = np.array(attributes["units"].get("brain_region", [""] * counts.shape[1]))
     order = np.argsort(regions, kind="stable")
+    with np.errstate(invalid="ignore"):  # what was never recorded has no rate: a hole in the picture
+        rates_hz = np.stack([_sums(columns, counts[:, unit]) for unit in order]) / recorded_s
+    values = read_array(key, "labels_any")[[names.index(name) for name in shown]]
+
+    figure = new_figure(12, 8)
+    heat, rate, strip = figure.subplots(3, 1, sharex=True, height_ratios=[5, 1.5, 2])
     mesh = heat.imshow(
-        np.log1p(np.stack([_sums(starts, counts[:, unit]) for unit in order])),
-        extent=(start, stop, len(order) - 0.5, -0.5),
+        rates_hz,
+        norm=PowerNorm(0.5, vmin=0),
+        extent=(start, end, len(order) - 0.5, -0.5),
         cmap="magma",
         rasterized=True,
         **_AS_IT_IS,
     )
-    interval_s = (stop - start) * 60 / len(starts)
-    figure.colorbar(mesh, ax=heat, label=f"log(1 + spikes in {interval_s:.3g} s of film)", pad=0.01)
+    column_s = bins_per_column * attributes["bin_length_ms"] / 1000
+    figure.colorbar(mesh, ax=heat, label=f"rate (Hz), means over {column_s:.3g} s of film", pad=0.01)
     _name_regions(heat, regions[order])
     heat.set_title(
         f"patient {attributes['patient_id']}: {attributes['n_units']} units, "
         f"{attributes['n_bins']} bins of {attributes['bin_length_ms']} ms; dashed: film paused"
     )
-    rate.plot(np.linspace(start, stop, len(rates_hz)), rates_hz, lw=0.6, color="black")
+    middles = start + (columns + bins_per_column / 2) * bin_minutes
+    rate.plot(middles, rates_hz.sum(axis=0), lw=0.6, color="black")
     rate.set_ylabel("population\nrate (Hz)")
-    on, undefined = (np.stack([_sums(starts, row == value) for row in values]) > 0 for value in (1, UNDEFINED))
+    on, undefined = (np.stack([_sums(columns, row == value) for row in values]) > 0 for value in (ON, UNDEFINED))
     shades = np.where(on, 1.0, np.where(undefined, 0.3, 0.0))
-    strip.imshow(shades, vmin=0, vmax=1, extent=(start, stop, len(shown) - 0.5, -0.5), cmap="Greys", **_AS_IT_IS)
+    strip.imshow(shades, vmin=0, vmax=1, extent=(start, end, len(shown) - 0.5, -0.5), cmap="Greys", **_AS_IT_IS)
     strip.set_yticks(range(len(shown)), [_as_text(name) for name in shown])
     strip.set_xlabel("film time (min); labels: black on, grey undefined")
     for pause in pauses_of(attributes):
         for axes in (heat, rate, strip):
             axes.axvline(pause["frame"] / FRAMES_PER_MINUTE, color="tab:cyan", ls="--", lw=1)
-    strip.set_xlim(start, stop)
+    strip.set_xlim(start, start + len(counts) * bin_minutes)
     save_picture(figure, picture)
 
 

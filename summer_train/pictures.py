@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from summer_prep.output import pyplot, save_picture
+from summer_prep.output import new_figure, save_picture
 from summer_train.findings import FilmTrack, mean_of
 from summer_train.published import Published
 from summer_train.runs import METRICS, FitResult, read_metrics
@@ -30,11 +30,12 @@ MAX_PANELS = 12
 
 
 @contextmanager
-def style() -> Iterator[Any]:
-    """Draw in the style of all our pictures; yields pyplot."""
-    plt = pyplot()
-    with plt.rc_context(STYLE):
-        yield plt
+def style() -> Iterator[None]:
+    """Draw in the style of all our pictures, and leave matplotlib's settings as they were."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +59,9 @@ class Dots:
 
 def draw_dots(rows: Sequence[Dots], score: str, title: str) -> Any:
     """Return a figure with a row for each name: every fold a dot, their mean, baselines, null band, published."""
-    with style() as plt:
-        figure, axes = plt.subplots(figsize=(7.5, 1.6 + 0.24 * max(3, len(rows))), layout="constrained")
+    with style():
+        figure = new_figure(7.5, 1.6 + 0.24 * max(3, len(rows)))
+        axes = figure.subplots()
         label = _Once()
         axes.axvline(0, color="black", lw=0.8)
         axes.use_sticky_edges = False  # else bars end at the frame
@@ -104,12 +106,13 @@ def draw_lines(lines: Mapping[str, Sequence[Dots]], setting: str, score: str, ti
     lines : name -> one Dots for each value of the setting, in order; its name is the value
     joined : whether values have an order, so that lines between them mean something
     """
-    with style() as plt:
-        figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    with style():
+        figure = new_figure(7.5, 4.2)
+        axes = figure.subplots()
         values = list(dict.fromkeys(dots.name for line in lines.values() for dots in line))
         places = {value: place for place, value in enumerate(values)}
         label = _Once()
-        for (name, line), colour in zip(lines.items(), _colours(plt, len(lines)), strict=True):
+        for (name, line), colour in zip(lines.items(), _colours(len(lines)), strict=True):
             at = [places[dots.name] for dots in line]
             axes.plot(at, [dots.mean for dots in line], "o-" if joined else "D", color=colour, label=name, ms=5)
             for place, dots in zip(at, line, strict=True):
@@ -136,8 +139,8 @@ Curve = tuple[Sequence[Sequence[float]], int]
 
 def draw_curves(panels: Mapping[str, Sequence[Curve]], title: str) -> Any:
     """Return a figure of losses by epoch: a panel for each name, a line for each model, its best epoch marked."""
-    with style() as plt:
-        figure, all_axes = _panels(plt, panels, (2.4, 2.0))
+    with style():
+        figure, all_axes = _panels(panels, (2.4, 2.0))
         label = _Once()
         for axes, (name, models) in zip(all_axes, panels.items(), strict=True):
             for curve, best_epoch in models:
@@ -160,8 +163,8 @@ def draw_confusions(panels: Mapping[str, NDArray[np.float64]], title: str) -> An
     ----------
     panels : name -> (2, 2) samples by truth and by call, off before on
     """
-    with style() as plt:
-        figure, all_axes = _panels(plt, panels, (1.7, 1.7))
+    with style():
+        figure, all_axes = _panels(panels, (1.7, 1.7))
         for axes, (name, matrix) in zip(all_axes, panels.items(), strict=True):
             shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
             axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -184,10 +187,9 @@ RankCurve = tuple[Mapping[str, NDArray[np.float64]], float]
 
 def draw_rank_curves(panels: Mapping[str, Sequence[RankCurve]], title: str) -> Any:
     """Return a figure of ROC (left) and precision-recall curves (right), a line for each fold, chance dashed."""
-    with style() as plt:
-        figure, rows = plt.subplots(
-            len(panels), 2, figsize=(6.4, 0.4 + 2.4 * len(panels)), squeeze=False, layout="constrained"
-        )
+    with style():
+        figure = new_figure(6.4, 0.4 + 2.4 * len(panels))
+        rows = figure.subplots(len(panels), 2, squeeze=False)
         for (roc, recall), (name, folds) in zip(rows, panels.items(), strict=True):
             for points, base_rate in folds:
                 roc.plot(points["fpr"], points["tpr"], color=OURS, lw=1, alpha=0.7)
@@ -205,10 +207,9 @@ FILM_SMOOTHING_S = 5.0
 
 def draw_film(tracks: Sequence[FilmTrack], title: str) -> Any:
     """Return a figure of predicted probabilities along the film, a row for each label, the truth shaded behind."""
-    with style() as plt:
-        figure, rows = plt.subplots(
-            len(tracks), 1, figsize=(9, 0.9 + 1.2 * len(tracks)), squeeze=False, sharex=True, layout="constrained"
-        )
+    with style():
+        figure = new_figure(9, 0.9 + 1.2 * len(tracks))
+        rows = figure.subplots(len(tracks), 1, squeeze=False, sharex=True)
         for axes, track in zip(rows[:, 0], tracks, strict=True):
             step_s = track.step_s
             # A line ends where the next sample is of another stretch of the film.
@@ -236,8 +237,9 @@ def _running_mean(values: NDArray[np.float64], width: float) -> NDArray[np.float
 
 def draw_units(rate_hz: NDArray[np.float64], r2: NDArray[np.float64], title: str) -> Any:
     """Return a figure of each unit's R² against its firing rate."""
-    with style() as plt:
-        figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    with style():
+        figure = new_figure(6, 4)
+        axes = figure.subplots()
         axes.plot(np.maximum(rate_hz, 1e-3), r2, "o", color=OURS, ms=4, alpha=0.6)
         axes.axhline(0, color="black", lw=0.8)
         low = float(np.nanquantile(r2, 0.02)) if np.isfinite(r2).any() else -1.0
@@ -246,18 +248,17 @@ def draw_units(rate_hz: NDArray[np.float64], r2: NDArray[np.float64], title: str
     return figure
 
 
-def _colours(plt: Any, n: int) -> list[Any]:
-    return [OURS] if n == 1 else [plt.get_cmap("tab10" if n <= 10 else "tab20")(number % 20) for number in range(n)]
+def _colours(n: int) -> list[Any]:
+    from matplotlib import colormaps
+
+    return [OURS] if n == 1 else [colormaps["tab10" if n <= 10 else "tab20"](number % 20) for number in range(n)]
 
 
-def _panels(plt: Any, panels: Mapping[str, Any], size: tuple[float, float]) -> tuple[Any, list[Any]]:
+def _panels(panels: Mapping[str, Any], size: tuple[float, float]) -> tuple[Any, list[Any]]:
     n_columns = min(4, len(panels))
     n_rows = -(-len(panels) // n_columns)
-    figure, grid = plt.subplots(
-        n_rows, n_columns, figsize=(size[0] * max(2, n_columns), 0.8 + size[1] * n_rows),
-        squeeze=False, layout="constrained",
-    )  # fmt: skip
-    every = list(grid.ravel())
+    figure = new_figure(size[0] * max(2, n_columns), 0.8 + size[1] * n_rows)
+    every = list(figure.subplots(n_rows, n_columns, squeeze=False).ravel())
     for axes in every[len(panels) :]:
         axes.set_visible(False)
     return figure, every[: len(panels)]
@@ -273,10 +274,9 @@ def draw_learning_curve(result: FitResult, picture: Path) -> None:
     rows = read_metrics(result.log_dir / METRICS)
     epochs = [int(row["epoch"]) + 1 for row in rows]
     names = [name for name in ("loss", "accuracy") if rows and f"val_{name}" in rows[0]]
-    with style() as plt:
-        figure, all_axes = plt.subplots(
-            1, len(names), figsize=(5.5 * len(names), 3.8), squeeze=False, layout="constrained"
-        )
+    with style():
+        figure = new_figure(5.5 * len(names), 3.8)
+        all_axes = figure.subplots(1, len(names), squeeze=False)
         for axes, name in zip(all_axes[0], names, strict=True):
             for part, colour in (("train", TRAIN), ("val", VAL)):
                 axes.plot(epochs, [float(row[f"{part}_{name}"]) for row in rows], ".-", color=colour, label=part)

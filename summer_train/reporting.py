@@ -152,7 +152,7 @@ def _write(results: Sequence[Result], target: Path, published: bool, say: Say, b
     for draw in _DRAWINGS:
         for name, caption, figure in draw(results, published):
             for suffix in SUFFIXES:
-                save_picture(figure, target / f"{name}{suffix}", keep=suffix != SUFFIXES[-1])
+                save_picture(figure, target / f"{name}{suffix}")
                 files.append(target / f"{name}{suffix}")
             drawn.append((name, caption))
     if all(result.predictions is None for result in results):

@@ -1,14 +1,25 @@
 """What `inspect` says of patients, units, labels and folds: the numbers of the arrays themselves."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from summer_prep.errors import SettingsError
 from summer_prep.key import describe, key_path
-from summer_prep.report import describe_folds, describe_key, describe_unit, fano_factor, rates_by_label, stretches
+from summer_prep.report import (
+    describe_folds,
+    describe_key,
+    describe_unit,
+    draw_key,
+    fano_factor,
+    rates_by_label,
+    stretches,
+)
 from summer_prep.splits import blocked_split
 from summer_prep.store import read_array
 from summer_prep.values import finite
@@ -159,3 +170,29 @@ def test_other_annotations_of_a_patient_are_told(run, demo_cache, tmp_path):
     rewrite_key(copy, "20", 80, lambda arrays: arrays.update(labels_first=1 - arrays["labels_first"]))
     shown = run("summer_prep", "labels", "--cache-dir", copy)
     assert "other annotations have 20" in shown.stderr
+
+
+@pytest.mark.parametrize("n_columns", [1200, 700, 5000, 100_000])
+def test_every_column_of_the_picture_is_the_rate_of_equally_many_bins(n_columns, description, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr("summer_prep.report._MAX_COLUMNS", n_columns)
+    monkeypatch.setattr("summer_prep.report.save_picture", lambda figure, _: drawn.append(figure))
+    draw_key(description, tmp_path / "14.png")
+    heat, rate, _, colour_bar = drawn[0].axes
+    counts, recorded_s, _ = arrays_of(description)
+    size = -(-len(counts) // n_columns)
+    runs = [slice(first, first + size) for first in range(0, len(counts), size)]
+    expected = np.array([counts[run].sum(axis=0) / recorded_s[run].sum(dtype=float) for run in runs]).T
+    order = np.argsort(description.attributes["units"]["brain_region"], kind="stable")
+    np.testing.assert_allclose(heat.images[0].get_array(), expected[order])
+    np.testing.assert_allclose(rate.lines[0].get_ydata(), expected.sum(axis=0))
+    left, right, *_ = heat.images[0].get_extent()
+    assert (right - left) * 60 == pytest.approx(len(runs) * size * 0.08)
+    assert f"{size * 0.08:.3g} s" in colour_bar.get_ylabel()
+
+
+def test_a_command_draws_whatever_backend_a_notebook_has(demo_cache, tmp_path):
+    command = [sys.executable, "-m", "summer_prep", "inspect", "14", "--cache-dir", demo_cache, "--picture", "14.png"]
+    environment = {**os.environ, "MPLBACKEND": "not-installed-here"}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert (tmp_path / "14.png").read_bytes().startswith(b"\x89PNG")

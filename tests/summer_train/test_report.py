@@ -56,6 +56,19 @@ def test_tables_of_the_page_are_means_of_the_study_table(studied, written):
     assert "Published: Gerken et al." in page
 
 
+def test_a_report_leaves_matplotlib_of_a_notebook_as_it_was(studied, tmp_path):
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("svg")  # stands for that of a notebook
+    mine = plt.figure()
+    settings = dict(matplotlib.rcParams)
+    summer_train.report(studied, output_dir=tmp_path)
+    assert (dict(matplotlib.rcParams), plt.get_fignums()) == (settings, [mine.number])
+    plt.close(mine)
+    plt.switch_backend("agg")
+
+
 def test_equal_studies_give_equal_files(studied, written, tmp_path):
     again = summer_train.report(studied, output_dir=tmp_path, published=True)
     for one, other in zip(written, again, strict=True):
