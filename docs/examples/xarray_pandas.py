@@ -1,6 +1,6 @@
 """Cached arrays in xarray and pandas: rates by region around the onsets of a label.
 
-pip install 'summer-pipeline[xarray]' pandas
+pip install xarray pandas
 python docs/examples/xarray_pandas.py CACHE_DIR
 """
 
@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import xarray
 
+# chunks=None: with Dask installed, coordinates would be chunked, and cannot be grouped by.
 key = xarray.open_zarr(f"{sys.argv[1]}/sub-14/bin-80ms.zarr", chunks=None)
 
 # Rates (Hz of recorded time) of each region while the label is on and off.

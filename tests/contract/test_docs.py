@@ -58,7 +58,7 @@ def example(name, *arguments, capsys, monkeypatch):
 
 
 def test_xarray_and_pandas(demo_cache, capsys, monkeypatch):
-    pytest.importorskip("xarray", reason="needs: pip install 'summer-pipeline[xarray]'")
+    pytest.importorskip("xarray", reason="needs: pip install xarray")
     shown = example("xarray_pandas.py", demo_cache, capsys=capsys, monkeypatch=monkeypatch)
     assert re.search(r"\d+ onsets, mean rate before \d", shown)
 
@@ -105,6 +105,35 @@ def test_every_example_is_shown_in_the_how_tos_and_run_by_a_test(script):
     assert f"examples/{script.name}" in (DOCS / "howto.md").read_text()
     tests = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
     assert f'"{script.name}"' in tests
+
+
+ROOT = DOCS.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "data_cache" / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+def anchors(page):
+    """Return the ids that GitHub and Sphinx give to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+
+
+def test_examples_read_plain_arrays_with_xarray_whether_or_not_dask_is_installed():
+    opened = [
+        call
+        for path in [*PAGES, *(DOCS / "examples").glob("*.py")]
+        for call in re.findall(r"open_zarr\(.*", path.read_text())
+        if path.name != "CHANGELOG.md"
+    ]
+    assert len(opened) > 3
+    assert all("chunks=None" in call for call in opened)
 
 
 def test_published_figures_are_those_of_the_code():

@@ -22,7 +22,7 @@ def key(demo_cache):
 @pytest.fixture(scope="module")
 def tables(demo_cache, tmp_path_factory):
     pandas = pytest.importorskip("pandas", reason="reads Parquet here: pip install pandas")
-    pytest.importorskip("pyarrow", reason="needs: pip install 'summer-pipeline[export]'")
+    pytest.importorskip("pyarrow", reason="needs: pip install pyarrow")
     written = summer_prep.export(14, tmp_path_factory.mktemp("tables") / "out", cache_dir=demo_cache)
     assert [path.name for path in written] == ["bins.parquet", "labels.parquet", "units.parquet"]
     return {path.stem: pandas.read_parquet(path) for path in written}
