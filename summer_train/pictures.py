@@ -40,7 +40,7 @@ def style() -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Dots:
-    """Scores of one row of a picture: one value per fold (and seed), and what they are held against.
+    """Scores of one row of a picture: one value per fold (and seed), and what they are compared with.
 
     null : low, middle and high of the null's means over folds
     """
