@@ -20,7 +20,7 @@ from summer_prep.demo import DemoConfig, write_demo_data
 ONE_BUILD = """
 import json, sys, time
 from pathlib import Path
-import pynwb, summer_prep.store
+import summer_prep.nwb, summer_prep.store
 from summer_prep.building import BuildConfig, build_keys
 data, cache, workers, *patients = sys.argv[1:]
 places = {"data_dir": Path(data), "cache_dir": Path(cache)}

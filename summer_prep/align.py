@@ -1,6 +1,6 @@
 """From a recording and a bin length to the arrays and attributes of one key. Pure arithmetic."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,13 @@ from summer_prep.binning import (
     recording_spans_ms,
     tally_spikes,
 )
-from summer_prep.dataset import LONG_FRAME_MS, LongFrames
+from summer_prep.clock_units import check_clocks
+from summer_prep.dataset import LongFrames
 from summer_prep.errors import RecordingError
 from summer_prep.film_clock import FilmClock, Pause, cut_frames, film_clock, find_long_frames, find_pauses
 from summer_prep.key import ALGORITHM_VERSION, SCHEMA_VERSION
 from summer_prep.labels import align_labels
 from summer_prep.recording import Recording
-
-MAX_KEY_VALUES = 2**28
-"""Twice the largest patient at 5 ms; files may declare any number of units."""
-
-MAX_PAUSES = 10_000
-"""A key lists its pauses; recordings have a few dozen at most."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -49,24 +44,29 @@ class RecordingOnFilm:
     unit_of_spike: NDArray[np.int64]
 
 
-def place_on_film(recording: Recording, long_frame_rule: LongFrames = "count") -> RecordingOnFilm:
+def place_on_film(
+    recording: Recording, long_frame_rule: LongFrames = "count", unusual_clocks: bool = False
+) -> RecordingOnFilm:
     """Return a recording with its film clock, on which long frames count or are pauses.
+
+    Parameters
+    ----------
+    unusual_clocks : whether spike times and log may be in other units than ms, or of different clocks
 
     Raises
     ------
-    RecordingError : the watch log cannot be a film's
+    RecordingError : the watch log cannot be a film's, or the clocks are unusual
     """
     clock = film_clock(recording.frame_index, recording.recording_time_ms, long_frame_rule)
-    pauses, long_frames = find_pauses(clock), find_long_frames(clock)
-    for what, found in (("was paused", pauses), (f"took longer than {LONG_FRAME_MS} ms for a frame", long_frames)):
-        if len(found) > MAX_PAUSES:
-            raise RecordingError(f"the film {what} {len(found)} times; at most {MAX_PAUSES} are recorded")
+    odd = check_clocks(
+        recording.spike_times_ms, recording.n_units, recording.frame_index, recording.recording_time_ms, unusual_clocks
+    )
     return RecordingOnFilm(
-        recording=recording,
+        recording=replace(recording, notes=(*recording.notes, *odd)),
         clock=clock,
         long_frame_rule=long_frame_rule,
-        pauses=pauses,
-        long_frames=long_frames,
+        pauses=find_pauses(clock),
+        long_frames=find_long_frames(clock),
         interval_of_spike=locate_spikes(clock, recording.spike_times_ms),
         unit_of_spike=np.repeat(np.arange(recording.n_units), np.diff(recording.spike_stops, prepend=0)),
     )
@@ -82,11 +82,6 @@ def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[Arrays, dict[st
     """
     recording = on_film.recording
     grid = bin_grid(recording.grids, bin_length_ms)
-    if grid.n_bins * max(recording.n_units, len(recording.label_names)) > MAX_KEY_VALUES:
-        raise RecordingError(
-            f"{grid.n_bins} bins of {recording.n_units} units and {len(recording.label_names)} labels "
-            "are more than any recording has"
-        )
     clock, interval_of_spike = _on_clock_of(grid, on_film)
     bin_of_interval = bins_of_intervals(clock, grid)
     bin_of_spike = np.where(interval_of_spike >= 0, bin_of_interval[interval_of_spike], -1)

@@ -1,6 +1,6 @@
 """From NWB files to cached keys: what to build, in what order, in parallel.
 
-Imports stay light: pynwb and Zarr are loaded by the processes that build, once, and not by the one that waits for them.
+Imports stay light: h5py and Zarr are loaded by the processes that build, once, and not by the one that waits for them.
 """
 
 import os
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 """Takes lines of progress, for people."""
 
-PRELOADED = ("pynwb", "summer_prep.align", "summer_prep.store")
+PRELOADED = ("summer_prep.align", "summer_prep.nwb", "summer_prep.store")
 """What every worker needs."""
 
 Progress = Callable[[int, int], None]
@@ -81,6 +81,8 @@ class BuildConfig:
     """Frames of more than 200 ms: count their spikes, as the published code does, or take them as pauses."""
     force: bool = False
     """Build also what is fresh."""
+    unusual_clocks: bool = False
+    """Build also where spike times and watch log seem to be in another unit than ms, or of different clocks."""
     scheduler: str | None = None
     """Address of a Dask scheduler whose workers build instead of processes here; "local" starts one."""
 
@@ -130,6 +132,7 @@ def build(
     codec: Codec = "none",
     long_frames: LongFrames = "count",
     force: bool = False,
+    unusual_clocks: bool = False,
     scheduler: str | None = None,
     progress: Progress = lambda _n_done, _n_patients: None,
 ) -> list[KeyResult]:
@@ -150,6 +153,7 @@ def build(
     long_frames : frames of more than 200 ms: "count" their spikes, as the published code does, or "pause", take them as
         pauses
     force : build also what is fresh
+    unusual_clocks : build also where spike times or watch log seem to be in another unit than ms
     scheduler : address of a Dask scheduler whose workers build instead, like tcp://host:8786; "local" starts one
     progress : called with the number of patients done, and that of all
 
@@ -163,7 +167,8 @@ def build(
     """
     config = build_config(
         data_dir=data_dir, cache_dir=cache_dir, local_cache=local_cache, nwb_path=nwb_path, patient_ids=patient_ids,
-        bin_length=bin_length, workers=workers, codec=codec, long_frames=long_frames, force=force, scheduler=scheduler,
+        bin_length=bin_length, workers=workers, codec=codec, long_frames=long_frames, force=force,
+        unusual_clocks=unusual_clocks, scheduler=scheduler,
     )  # fmt: skip
     return build_keys(config, progress)
 
@@ -180,6 +185,7 @@ def build_config(
     codec: Codec,
     long_frames: LongFrames,
     force: bool,
+    unusual_clocks: bool,
     scheduler: str | None,
 ) -> BuildConfig:
     """Return what to build from options as people write them; raises SettingsError."""
@@ -194,6 +200,7 @@ def build_config(
         codec=codec,
         long_frames=long_frames,
         force=as_number(force, bool, "--force"),
+        unusual_clocks=as_number(unusual_clocks, bool, "--unusual-clocks"),
         scheduler=None if scheduler is None else as_text(scheduler, "--scheduler"),
     )
 
@@ -312,7 +319,7 @@ def _build_missing(
         except RecordingError as error:
             raise RecordingError(str(error).replace(str(local), str(path))) from error
     try:
-        on_film = place_on_film(recording, config.long_frames)
+        on_film = place_on_film(recording, config.long_frames, config.unusual_clocks)
     except RecordingError as error:
         raise RecordingError(f"{path}: {error}") from error
     lengths = [length for length in wanted or sorted(recording.grids) if length not in fresh]

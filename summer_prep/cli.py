@@ -117,6 +117,10 @@ def build(
     codec: Annotated[Codec, typer.Option(help=CODEC_HELP)] = "none",
     long_frames: Annotated[LongFrames, typer.Option(help=LONG_FRAMES_HELP)] = "count",
     force: Annotated[bool, typer.Option("--force", help="Build also what is fresh.")] = False,
+    unusual_clocks: Annotated[
+        bool,
+        typer.Option("--unusual-clocks", help="Build also where spike times or watch log seem to be in another unit."),
+    ] = False,
     local_cache: LocalCache = None,
     scheduler: SchedulerOption = None,
     dry_run: Annotated[
@@ -130,7 +134,7 @@ def build(
     config = build_config(
         data_dir=data_dir, cache_dir=cache_dir, local_cache=local_cache, nwb_path=nwb_path, patient_ids=patient_ids,
         bin_length=bin_length, workers=workers, codec=codec, long_frames=long_frames, force=force,
-        scheduler=scheduler,
+        unusual_clocks=unusual_clocks, scheduler=scheduler,
     )  # fmt: skip
     if dry_run:
         _show_plan(config, as_json)

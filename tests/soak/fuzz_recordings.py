@@ -17,8 +17,7 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-import pynwb  # noqa: F401  (loaded once, so that the forked readers start at once)
-
+import summer_prep.nwb  # loaded once, so that the forked readers start at once
 import summer_prep.store  # noqa: F401
 from summer_prep.building import BuildConfig, build_keys
 from summer_prep.demo import DemoConfig, write_demo_data

@@ -1,5 +1,6 @@
 """Whole files: the golden recordings reproduced, every layout found, bad files refused in one line."""
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
-from summer_prep.building import BuildConfig, build_keys
+from summer_prep.building import BuildConfig, build, build_keys
 from summer_prep.demo import LAYOUTS, DemoConfig, write_demo_data
 from summer_prep.errors import RecordingError, SettingsError
 from summer_prep.film_clock import film_clock, find_pauses
@@ -214,8 +215,8 @@ def test_broken_recording_is_refused_in_one_line_and_nothing_is_written(damage, 
     [
         (b"", "the file is empty"),
         (b"not a recording", "not an HDF5 file"),
-        ("half", "cannot be read as an NWB file"),
-        ("plain HDF5", "cannot be read as an NWB file"),
+        ("half", "cannot be read as an NWB file: it is cut short .* Download it again"),
+        ("plain HDF5", "cannot be read as an NWB file: it is HDF5, but has no nwb_version"),
         (None, "no such file"),
     ],
     ids=["empty", "text", "truncated", "no NWB", "missing"],
@@ -272,3 +273,167 @@ def test_optional_unit_columns_may_be_missing(small_recording, tmp_path):
     assert recording.n_units == 5
     assert recording.text_columns == {}
     assert set(recording.numeric_columns) == {"csc_nr", "isi_violations", "iso_dist"}
+
+
+def replace(name, values):
+    """Replace a column by one of other values with the same attributes; an index keeps its target."""
+
+    def edit(file):
+        attributes = dict(file[name].attrs)
+        values_now = values(file[name][...]) if callable(values) else values
+        del file[name]
+        file[name] = values_now
+        file[name].attrs.update(attributes)
+        if f"{name}_index" in file:
+            file[f"{name}_index"].attrs["target"] = file[name].ref
+
+    return edit
+
+
+def add_column(name, **kwargs):
+    def edit(file):
+        units = file["units"]
+        column = units.create_dataset(name, **kwargs)
+        column.attrs.update({"neurodata_type": "VectorData", "namespace": "hdmf-common", "object_id": name})
+        units.attrs["colnames"] = np.array([*units.attrs["colnames"], name], dtype=h5py.string_dtype())
+
+    return edit
+
+
+@pytest.fixture
+def edited(small_recording, tmp_path):
+    """Copies the small recording, changes it, and returns its path."""
+
+    def edit_copy(*edits):
+        path = tmp_path / "data" / "sub14.nwb"
+        path.parent.mkdir()
+        shutil.copy(small_recording, path)
+        with h5py.File(path, "r+") as file:
+            for edit in edits:
+                edit(file)
+        return path
+
+    return edit_copy
+
+
+def same_object_ids(file):
+    file[f"{LOG}"].attrs["object_id"] = file["units"].attrs["object_id"]
+
+
+def link_raw_data(file):
+    file["acquisition/raw"] = h5py.ExternalLink("sub-14_raw.nwb", "/acquisition/ElectricalSeries")
+    file["units/waveforms"] = h5py.ExternalLink("sub-14_raw.nwb", "/waveforms")
+
+
+def columns_of_matnwb(file):
+    for name in ("units/csc_nr", "units/spike_times", f"{LOG}/pts", f"{BINNING}/edges", "units/spike_times_index"):
+        replace(name, lambda values: values[:, None])(file)
+    replace("units/brain_region", lambda values: np.array([[text] for text in values]).astype("S4"))(file)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [same_object_ids, link_raw_data, columns_of_matnwb, remove("specifications"), remove("session_start_time")],
+    ids=["two objects of one id", "link to raw data", "(n, 1) columns", "namespaces not cached", "no date"],
+)
+def test_what_nobody_needs_changes_nothing(edit, edited, small_recording):
+    plain, recording = read_recording(small_recording), read_recording(edited(edit))
+    assert recording.notes == ()
+    assert recording.text_columns == plain.text_columns
+    for name in ("spike_times_ms", "spike_stops", "frame_index", "recording_time_ms", "indicators"):
+        assert np.array_equal(getattr(recording, name), getattr(plain, name)), name
+    for name, values in plain.numeric_columns.items():
+        assert np.array_equal(recording.numeric_columns[name], values), name
+
+
+def test_hdf5_user_block_is_skipped(small_recording, tmp_path):
+    path = tmp_path / "sub14.nwb"
+    path.write_bytes(bytes(1024) + small_recording.read_bytes())
+    assert read_recording(path).n_units == 5
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (replace("session_start_time", "REDACTED"), "session_start_time is 'REDACTED', not a date"),
+        (replace("units/brain_region", lambda values: values[:4]), "brain_region has 4 rows, spike_times has 5"),
+        (replace("units/peak_SNR", np.zeros(6)), "peak_SNR has 6 rows, spike_times has 5"),
+        (replace(f"{LOG}/pts", lambda pts: pts[:-1]), "table cleaned_watchlogs differ in length"),
+        (replace(f"{BINNING}/bin_length", np.array([40, 80])), "edges has 5 rows, bin_length has 2"),
+        (replace(f"{BINNING}/bin_length", np.full(5, np.nan)), "bin_length or edges .* does not hold numbers"),
+    ],
+    ids=["date", "short text column", "long number column", "short log", "short binning table", "no bin lengths"],
+)
+def test_sound_file_with_one_fault_is_refused_by_that_fault(edit, named, edited):
+    with pytest.raises(RecordingError, match=named) as error:
+        read_recording(edited(edit))
+    assert "ownload" not in str(error.value)
+
+
+def test_file_open_in_another_program_is_refused_by_name_of_the_lock(edited):
+    path = edited()
+    with path.open("r+b") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(RecordingError, match=r"open in another program.*HDF5_USE_FILE_LOCKING"):
+            read_recording(path)
+
+
+def test_compression_that_is_not_installed_is_named(edited):
+    zstd = 32015
+
+    def compress(file):
+        column = file["units/peak_SNR"]
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk((5,))
+        properties.set_filter(zstd, h5py.h5z.FLAG_OPTIONAL)
+        attributes = dict(column.attrs)
+        del file["units/peak_SNR"]
+        h5py.h5d.create(
+            file["units"].id, b"peak_SNR", h5py.h5t.NATIVE_DOUBLE, h5py.h5s.create_simple((5,)), properties
+        ).write_direct_chunk((0,), bytes(40))
+        file["units/peak_SNR"].attrs.update(attributes)
+
+    if h5py.h5z.filter_avail(zstd):
+        pytest.skip("this HDF5 has Zstandard")
+    with pytest.raises(RecordingError, match=rf"peak_SNR .* HDF5 filter {zstd}.*pip install hdf5plugin"):
+        read_recording(edited(compress))
+
+
+def test_columns_of_references_are_left_out_with_a_note(edited):
+    recording = read_recording(
+        edited(
+            lambda file: add_column("electrode_group", data=[file["general"].ref] * 5, dtype=h5py.ref_dtype)(file),
+            add_column("events", shape=(5,), dtype=h5py.vlen_dtype("i8")),
+        )
+    )
+    assert recording.notes == (
+        "left unit columns in the file that hold neither numbers, flags nor text: electrode_group, events",
+    )
+    assert not {"electrode_group", "events"} & {*recording.numeric_columns, *recording.text_columns}
+
+
+def test_units_of_which_nobody_knows_whether_they_are_single_are_noted(edited):
+    recording = read_recording(edited(replace("units/is_single_unit", np.array([1, 0, np.nan, 1, np.nan]))))
+    (note,) = recording.notes
+    assert "is_single_unit is NaN for 2 of 5 units" in note
+
+
+def test_more_than_memory_holds_is_refused_with_what_is_free(edited, monkeypatch):
+    path = edited()
+    monkeypatch.setattr("summer_prep.nwb_file.available_bytes", lambda: 10_000.0)
+    with pytest.raises(RecordingError, match=r"column .* declares \d+ values, .* are free"):
+        read_recording(path)
+
+
+def test_clocks_in_another_unit_are_built_only_where_it_is_asked_for(edited, tmp_path):
+    path = edited(
+        set_values(f"{LOG}/neural_recording_time", lambda times: times / 1000),
+        set_values("units/spike_times", lambda times: times / 1000),
+    )
+    options = {"data_dir": path.parent, "cache_dir": tmp_path / "cache", "bin_length": 1000, "workers": 0}
+    (refused,) = build(**options)
+    (built,) = build(**options, unusual_clocks=True)
+    assert refused.state == "failed"
+    assert "seems to be in seconds" in refused.message
+    assert built.state == "built"
+    assert "seems to be in seconds" in built.message

@@ -1,0 +1,60 @@
+"""Spike times and watch logs in the units that files come with: refused by name, or built all the same."""
+
+import numpy as np
+import pytest
+
+from summer_prep.clock_units import check_clocks
+from summer_prep.errors import RecordingError
+
+FRAME = np.arange(1500)
+LOG_MS = 9_000 + FRAME * 41.0
+SPIKES_MS = np.random.default_rng(0).uniform(0, LOG_MS[-1] + 5_000, 4_000)
+SECONDS, MICROSECONDS, SAMPLES = 1e-3, 1e3, 32.768
+
+
+@pytest.mark.parametrize(
+    ("log", "spikes", "named"),
+    [
+        (1, SECONDS, "spike_times seem to be in seconds"),
+        (1, MICROSECONDS, "spike_times seem to be in microseconds"),
+        (1, SAMPLES, "spike_times seem to be in samples at 32,768 Hz"),
+        (SECONDS, 1, "the watch log seems to be in seconds"),
+        (MICROSECONDS, 1, "the watch log seems to be in microseconds"),
+        (SAMPLES, 1, "the watch log seems to be in samples"),
+        (SECONDS, SECONDS, "the watch log seems to be in seconds.*spike_times seem to be in seconds"),
+    ],
+)
+def test_clock_in_another_unit_is_refused_by_the_likely_unit_and_noted_where_it_is_asked_for(log, spikes, named):
+    with pytest.raises(RecordingError, match=f"{named}.*--unusual-clocks"):
+        check_clocks(SPIKES_MS * spikes, 5, FRAME, LOG_MS * log)
+    assert check_clocks(SPIKES_MS * spikes, 5, FRAME, LOG_MS * log, may_be_unusual=True)
+
+
+def test_spikes_on_the_amplifiers_own_clock_are_refused():
+    with pytest.raises(RecordingError, match="another clock than the watch log"):
+        check_clocks(SPIKES_MS * 1000 + 1.7e15, 5, FRAME, LOG_MS)
+
+
+@pytest.mark.parametrize(
+    "spikes_ms",
+    [
+        SPIKES_MS,
+        SPIKES_MS[:20] / 1000,
+        np.zeros(0),
+        LOG_MS[700] + SPIKES_MS / 100,
+        np.r_[SPIKES_MS - 19 * 60_000, SPIKES_MS[:1000]],
+    ],
+    ids=["usual", "too few to tell", "none", "all within a second", "most of them 19 minutes before the film"],
+)
+def test_sound_recording_is_neither_refused_nor_odd(spikes_ms):
+    assert check_clocks(spikes_ms, 5, FRAME, LOG_MS) == []
+
+
+@pytest.mark.parametrize(
+    ("spikes_ms", "log_ms", "named"),
+    [(SPIKES_MS, LOG_MS * 3, "a film frame lasts 123 ms"), (np.tile(SPIKES_MS, 20), LOG_MS, "units fire")],
+    ids=["a slow film", "units that fire too fast"],
+)
+def test_what_is_only_odd_is_noted(spikes_ms, log_ms, named):
+    (note,) = check_clocks(spikes_ms, 5, FRAME, log_ms)
+    assert named in note
