@@ -12,6 +12,8 @@ The commands are those of `summer-prep --help`; what raises a SummerError tells 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from summer_prep.cache_home import ensure_cache_home
+
 if TYPE_CHECKING:
     from summer_prep.building import build
     from summer_prep.caches import open_key
@@ -27,6 +29,8 @@ _HOMES = {
     "SummerError": "errors", "build": "building", "compare": "comparing", "demo_data": "demo", "export": "exporting",
     "open_key": "caches",
 }  # fmt: skip
+
+ensure_cache_home()  # before any library writes below it
 
 
 def __getattr__(name: str) -> Any:

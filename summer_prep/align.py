@@ -18,7 +18,7 @@ from summer_prep.binning import (
     tally_spikes,
 )
 from summer_prep.clock_units import check_clocks
-from summer_prep.dataset import LongFrames
+from summer_prep.dataset import LONG_FRAME_MS, LongFrames
 from summer_prep.errors import RecordingError
 from summer_prep.film_clock import FilmClock, Pause, cut_frames, film_clock, find_long_frames, find_pauses
 from summer_prep.key import ALGORITHM_VERSION, SCHEMA_VERSION

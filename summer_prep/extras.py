@@ -25,8 +25,3 @@ def load_extra(module: str, extra: str, asked_for: str) -> Any:
             f"{asked_for} needs {error.name}, which is not installed. "
             f"Install it: pip install 'summer-pipeline[{extra}]'"
         ) from error
-    except OSError as error:  # pynwb keeps a cache below the home folder
-        raise SettingsError(
-            f"{asked_for}: {module} cannot be loaded ({error.strerror}: {error.filename}). "
-            "Set HOME to a folder that can be written"
-        ) from error
