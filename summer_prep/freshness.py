@@ -1,5 +1,6 @@
 """May a key be used, and if not, why: fresh is a key of the same content, settings and algorithm."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -73,7 +74,7 @@ def check_known(patient_ids: Iterable[str], known: Iterable[str], data_dir: Plac
     ------
     SettingsError : there is not
     """
-    is_there = isinstance(data_dir, Url) or data_dir.is_dir()
+    is_there = isinstance(data_dir, Url) or os.path.isdir(data_dir)
     where = f"{data_dir}{'' if is_there else ' (no such folder)'} and no {key}"
     found = in_natural_order(known)
     unknown = [patient_id for patient_id in patient_ids if patient_id not in found]

@@ -46,7 +46,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
 def _problem(path: Path, error: BaseException) -> str:
     code = getattr(error, "errno", None)
     if code is not None:
-        return _problem_of_system(path, code)
+        return _problem_of_system(code)
     if isinstance(error, MemoryError):
         return "memory ran out while it was read. Use fewer --workers, or compare its SHA-256 with the archive's"
     if path.stat().st_size == 0:
@@ -59,9 +59,7 @@ def _problem(path: Path, error: BaseException) -> str:
     return f"cannot be read as an NWB file: it is damaged ({words}). Compare its size and SHA-256 with the archive's"
 
 
-def _problem_of_system(path: Path, code: int) -> str:
-    if code == errno.ENOENT and path.is_symlink():
-        return f"a link to {path.readlink()}, which is not there. Fetch it first, in a datalad clone by datalad get"
+def _problem_of_system(code: int) -> str:
     if code == errno.ENOENT:
         return "no such file. Check --data-dir and --nwb-path"
     if code in (errno.EAGAIN, errno.ENOLCK, errno.EOPNOTSUPP):

@@ -3,6 +3,7 @@
 A recording's digest is noted beside its keys, which saves reading 80 MB a patient before every run.
 """
 
+import errno
 import json
 import os
 import re
@@ -37,18 +38,46 @@ def find_recordings(data_dir: Place, may_be_missing: bool = False) -> dict[str, 
     """
     if isinstance(data_dir, Url):
         return _by_patient(nwb_files_below(data_dir))
-    if not data_dir.is_dir():
+    if not os.path.isdir(data_dir):  # which takes a folder that may not be looked into for missing
         if may_be_missing:
             return {}
-        problem = "is a file, not a folder" if data_dir.exists() else "no such folder"
+        problem = "is a file, not a folder" if os.path.exists(data_dir) else "no such folder"
         raise SettingsError(f"{data_dir}: {problem}. Name the folder with the NWB files with --data-dir")
-    for folder in data_dir.glob("sub*/"):
-        if not os.access(folder, os.R_OK | os.X_OK):
-            raise SettingsError(f"{folder}: may not be read. Change its permissions, or name another --data-dir")
-    paths = [path for pattern in ("*.nwb", "*/*.nwb", "*/*/*.nwb") for path in sorted(data_dir.glob(pattern))]
-    return _by_patient(
-        path for path in paths if not any(part.startswith(".") for part in path.relative_to(data_dir).parts)
-    )
+    return _by_patient(_nwb_files(data_dir))
+
+
+def _nwb_files(data_dir: Path) -> list[Path]:
+    """Return the NWB files in a folder, up to two folders deep, each once; hidden files and folders are left out.
+
+    A patient's file that is reached by several paths, through links, has the first of them.
+
+    Raises
+    ------
+    SettingsError : the folder or a patient's folder in it cannot be read
+    """
+    found: dict[tuple[str, str | None], Path] = {}
+    folders = [data_dir]
+    for depth in range(3):
+        inside = []
+        for folder in folders:
+            try:
+                entries = sorted(folder.iterdir())
+                if not os.access(folder, os.X_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+                entries = [entry for entry in entries if not entry.name.startswith(".")]
+                inside += [entry for entry in entries if depth < 2 and entry.is_dir()]
+            except OSError as error:
+                if folder != data_dir and not folder.name.startswith("sub"):
+                    continue  # like lost+found
+                raise SettingsError(
+                    f"{folder}: may not be read ({error.strerror}). Change its permissions, or name another --data-dir"
+                ) from error
+            for entry in entries:
+                if entry.suffix == ".nwb" and not os.path.isdir(entry):
+                    match = FILE_NAME.fullmatch(entry.name)
+                    found.setdefault((os.path.realpath(entry), match and match[1]), entry)
+        folders = inside
+    return list(found.values())
 
 
 def _by_patient(paths: Iterable[Place]) -> dict[str, Place]:
@@ -72,11 +101,7 @@ def other_nwb_files(data_dir: Place) -> list[Place]:
     """Return the NWB files below `data_dir` that `find_recordings` leaves out for their names."""
     if isinstance(data_dir, Url):
         return [url for url in nwb_files_below(data_dir) if FILE_NAME.fullmatch(url.name) is None]
-    return [
-        path
-        for path in sorted(data_dir.rglob("*.nwb"))
-        if FILE_NAME.fullmatch(path.name) is None and not path.name.startswith(".")
-    ]
+    return [path for path in _nwb_files(data_dir) if FILE_NAME.fullmatch(path.name) is None]
 
 
 def select_recordings(data_dir: Place, nwb_path: Path | None, patient_ids: Sequence[str] = ()) -> dict[str, Place]:
@@ -169,9 +194,8 @@ def file_identity(path: Path) -> Identity:
     try:
         stat = path.stat()
     except OSError as error:
-        raise RecordingError(
-            f"{path}: no such file, or not readable ({error.strerror}). Check --data-dir and --nwb-path"
-        ) from error
+        advice = "Fetch what it links to, like datalad get" if path.is_symlink() else "Check --data-dir and --nwb-path"
+        raise RecordingError(f"{path}: no such file, or not readable ({error.strerror}). {advice}") from error
     return {
         "n_bytes": stat.st_size,
         "inode": stat.st_ino,

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from summer_prep.errors import RecordingError, SettingsError
 from summer_prep.film_clock import film_clock, find_pauses
 from summer_prep.key import describe, key_path
 from summer_prep.nwb import read_recording
-from summer_prep.sources import find_recordings
+from summer_prep.sources import find_recordings, other_nwb_files
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
 EXPECTED = json.loads((RECORDINGS / "expected.json").read_text())
@@ -87,6 +88,38 @@ def test_two_files_of_one_patient_are_refused_by_name(tmp_path):
     for name in ("sub14.nwb", "sub-14_ses-sub14_ecephys.nwb"):
         (tmp_path / name).touch()
     with pytest.raises(SettingsError, match=r"two files are of patient 14: .*sub-14_ses.* and .*sub14.nwb"):
+        find_recordings(tmp_path)
+
+
+def test_recording_that_links_reach_again_is_found_once(tmp_path):
+    content = tmp_path / ".git/annex/objects/X1/MD5E-s4--0a.nwb/MD5E-s4--0a.nwb"
+    content.parent.mkdir(parents=True)
+    content.touch()
+    (tmp_path / "sub-14").mkdir()
+    path = tmp_path / "sub-14" / "sub-14_ses-sub14_ecephys.nwb"
+    path.symlink_to(content)
+    (tmp_path / "latest").symlink_to("sub-14")
+    (tmp_path / "sub-20").symlink_to("sub-20")
+    found = find_recordings(tmp_path)
+    assert {patient_id: path.resolve() for patient_id, path in found.items()} == {"14": content}
+    assert other_nwb_files(tmp_path) == []
+
+
+def test_recording_whose_content_is_not_fetched_is_one_line(tmp_path):
+    path = tmp_path / "sub14.nwb"
+    path.symlink_to(".git/annex/objects/content.nwb")
+    (result,) = build(data_dir=tmp_path, cache_dir=tmp_path / "cache", bin_length=80, workers=0)
+    assert "datalad get" in result.message
+
+
+@pytest.mark.parametrize("folder", [".", "sub-14"])
+def test_folder_that_may_not_be_searched_is_one_line(folder, tmp_path, monkeypatch):
+    (tmp_path / "sub-14").mkdir()
+    (tmp_path / "sub-14" / "sub14.nwb").touch()
+    closed = tmp_path / folder
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed and access(path, mode))  # root may all
+    with pytest.raises(SettingsError, match=rf"{closed}: may not be read \(Permission denied\)"):
         find_recordings(tmp_path)
 
 
