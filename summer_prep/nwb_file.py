@@ -189,8 +189,8 @@ def _load_filters(data: h5py.Dataset, where: str) -> None:
                 import_module("hdf5plugin")
         if not h5py.h5z.filter_avail(code):
             raise RecordingError(
-                f"{where} is compressed by HDF5 filter {code} {name.decode(errors='replace')!r}, which is not "
-                "installed. Install it: pip install hdf5plugin"
+                f"{where} is compressed by HDF5 filter {code} ({name.partition(b';')[0].decode(errors='replace')}), "
+                "which is not installed. Install it: pip install hdf5plugin"
             )
 
 
@@ -257,9 +257,5 @@ def ragged_column(table: h5py.Group, name: str) -> tuple[h5py.Dataset, NDArray[n
 def check_rows(table: h5py.Group, **rows: int | None) -> None:
     """Check that columns of a table, by name, have the same number of rows; raises RecordingError."""
     if len(set(rows.values())) > 1:
-        (first, n_first), (other, n_other) = next(
-            (one, two) for one in rows.items() for two in rows.items() if one[1] != two[1]
-        )
-        raise RecordingError(
-            f"columns of table {name_of(table)} differ in length: {other} has {n_other} rows, {first} has {n_first}"
-        )
+        found = ", ".join(f"{name} has {n} rows" for name, n in rows.items())
+        raise RecordingError(f"columns of table {name_of(table)} differ in length: {found}")

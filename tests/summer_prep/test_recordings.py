@@ -389,10 +389,10 @@ def test_hdf5_user_block_is_skipped(small_recording, tmp_path):
     ("edit", "named"),
     [
         (replace("session_start_time", "REDACTED"), "session_start_time is 'REDACTED', not a date"),
-        (replace("units/brain_region", lambda values: values[:4]), "brain_region has 4 rows, spike_times has 5"),
-        (replace("units/peak_SNR", np.zeros(6)), "peak_SNR has 6 rows, spike_times has 5"),
+        (replace("units/brain_region", lambda values: values[:4]), "spike_times has 5 rows, brain_region has 4 rows"),
+        (replace("units/peak_SNR", np.zeros(6)), "spike_times has 5 rows, peak_SNR has 6 rows"),
         (replace(f"{LOG}/pts", lambda pts: pts[:-1]), "table cleaned_watchlogs differ in length"),
-        (replace(f"{BINNING}/bin_length", np.array([40, 80])), "edges has 5 rows, bin_length has 2"),
+        (replace(f"{BINNING}/bin_length", np.array([40, 80])), "bin_length has 2 rows, edges has 5 rows"),
         (replace(f"{BINNING}/bin_length", np.full(5, np.nan)), "bin_length or edges .* does not hold numbers"),
     ],
     ids=["date", "short text column", "long number column", "short log", "short binning table", "no bin lengths"],
