@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from summer_prep.caches import Cache, check_cache, open_cache
+from summer_prep.caches import Cache, open_cache
 from summer_prep.dataset import LONG_FRAMES, LongFrames, check_bin_length
 from summer_prep.errors import CacheError, RecordingError, SettingsError, SummerError
 from summer_prep.freshness import KeyState, check_known, key_state, key_states
@@ -28,18 +28,25 @@ from summer_prep.key import (
 )
 from summer_prep.output import check_folder
 from summer_prep.parallel import Opened, dask_workers, processes, run_tasks, this_process
-from summer_prep.places import Place, Url, with_absolute_paths
 from summer_prep.publish import clear_debris
 from summer_prep.sources import (
     find_recordings,
     note_source,
     noted_sha256,
-    on_this_machine,
     select_recordings,
     source_identity,
     source_sha256,
 )
-from summer_prep.values import as_bin_lengths, as_number, as_path, as_patient_ids, as_place, as_text
+from summer_prep.urls import Place, Url, on_this_machine
+from summer_prep.values import (
+    as_bin_lengths,
+    as_number,
+    as_path,
+    as_patient_ids,
+    as_place,
+    as_text,
+    with_absolute_paths,
+)
 
 if TYPE_CHECKING:
     from summer_prep.align import RecordingOnFilm
@@ -243,13 +250,15 @@ def open_places(config: BuildConfig) -> tuple[Cache, dict[str, Place]]:
 
     Raises
     ------
-    SettingsError : the cache cannot be one, or cannot be reached; the selection is impossible
+    SettingsError : the cache cannot be one; the selection is impossible
+    UnreachableError : the bucket of the cache cannot be asked
     """
     if isinstance(config.cache_dir, Path):
         check_folder(config.cache_dir, "--cache-dir", is_written=False)
     cache = open_cache(config.cache_dir, config.local_cache)
     paths = select_recordings(config.data_dir, config.nwb_path, config.patient_ids)
-    check_cache(cache)
+    if isinstance(cache.place, Url):
+        cache.keys()  # raises UnreachableError before the work
     return cache, paths
 
 
@@ -323,19 +332,9 @@ def _build_missing(
     except RecordingError as error:
         raise RecordingError(f"{path}: {error}") from error
     lengths = [length for length in wanted or sorted(recording.grids) if length not in fresh]
-    known = []
-    if isinstance(path, Url) and not config.force:  # only now is it known whether it has changed
-        sha256 = recording.source.sha256
-        known = [
-            length
-            for length in lengths
-            if key_state(cache, recording.patient_id, length, sha256, config.of_keys).state == "fresh"
-        ]
-        lengths = [length for length in lengths if length not in known]
     # Two keys at a time: while one waits for the disk or hashes, the other counts.
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda length: _build_key(on_film, length, config.codec, path, cache), lengths))
-    results += [_fresh(recording.patient_id, length) for length in known]
     if any(result.state != "failed" for result in results):
         note_source(recording.patient_id, cache.folder, identity, recording.source.sha256)
     return results
@@ -352,7 +351,7 @@ def _build_key(on_film: "RecordingOnFilm", bin_length_ms: int, codec: Codec, pat
     except (RecordingError, SettingsError) as error:
         return _failure(patient_id, bin_length_ms, f"{path}: {error}")
     try:
-        cache.publish(patient_id, bin_length_ms, *encode_key(arrays, {**attributes, "codec": codec}, codec))
+        cache.publish(patient_id, bin_length_ms, encode_key(arrays, {**attributes, "codec": codec}, codec))
     except CacheError as error:
         return _failure(patient_id, bin_length_ms, str(error))
     n_unseen = attributes["n_unseen_bins"]

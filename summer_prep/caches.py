@@ -1,12 +1,12 @@
 """The cache as a whole: a folder of keys, or a bucket of them; the same questions to both."""
 
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, check_bin_length
 from summer_prep.errors import CacheError, SettingsError
@@ -19,59 +19,20 @@ from summer_prep.key import (
     file_problems,
     key_path,
 )
-from summer_prep.machine import keeping_much
-from summer_prep.parallel import processes, run_tasks
-from summer_prep.places import Place, Url
+from summer_prep.output import check_folder
 from summer_prep.publish import Files, publish
+from summer_prep.urls import Place, Url
 from summer_prep.values import as_bin_lengths, as_path, as_patient_ids, as_place
 
 if TYPE_CHECKING:
     import zarr
 
-_MIN_KEYS_OF_PROCESSES = 2000
-_KEYS_AT_ONCE = 500
+    from summer_prep.bucket import BucketCache
 
 LOCAL_CACHE_VARIABLE = "SUMMER_LOCAL_CACHE"
 
 
-class Cache(Protocol):
-    """Keys by patient and bin length.
-
-    place : where they are
-    folder : of this machine, where notes and locks about them are kept, and what is fetched of them
-    n_at_once : how many questions are best asked side by side
-    """
-
-    place: Place
-    folder: Path
-    n_at_once: int
-
-    def keys(self) -> dict[str, list[int]]:
-        """Return patient id -> bin lengths (ms, ascending), patients in natural order."""
-
-    def bin_lengths(self, patient_id: str) -> list[int]:
-        """Return the bin lengths (ms, ascending) of one patient's keys."""
-
-    def describe(self, patient_id: str, bin_length_ms: int) -> Description:
-        """Return what a key says of itself; raises MissingKeyError, or CacheError if it is damaged."""
-
-    def problems(self, description: Description, every_byte: bool = False) -> Iterator[str]:
-        """Yield what is wrong with the files of a key, one line each; their bytes are read only if asked for."""
-
-    def publish(self, patient_id: str, bin_length_ms: int, files: Files, digests: Mapping[str, str]) -> None:
-        """Make a key hold these files, whole or not at all; raises CacheError if that fails."""
-
-    def verify(self, patient_id: str, bin_length_ms: int) -> list[str]:
-        """Return what is wrong with a key, one line each; an empty list if every byte is right."""
-
-    def zarr_store(self, description: Description) -> Any:
-        """Return where zarr reads a key."""
-
-    def fetch(self, patient_id: str, bin_length_ms: int, every_byte: bool = False) -> Description:
-        """Return a key that is on this machine, its files counted and measured, or read; raises CacheError."""
-
-
-def open_cache(place: Place, local_cache: Path | None = None) -> Cache:
+def open_cache(place: Place, local_cache: Path | None = None) -> "Cache":
     """Return the cache at a place.
 
     Parameters
@@ -90,55 +51,68 @@ def open_cache(place: Place, local_cache: Path | None = None) -> Cache:
 
 
 def default_local_cache() -> Path:
-    """Return the folder for what is fetched of buckets, unless another one is named."""
+    """Return the folder for copies of keys in buckets: a temporary one where there is no home that can be written."""
     named = os.environ.get(LOCAL_CACHE_VARIABLE)
     if named:
         return as_path(named, LOCAL_CACHE_VARIABLE)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "summer-pipeline"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "summer-pipeline"
+    try:
+        check_folder(folder, LOCAL_CACHE_VARIABLE)
+    except SettingsError:
+        folder = Path("~")
+    return folder if folder.is_absolute() else Path(tempfile.gettempdir()) / f"summer-pipeline-{os.getuid()}"
 
 
 class FolderCache:
-    """Keys in a folder, where they are mapped from as they are."""
+    """Keys in a folder, by patient and bin length, which are mapped from there as they are.
+
+    place : where the keys are
+    folder : of this machine, for notes and locks about them
+    n_at_once : how many questions are best asked side by side
+    """
 
     n_at_once = 1
 
     def __init__(self, place: Path) -> None:
-        self.place: Place = place
+        self.place = place
         self.folder = place
 
     def keys(self) -> dict[str, list[int]]:
-        """As `Cache`."""
+        """Return patient id -> bin lengths (ms, ascending), patients in natural order."""
         return cached_keys(self.folder)
 
     def bin_lengths(self, patient_id: str) -> list[int]:
-        """As `Cache`."""
+        """Return the bin lengths (ms, ascending) of one patient's keys."""
         return cached_bin_lengths(self.folder, patient_id)
 
     def describe(self, patient_id: str, bin_length_ms: int) -> Description:
-        """As `Cache`."""
+        """Return what a key says of itself; raises MissingKeyError, or CacheError if it is damaged."""
         return describe(key_path(self.folder, patient_id, bin_length_ms))
 
     def problems(self, description: Description, every_byte: bool = False) -> Iterator[str]:
-        """As `Cache`."""
+        """Yield what is wrong with the files of a key, one line each; their bytes are read only if asked for."""
         return file_problems(description, every_byte)
 
-    def publish(self, patient_id: str, bin_length_ms: int, files: Files, digests: Mapping[str, str]) -> None:
-        """As `Cache`."""
-        publish(key_path(self.folder, patient_id, bin_length_ms), files, digests)
+    def publish(self, patient_id: str, bin_length_ms: int, files: Files) -> None:
+        """Make a key hold these files, whole or not at all; raises CacheError if that fails."""
+        publish(key_path(self.folder, patient_id, bin_length_ms), files)
 
     def verify(self, patient_id: str, bin_length_ms: int) -> list[str]:
-        """As `Cache`; arrays are decoded, too."""
+        """Return what is wrong with a key, one line each: every byte is read, and arrays are decoded."""
         from summer_prep.store import verify_key
 
         return verify_key(key_path(self.folder, patient_id, bin_length_ms))
 
     def zarr_store(self, description: Description) -> Any:
-        """As `Cache`."""
+        """Return where zarr reads a key."""
         return description.folder
 
     def fetch(self, patient_id: str, bin_length_ms: int, every_byte: bool = False) -> Description:
-        """As `Cache`."""
+        """Return a key that is on this machine, its files counted and measured, or read; raises CacheError."""
         return checked(self, patient_id, bin_length_ms, every_byte)
+
+
+Cache: TypeAlias = "FolderCache | BucketCache"
 
 
 def checked(cache: Cache, patient_id: str, bin_length_ms: int, every_byte: bool = False) -> Description:
@@ -162,32 +136,15 @@ Facts = dict[str, Any] | str
 """`FACTS` of a key, or what is wrong with it."""
 
 
-def facts_of_keys(cache: Cache, keys: Sequence[tuple[str, int]], n_workers: int = 1) -> list[Facts]:
+def facts_of_keys(cache: Cache, keys: Sequence[tuple[str, int]]) -> list[Facts]:
     """Return the facts of every key that is whole, as far as counting and measuring tells, and a line of each other.
 
-    Parameters
-    ----------
-    n_workers : processes, which pay where there are thousands of keys in a folder
+    Raises
+    ------
+    UnreachableError : the bucket cannot be asked, which says nothing of the keys
     """
-    if cache.n_at_once > 1:
-        with ThreadPoolExecutor(cache.n_at_once) as pool:
-            return list(pool.map(lambda key: _facts_of(cache, key), keys))
-    assert isinstance(cache.place, Path)
-    if n_workers == 1 or len(keys) < _MIN_KEYS_OF_PROCESSES:
-        return _facts_in(cache.place, keys)
-    found: dict[str, list[Facts]] = {}
-    starts = range(0, len(keys), _KEYS_AT_ONCE)
-    place = cache.place
-    tasks = {str(start): (place, keys[start : start + _KEYS_AT_ONCE]) for start in starts}
-    lost = run_tasks(partial(processes, n_workers, (__name__,)), _facts_in, tasks, found.__setitem__)
-    found |= {start: _facts_in(*tasks[start]) for start in lost}
-    return [one for start in starts for one in found[str(start)]]
-
-
-def _facts_in(place: Path, keys: Sequence[tuple[str, int]]) -> list[Facts]:
-    cache = FolderCache(place)
-    with keeping_much():
-        return [_facts_of(cache, key) for key in keys]
+    with ThreadPoolExecutor(cache.n_at_once) as pool:
+        return list(pool.map(lambda key: _facts_of(cache, key), keys))
 
 
 def _facts_of(cache: Cache, key: tuple[str, int]) -> Facts:
@@ -203,20 +160,6 @@ def _facts_of(cache: Cache, key: tuple[str, int]) -> Facts:
         "n_long_frames": len(attributes["long_frames"]),
         "n_units_by_region": {region: regions[region] for region in sorted(regions)},
     }
-
-
-def check_cache(cache: Cache) -> None:
-    """Refuse a cache that cannot be reached, before the work.
-
-    Raises
-    ------
-    SettingsError : it cannot
-    """
-    if isinstance(cache.place, Url):
-        try:
-            cache.keys()
-        except CacheError as error:
-            raise SettingsError(str(error)) from error
 
 
 def open_key(cache_dir: str | Path, patient_id: str | int, bin_length: int = DEFAULT_BIN_LENGTH_MS) -> "zarr.Group":

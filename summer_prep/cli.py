@@ -35,7 +35,6 @@ from summer_prep.console import (
 from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule, LongFrames
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.key import Codec, Description
-from summer_prep.places import Place
 from summer_prep.tables import (
     attributes_table,
     differences_table,
@@ -47,6 +46,7 @@ from summer_prep.tables import (
     results_table,
     rounded,
 )
+from summer_prep.urls import Place
 from summer_prep.values import as_bin_lengths, as_names, as_patient_id, as_patient_ids
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ def _show_keys(cache: "Cache", length_ms: int | None, as_json: bool) -> None:
         which = "nothing" if length_ms is None else f"no key at {length_ms} ms"
         raise SettingsError(f"{cache.place}: {which} in the cache. Build it: summer-prep build --data-dir DIR")
     with working("reading keys"):
-        found = facts_of_keys(cache, keys, os.cpu_count() or 1)
+        found = facts_of_keys(cache, keys)
     readable = [one for one in found if isinstance(one, dict)]
     problems = [one for one in found if isinstance(one, str)]
     if as_json:
@@ -520,24 +520,33 @@ def _chosen_keys(
 @app.command()
 def gc(
     cache_dir: CacheDir,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove from a bucket what is part of no key any more, an hour after it was at the earliest."""
+    """Remove from a bucket the data of replaced and unfinished keys, a day after they were written or replaced."""
     from summer_prep.bucket import BucketCache
     from summer_prep.caches import open_cache
 
     cache = open_cache(cache_dir)
     if not isinstance(cache, BucketCache):
         raise SettingsError(f"--cache-dir {cache_dir}: a folder has nothing to collect; builds clear it. Name a bucket")
-    removed, problems = cache.collect_garbage(may_remove=not dry_run)
+    removed = cache.collect_garbage(may_remove=not dry_run)
     if as_json:
         show_json([str(url) for url in removed])
-    else:
-        for url in removed:
-            show(as_data(url))
-        say(f"{'would remove' if dry_run else 'removed'} the data of {len(removed)} replaced or unfinished keys")
-    _fail_if_any(problems, "left alone", len(problems), f"{len(problems)} keys have no pointer that can be read")
+        return
+    for url in removed:
+        show(as_data(url))
+    say(f"{'would remove' if dry_run else 'removed'} the data of {len(removed)} replaced or unfinished keys")
+
+
+@app.command("remove-copies")
+def remove_local_copies(local_cache: LocalCache = None) -> None:
+    """Remove the copies of keys in buckets from this machine; they are fetched again when they are needed."""
+    from summer_prep.bucket import remove_copies
+    from summer_prep.caches import default_local_cache
+
+    folder = local_cache or default_local_cache()
+    say(f"removed {len(remove_copies(folder))} copies of keys from {folder}")
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from summer_prep.caches import open_cache
 from summer_prep.errors import SettingsError
 from summer_prep.key import DIMENSIONS, Description, bin_length_of, is_patient_id, key_of_path, key_path
-from summer_prep.places import Place
 from summer_prep.store import read_array
+from summer_prep.urls import Place
 from summer_prep.values import as_place
 
 _TOLD_BY_ARRAYS = {"digests", "files", "document_sha256", "coordinates", "column_descriptions", "units", "label_names"}

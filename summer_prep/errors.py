@@ -13,8 +13,8 @@ class CacheError(SummerError):
     """A cached key is missing, damaged, or written by another version of this software."""
 
 
-class UnreachableError(CacheError):
-    """What a bucket holds cannot be told: no network, no permission, or an error of its server."""
+class UnreachableError(SummerError):
+    """A bucket cannot be asked: no network, no permission, or an error of its server. Its keys may be right."""
 
 
 class MissingKeyError(CacheError):

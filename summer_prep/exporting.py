@@ -14,8 +14,8 @@ from summer_prep.errors import SettingsError
 from summer_prep.extras import load_extra
 from summer_prep.key import DIMENSIONS, Description
 from summer_prep.output import staged
-from summer_prep.places import Place
 from summer_prep.store import read_array
+from summer_prep.urls import Place
 from summer_prep.values import as_bin_lengths, as_number, as_path, as_patient_ids, as_place
 
 _OF_BINS = ("bin_start_s", "first_frame", "recorded_s", "long_frame_s", "recording_start_ms", "recording_stop_ms")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from summer_prep.caches import Cache, checked
 from summer_prep.dataset import DATASET_BIN_LENGTHS_MS, check_bin_length
-from summer_prep.errors import CacheError, MissingKeyError, RecordingError, SettingsError, UnreachableError
+from summer_prep.errors import CacheError, MissingKeyError, RecordingError, SettingsError
 from summer_prep.key import (
     ALGORITHM_VERSION,
     Description,
@@ -15,9 +15,8 @@ from summer_prep.key import (
     in_natural_order,
     key_path,
 )
-from summer_prep.machine import keeping_much
-from summer_prep.places import Place, Url
 from summer_prep.sources import find_recordings, source_sha256
+from summer_prep.urls import Place, Url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +56,9 @@ def cache_states(
     known = in_natural_order({*recordings, *cached})
     check_known(patient_ids, known, data_dir, f"key in {cache.place}")
     lengths = bin_lengths_ms or sorted({length for found in cached.values() for length in found})
-    with keeping_much():
-        return key_states(
-            data_dir, cache, recordings, patient_ids or known, lengths or DATASET_BIN_LENGTHS_MS, is_described=False
-        )
+    return key_states(
+        data_dir, cache, recordings, patient_ids or known, lengths or DATASET_BIN_LENGTHS_MS, is_described=False
+    )
 
 
 def check_known(patient_ids: Iterable[str], known: Iterable[str], data_dir: Place, key: str, others: str = "") -> None:
@@ -146,8 +144,6 @@ def key_state(
         description = checked(cache, patient_id, bin_length_ms)
         reason = _difference(description, current_sha256, settings or {})
         state = "stale" if reason else "unchecked" if current_sha256 is None else "fresh"
-    except UnreachableError:
-        raise  # nothing is known of the key: it is not stale for that
     except MissingKeyError:
         state, reason = "missing", ""
     except CacheError as error:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from summer_prep.dataset import LABEL_RULES
 from summer_prep.errors import CacheError, MissingKeyError
-from summer_prep.places import Place, Url
+from summer_prep.urls import Place, Url
 
 AnyPlace = TypeVar("AnyPlace", Path, Url, Place)
 
@@ -66,7 +66,7 @@ class Description:
 
     key: Place
     attributes: Mapping[str, Any]
-    identity: object
+    identity: Any
 
     @property
     def folder(self) -> Path:
@@ -77,7 +77,7 @@ class Description:
     def is_current(self) -> bool:
         """Return whether the key is still the one that was described, and not one rebuilt since."""
         try:
-            return self.identity == _identity(os.stat(self.folder / DESCRIPTION))
+            return bool(self.identity == _identity(os.stat(self.folder / DESCRIPTION)))
         except OSError:
             return False
 

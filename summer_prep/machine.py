@@ -1,9 +1,6 @@
 """What this machine has to give."""
 
-import gc
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 _PROCESS = Path("/proc/self")
@@ -53,15 +50,3 @@ def _available_in_system() -> float:
         return float(line.split()[1]) * 1024
     except (OSError, ValueError):
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
-
-
-@contextmanager
-def keeping_much() -> Iterator[None]:
-    """Build up many small objects without Python's search for cycles, which goes through all of them time and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

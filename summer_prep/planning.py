@@ -9,7 +9,7 @@ from summer_prep.building import BuildConfig, open_places, wanted_and_fresh
 from summer_prep.caches import Cache
 from summer_prep.errors import SummerError
 from summer_prep.key import rows_per_chunk
-from summer_prep.places import Place
+from summer_prep.urls import Place
 
 # Measured on film-length demo patients, a core for each: only their order of size matters.
 _SECONDS_TO_START = 1.0

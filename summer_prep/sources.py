@@ -8,15 +8,14 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from summer_prep.errors import RecordingError, SettingsError
 from summer_prep.key import file_sha256, in_natural_order, is_patient_id, patient_path
-from summer_prep.places import Place, Url
 from summer_prep.publish import staging_name
-from summer_prep.remote import downloaded, nwb_files_below, remote_identity
+from summer_prep.urls import Place, Url, nwb_files_below, remote_identity
 
 SOURCE_NOTE = ".source.json"
 _RACE_NS = 50_000_000
@@ -230,21 +229,6 @@ def source_sha256(path: Place, patient_id: str, folder: Path, may_note: bool = T
     if may_note:
         note_source(patient_id, folder, identity, sha256)
     return sha256
-
-
-@contextmanager
-def on_this_machine(path: Place) -> Iterator[Path]:
-    """Yield a recording as a local file: as it is where it is one, else fetched for the time being.
-
-    Raises
-    ------
-    RecordingError : it cannot be fetched
-    """
-    if isinstance(path, Url):
-        with downloaded(path) as local:
-            yield local
-    else:
-        yield path
 
 
 def note_source(patient_id: str, folder: Path, identity: Identity | None, sha256: str) -> None:

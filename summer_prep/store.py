@@ -67,14 +67,13 @@ def write_key(key: Path, arrays: Arrays, attributes: Mapping[str, Any], codec: C
 
     Raises
     ------
-    CacheError : the folder cannot be written, the disk is full, or what was written does not read back
+    CacheError : the folder cannot be written, or the disk is full
     """
-    files, digests = encode_key(arrays, {**attributes, "codec": codec}, codec)
-    publish(key, files, digests)
+    publish(key, encode_key(arrays, {**attributes, "codec": codec}, codec))
 
 
-def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: Codec) -> tuple[Files, dict[str, str]]:
-    """Return the files of a key, path -> content, and the SHA-256 of each.
+def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: Codec) -> Files:
+    """Return the files of a key, path -> content.
 
     Parameters
     ----------
@@ -90,11 +89,13 @@ def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: Codec) -> t
         for name, values in arrays.items():
             _encode(group, name, values, codec, descriptions)
     files = {name: buffer.as_numpy_array().data for name, buffer in buffers.items() if name != DESCRIPTION}
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     added = {
         "coordinates": " ".join(name for name in arrays if name not in VARIABLES),
         "digests": {name: array_sha256(values) for name, values in arrays.items()},
-        "files": {name: {"bytes": len(files[name]), "sha256": digests[name]} for name in sorted(files)},
+        "files": {
+            name: {"bytes": len(files[name]), "sha256": hashlib.sha256(files[name]).hexdigest()}
+            for name in sorted(files)
+        },
     }
     with _ENCODING, warnings.catch_warnings():
         # Zarr says that other implementations need not read what saves ours a file per array.
@@ -103,7 +104,7 @@ def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: Codec) -> t
         group = zarr.consolidate_metadata(store)
         group.update_attributes({"document_sha256": NO_SHA256})
     files[DESCRIPTION] = memoryview(sealed(buffers[DESCRIPTION].to_bytes()))
-    return files, {**digests, DESCRIPTION: hashlib.sha256(files[DESCRIPTION]).hexdigest()}
+    return files
 
 
 def _encode(group: zarr.Group, name: str, values: NDArray[Any], codec: Codec, descriptions: Mapping[str, str]) -> None:

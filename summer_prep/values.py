@@ -4,16 +4,18 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from summer_prep.errors import SettingsError
 from summer_prep.key import is_patient_id
-from summer_prep.places import Place, Url, is_url
+from summer_prep.urls import Place, Url, is_url
 
 Value = TypeVar("Value")
+Settings = TypeVar("Settings", bound=Any)
 
-_LIKE_A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+-]+:(/|$)")
+_LIKE_A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+-]+:(/|$)|.*::")
 
 
 def as_path(value: object, option: str) -> Path:
@@ -53,6 +55,15 @@ def as_place(value: object, option: str) -> Place:
         scheme, rest = value.split("://", 1)
         return Url(f"{scheme.lower()}://{rest}".rstrip("/"))
     return as_path(value, option)
+
+
+def with_absolute_paths(settings: Settings) -> Settings:
+    """Return settings, a dataclass, whose paths mean the same in processes that work in other folders."""
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    changed: Settings = replace(
+        settings, **{name: value.absolute() for name, value in values.items() if isinstance(value, Path)}
+    )
+    return changed
 
 
 def as_patient_ids(value: object, option: str = "--patient-ids") -> tuple[str, ...]:

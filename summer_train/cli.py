@@ -26,7 +26,7 @@ from summer_prep.console import (
     show_table,
     working,
 )
-from summer_prep.places import Place
+from summer_prep.urls import Place
 from summer_prep.values import as_path
 from summer_train.config import (
     STUDY_DEFAULTS,

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, DEFAULT_BUFFER_S, MAX_SECONDS, LabelRule, check_bin_length
 from summer_prep.errors import SettingsError
-from summer_prep.places import Place, Url
+from summer_prep.urls import Place, Url
 from summer_prep.values import (
     as_bin_lengths,
     as_names,

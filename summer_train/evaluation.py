@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from summer_prep.errors import SettingsError
-from summer_prep.places import is_url
+from summer_prep.urls import is_url
 from summer_prep.values import as_number, as_path, as_patient_ids
 from summer_train.checkpoints import data_differences, load_checkpoint, n_epochs_of
 from summer_train.config import Choice, Run, Say, choice_of, say_nothing, settings_from

@@ -23,7 +23,7 @@ from summer_prep.errors import CacheError, SettingsError, SummerError
 from summer_prep.machine import available_bytes
 from summer_prep.output import check_folder
 from summer_prep.parallel import LOCAL, MAIN_GUARD, Opened, dask_workers, processes, run_tasks, this_process
-from summer_prep.places import with_absolute_paths
+from summer_prep.values import with_absolute_paths
 from summer_train.config import (
     STUDY_DEFAULTS,
     STUDY_OPTIONS,

@@ -15,7 +15,7 @@ from hypothesis import settings
 
 from summer_prep.building import BuildConfig, build_keys
 from summer_prep.demo import DemoConfig, write_demo_data
-from summer_prep.places import Url
+from summer_prep.urls import Url
 from tests.browsers import opened, started_browser
 from tests.forks import Forks
 from tests.s3 import CREDENTIALS, S3, Faults

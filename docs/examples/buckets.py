@@ -19,7 +19,7 @@ def main() -> None:
     group = summer_prep.open_key(bucket, 14, 80)  # reads what is asked for, over the network
     print(f"{int(group['spike_counts'][:1000].sum())} spikes in the first 1,000 bins")
 
-    result = summer_train.fit(  # fetches the key once into ~/.cache/summer-pipeline and maps it from there
+    result = summer_train.fit(  # copies the key once into ~/.cache/summer-pipeline and maps it from there
         task="label",
         label_name="summer",
         patient_ids=14,

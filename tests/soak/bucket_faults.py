@@ -16,11 +16,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import summer_prep
-from summer_prep import objects
 from summer_prep.bucket import BucketCache
-from summer_prep.errors import CacheError
+from summer_prep.errors import SummerError
 from summer_prep.key import key_path
-from summer_prep.places import Url
+from summer_prep.urls import CLIENT, Url
 from tests.s3 import CREDENTIALS, S3, Faults, kill
 from tests.summer_prep.test_bucket import files_of, publish, stands, start_publisher
 
@@ -33,7 +32,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance, outcomes = random.Random(options.seed), Counter()
-    objects._RETRIES = {"max_retries": 2, "retry_timeout": timedelta(seconds=3)}
+    CLIENT["retry_config"] = {"max_retries": 2, "retry_timeout": timedelta(seconds=3)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         server = S3(folder / "log")
@@ -70,9 +69,9 @@ def main() -> None:
                 try:
                     publish(cache, new)
                     outcome = "published"
-                except CacheError as error:
+                except SummerError as error:
                     outcome = "one line" if "\n" not in str(error) else "many lines"
-                with suppress(CacheError):
+                with suppress(SummerError):
                     cache.fetch("14", 1000)
             faults.clear()
             seen = stands(cache)
@@ -82,7 +81,7 @@ def main() -> None:
             outcomes[kind, outcome] += 1
             publish(cache, new)
             if number % 10 == 0:
-                cache.collect_garbage(now=datetime.now(UTC) + timedelta(hours=2))
+                cache.collect_garbage(now=datetime.now(UTC) + timedelta(days=2))
                 assert stands(cache) == new
         faults.close()
         server.close()
