@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from summer_prep.caches import Cache, open_cache
 from summer_prep.dataset import LONG_FRAMES, LongFrames, check_bin_length
-from summer_prep.errors import CacheError, RecordingError, SettingsError, SummerError
+from summer_prep.errors import CacheError, RecordingError, SettingsError, SummerError, UnreachableError
 from summer_prep.freshness import KeyState, check_known, key_state, key_states
 from summer_prep.key import (
     CODECS,
@@ -352,7 +352,7 @@ def _build_key(on_film: "RecordingOnFilm", bin_length_ms: int, codec: Codec, pat
         return _failure(patient_id, bin_length_ms, f"{path}: {error}")
     try:
         cache.publish(patient_id, bin_length_ms, encode_key(arrays, {**attributes, "codec": codec}, codec))
-    except CacheError as error:
+    except (CacheError, UnreachableError) as error:
         return _failure(patient_id, bin_length_ms, str(error))
     n_unseen = attributes["n_unseen_bins"]
     notes = [*attributes["notes"], *([f"{n_unseen} bins were never seen (recorded_s = 0)"] if n_unseen else [])]

@@ -499,3 +499,11 @@ def test_a_misspelt_url_is_no_folder(place, tmp_path, monkeypatch):
     monkeypatch.setenv("SUMMER_LOCAL_CACHE", str(place))
     with pytest.raises(SettingsError, match="SUMMER_LOCAL_CACHE .*is like a URL"):
         default_local_cache()
+
+
+def test_a_key_that_cannot_be_uploaded_fails_alone(bucket, faults, demo_dir, tmp_path):
+    faults.set(lambda method, path, _number: "403" if method == "PUT" and "bin-80ms" in path else None)
+    options = {"data_dir": demo_dir, "cache_dir": str(bucket), "patient_ids": 14, "workers": 0}
+    results = summer_prep.build(**options, bin_length=[80, 1000])
+    assert {result.bin_length_ms: result.state for result in results} == {80: "failed", 1000: "built"}
+    assert "403" in results[0].message
