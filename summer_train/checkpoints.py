@@ -10,7 +10,6 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from summer_prep.errors import SettingsError
-from summer_train.batches import is_distributed
 from summer_train.config import Choice, choice_of
 from summer_train.runs import best_checkpoint, last_checkpoint, replace_file, run_folders
 
@@ -47,17 +46,6 @@ class WholeCheckpoints(TorchCheckpointIO):
         content = io.BytesIO()
         torch.save(checkpoint, content)
         replace_file(Path(path), content.getbuffer())
-
-    def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Load a checkpoint; of several processes the first one does, since other nodes may not have the file."""
-        if not is_distributed():
-            return super().load_checkpoint(path, *arguments, **options)
-        loaded: list[Any] = [None]
-        if torch.distributed.get_rank() == 0:
-            loaded = [super().load_checkpoint(path, *arguments, **options)]
-        torch.distributed.broadcast_object_list(loaded)
-        checkpoint: dict[str, Any] = loaded[0]
-        return checkpoint
 
 
 def find_run(parent: Path, choice: Choice, data: Mapping[str, Any]) -> Path:

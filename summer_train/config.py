@@ -410,11 +410,33 @@ def say_nothing(_line: str) -> None:
     """Keep a line of progress from people."""
 
 
+FIRST_PROCESS = "SUMMER_TRAIN_FIRST_PROCESS"
+"""Variable that holds the id of the process that started this one to train on a further device."""
+
+
 def is_first_process() -> bool:
-    """Return whether this is the first process of a run on several devices or nodes, which speaks for all of them."""
-    of_torchrun = os.environ.get("RANK") if "TORCHELASTIC_RUN_ID" in os.environ else None
-    of_slurm = os.environ.get("SLURM_PROCID") if "SLURM_STEP_NUM_TASKS" in os.environ else None
-    return (of_torchrun or of_slurm or "0") == "0" and (of_torchrun or os.environ.get("LOCAL_RANK", "0")) == "0"
+    """Return whether this is the first process of a run on several devices, which alone prints and writes."""
+    return os.environ.get(FIRST_PROCESS) in (None, str(os.getpid()))
+
+
+def check_one_process() -> None:
+    """Refuse to be one of several processes that torchrun or srun started.
+
+    Raises
+    ------
+    SettingsError : this is one of several
+    """
+    started = {
+        "torchrun": os.environ.get("WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else None,
+        "srun": os.environ.get("SLURM_STEP_NUM_TASKS"),
+    }
+    for launcher, n_processes in started.items():
+        if n_processes not in (None, "1"):
+            raise SettingsError(
+                f"{launcher} started {n_processes} processes, and fit is one. Start it without {launcher} "
+                "(--devices uses several devices of one machine), or train on several nodes with film_data and decoder "
+                "in a lightning.Trainer, as docs/examples/several_nodes.py does"
+            )
 
 
 def _converted(one: "Field[Any]", value: Any) -> Any:

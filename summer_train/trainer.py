@@ -3,7 +3,6 @@
 import ctypes
 import logging
 import os
-import platform
 import signal
 import time
 import warnings
@@ -16,15 +15,16 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from summer_prep.console import progress_on_terminal
 from summer_prep.errors import SettingsError
 from summer_prep.extras import load_extra
 from summer_train.checkpoints import WholeCheckpoints, checkpoint_callbacks
-from summer_train.config import Run, Say, is_first_process
+from summer_train.config import FIRST_PROCESS, Run, Say, is_first_process
 from summer_train.models import Decoder
-from summer_train.nodes import Launch, environment_of
 from summer_train.runs import METRICS, PARTS, MetricsFile
 from summer_train.steps import choose_steps
 from summer_train.tasks import Task
@@ -35,29 +35,23 @@ SLOW_EPOCH_S = 1.0
 FLOPS_PER_THREAD = 1.5e7
 """Of a step's matrix products; with fewer, a further thread costs more than it gains (docs/performance.md)."""
 
-_FIRST_PROCESS = "SUMMER_TRAIN_FIRST_PROCESS"
 _SIGNAL_AT_PARENTS_DEATH = 1
 _COLLECTIVE_TIMEOUT = timedelta(minutes=5)
 
 
-def new_trainer(
-    run: Run, decoder: Decoder, log_dir: Path, say: Say, n_epochs_before: int = 0, launch: Launch | None = None
-) -> lightning.Trainer:
+def new_trainer(run: Run, decoder: Decoder, log_dir: Path, say: Say, n_epochs_before: int = 0) -> lightning.Trainer:
     """Return a trainer that leaves checkpoints and metrics in a run's folder.
 
     Parameters
     ----------
     n_epochs_before : of a run that is continued
-    launch : the processes that somebody else started for it
     """
-    n_devices = launch.n_per_node if launch else run.devices or max(1, torch.cuda.device_count())
-    n_processes = launch.n_processes if launch else n_devices
+    n_devices = n_devices_of(run)
     early = [] if run.patience is None else [EarlyStopping("val_loss", patience=run.patience)]
-    return lightning.Trainer(
-        accelerator="auto",
+    trainer = lightning.Trainer(
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",  # scores need float64, which MPS has not
         devices=n_devices,
-        num_nodes=launch.n_nodes if launch else 1,
-        strategy=UnwrappedDDP(timeout=_COLLECTIVE_TIMEOUT) if n_processes > 1 else "auto",
+        strategy=UnwrappedDDP(timeout=_COLLECTIVE_TIMEOUT) if n_devices > 1 else "auto",
         max_epochs=run.max_epochs,
         logger=_loggers(run.logger, log_dir) or False,
         callbacks=[
@@ -67,11 +61,18 @@ def new_trainer(
             *early,
             *checkpoint_callbacks(log_dir),
         ],
-        plugins=[WholeCheckpoints(), environment_of(launch)],
+        plugins=[WholeCheckpoints(), LightningEnvironment()],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+    rank_zero_only.rank = trainer.global_rank  # else that of a LOCAL_RANK which something else left behind
+    return trainer
+
+
+def n_devices_of(run: Run) -> int:
+    """Return how many devices a run uses."""
+    return run.devices or max(1, torch.cuda.device_count())
 
 
 def check_loggers(names: Sequence[str]) -> None:
@@ -116,10 +117,12 @@ class BlockSteps(Callback):
         self.say = say
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Choose the fastest way that decoder and optimizer allow; hear of terminations again."""
+        """Choose the fastest way that decoder and optimizer allow; handle signals as usual again."""
         if trainer.world_size > 1:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
         assert isinstance(pl_module, Decoder)
         optimizer: Any = pl_module.optimizers(use_pl_optimizer=False)
         pl_module.steps = choose_steps(pl_module.steps_with(optimizer), pl_module.device, self.say)
@@ -226,52 +229,49 @@ def use_threads(threads: int | None, flops_per_step: float) -> None:
     torch.set_num_threads(threads)
 
 
-def check_devices(devices: int | None, launch: Launch | None) -> None:
-    """Refuse more devices than there are, or others than torchrun or Slurm started processes for.
+def check_devices(devices: int | None) -> None:
+    """Refuse more devices than there are.
 
     Raises
     ------
-    SettingsError : too many, or others
+    SettingsError : too many
     """
     n_gpus = torch.cuda.device_count()
     n_there = n_gpus or os.cpu_count() or 1
     kind = "GPUs" if n_gpus else "processors and no GPU"
-    if launch is not None and devices not in (None, launch.n_per_node):
-        raise SettingsError(
-            f"--devices {devices}: processes that were started on each node, one for each device: "
-            f"{launch.n_per_node}. Leave --devices out, or start as many"
-        )
     if devices is not None and devices > n_there:
         raise SettingsError(f"--devices {devices}: this machine has {n_there} {kind}. Choose at most as many")
-    if launch is not None and n_gpus and launch.n_per_node > n_gpus:
-        raise SettingsError(
-            f"{launch.n_per_node} processes on {platform.node()}, which has {n_gpus} GPUs. Start at most as many"
-        )
 
 
 def hold_terminations(trainer: lightning.Trainer) -> None:
-    """Hold SIGTERM back until the processes of a run train; then it ends each of them at once.
+    """Hold SIGTERM back until the processes of a run train; let Ctrl-C end this one at once until then.
 
-    Lightning's own handler asks the other processes from within, and waits for ever where they wait for this one.
+    Lightning's own handler of SIGTERM asks the other processes from within, and waits for ever where they wait for
+    this one. Processes that wait for each other in torch run no Python, so no KeyboardInterrupt would reach them.
     """
     if trainer.world_size > 1:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def end_with_first_process(launch: Launch | None) -> None:
-    """Let a further process end when the one does that started it, which may be killed before they know of each other.
+def prepare_processes(n_devices: int) -> None:
+    """Let further processes know that this one starts them; let a further process end with the first.
 
-    The system sees to it, since a process that waits for another in torch runs no Python. What started processes that
-    are not ours, torchrun or Slurm, is known to nobody before.
+    The system ends it, since a process that waits for another in torch runs no Python: Ctrl-C is for the first.
     """
-    if launch is None and is_first_process():
-        os.environ[_FIRST_PROCESS] = str(os.getpid())
+    if is_first_process():
+        if n_devices > 1:
+            for left_behind in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"):
+                os.environ.pop(left_behind, None)  # Lightning would take this process for one of those it starts
+            os.environ[FIRST_PROCESS] = str(os.getpid())
         return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
         libc.prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
-    if launch is None and os.environ.get(_FIRST_PROCESS, str(os.getppid())) != str(os.getppid()):
-        os._exit(1)  # it ended before it could be heard of
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.environ[FIRST_PROCESS] != str(os.getppid()):
+        os._exit(1)  # the first process ended before it could be heard of
 
 
 def quieten_lightning() -> None:

@@ -1,7 +1,5 @@
 """One training run from settings to results: cache, data, decoder, Lightning, baselines."""
 
-import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from summer_train.config import (
     Say,
     check_given,
     check_names,
+    check_one_process,
     is_first_process,
     options_of,
     say_nothing,
@@ -34,7 +33,6 @@ from summer_train.config import (
 from summer_train.config_file import with_config
 from summer_train.data import FilmBlocks, FilmData
 from summer_train.models import Decoder, n_weights, new_decoder
-from summer_train.nodes import Team, launch_of
 from summer_train.runs import (
     METRICS,
     PARTS,
@@ -56,10 +54,11 @@ from summer_train.stacks import shifted_null, shifts_of
 from summer_train.trainer import (
     check_devices,
     check_loggers,
-    end_with_first_process,
     hold_terminations,
     metric_columns,
+    n_devices_of,
     new_trainer,
+    prepare_processes,
     quieten_lightning,
     use_threads,
 )
@@ -88,12 +87,6 @@ def fit(*, config: str | Path | None = None, say: Say = say_nothing, **options: 
     options = with_config({**options, "config": config})
     check_given(options)
     run = settings_from(Run, options)
-    launch = launch_of()
-    if launch is not None and launch.n_processes > 1:
-        raise SettingsError(
-            f"fit in Python trains in one process, but {launch.n_processes} were started. "
-            "Start summer-train fit with torchrun or srun, or use film_data and decoder with a lightning.Trainer"
-        )
     if run.devices is not None and run.devices > 1:
         raise SettingsError(
             f"devices {run.devices}: further processes start the command again. Use summer-train fit --devices, or "
@@ -171,57 +164,36 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
     ------
     SummerError : data or settings do not allow the run
     """
-    if not is_first_process():
+    if is_first_process():
+        check_one_process()
+    else:
         say = say_nothing
     if choice.patient_ids:
         run = replace(run, nwb_path=None)  # what is kept of a run is what it used
     started = time.perf_counter()
-    launch = launch_of()
-    end_with_first_process(launch)
-    team = Team(launch)
-    with team.gathered():
-        with team.together("devices"):
-            check_devices(run.devices, launch)
-            check_loggers(run.logger)
-            if is_first_process():
-                check_folder(run.output_dir, "--output-dir")
-        data = _data_of_team(team, choice, run, say)
-        quieten_lightning()
-        model = new_decoder(data)
-        model.take_blocks()
-        with writing_below(run.output_dir):
-            previous = None
-            if run.resume:
-                parent = run.output_dir / data.task.log_name
-                found = team.from_first(
-                    "run to continue", lambda: str(find_run(parent, data.choice, data.provenance["data"]))
-                )
-                previous = Path(found)
-                if team.from_first("finished", lambda: "yes" if _is_finished(previous, run) else ""):
-                    return _finished(previous, say) if is_first_process() else None
-                say(f"continuing {previous}")
-            with _alone_in(previous):
-                log_dir, n_epochs, best_epoch = _train(model, data, run, say, previous, team)
-                if not is_first_process():
-                    return None
-                return _evaluated(model, data, run, say, log_dir, n_epochs, best_epoch, time.perf_counter() - started)
-
-
-def _data_of_team(team: Team, choice: Choice, run: Run, say: Say) -> FilmData:
-    """Open the samples in every process of a run, the same ones, and refuse what cannot be before the work."""
-    with team.together("data"):
-        with team.node_first("cache"):
-            data = open_data(choice, run, say)
-        _check_memory(data, data.choice, data.n_prediction_bytes)
-        shifts_of(data, run.shifts)
-        use_threads(run.threads, flops_per_step(data))
-    options = [run.resume, run.max_epochs, run.patience, run.shifts]
-    own = json.dumps([data.choice.as_plain(), options, data.selection.provenance()], sort_keys=True)
-    team.check_equal(
-        "samples", hashlib.sha256(own.encode()).hexdigest(),
-        "has other data or settings than this one. Give all of them the same options, recordings and cache",
-    )  # fmt: skip
-    return data
+    check_devices(run.devices)
+    prepare_processes(n_devices_of(run))
+    check_loggers(run.logger)
+    check_folder(run.output_dir, "--output-dir")
+    data = open_data(choice, run, say)
+    _check_memory(data, data.choice, data.n_prediction_bytes)
+    shifts_of(data, run.shifts)
+    use_threads(run.threads, flops_per_step(data))
+    quieten_lightning()
+    model = new_decoder(data)
+    model.take_blocks()
+    with writing_below(run.output_dir):
+        previous = None
+        if run.resume:
+            previous = find_run(run.output_dir / data.task.log_name, data.choice, data.provenance["data"])
+            if _is_finished(previous, run):
+                return _finished(previous, say)
+            say(f"continuing {previous}")
+        with _alone_in(previous):
+            log_dir, n_epochs, best_epoch = _train(model, data, run, say, previous)
+            if not is_first_process():
+                return None
+            return _evaluated(model, data, run, say, log_dir, n_epochs, best_epoch, time.perf_counter() - started)
 
 
 def open_data(choice: Choice, run: Run, say: Say = say_nothing) -> FilmData:
@@ -311,9 +283,7 @@ def _finished(log_dir: Path, say: Say) -> FitResult:
     return result
 
 
-def _train(
-    model: Decoder, data: FilmData, run: Run, say: Say, previous: Path | None, team: Team
-) -> tuple[Path, int, int]:
+def _train(model: Decoder, data: FilmData, run: Run, say: Say, previous: Path | None) -> tuple[Path, int, int]:
     """Train; in the first process, load the best epoch's weights.
 
     Returns
@@ -321,22 +291,18 @@ def _train(
     The run's folder, its number of epochs and the best one; of further processes the first one's folder and zeros
     """
     resumed = last_checkpoint(previous) if previous else None
-    log_dir, n_before = previous or Path(), 0  # of further processes: the first one tells them
-    with team.together("folder of the run"):
-        if is_first_process():
-            n_before = n_epochs_of(load_checkpoint(resumed)) if resumed else 0
-            with writing_below(run.output_dir):
-                log_dir = previous or take_folder(run.output_dir / data.task.log_name)
-                (log_dir / RESULTS).unlink(missing_ok=True)  # those of before are not of what will be trained
-                _write_settings(log_dir, data.choice, run)
-    team.start_training()
-    trainer = new_trainer(run, model, log_dir, say, n_before, team.launch)
+    log_dir, n_before = previous or Path(), 0  # the first process writes, and tells the others its folder
+    if is_first_process():
+        n_before = n_epochs_of(load_checkpoint(resumed)) if resumed else 0
+        log_dir = previous or take_folder(run.output_dir / data.task.log_name)
+        (log_dir / RESULTS).unlink(missing_ok=True)  # the previous results are not those of what will be trained
+        _write_settings(log_dir, data.choice, run)
+    trainer = new_trainer(run, model, log_dir, say, n_before)
     for logger in trainer.loggers:
         logger.log_hyperparams({**data.choice.as_plain(), **run.as_plain()})
     hold_terminations(trainer)
     try:
-        with team.training():
-            trainer.fit(model, datamodule=FilmBlocks(data), ckpt_path=resumed, weights_only=True)
+        trainer.fit(model, datamodule=FilmBlocks(data), ckpt_path=resumed, weights_only=True)
     except SystemExit as stop:
         if not trainer.interrupted:
             raise

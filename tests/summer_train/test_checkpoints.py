@@ -302,6 +302,21 @@ def test_interrupted_run_leaves_a_last_checkpoint_that_continues_to_the_same_wei
     assert all(torch.equal(tensor, weights(last)[name]) for name, tensor in weights(whole.last_checkpoint).items())
 
 
+def test_interrupting_a_run_in_two_processes_at_its_start_ends_it_as_interrupted(demo_cache, tmp_path):
+    command = [sys.executable, "-m", "summer_train", "fit", "--cache-dir", demo_cache, "--patient-ids", "14"]
+    process = subprocess.Popen(
+        [*command, "--buffer", "10", "--devices", "2"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts, start_new_session=True,  # noqa: PLW1509
+    )  # fmt: skip
+    while not list(tmp_path.glob("lightning_logs/dhv/version_0/hparams.yaml")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    time.sleep(0.5)  # the first process waits in torch for the other one, which still imports it
+    os.killpg(process.pid, signal.SIGINT)
+    assert "Traceback" not in process.communicate(timeout=60)[1]
+    assert process.returncode in (130, -signal.SIGINT)  # a shell reports both as 130
+
+
 def test_verify_finds_a_changed_byte_before_training(demo_cache, run, tmp_path):
     key = key_path(tmp_path / "cache", "14", 80)
     shutil.copytree(key_path(demo_cache, "14", 80), key)

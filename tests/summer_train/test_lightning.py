@@ -302,3 +302,65 @@ def test_example_of_an_own_model_runs(demo_cache, tmp_path):
 def test_what_is_no_data_is_refused(options):
     with pytest.raises(SettingsError, match="must come from summer_train.film_data"):
         summer_train.decoder("data")
+
+
+def test_two_processes_under_torchrun_give_the_model_of_one(demo_cache, tmp_path):
+    example, weights = ROOT / "docs" / "examples" / "several_nodes.py", []
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    for n_processes, command in ((1, []), (2, [*torchrun, "2"])):
+        folder = tmp_path / str(n_processes)
+        folder.mkdir()
+        result = subprocess.run(
+            [sys.executable, *command, example, demo_cache, "1", str(n_processes)], cwd=folder, check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("validation loss") == 1
+        weights.append(torch.load(folder / "several_nodes.ckpt", weights_only=True)["state_dict"])
+    for name, expected in weights[0].items():
+        torch.testing.assert_close(weights[1][name], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("environment", "n_processes"),
+    [
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "8", "RANK": "5"}, 8),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, 2),
+    ],
+    ids=["torchrun", "srun"],
+)
+def test_fit_refuses_to_be_one_of_several_processes(environment, n_processes, options, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"started {n_processes} processes.*several_nodes.py"):
+        summer_train.fit(**options())
+
+
+@pytest.mark.parametrize(
+    "left_behind",
+    [
+        {"LOCAL_RANK": "1", "RANK": "1", "NODE_RANK": "1", "WORLD_SIZE": "2"},
+        {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"},  # torchrun of one process
+        {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
+        {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "77"},  # in a batch script, without srun
+    ],
+    ids=["left over", "torchrun", "srun", "batch script"],
+)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_variables_of_launchers_do_not_keep_a_run_from_training(left_behind, devices, forks, demo_cache, tmp_path):
+    command = ("fit", "--cache-dir", demo_cache, "--patient-ids", "14", "--buffer", "10", "--max-epochs", "1")
+    options = ("--logger", "tensorboard", "--devices", str(devices))
+    port = {"MASTER_ADDR": "nowhere", "MASTER_PORT": "1"}
+    done = forks.run(tmp_path, "summer_train", *command, *options, cwd=tmp_path, **left_behind, **port)
+    assert done.returncode == 0, done.stderr
+    assert "run: lightning_logs/dhv/version_0" in done.stdout
+    assert list(tmp_path.glob("lightning_logs/dhv/version_0/tensorboard/events*"))
+
+
+def test_training_takes_cuda_or_the_processor_and_nothing_else(options, monkeypatch):
+    monkeypatch.setattr("lightning.pytorch.accelerators.mps.MPSAccelerator.is_available", lambda: True)
+    taken = []
+    monkeypatch.setattr("lightning.Trainer", lambda **settings: taken.append(settings["accelerator"]) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        summer_train.fit(**options())
+    assert taken == ["cpu"]
