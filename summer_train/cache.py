@@ -36,6 +36,10 @@ class CachedPatient:
     is_mapped: bool
     _labels: dict[LabelRule, NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle where the key stands, not its counts, which another process maps itself."""
+        return _open_again, (self.description,)
+
     @property
     def key(self) -> Path:
         """Where the key stands."""
@@ -109,6 +113,13 @@ class CachedPatient:
         metadata = json.loads(read_file(self.description, f"{name}/zarr.json"))
         dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
         return np.frombuffer(read_file(self.description, f"{name}/c/0"), dtype=dtype)
+
+
+def _open_again(description: Description) -> CachedPatient:
+    patient = open_patient(description.folder, description)
+    if patient.attributes["digests"] != description.attributes["digests"]:
+        raise CacheError(f"{patient.key}: was rebuilt with other content since it was opened. Run again")
+    return patient
 
 
 def open_patient(key: Path, description: Description | None = None) -> CachedPatient:

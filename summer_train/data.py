@@ -72,6 +72,10 @@ class FilmData(lightning.LightningDataModule):
         self._samples: Samples | None = None
         self._n_passes = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what another process makes itself (samples on a device), or cannot have (a caller's `say`)."""
+        return {**vars(self), "_samples": None, "say": say_nothing}
+
     def _note(self, line: str) -> None:
         self.notes.append(line)
         self.say(line)

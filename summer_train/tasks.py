@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -164,7 +165,11 @@ class TaskSamples(NamedTuple):
 def _next_bin(selection: Selection, choice: Choice, note: Say) -> TaskSamples:
     task = NextBin(selection.n_units, choice.loss)
     is_defined = np.ones(max(0, selection.n_bins - task.reach), dtype=bool)
-    return TaskSamples(selection, is_defined, lambda _targets, _train: task)
+    return TaskSamples(selection, is_defined, partial(_next_bin_task, task))
+
+
+def _next_bin_task(task: NextBin, _targets: Rows, _train: Indices) -> Task:
+    return task
 
 
 def _film_label(selection: Selection, choice: Choice, note: Say) -> TaskSamples:
@@ -177,19 +182,19 @@ def _film_label(selection: Selection, choice: Choice, note: Say) -> TaskSamples:
     is_defined = classes < n_classes
     if not is_defined.all():
         note(f"left out {int((~is_defined).sum())} bins where {choice.label_name} is undefined")
+    return TaskSamples(ArrayRows(classes), is_defined, partial(_label_task, choice, n_classes))
 
-    def task(targets: Rows, train: Indices) -> Task:
-        counts = np.bincount(targets.all_rows()[train], minlength=n_classes)
-        present = np.flatnonzero(counts)
-        if len(present) < 2:
-            raise NothingToLearnError(
-                f"label {choice.label_name} has only the value {present[0]} in the {len(train)} training bins, "
-                "so there is nothing to learn. Try another --fold, --buffer or --label-name"
-            )
-        weights = balanced_weights(torch.from_numpy(counts)).tolist() if choice.class_weight == "balanced" else ()
-        return FilmLabel(n_classes, tuple(weights))
 
-    return TaskSamples(ArrayRows(classes), is_defined, task)
+def _label_task(choice: Choice, n_classes: int, targets: Rows, train: Indices) -> Task:
+    counts = np.bincount(targets.all_rows()[train], minlength=n_classes)
+    present = np.flatnonzero(counts)
+    if len(present) < 2:
+        raise NothingToLearnError(
+            f"label {choice.label_name} has only the value {present[0]} in the {len(train)} training bins, "
+            "so there is nothing to learn. Try another --fold, --buffer or --label-name"
+        )
+    weights = balanced_weights(torch.from_numpy(counts)).tolist() if choice.class_weight == "balanced" else ()
+    return FilmLabel(n_classes, tuple(weights))
 
 
 _SAMPLES = {NextBin.name: _next_bin, FilmLabel.name: _film_label}

@@ -1,8 +1,10 @@
 """Plain Lightning outside: our data and decoders under anybody's Trainer, with what users switch on."""
 
 import os
+import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import lightning
@@ -13,7 +15,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProg
 from lightning.pytorch.loggers import CSVLogger
 
 import summer_train
-from summer_prep.errors import SettingsError
+from summer_prep.errors import CacheError, SettingsError
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +60,26 @@ def test_batches_are_of_the_size_asked_for_and_hold_floats_and_targets(task, opt
     if task == "next_bin":
         targets = torch.cat([y for _, y in data.val_dataloader()])
         assert np.array_equal(targets.numpy(), counts[data.split.val + 1])
+
+
+@pytest.mark.parametrize("task", ["next_bin", "label"])
+def test_the_data_module_goes_to_other_processes_without_its_counts(task, options):
+    data = summer_train.film_data(**data_options(options(task=task)), say=lambda _line: None)
+    expected = [x for x, _ in data.val_dataloader()]
+    content = pickle.dumps(data)
+    again = pickle.loads(content)
+    assert len(content) < data.selection.n_bytes + 100_000 * (task == "label")  # labels, split, usable bins
+    assert all(torch.equal(x, other) for x, (other, _) in zip(expected, again.val_dataloader(), strict=True))
+    assert (again.task, again.choice, again.provenance) == (data.task, data.choice, data.provenance)
+    assert not again.selection.patients[0].chunks[0].flags.owndata
+
+
+def test_data_that_were_rebuilt_meanwhile_are_not_opened_again(demo_cache):
+    (patient,) = summer_train.open_selection(demo_cache, 14).patients
+    attributes = {**patient.attributes, "digests": {**patient.attributes["digests"], "spike_counts": "0" * 64}}
+    before = replace(patient.description, attributes=attributes, identity=None)
+    with pytest.raises(CacheError, match="sub-14/bin-80ms.zarr: was rebuilt"):
+        pickle.loads(pickle.dumps(replace(patient, description=before)))
 
 
 def test_without_a_trainer_every_pass_is_an_epoch_in_another_order(options):
