@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from summer_train.batches import Block
 from summer_train.config import Choice
 from summer_train.data import FilmData
-from summer_train.networks import new_net, two_layer_net
+from summer_train.networks import draw_weights, new_net, two_layer_net
 from summer_train.steps import AutogradSteps, DenseSteps, Steps, written_out_steps
 from summer_train.tasks import FilmLabel, NextBin, Task
 
@@ -156,12 +156,15 @@ class LinearLabel(Decoder):
 def new_decoder(data: FilmData, choice: Choice | None = None) -> Decoder:
     """Return the untrained decoder of some data, chosen with them by default; equal seeds give equal weights."""
     choice = choice or data.choice
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(choice.seed)
-        is_stock = data.task in (FilmLabel(data.task.n_outputs), NextBin(data.n_units))
+    is_stock = data.task in (FilmLabel(data.task.n_outputs), NextBin(data.n_units))
+    with torch.device("meta"):  # weights without values, which are drawn below
         if choice.model == "mlp" and data.window.n_bins == 1 and is_stock:
-            return _DECODERS[data.task.name](data, choice.hidden_size, choice.lr)
-        return Decoder(net_of(data, choice), data.task, choice.lr)
+            decoder = _DECODERS[data.task.name](data, choice.hidden_size, choice.lr)
+        else:
+            decoder = Decoder(net_of(data, choice), data.task, choice.lr)
+    decoder.to_empty(device="cpu").to("cpu")  # the second tells Lightning
+    draw_weights(decoder.net, choice.seed)
+    return decoder
 
 
 def net_of(data: FilmData, choice: Choice) -> nn.Module:

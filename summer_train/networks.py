@@ -3,6 +3,9 @@
 Counts are (n_samples, n_units), or (n_samples, n_bins, n_units) where a sample is a window of several bins.
 """
 
+import math
+
+import torch
 from torch import Tensor, nn
 
 from summer_train.config import Model
@@ -50,3 +53,20 @@ def new_net(model: Model, n_units: int, n_bins: int, hidden_size: int, n_outputs
         else two_layer_net(n_inputs, hidden_size, n_outputs)
     )
     return layers if n_bins == 1 else nn.Sequential(nn.Flatten(), *layers)
+
+
+def draw_weights(net: nn.Module, seed: int) -> None:
+    """Draw a network's initial weights: those that torch gives it after `torch.manual_seed(seed)`.
+
+    They come from a generator of their own, since threads share torch's.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+            bound = 1 / math.sqrt(layer.in_features)
+            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+        elif isinstance(layer, nn.RNNBase):
+            bound = 1 / math.sqrt(layer.hidden_size)
+            for weights in layer.parameters():
+                nn.init.uniform_(weights, -bound, bound, generator=generator)

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 import summer_train
 from summer_prep.errors import CacheError, SettingsError
+from summer_train.models import net_of, new_decoder
 
 ROOT = Path(__file__).parents[2]
 
@@ -319,6 +321,26 @@ def test_example_of_an_own_model_runs(demo_cache, tmp_path):
     result = run_script(str(example), demo_cache, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "validation accuracy 0." in result.stdout
+
+
+@pytest.mark.parametrize("model", ["mlp", "linear", "lstm", "gru"])
+def test_weights_start_as_torch_draws_them_after_its_seed_is_set_also_in_threads(model, options):
+    data = summer_train.film_data(
+        **data_options(options(task="label", model=model, window=(0.08, 0), hidden_size=None))
+    )
+    sizes = {} if model == "linear" else {"hidden_size": 300 if model in ("lstm", "gru") else 8000}
+    choices = [replace(data.choice, seed=seed, **sizes) for seed in range(8)]
+    expected = []
+    for choice in choices:
+        torch.manual_seed(choice.seed)
+        expected.append(net_of(data, choice).state_dict())
+    state = torch.get_rng_state()
+    with ThreadPoolExecutor(8) as threads:
+        decoders = list(threads.map(lambda choice: new_decoder(data, choice), choices))
+    assert torch.equal(torch.get_rng_state(), state)
+    for decoder, weights in zip(decoders, expected, strict=True):
+        assert decoder.device.type == "cpu"
+        assert all(torch.equal(decoder.net.state_dict()[name], tensor) for name, tensor in weights.items())
 
 
 def test_what_is_no_data_is_refused(options):
