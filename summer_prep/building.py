@@ -204,8 +204,8 @@ def build_config(
         patient_ids=as_patient_ids(patient_ids),
         bin_lengths_ms=as_bin_lengths(bin_length),
         n_workers=os.cpu_count() or 1 if workers is None else as_number(workers, int, "--workers"),
-        codec=codec,
-        long_frames=long_frames,
+        codec=as_text(codec, "--codec"),  # type: ignore[arg-type]  # BuildConfig checks it
+        long_frames=as_text(long_frames, "--long-frames"),  # type: ignore[arg-type]  # as above
         force=as_number(force, bool, "--force"),
         unusual_clocks=as_number(unusual_clocks, bool, "--unusual-clocks"),
         scheduler=None if scheduler is None else as_text(scheduler, "--scheduler"),

@@ -18,6 +18,14 @@ Settings = TypeVar("Settings", bound=Any)
 _LIKE_A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+-]+:(/|$)|.*::")
 
 
+def plain(value: object) -> object:
+    """Return numbers, texts and flags of NumPy, pandas or torch as those of Python, and their arrays as lists."""
+    to_plain = getattr(value, "tolist", None)
+    if to_plain is not None:
+        value = to_plain()
+    return type(value)(plain(one) for one in value) if type(value) in (list, tuple) else value  # type: ignore[call-arg]
+
+
 def as_path(value: object, option: str) -> Path:
     """Return a path that this system can have, whether or not something is there.
 
@@ -25,6 +33,7 @@ def as_path(value: object, option: str) -> Path:
     ------
     SettingsError : it is none
     """
+    value = plain(value)
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise SettingsError(f"{option} {value!r}: must be a path, as text or a Path")
     path = Path(value)
@@ -51,6 +60,7 @@ def as_place(value: object, option: str) -> Place:
     ------
     SettingsError : it is neither
     """
+    value = plain(value)
     if isinstance(value, str) and is_url(value.lower()):
         scheme, rest = value.split("://", 1)
         return Url(f"{scheme.lower()}://{rest}".rstrip("/"))
@@ -128,6 +138,7 @@ def as_number(value: object, kind: type[Number], option: str) -> Number:
     ------
     SettingsError : it is none
     """
+    value = plain(value)
     is_right = isinstance(value, bool) == (kind is bool) and not isinstance(value, str)
     try:
         number: Number = kind(value)  # type: ignore[arg-type,call-overload]  # whatever else it is raises TypeError
@@ -146,6 +157,7 @@ def as_text(value: object, option: str) -> str:
     ------
     SettingsError : it is none
     """
+    value = plain(value)
     if not isinstance(value, str):
         raise SettingsError(f"{option} {value!r}: must be text")
     return value
@@ -183,13 +195,11 @@ def _each_once(value: object, option: str, example: str, convert: Callable[[obje
 
 def _parts(value: object) -> list[object]:
     """Split text at spaces and commas, take a list apart, and leave one value alone."""
+    value = plain(value)
     if isinstance(value, str):
         return [part for part in value.replace(",", " ").split() if part]
     if isinstance(value, Iterable) and not isinstance(value, bytes | dict):
-        try:
-            return [part for one in value for part in (_parts(one) if isinstance(one, str) else [one])]
-        except TypeError:  # a NumPy array of one value without axes
-            return [value]
+        return [part for one in map(plain, value) for part in (_parts(one) if isinstance(one, str) else [one])]
     return [value]
 
 

@@ -10,7 +10,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from summer_prep.errors import SettingsError
-from summer_train.config import Choice, choice_of
+from summer_train.config import Choice, Say, choice_of, say_nothing
 from summer_train.runs import best_checkpoint, last_checkpoint, replace_file, run_folders
 
 
@@ -48,27 +48,40 @@ class WholeCheckpoints(TorchCheckpointIO):
         replace_file(Path(path), content.getbuffer())
 
 
-def find_run(parent: Path, choice: Choice, data: Mapping[str, Any]) -> Path:
+def find_run(parent: Path, choice: Choice, data: Mapping[str, Any], say: Say = say_nothing) -> Path:
     """Return the folder of the newest run of this choice on these data.
+
+    Runs whose checkpoint cannot be read are skipped with a line.
 
     Raises
     ------
     SettingsError : there is none
     """
-    of_newest: list[str] = []
     trained = [folder for folder in run_folders(parent).values() if last_checkpoint(folder).exists()]
     if not trained:
         raise SettingsError(f"{parent}: no run to continue. Leave --resume out, or name its --output-dir")
+    unreadable: list[SettingsError] = []
+    others: dict[Path, list[str]] = {}
     for folder in reversed(trained):
-        then = load_checkpoint(last_checkpoint(folder), to_continue=True)["summer"]
-        differences = choice.differences(choice_of(then["config"], last_checkpoint(folder)).as_plain())
+        path = last_checkpoint(folder)
+        try:
+            then = load_checkpoint(path, to_continue=True)["summer"]
+            differences = choice.differences(choice_of(then["config"], path).as_plain())
+        except SettingsError as error:
+            unreadable.append(error)
+            continue
         differences += data_differences(then["data"], data)
         if not differences:
+            for error in unreadable:
+                say(f"not continued: {error}")
             return folder
-        of_newest = differences if folder == trained[-1] else of_newest
+        others[path] = differences
+    if unreadable:
+        raise unreadable[0]  # perhaps the run that was meant
+    path, differences = next(iter(others.items()))
     raise SettingsError(
-        f"{last_checkpoint(trained[-1])}: cannot be continued, it was trained with other settings: "
-        f"{'; '.join(of_newest)}. Give the same ones, or leave --resume out"
+        f"{path}: cannot be continued, it was trained with other settings: "
+        f"{'; '.join(differences)}. Give the same ones, or leave --resume out"
     )
 
 

@@ -139,7 +139,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar=f"ID{LIST_MARK}",
-            help="Other patients.  [default: those it was trained on]",
+            help="Must have the units that it was trained on.  [default: its patients]",
             autocompletion=completion.patients,
         ),
     ] = None,

@@ -23,6 +23,7 @@ from summer_prep.values import (
     as_patient_ids,
     as_place,
     as_text,
+    plain,
 )
 
 Task = Literal["next_bin", "label"]
@@ -243,7 +244,10 @@ class Run(Settings):
     preset: Preset = _option(
         "none", "paper: the published decoder, an LSTM on windows of 20 bins of 80 ms, batches of 128."
     )
-    devices: int | None = _option(None, "Number of GPUs (CPU processes without).  [default: all visible]")
+    devices: int | None = _option(
+        None,
+        "Number of GPUs (CPU processes without); 1 is fastest at batches below some 8,000.  [default: all visible]",
+    )
     threads: int | None = _option(None, "Processor threads of each process.  [default: 1; more for large nets]")
     device_memory_gb: float | None = _option(
         None, "GB of device memory that counts may take; more than that streams.  [default: 80 % of what is free]"
@@ -310,7 +314,7 @@ def settings_from(kind: type[AnySettings], options: Mapping[str, Any]) -> AnySet
     SettingsError : a value that no such option can have
     """
     known = options_of(kind)
-    options = with_preset(options)
+    options = with_preset({name: plain(value) for name, value in options.items()})
     return kind(
         **{known[name].name: _converted(known[name], value) for name, value in options.items() if name in known}
     )

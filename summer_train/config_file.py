@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from summer_prep.errors import SettingsError
-from summer_prep.values import as_path
+from summer_prep.values import as_path, plain
 from summer_train.config import PRESETS, STUDY_OPTIONS, Choice, Run, check_names, idle_options, options_of, with_preset
 
 _OF_THAT_RUN = ("preset", "resume", "verify")
@@ -30,7 +30,7 @@ def with_config(options: Mapping[str, Any]) -> dict[str, Any]:
     ------
     SettingsError : the file cannot be read, or holds what is no setting
     """
-    options = dict(options)
+    options = {name: plain(value) for name, value in options.items()}
     config = options.pop("config", None)
     if config is None:
         return options

@@ -49,18 +49,19 @@ def evaluate(
     fold: int | None = None,
     say: Say = say_nothing,
 ) -> EvaluationResult:
-    """Evaluate a checkpoint with the settings it was trained with, on the patients and fold given or its own.
+    """Evaluate a checkpoint with the settings it was trained with, on the fold given or its own.
 
     Parameters
     ----------
     checkpoint : best.ckpt or last.ckpt of a run, or the run's folder, whose best epoch it is then
     data_dir, cache_dir : by default those of the run, where they are still there
     local_cache : folder into which keys in a bucket are fetched; that of the run by default
+    patient_ids : must have the units that it was trained on; its patients by default
     say : takes lines of progress, for people
 
     Raises
     ------
-    SummerError : the checkpoint or the data cannot be read, or its network does not fit the data
+    SummerError : the checkpoint or the data cannot be read, or the units or the network differ
     """
     path = as_path(checkpoint, "checkpoint")
     path = best_checkpoint(path) if path.is_dir() else path
@@ -75,16 +76,17 @@ def evaluate(
     run = _places(path, {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache})
     data = open_data(choice, run, say)
     differences = data_differences(trained["data"], data.selection.provenance())
+    if _units(data.selection.provenance()) != _units(trained["data"]):
+        raise SettingsError(
+            f"{path}: was trained on other units ({'; '.join(differences)}), and units are the inputs of its network. "
+            "Give the patients and the cache that it was trained on, or train on these"
+        )
     if choice.fold != own.fold:
         differences.append(f"fold {own.fold} then, {choice.fold} now")
         differences += _seen_in_training(data, FilmData(data.selection, own))
     use_threads(None, flops_per_step(data))
     data.place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     model = _trained_decoder(data, loaded["state_dict"], trained.get("decoder"), path, differences)
-    if _units(data.selection.provenance()) != _units(trained["data"]):
-        differences.append(
-            "the network's inputs are other units than it was trained on: its scores are those of chance"
-        )
     scored, baselines = score(model, data)
     rows = {"model": scored, **baselines}
     return EvaluationResult(

@@ -35,6 +35,9 @@ SLOW_EPOCH_S = 1.0
 FLOPS_PER_THREAD = 1.5e7
 """Of a step's matrix products; with fewer, a further thread costs more than it gains (docs/performance.md)."""
 
+MIN_SHARED_BATCH = 8192
+"""Samples of a step; with fewer, one process is faster: 0.39 s an epoch, two 1.12 s, at 512 (docs/clusters.md)."""
+
 _SIGNAL_AT_PARENTS_DEATH = 1
 _COLLECTIVE_TIMEOUT = timedelta(minutes=5)
 

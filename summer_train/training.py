@@ -52,6 +52,7 @@ from summer_train.scoring import Scored, samples_per_class, score_baselines, sco
 from summer_train.selection import open_described
 from summer_train.stacks import shifted_null, shifts_of
 from summer_train.trainer import (
+    MIN_SHARED_BATCH,
     check_devices,
     check_loggers,
     hold_terminations,
@@ -178,6 +179,11 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
     data = open_data(choice, run, say)
     _check_memory(data, data.choice, data.n_prediction_bytes)
     shifts_of(data, run.shifts)
+    if run.devices is None and n_devices_of(run) > 1 and choice.batch_size < MIN_SHARED_BATCH:
+        say(
+            f"training on all {n_devices_of(run)} GPUs; --devices 1 is faster: below batches of about {MIN_SHARED_BATCH} "
+            "samples processes wait for each other longer than they compute (at 512, 1.12 s an epoch for 0.39 s)"
+        )
     use_threads(run.threads, flops_per_step(data))
     quieten_lightning()
     model = new_decoder(data)
@@ -185,7 +191,7 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
     with writing_below(run.output_dir):
         previous = None
         if run.resume:
-            previous = find_run(run.output_dir / data.task.log_name, data.choice, data.provenance["data"])
+            previous = find_run(run.output_dir / data.task.log_name, data.choice, data.provenance["data"], say)
             if _is_finished(previous, run):
                 return _finished(previous, say)
             say(f"continuing {previous}")

@@ -4,6 +4,7 @@ import csv
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -11,10 +12,12 @@ from torch import nn
 from summer_prep.building import BuildConfig, build_keys
 from summer_prep.demo import DemoConfig, write_demo_data
 from summer_prep.errors import SettingsError
-from summer_train import fit, open_selection
+from summer_prep.values import plain
+from summer_train import decoder, evaluate, film_data, fit, open_selection
 from summer_train.batches import OrderedBlocks, ResidentSamples, ShuffledBlocks
-from summer_train.config import Choice, settings_from
+from summer_train.config import Choice, Run, settings_from
 from summer_train.data import FilmData
+from summer_train.training import run_fit
 
 
 @pytest.fixture
@@ -180,6 +183,58 @@ def test_undefined_bins_are_left_out_by_default_and_a_class_when_asked(options):
     assert set(dropped.samples.targets[used].tolist()) == {0, 1}
     assert len(kept.split.train) > len(dropped.split.train)
     assert fit(**options(task="label", label_name="indoor-setting", undefined="class")).scores["model"]["train"]
+
+
+@pytest.mark.parametrize(("changes", "is_said"), [({}, True), ({"batch_size": 8192}, False), ({"devices": 2}, False)])
+def test_all_gpus_for_small_batches_are_said_to_be_slower_than_one(changes, is_said, options, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("summer_train.training.prepare_processes", lambda _n_devices: None)
+    monkeypatch.setattr("summer_train.training.new_decoder", lambda *_: 1 / 0)
+    lines = []
+    options = options(**changes)
+    with pytest.raises(ZeroDivisionError):
+        run_fit(settings_from(Choice, options), settings_from(Run, options), lines.append)
+    assert any("4 GPUs; --devices 1 is faster" in line for line in lines) == is_said
+
+
+def test_settings_from_numpy_and_pandas_are_as_those_of_python(options, tmp_path):
+    common = options(task="label", label_name="tom", single_units=True, max_epochs=1)
+    own = fit(**common)
+    names = {
+        name: np.array([common[name]])[0] for name in ("task", "label_name", "single_units", "max_epochs", "buffer")
+    }
+    places = {name: np.str_(common[name]) for name in ("cache_dir", "output_dir")}
+    numpys = {**common, **names, **places, "patient_ids": np.array([14, 20]), "model": pd.Series(["mlp"]).iloc[0]}
+    result = fit(**numpys, sequence=np.array([3, 1]), logger=np.array(["csv"]))
+    assert result.config == own.config
+    assert evaluate(result.best_checkpoint).scores == own.scores
+    assert fit(config=result.log_dir, output_dir=tmp_path / "again").scores == own.scores
+    data = film_data(**{name: value for name, value in numpys.items() if name not in ("output_dir", "max_epochs")})
+    assert decoder(data, hidden_size=np.int64(5), lr=np.float32(0.5)).lr == 0.5
+    selection = open_selection(
+        numpys["cache_dir"], pd.Index(["14", "20"]), np.int64(80), np.array(["A"]), np.bool_(False)
+    )
+    assert selection.labels(np.str_("tom")).any()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.str_("tom"), "tom"),
+        (np.bool_(True), True),
+        (np.array([[1, 2]]), [[1, 2]]),
+        ([np.int64(1), (np.str_("a"),)], [1, ("a",)]),
+        (np.array([np.str_("a"), None], dtype=object), ["a", None]),
+        (pd.Series(["a"]), ["a"]),
+        (torch.tensor(3), 3),
+        ("tom", "tom"),
+        (None, None),
+    ],
+)
+def test_what_numpy_pandas_and_torch_hold_becomes_plain(value, expected):
+    made = plain(value)
+    assert made == expected
+    assert repr(made) == repr(expected)
 
 
 def test_fraction_split_has_no_test_results(options):
