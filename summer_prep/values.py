@@ -23,7 +23,9 @@ def plain(value: object) -> object:
     to_plain = getattr(value, "tolist", None)
     if to_plain is not None:
         value = to_plain()
-    return type(value)(plain(one) for one in value) if type(value) in (list, tuple) else value  # type: ignore[call-arg]
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    return tuple(plain(one) for one in value) if isinstance(value, tuple) else value
 
 
 def as_path(value: object, option: str) -> Path:

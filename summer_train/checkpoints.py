@@ -72,8 +72,8 @@ def find_run(parent: Path, choice: Choice, data: Mapping[str, Any], say: Say = s
             continue
         differences += data_differences(then["data"], data)
         if not differences:
-            for error in unreadable:
-                say(f"not continued: {error}")
+            for problem in unreadable:
+                say(f"not continued: {problem}")
             return folder
         others[path] = differences
     if unreadable:

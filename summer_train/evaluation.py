@@ -16,7 +16,7 @@ from summer_train.config import Choice, Run, Say, choice_of, say_nothing, settin
 from summer_train.data import FilmData
 from summer_train.models import Decoder, new_decoder
 from summer_train.runs import Scores, best_checkpoint, read_results
-from summer_train.trainer import use_threads
+from summer_train.trainer import process_restored, use_threads
 from summer_train.training import flops_per_step, open_data, score, thresholds_of
 
 
@@ -84,10 +84,11 @@ def evaluate(
     if choice.fold != own.fold:
         differences.append(f"fold {own.fold} then, {choice.fold} now")
         differences += _seen_in_training(data, FilmData(data.selection, own))
-    use_threads(None, flops_per_step(data))
     data.place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     model = _trained_decoder(data, loaded["state_dict"], trained.get("decoder"), path, differences)
-    scored, baselines = score(model, data)
+    with process_restored():
+        use_threads(None, flops_per_step(data))
+        scored, baselines = score(model, data)
     rows = {"model": scored, **baselines}
     return EvaluationResult(
         checkpoint=path,

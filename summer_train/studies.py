@@ -58,7 +58,7 @@ from summer_train.scoring import Scored, score_baselines
 from summer_train.selection import open_selection
 from summer_train.stacks import Trained, train_stack
 from summer_train.tasks import NothingToLearnError
-from summer_train.trainer import quieten_lightning
+from summer_train.trainer import process_restored, quieten_lightning
 
 PROCESS_BYTES = 450e6
 """What a process takes before it holds any counts: torch, lightning and ourselves."""
@@ -110,7 +110,8 @@ def study(*, config: str | Path | None = None, say: Say = say_nothing, **options
     """
     check_names(options, (*options_of(Choice), *STUDY_OPTIONS))
     options = for_study(options, config)
-    return run_study(study_choices(options), settings_from(StudyRun, options), say)
+    with process_restored():
+        return run_study(study_choices(options), settings_from(StudyRun, options), say)
 
 
 def study_choices(options: Mapping[str, Any]) -> list[Choice]:

@@ -6,18 +6,18 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from summer_prep.console import progress_on_terminal
 from summer_prep.errors import SettingsError
@@ -69,7 +69,7 @@ def new_trainer(run: Run, decoder: Decoder, log_dir: Path, say: Say, n_epochs_be
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    rank_zero_only.rank = trainer.global_rank  # else that of a LOCAL_RANK which something else left behind
+    LightningEnvironment().set_global_rank(trainer.global_rank)  # loggers know only a LOCAL_RANK that was left behind
     return trainer
 
 
@@ -277,8 +277,24 @@ def prepare_processes(n_devices: int) -> None:
         os._exit(1)  # the first process ended before it could be heard of
 
 
+_LIGHTNING = ("lightning.pytorch", "lightning.fabric")
+
+
+@contextmanager
+def process_restored() -> Iterator[None]:
+    """Give a caller's process back as it was: threads of torch, filters of warnings, levels of Lightning's logs."""
+    n_threads, levels = torch.get_num_threads(), {name: logging.getLogger(name).level for name in _LIGHTNING}
+    with warnings.catch_warnings():
+        try:
+            yield
+        finally:
+            torch.set_num_threads(n_threads)
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
 def quieten_lightning() -> None:
     """Keep Lightning's advertising and its remarks on what we chose on purpose out of a user's sight."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in _LIGHTNING:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")

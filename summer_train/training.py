@@ -60,6 +60,7 @@ from summer_train.trainer import (
     n_devices_of,
     new_trainer,
     prepare_processes,
+    process_restored,
     quieten_lightning,
     use_threads,
 )
@@ -93,11 +94,8 @@ def fit(*, config: str | Path | None = None, say: Say = say_nothing, **options: 
             f"devices {run.devices}: further processes start the command again. Use summer-train fit --devices, or "
             "film_data and decoder with a lightning.Trainer of your own"
         )
-    n_threads = torch.get_num_threads()
-    try:
+    with process_restored():
         result = run_fit(settings_from(Choice, options), replace(run, devices=1), say)
-    finally:
-        torch.set_num_threads(n_threads)
     assert result is not None  # one process is the first
     return result
 
@@ -179,9 +177,10 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
     data = open_data(choice, run, say)
     _check_memory(data, data.choice, data.n_prediction_bytes)
     shifts_of(data, run.shifts)
-    if run.devices is None and n_devices_of(run) > 1 and choice.batch_size < MIN_SHARED_BATCH:
+    n_devices = n_devices_of(run)
+    if run.devices is None and n_devices > 1 and choice.batch_size < MIN_SHARED_BATCH:
         say(
-            f"training on all {n_devices_of(run)} GPUs; --devices 1 is faster: below batches of about {MIN_SHARED_BATCH} "
+            f"training on all {n_devices} GPUs; --devices 1 is faster: below batches of about {MIN_SHARED_BATCH} "
             "samples processes wait for each other longer than they compute (at 512, 1.12 s an epoch for 0.39 s)"
         )
     use_threads(run.threads, flops_per_step(data))
