@@ -165,15 +165,6 @@ def as_text(value: object, option: str) -> str:
     return value
 
 
-def plain(value: object) -> object:
-    """Return scalars and arrays of NumPy and pandas as plain Python, also within lists and tuples."""
-    item = getattr(value, "tolist", None)
-    value = item() if callable(item) else value
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value] if isinstance(value, list) else tuple(map(plain, value))
-    return value
-
-
 def finite(value: object) -> object:
     """Return plain values for JSON, in which a number that is none is null."""
     if isinstance(value, dict):

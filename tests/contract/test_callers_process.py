@@ -94,11 +94,8 @@ def test_every_public_function_is_called():
     assert functions == {name.partition(",")[0] for name in CALLS}
 
 
-OF_OTHERS = {"report": pytest.mark.xfail(reason="drawing switches matplotlib's backend", strict=True)}
-
-
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("name", [pytest.param(name, marks=OF_OTHERS.get(name, ())) for name in CALLS])
+@pytest.mark.parametrize("name", CALLS)
 def test_a_call_leaves_its_process_as_it_was(name, demo_cache, demo_dir, tmp_path):
     n_threads = torch.get_num_threads()
     try:
