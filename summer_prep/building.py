@@ -193,7 +193,11 @@ def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_pati
     """
     if config.scheduler is not None:
         config = with_absolute_paths(config)
-    cache, paths = open_places(config)
+    if isinstance(config.cache_dir, Path):
+        check_folder(config.cache_dir, "--cache-dir", is_written=False)
+    cache = open_cache(config.cache_dir, config.local_cache)
+    paths = select_recordings(config.data_dir, config.nwb_path, config.patient_ids)
+    check_cache(cache)
     results: dict[str, list[KeyResult]] = {}
     was_there = cache.folder.exists()
     progress(0, len(paths))
@@ -218,21 +222,6 @@ def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_pati
     return [result for patient_id in paths for result in results[patient_id]]
 
 
-def open_places(config: BuildConfig) -> tuple[Cache, dict[str, Place]]:
-    """Return the cache, and patient id -> recording.
-
-    Raises
-    ------
-    SettingsError : the cache cannot be one, or cannot be reached; the selection is impossible
-    """
-    if isinstance(config.cache_dir, Path):
-        check_folder(config.cache_dir, "--cache-dir", is_written=False)
-    cache = open_cache(config.cache_dir, config.local_cache)
-    paths = select_recordings(config.data_dir, config.nwb_path, config.patient_ids)
-    check_cache(cache)
-    return cache, paths
-
-
 @contextmanager
 def _engine(config: BuildConfig, recordings: Sequence[Place]) -> Iterator[Engine]:
     """Yield what builds patients side by side: this process, processes, or a cluster."""
@@ -254,12 +243,12 @@ def build_patient(path: Place, patient_id: str, config: BuildConfig) -> list[Key
     try:
         cache = open_cache(config.cache_dir, config.local_cache)
         clear_debris(patient_path(cache.folder, patient_id))
-        wanted, fresh = wanted_and_fresh(path, patient_id, config, cache)
+        wanted, fresh = _wanted_and_fresh(path, patient_id, config, cache)
         built: list[KeyResult] = []
         if not wanted or len(fresh) < len(wanted):
             with _patient_lock(cache.folder, patient_id) as waited:
                 if waited:  # for somebody else who was building this patient: most of the work may be done
-                    wanted, fresh = wanted_and_fresh(path, patient_id, config, cache)
+                    wanted, fresh = _wanted_and_fresh(path, patient_id, config, cache)
                 if not wanted or len(fresh) < len(wanted):
                     built = _build_missing(path, wanted, fresh, config, cache)
     except SummerError as error:
@@ -267,15 +256,10 @@ def build_patient(path: Place, patient_id: str, config: BuildConfig) -> list[Key
     return [_fresh(patient_id, length) for length in fresh] + built
 
 
-def wanted_and_fresh(
-    path: Place, patient_id: str, config: BuildConfig, cache: Cache, may_note: bool = True
+def _wanted_and_fresh(
+    path: Place, patient_id: str, config: BuildConfig, cache: Cache
 ) -> tuple[tuple[int, ...], list[int]]:
-    """Return the bin lengths wanted (empty where only the file knows), and those that are fresh.
-
-    Parameters
-    ----------
-    may_note : whether the digest of a recording may be noted beside its keys
-    """
+    """Return the bin lengths wanted (empty where only the file knows), and those that are fresh."""
     cached = cache.bin_lengths(patient_id)
     if config.force or not cached:
         return config.bin_lengths_ms, []
@@ -284,7 +268,7 @@ def wanted_and_fresh(
         if sha256 is None:  # it has to be fetched to know, and is then built
             return config.bin_lengths_ms, []
     else:
-        sha256 = source_sha256(path, patient_id, cache.folder, may_note)
+        sha256 = source_sha256(path, patient_id, cache.folder)
     fresh = {
         length: state.description
         for length in config.bin_lengths_ms or cached
@@ -433,7 +417,7 @@ def ensure_keys(
     for reason in dict.fromkeys(state.reason for state in states if state.state == "unchecked"):
         patients = ", ".join(state.patient_id for state in states if state.reason == reason)
         say(f"patient {patients}: freshness is not known ({reason})")
-    to_build = [state for state in states if state.state in ("missing", "stale")]
+    to_build = [state for state in states if state.is_to_build]
     for state in to_build:
         if state.patient_id not in recordings:
             key = key_path(cache_dir, state.patient_id, bin_length_ms)

@@ -43,7 +43,6 @@ from summer_prep.tables import (
     key_tables,
     labels_table,
     patients_table,
-    plan_table,
     results_table,
     rounded,
 )
@@ -116,9 +115,6 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Build also what is fresh.")] = False,
     local_cache: LocalCache = None,
     scheduler: SchedulerOption = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell which keys would be built, their bytes and time.")
-    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bin NWB recordings into the cache; what is fresh is skipped, and a killed build can simply be repeated."""
@@ -128,10 +124,6 @@ def build(
         data_dir=data_dir, cache_dir=cache_dir, local_cache=local_cache, nwb_path=nwb_path, patient_ids=patient_ids,
         bin_length=bin_length, workers=workers, codec=codec, force=force, scheduler=scheduler,
     )  # fmt: skip
-    if dry_run:
-        _show_plan(config, as_json)
-        _say_left_out(config)
-        return
     with progress_on_terminal() as bar:
         task = bar.add_task("binning", total=None)
         results = build_keys(config, lambda n_done, n_patients: bar.update(task, completed=n_done, total=n_patients))
@@ -155,25 +147,6 @@ def _say_left_out(config: "BuildConfig") -> None:
     if config.nwb_path is None and not config.patient_ids:
         for path in other_nwb_files(config.data_dir):
             say(f"left out {path}: its name has no patient id, as sub14.nwb has")
-
-
-def _show_plan(config: "BuildConfig", as_json: bool) -> None:
-    from summer_prep.planning import plan_build
-
-    with working("looking at recordings"):
-        plan = plan_build(config)
-    problems = [key.reason for key in plan.keys if key.state == "failed"]
-    if as_json:
-        show_json({"seconds": plan.seconds, "keys": [asdict(key) for key in plan.keys]})
-    elif len(problems) < len(plan.keys):
-        show_table(plan_table(plan.keys))
-    n_bytes = sum(key.n_bytes for key in plan.to_build)
-    compressed = "" if config.codec == "none" else ", before compression"
-    say(
-        f"would build {len(plan.to_build)} keys: {n_bytes / 1e6:,.1f} MB{compressed}, about {plan.seconds:.0f} s "
-        f"with {config.n_workers} workers; nothing was written"
-    )
-    _fail_if_any(problems, "would fail", len(plan.keys), f"{len(problems)} patients would fail, listed above")
 
 
 @app.command()
@@ -442,7 +415,7 @@ def status(
     local_cache: LocalCache = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which keys are fresh, missing or stale, and why; nothing is changed, and files are not read."""
+    """Report which keys are fresh, missing or stale, why, and their bytes; `build` writes the missing and the stale."""
     from summer_prep.caches import open_cache
     from summer_prep.freshness import cache_states
 
@@ -452,7 +425,9 @@ def status(
     if as_json:
         show_json([state.as_plain() for state in states])
         return
-    show_table(Table(["patient", "bin (ms)", "state", "reason"], [list(state.as_plain().values()) for state in states]))
+    rows = [[*list(state.as_plain().values())[:-1], f"{state.n_bytes:,}" if state.n_bytes else ""] for state in states]
+    show_table(Table(["patient", "bin (ms)", "state", "reason", "bytes"], rows))
+    say(f"summer-prep build would write {sum(state.is_to_build for state in states)} of {len(states)} keys")
     say("files were counted and measured, not read: summer-prep verify reads every byte")
 
 

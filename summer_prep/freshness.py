@@ -29,16 +29,18 @@ class KeyState:
     state: str
     """fresh, missing, stale, or unchecked (as good, but its recording is not there to compare with)."""
     reason: str = ""
+    n_bytes: int = 0
+    """Bytes of its arrays on disk; 0 where there is no key, or one that cannot be read."""
     description: Description | None = None
+
+    @property
+    def is_to_build(self) -> bool:
+        """Whether `build` would write the key."""
+        return self.state in ("missing", "stale")
 
     def as_plain(self) -> dict[str, str | int]:
         """Return what people ask for, as plain values."""
-        return {
-            "patient_id": self.patient_id,
-            "bin_length_ms": self.bin_length_ms,
-            "state": self.state,
-            "reason": self.reason,
-        }
+        return {name: getattr(self, name) for name in ("patient_id", "bin_length_ms", "state", "reason", "n_bytes")}
 
 
 def cache_states(
@@ -157,6 +159,7 @@ def key_state(
         bin_length_ms=bin_length_ms,
         state=state,
         reason=reason or (why_unchecked if state == "unchecked" else ""),
+        n_bytes=0 if description is None else sum(file["bytes"] for file in description.attributes["files"].values()),
         description=description,
     )
 

@@ -64,27 +64,6 @@ def read_recording(path: Path) -> Recording:
     return Recording(patient_id=patient_id, source=source, **fields)
 
 
-def read_extent(path: Path) -> tuple[int, int, dict[int, BinGrid]]:
-    """Return how much is in an NWB file, without reading it: units, spikes, bin length (ms) -> grid from frame 0.
-
-    Raises
-    ------
-    RecordingError : as `read_recording`, as far as this shows
-    """
-    patient_id_of(path)
-    with opened(path) as nwb_file:
-        spikes, stops = _spike_column(nwb_file)
-        table = _find_table(_tables_by_name(nwb_file), BINNING_TABLE)
-        _, edge_stops = _ragged(table, "edges")
-        n_bins = np.diff(edge_stops, prepend=0) - 1
-        grids = {
-            length: BinGrid(first_frame=0, n_bins=n, frames_per_bin=length // FRAME_PERIOD_MS)
-            for length, n in zip(_numbers(table, "bin_length").astype(int).tolist(), n_bins.tolist(), strict=True)
-            if length % FRAME_PERIOD_MS == 0
-        }
-        return len(stops), len(spikes), grids
-
-
 def _read_tables(nwb_file: "NWBFile") -> dict[str, Any]:
     tables = _tables_by_name(nwb_file)
     with ThreadPoolExecutor(1) as pool:  # the annotations are most of a file; they read while Python parses names
