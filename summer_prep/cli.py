@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from summer_prep import completion
 from summer_prep.console import (
     CacheDir,
     DataDir,
@@ -53,15 +52,9 @@ if TYPE_CHECKING:
     from summer_prep.caches import Cache
 
 BinLengths = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MS...", help="Bin lengths in ms.  [default: those in the cache]", autocompletion=completion.bin_lengths
-    ),
+    str | None, typer.Option(metavar="MS...", help="Bin lengths in ms.  [default: those in the cache]")
 ]
-
-BinLength = Annotated[
-    str | None, typer.Option(help="Bin length in ms.  [default: 80]", autocompletion=completion.bin_lengths)
-]
+BinLength = Annotated[str | None, typer.Option(help="Bin length in ms.  [default: 80]")]
 FoldLayout = Annotated[
     float | None,
     typer.Option(metavar="BUFFER", help="Show what the blocked split with this buffer (s) leaves of each label."),
@@ -151,18 +144,12 @@ def _say_left_out(config: "BuildConfig") -> None:
 
 @app.command()
 def inspect(
-    patient: Annotated[
-        str | None,
-        typer.Argument(help="A patient id.  [default: a list of all keys]", autocompletion=completion.patients),
-    ] = None,
+    patient: Annotated[str | None, typer.Argument(help="A patient id.  [default: a list of all keys]")] = None,
     cache_dir: CacheDir = Path("data_cache"),
     bin_length: BinLength = None,
     picture: PictureOption = None,
     labels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME...", help="Labels to draw.  [default: a few of them]", autocompletion=completion.labels
-        ),
+        str | None, typer.Option(metavar="NAME...", help="Labels to draw.  [default: a few of them]")
     ] = None,
     unit: Annotated[
         int | None, typer.Option(help="Show one unit, by its column from 0: rate, Fano factor, rate by label.")
@@ -381,7 +368,7 @@ def diff(
 
 @app.command("export")
 def export_key(
-    patient: Annotated[str, typer.Argument(help="A patient id.", autocompletion=completion.patients)],
+    patient: Annotated[str, typer.Argument(help="A patient id.")],
     target: Annotated[Path, typer.Argument(help="An NWB file (.nwb), or a folder for Parquet tables.")],
     cache_dir: CacheDir = Path("data_cache"),
     bin_length: BinLength = None,
