@@ -215,6 +215,8 @@ class BucketCache:
         for _ in range(_ATTEMPTS):
             try:
                 description = self.describe(patient_id, bin_length_ms)
+            except UnreachableError:
+                raise
             except CacheError as error:
                 return [str(error)]
             try:

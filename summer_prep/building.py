@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from summer_prep.caches import Cache, check_cache, open_cache
+from summer_prep.caches import Cache, check_cache, keys_and_problems, open_cache
 from summer_prep.dataset import check_bin_length
-from summer_prep.errors import CacheError, RecordingError, SettingsError, SummerError
+from summer_prep.errors import CacheError, RecordingError, SettingsError, UnreachableError, one_line
 from summer_prep.freshness import KeyState, check_known, key_state, key_states
 from summer_prep.key import (
     CODECS,
@@ -251,8 +251,8 @@ def build_patient(path: Place, patient_id: str, config: BuildConfig) -> list[Key
                     wanted, fresh = _wanted_and_fresh(path, patient_id, config, cache)
                 if not wanted or len(fresh) < len(wanted):
                     built = _build_missing(path, wanted, fresh, config, cache)
-    except SummerError as error:
-        return [_failure(patient_id, 0, str(error))]
+    except Exception as error:
+        return [_failure(patient_id, 0, one_line(error, path))]
     return [_fresh(patient_id, length) for length in fresh] + built
 
 
@@ -322,12 +322,13 @@ def _build_key(on_film: "RecordingOnFilm", bin_length_ms: int, codec: Codec, pat
     patient_id = on_film.recording.patient_id
     try:
         arrays, attributes = align(on_film, bin_length_ms)
-    except (RecordingError, SettingsError) as error:
-        return _failure(patient_id, bin_length_ms, f"{path}: {error}")
-    try:
         cache.publish(patient_id, bin_length_ms, *encode_key(arrays, {**attributes, "codec": codec}, codec))
     except CacheError as error:
         return _failure(patient_id, bin_length_ms, str(error))
+    except (RecordingError, SettingsError) as error:
+        return _failure(patient_id, bin_length_ms, f"{path}: {error}")
+    except Exception as error:
+        return _failure(patient_id, bin_length_ms, one_line(error, f"{path} at {bin_length_ms} ms"))
     n_unseen = attributes["n_unseen_bins"]
     notes = [*attributes["notes"], *([f"{n_unseen} bins were never seen (recorded_s = 0)"] if n_unseen else [])]
     return KeyResult(
@@ -407,7 +408,10 @@ def ensure_keys(
     is_file = nwb_path is not None and not patient_ids
     recordings = select_recordings(data_dir, nwb_path) if is_file else find_recordings(data_dir, may_be_missing=True)
     cache = open_cache(cache_dir, local_cache)
-    every_key = cache.keys()
+    every_key, unlisted = keys_and_problems(cache)
+    for patient_id in patient_ids or unlisted:
+        if patient_id in unlisted:
+            raise UnreachableError(unlisted[patient_id])
     cached = [patient_id for patient_id, lengths in every_key.items() if bin_length_ms in lengths]
     others = ", ".join(f"{one} ({' '.join(map(str, lengths))} ms)" for one, lengths in every_key.items())
     wanted_key = f"key at {bin_length_ms} ms in {cache_dir}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, check_bin_length
-from summer_prep.errors import CacheError, SettingsError
+from summer_prep.errors import CacheError, SettingsError, UnreachableError, one_line
 from summer_prep.key import (
     Description,
     build_command,
@@ -46,10 +46,10 @@ class Cache(Protocol):
     n_at_once: int
 
     def keys(self) -> dict[str, list[int]]:
-        """Return patient id -> bin lengths (ms, ascending), patients in natural order."""
+        """Return patient id -> bin lengths (ms, ascending), patients in natural order; raises CacheError."""
 
     def bin_lengths(self, patient_id: str) -> list[int]:
-        """Return the bin lengths (ms, ascending) of one patient's keys."""
+        """Return the bin lengths (ms, ascending) of one patient's keys; raises CacheError."""
 
     def describe(self, patient_id: str, bin_length_ms: int) -> Description:
         """Return what a key says of itself; raises MissingKeyError, or CacheError if it is damaged."""
@@ -61,7 +61,7 @@ class Cache(Protocol):
         """Make a key hold these files, whole or not at all; raises CacheError if that fails."""
 
     def verify(self, patient_id: str, bin_length_ms: int) -> list[str]:
-        """Return what is wrong with a key, one line each; an empty list if every byte is right."""
+        """Return what is wrong with a key, one line each, none if every byte is right; raises UnreachableError."""
 
     def zarr_store(self, description: Description) -> Any:
         """Return where zarr reads a key."""
@@ -86,6 +86,13 @@ def open_cache(place: Place, local_cache: Path | None = None) -> Cache:
 
         return BucketCache(place, local_cache or default_local_cache())
     return FolderCache(place)
+
+
+def keys_and_problems(cache: Cache) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Return the keys of all patients as `Cache.keys`, and patient id -> why a patient's keys cannot be listed."""
+    problems: dict[str, str] = {}
+    keys = cached_keys(cache.place, problems) if isinstance(cache.place, Path) else cache.keys()
+    return keys, problems
 
 
 def default_local_cache() -> Path:
@@ -157,12 +164,12 @@ FACTS = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "c
 """What a list of keys tells of each, with recorded time, pauses and units by region."""
 
 
-Facts = dict[str, Any] | str
+Facts = dict[str, Any] | CacheError
 """`FACTS` of a key, or what is wrong with it."""
 
 
 def facts_of_keys(cache: Cache, keys: Sequence[tuple[str, int]], n_workers: int = 1) -> list[Facts]:
-    """Return the facts of every key that is whole, as far as counting and measuring tells, and a line of each other.
+    """Return the facts of every key that is whole, as far as counting and measuring tells, and the error of each other.
 
     Parameters
     ----------
@@ -191,9 +198,14 @@ def _facts_in(place: Path, keys: Sequence[tuple[str, int]]) -> list[Facts]:
 
 def _facts_of(cache: Cache, key: tuple[str, int]) -> Facts:
     try:
-        attributes = checked(cache, *key).attributes
+        return _facts_in_attributes(checked(cache, *key).attributes)
     except CacheError as error:
-        return str(error)
+        return error
+    except Exception as error:
+        return UnreachableError(one_line(error, key_path(cache.place, *key)))
+
+
+def _facts_in_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     regions = Counter(attributes["units"].get("brain_region", ()))
     return {
         **{name: attributes[name] for name in FACTS},

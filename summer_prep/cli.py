@@ -32,7 +32,7 @@ from summer_prep.console import (
     working,
 )
 from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule
-from summer_prep.errors import CacheError, SettingsError
+from summer_prep.errors import CacheError, SettingsError, UnreachableError, one_line
 from summer_prep.key import Codec, Description
 from summer_prep.places import Place
 from summer_prep.tables import (
@@ -193,7 +193,11 @@ def inspect(
 
 
 def _key_to_show(cache: "Cache", patient: str, length_ms: int) -> Description:
-    cached = cache.keys()
+    from summer_prep.caches import keys_and_problems
+
+    cached, unlisted = keys_and_problems(cache)
+    if patient in unlisted:
+        raise UnreachableError(unlisted[patient])
     if length_ms not in cached.get(patient, []):
         found = ", ".join(f"{name} ({' '.join(map(str, lengths))} ms)" for name, lengths in cached.items())
         raise SettingsError(
@@ -229,26 +233,39 @@ def one_bin_length(text: str | None) -> int:
 
 def _show_keys(cache: "Cache", length_ms: int | None, as_json: bool) -> None:
     """Show all keys, or those of one bin length."""
-    from summer_prep.caches import facts_of_keys
+    from summer_prep.caches import facts_of_keys, keys_and_problems
 
+    cached, unlisted = keys_and_problems(cache)
     keys = [
         (patient, length)
-        for patient, lengths in cache.keys().items()
+        for patient, lengths in cached.items()
         for length in lengths
         if length_ms is None or length == length_ms
     ]
-    if not keys:
+    if not keys and not unlisted:
         which = "nothing" if length_ms is None else f"no key at {length_ms} ms"
         raise SettingsError(f"{cache.place}: {which} in the cache. Build it: summer-prep build --data-dir DIR")
     with working("reading keys"):
         found = facts_of_keys(cache, keys, os.cpu_count() or 1)
     readable = [one for one in found if isinstance(one, dict)]
-    problems = [one for one in found if isinstance(one, str)]
+    problems = [one for one in found if isinstance(one, CacheError)]
     if as_json:
         show_json(readable)
     else:
         show_table(patients_table(readable))
-    _fail_if_any(problems, "wrong", len(keys), f"{len(problems)} of {len(keys)} keys are damaged, listed above")
+    problems += map(UnreachableError, unlisted.values())
+    _fail_if_wrong([[problem] for problem in problems], len(keys))
+
+
+def _fail_if_wrong(problems: Sequence[Sequence[CacheError]], n_keys: int) -> None:
+    """End with exit code 1 where a key has problems, one sequence of them a key: damaged, or cannot be read."""
+    wrong = [found for found in problems if found]
+    n_unreachable = sum(isinstance(found[0], UnreachableError) for found in wrong)
+    n_damaged = len(wrong) - n_unreachable
+    counts = {f"{n_damaged} of {n_keys} keys are damaged": n_damaged, f"{n_unreachable} cannot be read": n_unreachable}
+    summary = " and ".join(text for text, number in counts.items() if number)
+    lines = [str(problem) for found in wrong for problem in found]
+    _fail_if_any(lines, "wrong", max(n_keys, len(lines)), f"{summary}, listed above")
 
 
 def _fail_if_any(problems: list[str], word: str, n_keys: int, summary: str) -> None:
@@ -402,7 +419,10 @@ def status(
     local_cache: LocalCache = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Report which keys are fresh, missing or stale, why, and their bytes; `build` writes the missing and the stale."""
+    """Report which keys are fresh, missing or stale, why, and their bytes; a build writes the missing and the stale.
+
+    Nothing is written. A recording is read where its digest was not noted since it was changed.
+    """
     from summer_prep.caches import open_cache
     from summer_prep.freshness import cache_states
 
@@ -411,11 +431,17 @@ def status(
         states = cache_states(data_dir, open_cache(cache_dir, local_cache), *chosen)
     if as_json:
         show_json([state.as_plain() for state in states])
-        return
-    rows = [[*list(state.as_plain().values())[:-1], f"{state.n_bytes:,}" if state.n_bytes else ""] for state in states]
-    show_table(Table(["patient", "bin (ms)", "state", "reason", "bytes"], rows))
-    say(f"summer-prep build would write {sum(state.is_to_build for state in states)} of {len(states)} keys")
-    say("files were counted and measured, not read: summer-prep verify reads every byte")
+    else:
+        rows = [
+            [one.patient_id, one.bin_length_ms, one.state, one.reason, f"{one.n_bytes:,}" if one.n_bytes else ""]
+            for one in states
+        ]
+        show_table(Table(["patient", "bin (ms)", "state", "reason", "bytes"], rows))
+        say(f"summer-prep build would write {sum(one.is_to_build for one in states)} of {len(states)} keys")
+        say("files of keys were counted and measured, not read: summer-prep verify reads every byte")
+    failed = [one.reason for one in states if one.state == "failed"]
+    summary = f"{len(failed)} of {len(states)} keys could not be compared, listed above"
+    _fail_if_any(list(dict.fromkeys(failed)), "failed", len(states), summary)
 
 
 @app.command()
@@ -426,23 +452,31 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Read every byte of the cache against its digests; exit code 1 if anything is wrong."""
-    from summer_prep.caches import open_cache
-    from summer_prep.key import key_path
+    from summer_prep.caches import keys_and_problems, open_cache
+    from summer_prep.key import key_path, patient_path
 
     cache = open_cache(cache_dir)
-    cached = cache.keys()
+    chosen = as_patient_ids(patient_ids)
+    cached, unlisted = keys_and_problems(cache)
+    cached |= {patient_id: [] for patient_id in unlisted}
     if not cached:
         raise SettingsError(f"{cache_dir}: nothing in the cache. Check --cache-dir")
-    keys = _chosen_keys(cache_dir, cached, as_patient_ids(patient_ids), as_bin_lengths(bin_length))
+    keys = _chosen_keys(cache_dir, cached, chosen, as_bin_lengths(bin_length))
+    problems: dict[str, list[CacheError]] = {
+        str(patient_path(cache_dir, patient_id)): [UnreachableError(line)]
+        for patient_id, line in unlisted.items()
+        if not chosen or patient_id in chosen
+    }
     with progress_on_terminal() as bar:
-        problems = {
-            str(key_path(cache_dir, *key)): cache.verify(*key) for key in bar.track(keys, description="reading")
-        }
+        for key in bar.track(keys, description="reading"):
+            path = key_path(cache_dir, *key)
+            try:
+                problems[str(path)] = list(map(CacheError, cache.verify(*key)))
+            except Exception as error:
+                problems[str(path)] = [UnreachableError(one_line(error, path))]
     if as_json:
-        show_json(problems)
-    every_problem = [problem for found in problems.values() for problem in found]
-    n_wrong = sum(bool(found) for found in problems.values())
-    _fail_if_any(every_problem, "wrong", len(keys), f"{n_wrong} of {len(keys)} keys are damaged, listed above")
+        show_json({path: list(map(str, found)) for path, found in problems.items()})
+    _fail_if_wrong(list(problems.values()), len(keys))
     if not as_json:
         show(f"{len(keys)} keys verified: every byte is as it was written")
 
@@ -459,7 +493,7 @@ def _chosen_keys(
     chosen = {patient_id: cached[patient_id] for patient_id in patient_ids or cached}
     found = sorted({length for lengths in chosen.values() for length in lengths})
     missing = [length for length in lengths_ms if length not in found]
-    if missing:
+    if missing and found:
         raise SettingsError(
             f"--bin-length {' '.join(map(str, missing))}: no such keys; found are {', '.join(map(str, found))} ms"
         )

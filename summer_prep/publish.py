@@ -165,7 +165,7 @@ def clear_debris(folder: Path) -> None:
             )
         except (OSError, ValueError):
             continue
-        if is_dead and path.is_dir():
+        if is_dead and os.path.isdir(path):
             shutil.rmtree(path, ignore_errors=True)
         elif is_dead:
             with suppress(OSError):

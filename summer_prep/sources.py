@@ -37,12 +37,12 @@ def find_recordings(data_dir: Place, may_be_missing: bool = False) -> dict[str, 
     """
     if isinstance(data_dir, Url):
         return _by_patient(nwb_files_below(data_dir))
-    if not data_dir.is_dir():
+    if not os.path.isdir(data_dir):
         if may_be_missing:
             return {}
         problem = "is a file, not a folder" if data_dir.exists() else "no such folder"
         raise SettingsError(f"{data_dir}: {problem}. Name the folder with the NWB files with --data-dir")
-    for folder in data_dir.glob("sub*/"):
+    for folder in (data_dir, *data_dir.glob("sub*/"), *data_dir.glob("*/sub*/")):
         if not os.access(folder, os.R_OK | os.X_OK):
             raise SettingsError(f"{folder}: may not be read. Change its permissions, or name another --data-dir")
     paths = [path for pattern in ("*.nwb", "*/*.nwb", "*/*/*.nwb") for path in sorted(data_dir.glob(pattern))]
@@ -226,7 +226,7 @@ def on_this_machine(path: Place) -> Iterator[Path]:
 def note_source(patient_id: str, folder: Path, identity: Identity | None, sha256: str) -> None:
     """Note the digest of the file that had this identity before it was read; losing a note costs a read."""
     note_path = _note_path(patient_id, folder)
-    if identity is None or not note_path.parent.is_dir():
+    if identity is None or not os.path.isdir(note_path.parent):
         return
     times_ns = [int(identity[name]) for name in ("modified_ns", "changed_ns") if name in identity]
     # A file changed within the clock's resolution of now could change again and keep its times.
