@@ -365,10 +365,11 @@ def _patient_lock(folder: Path, patient_id: str) -> Iterator[bool]:
     try:
         yield waited
     finally:
-        lock.release()
-        for leftover, remove in ((folder / LOCK_FILE, Path.unlink), (folder, Path.rmdir)):
-            with suppress(OSError):
-                remove(leftover)
+        with suppress(OSError):
+            if lock.is_locked:  # else the file is the lock of another builder
+                (folder / LOCK_FILE).unlink()
+            lock.release()
+            folder.rmdir()  # where nothing was built
 
 
 def _fresh(patient_id: str, bin_length_ms: int) -> KeyResult:

@@ -32,6 +32,8 @@ def one_line(error: Exception, where: object) -> str:
     """Return an error as one line; one that nobody expected with its type, and where in the code it was raised."""
     if isinstance(error, SummerError):
         return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or where}: {error.strerror or error}. Check permissions and the disk"
     frames = traceback.extract_tb(error.__traceback__)
     raised = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     text = f": {error}".split("\n")[0] if str(error) else ""
