@@ -3,7 +3,6 @@
 Imports stay light: pynwb and Zarr are loaded by the processes that build, once, and not by the one that waits for them.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from summer_prep.key import (
     key_path,
     patient_path,
 )
+from summer_prep.machine import usable_processors
 from summer_prep.output import check_folder
 from summer_prep.places import Place, Url, with_absolute_paths
 from summer_prep.publish import clear_debris
@@ -73,7 +73,7 @@ class BuildConfig:
     """Patients to build; empty for every one found."""
     bin_lengths_ms: tuple[int, ...] = ()
     """Bin lengths; empty for all that the file lists."""
-    n_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    n_workers: int = field(default_factory=usable_processors)
     """Processes; a patient is built by one. 0 builds in this process, which a file that crashes HDF5 takes along."""
     codec: Codec = "none"
     """How spike_counts are stored: none (can be mapped), zstd or blosc."""
@@ -135,7 +135,7 @@ def build(
     nwb_path : one NWB file instead of a folder
     patient_ids : like 14, "14 20" or [14, 20]; every one found by default
     bin_length : ms, like 80 or [80, 200]; all that the files list by default
-    workers : processes, as many as there are processors by default
+    workers : processes, as many as there are processors that this process may use by default
     codec : how spike counts are stored: none (can be memory-mapped), zstd or blosc
     force : build also what is fresh
     scheduler : address of a Dask scheduler whose workers build instead, like tcp://host:8786; "local" starts one
@@ -177,7 +177,7 @@ def build_config(
         nwb_path=None if nwb_path is None else as_path(nwb_path, "--nwb-path"),
         patient_ids=as_patient_ids(patient_ids),
         bin_lengths_ms=as_bin_lengths(bin_length),
-        n_workers=os.cpu_count() or 1 if workers is None else as_number(workers, int, "--workers"),
+        n_workers=usable_processors() if workers is None else as_number(workers, int, "--workers"),
         codec=codec,
         force=as_number(force, bool, "--force"),
         scheduler=None if scheduler is None else as_text(scheduler, "--scheduler"),

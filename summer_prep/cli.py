@@ -1,6 +1,5 @@
 """The commands of `summer-prep`: parse, one library call, print."""
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -102,8 +101,9 @@ def build(
         str | None,
         typer.Option(metavar="MS...", help="Bin lengths in ms, like 80 or 80,200.  [default: all that the files list]"),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; one builds one patient at a time.")] = os.cpu_count()
-    or 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; one builds one patient at a time.  [default: processors]")
+    ] = None,
     codec: Annotated[Codec, typer.Option(help=CODEC_HELP)] = "none",
     force: Annotated[bool, typer.Option("--force", help="Build also what is fresh.")] = False,
     local_cache: LocalCache = None,
@@ -234,6 +234,7 @@ def one_bin_length(text: str | None) -> int:
 def _show_keys(cache: "Cache", length_ms: int | None, as_json: bool) -> None:
     """Show all keys, or those of one bin length."""
     from summer_prep.caches import facts_of_keys, keys_and_problems
+    from summer_prep.machine import usable_processors
 
     cached, unlisted = keys_and_problems(cache)
     keys = [
@@ -246,7 +247,7 @@ def _show_keys(cache: "Cache", length_ms: int | None, as_json: bool) -> None:
         which = "nothing" if length_ms is None else f"no key at {length_ms} ms"
         raise SettingsError(f"{cache.place}: {which} in the cache. Build it: summer-prep build --data-dir DIR")
     with working("reading keys"):
-        found = facts_of_keys(cache, keys, os.cpu_count() or 1)
+        found = facts_of_keys(cache, keys, usable_processors())
     readable = [one for one in found if isinstance(one, dict)]
     problems = [one for one in found if isinstance(one, CacheError)]
     if as_json:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from summer_prep.errors import SettingsError
 from summer_prep.key import DESCRIPTION, key_path
-from summer_prep.machine import available_bytes, own_one_of
+from summer_prep.machine import available_bytes, own_one_of, usable_processors
 from summer_prep.output import check_folder
 from summer_prep.places import Url, with_absolute_paths
 from summer_prep.workers import MAIN_GUARD, Engine, run_here, run_in_workers, run_tasks
@@ -257,7 +257,7 @@ def _choose_workers(groups: Sequence[Group], run: StudyRun, say: Say) -> int:
     ------
     SettingsError : not even one fits
     """
-    wanted = run.workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    wanted = run.workers or (1 if torch.cuda.is_available() else usable_processors())
     wanted = min(wanted, len(groups))
     needed, free = PROCESS_BYTES + max(group.n_bytes for group in groups), available_bytes()
     fitting = min(wanted, int(free / needed))

@@ -21,6 +21,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from summer_prep.console import progress_on_terminal
 from summer_prep.errors import SettingsError
 from summer_prep.extras import load_extra
+from summer_prep.machine import usable_processors
 from summer_train.checkpoints import WholeCheckpoints, checkpoint_callbacks
 from summer_train.config import Run, Say, is_first_process
 from summer_train.models import Decoder
@@ -218,11 +219,11 @@ def use_threads(threads: int | None, flops_per_step: float) -> None:
     ------
     SettingsError : more than there are processors
     """
-    n_processors = os.cpu_count() or 1
+    n_processors = usable_processors()
     if threads is not None and threads > n_processors:
         raise SettingsError(f"--threads {threads}: this machine has {n_processors} processors. Choose at most as many")
     if threads is None:
-        threads = max(1, min(os.cpu_count() or 1, int(flops_per_step / FLOPS_PER_THREAD)))
+        threads = max(1, min(n_processors, int(flops_per_step / FLOPS_PER_THREAD)))
     torch.set_num_threads(threads)
 
 
@@ -234,7 +235,7 @@ def check_devices(devices: int | None, launch: Launch | None) -> None:
     SettingsError : too many, or others
     """
     n_gpus = torch.cuda.device_count()
-    n_there = n_gpus or os.cpu_count() or 1
+    n_there = n_gpus or usable_processors()
     kind = "GPUs" if n_gpus else "processors and no GPU"
     if launch is not None and devices not in (None, launch.n_per_node):
         raise SettingsError(
