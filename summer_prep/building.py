@@ -3,6 +3,8 @@
 Imports stay light: pynwb and Zarr are loaded by the processes that build, once, and not by the one that waits for them.
 """
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -125,7 +127,8 @@ def build(
 ) -> list[KeyResult]:
     """Bin NWB recordings into the cache, as `summer-prep build` does; what is fresh is skipped.
 
-    In a script, call it below `if __name__ == "__main__":` or with `workers=0`, since it starts processes.
+    In a script, call it below `if __name__ == "__main__":` or with `workers=0`, since it starts processes; a script
+    that comes through a pipe (`python - < script.py`) builds in its own process.
 
     Parameters
     ----------
@@ -232,10 +235,17 @@ def _engine(config: BuildConfig, recordings: Sequence[Place]) -> Iterator[Engine
         read = [path for path in recordings if isinstance(path, Path)]
         with cluster(config.scheduler, config.n_workers, read, written, __name__) as engine:
             yield engine
-    elif config.n_workers == 0:
+    elif config.n_workers == 0 or _is_read_from_stdin():
         yield run_here
     else:
         yield partial(run_in_workers, n_workers=config.n_workers, preloaded=PRELOADED)
+
+
+def _is_read_from_stdin() -> bool:
+    """Return whether the program came through a pipe (`python - < script.py`): processes could not run it again."""
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    return getattr(main, "__spec__", None) is None and path is not None and not os.path.exists(path)
 
 
 def build_patient(path: Place, patient_id: str, config: BuildConfig) -> list[KeyResult]:

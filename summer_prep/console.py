@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from threading import Timer
 from typing import Annotated, Any, NamedTuple, NoReturn
@@ -86,6 +87,9 @@ def _print_version(is_asked_for: bool) -> None:
 
 def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> NoReturn:
     """Run a program by its name; a SummerError becomes one line on stderr and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show the letters of R² is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in arguments
     command = typer.main.get_command(app)
     several = list_options(command)

@@ -372,6 +372,15 @@ def test_script_without_a_main_guard_is_told_so(versions, tmp_path):
     assert "SettingsError: no worker process can start. In a script, call it below" in last_line
 
 
+def test_a_script_from_standard_input_builds(versions, tmp_path):
+    places = f"data_dir={str(versions[0])!r}, cache_dir={str(tmp_path / 'cache')!r}"
+    script = f"import summer_prep\nprint(*(one.state for one in summer_prep.build({places}, bin_length=1000)))\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-"]
+    result = subprocess.run(command, input=script, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout == "built\n"
+
+
 def damage_at_random(path, generator):
     """Flip a byte, cut, lengthen or remove a file; return what was done."""
     content = path.read_bytes()
