@@ -112,7 +112,8 @@ def _write_parquet(key: Description, folder: Path, label_rule: LabelRule) -> lis
         place.mkdir(parents=True)
         for name, columns in _tables(key, label_rule).items():
             table = pyarrow.table(columns).replace_schema_metadata(about)
-            pyarrow.parquet.write_table(table, place / f"{name}.parquet")
+            with (place / f"{name}.parquet").open("wb") as file:  # by a path, only one in UTF-8
+                pyarrow.parquet.write_table(table, file)
         folder.mkdir(exist_ok=True)
         written = [folder / path.name for path in sorted(place.iterdir())]
         for path in written:

@@ -182,7 +182,7 @@ def file_identity(path: Path) -> Identity:
 
 def noted_sha256(identity: Identity | None, patient_id: str, folder: Path) -> str | None:
     """Return the SHA-256 of a recording from its note, if it has the same identity still."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         note = json.loads(_note_path(patient_id, folder).read_text())
         if identity is not None and note["identity"] == identity:
             return str(note["sha256"])

@@ -184,6 +184,10 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
             check_loggers(run.logger)
             if is_first_process():
                 check_folder(run.output_dir, "--output-dir")
+                if "::" in str(run.output_dir.absolute()):
+                    raise SettingsError(
+                        f"--output-dir {run.output_dir}: Lightning takes :: for a URL in another. Name another folder"
+                    )
         data = _data_of_team(team, choice, run, say)
         quieten_lightning()
         model = new_decoder(data)

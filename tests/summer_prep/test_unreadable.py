@@ -1,9 +1,12 @@
 """What cannot be looked at is named, never left out; one patient or key whose turn fails takes no other along."""
 
 import errno
+import io
 import json
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ from summer_prep import caches, freshness
 from summer_prep.building import BuildConfig, build_keys
 from summer_prep.cli import app
 from summer_prep.console import run as run_program
+from summer_prep.console import show
 from summer_prep.errors import CacheError, SettingsError, UnreachableError
 from summer_prep.sources import find_recordings
 from summer_prep.values import as_path
@@ -165,3 +169,44 @@ def test_status_writes_nothing_and_compares_a_touched_recording(demo_dir, tmp_pa
     code, shown, _ = ask("status", *places, "--json")
     assert (code, [row["state"] for row in json.loads(shown)]) == (0, ["fresh"])
     assert state() == before
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"[]", b'{"identity": 1}'])
+def test_a_damaged_note_of_a_recording_is_as_none(content, demo_dir, demo_cache, tmp_path, ask):
+    shutil.copytree(demo_cache / "sub-14", tmp_path / "sub-14")
+    (tmp_path / "sub-14" / ".source.json").write_bytes(content)
+    code, shown, _ = ask("status", "--data-dir", demo_dir, "--cache-dir", tmp_path, "--patient-ids", "14", "--json")
+    assert (code, {row["state"] for row in json.loads(shown)}) == (0, {"fresh"})
+
+
+def test_a_link_to_a_folder_that_is_not_there_is_refused(demo_dir, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for folder in (tmp_path / "link", tmp_path / "link" / "below"):
+        with pytest.raises(SettingsError, match="link to a folder that is not there"):
+            build_keys(BuildConfig(data_dir=demo_dir, cache_dir=folder, n_workers=0))
+
+
+def test_a_terminal_without_the_letters_shows_their_codes(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    with pytest.raises(SystemExit):
+        run_program(app, "summer-prep", ["--version"])
+    show("R²")
+    assert stream.buffer.getvalue().endswith(rb"R\xb2" + b"\n")
+
+
+def test_folders_need_no_names_in_utf8(demo_dir, tmp_path, ask):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    shutil.copytree(demo_dir / "sub-14", folder / "nwb" / "sub-14")
+    places = ("--data-dir", folder / "nwb", "--cache-dir", folder / "cache")
+    config = BuildConfig(data_dir=folder / "nwb", cache_dir=folder / "cache", bin_lengths_ms=(1000,), n_workers=0)
+    assert [result.state for result in build_keys(config)] == ["built"]
+    for command in (("status", *places), ("verify", *places[2:]), ("inspect", "14", "--bin-length=1000", *places[2:])):
+        assert ask(*command)[0] == 0
+    pytest.importorskip("pyarrow", reason="needs: pip install pyarrow")
+    assert ask("export", "14", folder / "tables", "--bin-length=1000", *places[2:])[0] == 0
+
+
+def test_fit_refuses_a_folder_that_lightning_takes_for_a_url(demo_cache, tmp_path):
+    with pytest.raises(SettingsError, match="--output-dir .*::"):
+        summer_train.fit(cache_dir=demo_cache, data_dir=tmp_path, output_dir=tmp_path / "a::b")
