@@ -62,7 +62,7 @@ def cluster(
     """
     if scheduler != LOCAL and not _ADDRESS.fullmatch(scheduler):
         raise SettingsError(f"--scheduler {scheduler}: give an address like tcp://host:8786, or local")
-    distributed = load_extra("distributed", "cluster", f"--scheduler {scheduler}")
+    distributed = load_extra("distributed", f"--scheduler {scheduler}")
     with _quiet_logs(), _connected(distributed, scheduler, n_workers) as client:
         _await_workers(client, scheduler)
         _check_workers(client, needed, read, written)

@@ -61,7 +61,7 @@ def export(
     if label_rule not in LABEL_RULES:
         raise SettingsError(f"--label-rule {label_rule}: choose one of {', '.join(LABEL_RULES)}")
     is_nwb = path.suffix.lower() == ".nwb"
-    load_extra("ndx_binned_spikes" if is_nwb else "pyarrow", "export", f"export to {path}")
+    load_extra("ndx_binned_spikes" if is_nwb else "pyarrow", f"export to {path}")
     place = as_place(cache_dir, "--cache-dir")
     _check_target(path, is_nwb, force, place)
     cache = open_cache(place, None if local_cache is None else as_path(local_cache, "--local-cache"))

@@ -47,8 +47,8 @@ class Objects:
     def __init__(self, url: Url, option: str) -> None:
         check_bucket_url(url, option)
         self.url = url
-        self.obstore = load_extra("obstore", "bucket", f"{option} {url}")
-        load_extra("obstore.store", "bucket", f"{option} {url}")
+        self.obstore = load_extra("obstore", f"{option} {url}")
+        load_extra("obstore.store", f"{option} {url}")
         try:
             self.store = self.store_at(url)
         except SettingsError:

@@ -81,15 +81,15 @@ def downloaded(url: Url) -> Iterator[Path]:
 
 
 def _file_system(url: Url) -> tuple[Any, str]:
-    fsspec = load_extra("fsspec", "bucket", f"--data-dir {url}")
+    fsspec = load_extra("fsspec", f"--data-dir {url}")
     try:
         options = {}
         if url.scheme in SCHEMES:
             check_bucket_url(url, "--data-dir")
-            load_extra("obstore.fsspec", "bucket", f"--data-dir {url}").register(list(SCHEMES))
+            load_extra("obstore.fsspec", f"--data-dir {url}").register(list(SCHEMES))
             options = client_options()
         elif url.scheme in ("http", "https"):
-            aiohttp = load_extra("aiohttp", "bucket", f"--data-dir {url}")
+            aiohttp = load_extra("aiohttp", f"--data-dir {url}")
             options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(sock_connect=10, sock_read=60)}}
         system, path = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:

@@ -84,7 +84,7 @@ def check_loggers(names: Sequence[str]) -> None:
     """
     for name in names:
         if name != "csv":
-            load_extra(name, name, f"--logger {name}")
+            load_extra(name, f"--logger {name}")
 
 
 def _loggers(names: Sequence[str], log_dir: Path) -> list[Logger]:

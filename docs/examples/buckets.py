@@ -1,6 +1,6 @@
 """A cache in a bucket: build it there, look into it, train on a copy that is fetched once.
 
-pip install 'summer-pipeline[bucket]'
+pip install obstore 'fsspec[http]'
 python docs/examples/buckets.py RECORDINGS s3://lab/summer       (credentials as for the AWS command line)
 """
 

@@ -1,6 +1,6 @@
 """Build the cache and train a study on the nodes of a Slurm cluster, with dask-jobqueue.
 
-    pip install 'summer-pipeline[cluster]'
+    pip install distributed dask-jobqueue
     python docs/examples/slurm_cluster.py --recordings /shared/recordings --cache /shared/data_cache --jobs 16
 
 Run it where `sbatch` is, in a folder that all nodes share. `--show-job` prints what would be submitted.

@@ -1,6 +1,6 @@
 """Cached arrays in xarray and pandas: rates by region around the onsets of a label.
 
-pip install 'summer-pipeline[xarray]' pandas
+pip install xarray pandas
 python docs/examples/xarray_pandas.py CACHE_DIR
 """
 

@@ -57,7 +57,7 @@ def example(name, *arguments, capsys, monkeypatch):
 
 
 def test_xarray_and_pandas(demo_cache, capsys, monkeypatch):
-    pytest.importorskip("xarray", reason="needs: pip install 'summer-pipeline[xarray]'")
+    pytest.importorskip("xarray", reason="needs: pip install xarray")
     shown = example("xarray_pandas.py", demo_cache, capsys=capsys, monkeypatch=monkeypatch)
     assert re.search(r"\d+ onsets, mean rate before \d", shown)
 
@@ -88,6 +88,18 @@ def test_every_example_is_shown_in_the_how_tos_and_run_by_a_test(script):
     assert f"examples/{script.name}" in (DOCS / "howto.md").read_text()
     tests = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
     assert f'"{script.name}"' in tests
+
+
+def test_every_link_leads_to_a_file_and_a_heading():
+    root = DOCS.parent
+    for page in (*DOCS.glob("*.md"), *root.glob("*.md"), *root.glob("data_cache/*.md")):
+        for path, heading in re.findall(r"\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
+            target = page.parent / path if path else page
+            assert target.exists(), (page.name, path)
+            if heading:
+                headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+                slugs = [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings]
+                assert heading in slugs, (page.name, path, heading)
 
 
 def test_published_figures_are_those_of_the_code():

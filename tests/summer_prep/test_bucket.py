@@ -33,7 +33,7 @@ from summer_prep.values import as_place
 from tests.conftest import error_line
 from tests.s3 import kill
 
-obstore = pytest.importorskip("obstore", reason="caches in buckets need: pip install 'summer-pipeline[bucket]'")
+obstore = pytest.importorskip("obstore", reason="caches in buckets need: pip install obstore fsspec[http]")
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.xdist_group("bucket")  # one server for all
@@ -501,7 +501,7 @@ def test_wrong_urls_are_one_line(url, message, bucket, tmp_path):
 
 def test_missing_obstore_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(SettingsError, match=r"pip install 'summer-pipeline\[bucket\]'"):
+    with pytest.raises(SettingsError, match=r"pip install obstore"):
         open_cache(Url("s3://bucket/prefix"), tmp_path)
 
 

@@ -13,7 +13,7 @@ from summer_train import studies
 from summer_train.config import StudyRun, settings_from
 from tests.clusters import dask, processes_of
 
-pytest.importorskip("distributed", reason="studies on a cluster need: pip install 'summer-pipeline[cluster]'")
+pytest.importorskip("distributed", reason="studies on a cluster need: pip install distributed dask-jobqueue")
 pytestmark = pytest.mark.xdist_group("cluster")
 
 
