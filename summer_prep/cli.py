@@ -439,7 +439,7 @@ def status(
         ]
         show_table(Table(["patient", "bin (ms)", "state", "reason", "bytes"], rows))
         say(f"summer-prep build would write {sum(one.is_to_build for one in states)} of {len(states)} keys")
-        say("files of keys were counted and measured, not read: summer-prep verify reads every byte")
+        say("files were counted and measured, not read: summer-prep verify reads every byte")
     failed = [one.reason for one in states if one.state == "failed"]
     summary = f"{len(failed)} of {len(states)} keys could not be compared, listed above"
     _fail_if_any(list(dict.fromkeys(failed)), "failed", len(states), summary)

@@ -51,6 +51,7 @@ def cache_states(
     Raises
     ------
     SettingsError : a patient has neither a recording nor a key; no such bins
+    UnreachableError : nothing can be known of any key
     """
     for bin_length_ms in bin_lengths_ms:
         check_bin_length(bin_length_ms)
@@ -60,9 +61,12 @@ def cache_states(
     check_known(patient_ids, known, data_dir, f"key in {cache.place}")
     lengths = bin_lengths_ms or sorted({length for found in cached.values() for length in found})
     with keeping_much():
-        return key_states(
+        states = key_states(
             data_dir, cache, recordings, patient_ids or known, lengths or DATASET_BIN_LENGTHS_MS, is_for_use=False
         )
+    if all(state.state == "failed" for state in states):
+        raise UnreachableError(states[0].reason)  # once, not for every key
+    return states
 
 
 def check_known(patient_ids: Iterable[str], known: Iterable[str], data_dir: Place, key: str, others: str = "") -> None:
