@@ -64,8 +64,8 @@ class BucketCache:
     def __init__(self, url: Url, local_cache: Path) -> None:
         if not url.startswith(BUCKETS):
             raise SettingsError(f"--cache-dir {url}: a cache can be a folder, or in a bucket at {', '.join(BUCKETS)}")
-        self._obstore = load_extra("obstore", "bucket", f"--cache-dir {url}")
-        self._open_store = load_extra("obstore.store", "bucket", f"--cache-dir {url}").from_url
+        self._obstore = load_extra("obstore", f"--cache-dir {url}")
+        self._open_store = load_extra("obstore.store", f"--cache-dir {url}").from_url
         self.place = url
         self.local_cache = local_cache
         self.folder = local_cache / "notes" / hashlib.sha256(url.encode()).hexdigest()[:16]

@@ -4,6 +4,7 @@ Imports stay light: h5py and Zarr are loaded by the processes that build, once, 
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from summer_prep.caches import Cache, open_cache
+from summer_prep.caches import Cache, keys_and_problems, open_cache
 from summer_prep.dataset import LONG_FRAMES, LongFrames, check_bin_length
-from summer_prep.errors import CacheError, RecordingError, SettingsError, SummerError, UnreachableError
+from summer_prep.errors import CacheError, RecordingError, SettingsError, UnreachableError, one_line
 from summer_prep.freshness import KeyState, check_known, key_state, key_states
 from summer_prep.key import (
     CODECS,
@@ -26,6 +27,7 @@ from summer_prep.key import (
     key_path,
     patient_path,
 )
+from summer_prep.machine import usable_processors
 from summer_prep.output import check_folder
 from summer_prep.parallel import Opened, dask_workers, processes, run_tasks, this_process
 from summer_prep.publish import clear_debris
@@ -80,7 +82,7 @@ class BuildConfig:
     """Patients to build; empty for every one found."""
     bin_lengths_ms: tuple[int, ...] = ()
     """Bin lengths; empty for all that the file lists."""
-    n_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    n_workers: int = field(default_factory=usable_processors)
     """Processes; a patient is built by one. 0 builds in this process, which a file that crashes HDF5 takes along."""
     codec: Codec = "none"
     """How spike_counts are stored: none (can be mapped), zstd or blosc."""
@@ -145,7 +147,8 @@ def build(
 ) -> list[KeyResult]:
     """Bin NWB recordings into the cache, as `summer-prep build` does; what is fresh is skipped.
 
-    In a script, call it below `if __name__ == "__main__":` or with `workers=0`, since it starts processes.
+    In a script, call it below `if __name__ == "__main__":` or with `workers=0`, since it starts processes; a script
+    that comes through a pipe (`python - < script.py`) builds in its own process.
 
     Parameters
     ----------
@@ -155,7 +158,7 @@ def build(
     nwb_path : one NWB file instead of a folder
     patient_ids : like 14, "14 20" or [14, 20]; every one found by default
     bin_length : ms, like 80 or [80, 200]; all that the files list by default
-    workers : processes, as many as there are processors by default
+    workers : processes, as many as there are processors that this process may use by default
     codec : how spike counts are stored: none (can be memory-mapped), zstd or blosc
     long_frames : frames of more than 200 ms: "count" their spikes, as the published code does, or "pause", take them as
         pauses
@@ -203,7 +206,7 @@ def build_config(
         nwb_path=None if nwb_path is None else as_path(nwb_path, "--nwb-path"),
         patient_ids=as_patient_ids(patient_ids),
         bin_lengths_ms=as_bin_lengths(bin_length),
-        n_workers=os.cpu_count() or 1 if workers is None else as_number(workers, int, "--workers"),
+        n_workers=usable_processors() if workers is None else as_number(workers, int, "--workers"),
         codec=as_text(codec, "--codec"),  # type: ignore[arg-type]  # BuildConfig checks it
         long_frames=as_text(long_frames, "--long-frames"),  # type: ignore[arg-type]  # as above
         force=as_number(force, bool, "--force"),
@@ -221,7 +224,12 @@ def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_pati
     """
     if config.scheduler is not None:
         config = with_absolute_paths(config)
-    cache, paths = open_places(config)
+    if isinstance(config.cache_dir, Path):
+        check_folder(config.cache_dir, "--cache-dir", is_written=False)
+    cache = open_cache(config.cache_dir, config.local_cache)
+    paths = select_recordings(config.data_dir, config.nwb_path, config.patient_ids)
+    if isinstance(cache.place, Url):
+        cache.keys()  # raises UnreachableError before the work
     results: dict[str, list[KeyResult]] = {}
     was_there = cache.folder.exists()
     progress(0, len(paths))
@@ -245,28 +253,20 @@ def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_pati
     return [result for patient_id in paths for result in results[patient_id]]
 
 
-def open_places(config: BuildConfig) -> tuple[Cache, dict[str, Place]]:
-    """Return the cache, and patient id -> recording.
-
-    Raises
-    ------
-    SettingsError : the cache cannot be one; the selection is impossible
-    UnreachableError : the bucket of the cache cannot be asked
-    """
-    if isinstance(config.cache_dir, Path):
-        check_folder(config.cache_dir, "--cache-dir", is_written=False)
-    cache = open_cache(config.cache_dir, config.local_cache)
-    paths = select_recordings(config.data_dir, config.nwb_path, config.patient_ids)
-    if isinstance(cache.place, Url):
-        cache.keys()  # raises UnreachableError before the work
-    return cache, paths
-
-
 def _pool(config: BuildConfig) -> Callable[[], Opened]:
     """Return what opens the pool that builds patients side by side."""
     if config.scheduler is not None:
         return partial(dask_workers, config.scheduler, config.n_workers, PRELOADED)
-    return partial(processes, config.n_workers, PRELOADED) if config.n_workers else this_process
+    if config.n_workers == 0 or _is_read_from_stdin():
+        return this_process
+    return partial(processes, config.n_workers, PRELOADED)
+
+
+def _is_read_from_stdin() -> bool:
+    """Return whether the program came through a pipe (`python - < script.py`): processes could not run it again."""
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    return getattr(main, "__spec__", None) is None and path is not None and not os.path.exists(path)
 
 
 def build_patient(path: Place, patient_id: str, config: BuildConfig) -> list[KeyResult]:
@@ -274,28 +274,23 @@ def build_patient(path: Place, patient_id: str, config: BuildConfig) -> list[Key
     try:
         cache = open_cache(config.cache_dir, config.local_cache)
         clear_debris(patient_path(cache.folder, patient_id))
-        wanted, fresh = wanted_and_fresh(path, patient_id, config, cache)
+        wanted, fresh = _wanted_and_fresh(path, patient_id, config, cache)
         built: list[KeyResult] = []
         if not wanted or len(fresh) < len(wanted):
             with _patient_lock(cache.folder, patient_id) as waited:
                 if waited:  # for somebody else who was building this patient: most of the work may be done
-                    wanted, fresh = wanted_and_fresh(path, patient_id, config, cache)
+                    wanted, fresh = _wanted_and_fresh(path, patient_id, config, cache)
                 if not wanted or len(fresh) < len(wanted):
                     built = _build_missing(path, wanted, fresh, config, cache)
-    except SummerError as error:
-        return [_failure(patient_id, 0, str(error))]
+    except Exception as error:
+        return [_failure(patient_id, 0, one_line(error, path))]
     return [_fresh(patient_id, length) for length in fresh] + built
 
 
-def wanted_and_fresh(
-    path: Place, patient_id: str, config: BuildConfig, cache: Cache, may_note: bool = True
+def _wanted_and_fresh(
+    path: Place, patient_id: str, config: BuildConfig, cache: Cache
 ) -> tuple[tuple[int, ...], list[int]]:
-    """Return the bin lengths wanted (empty where only the file knows), and those that are fresh.
-
-    Parameters
-    ----------
-    may_note : whether the digest of a recording may be noted beside its keys
-    """
+    """Return the bin lengths wanted (empty where only the file knows), and those that are fresh."""
     cached = cache.bin_lengths(patient_id)
     if config.force or not cached:
         return config.bin_lengths_ms, []
@@ -304,7 +299,7 @@ def wanted_and_fresh(
         if sha256 is None:  # it has to be fetched to know, and is then built
             return config.bin_lengths_ms, []
     else:
-        sha256 = source_sha256(path, patient_id, cache.folder, may_note)
+        sha256 = source_sha256(path, patient_id, cache.folder)
     fresh = {
         length: state.description
         for length in config.bin_lengths_ms or cached
@@ -348,12 +343,13 @@ def _build_key(on_film: "RecordingOnFilm", bin_length_ms: int, codec: Codec, pat
     patient_id = on_film.recording.patient_id
     try:
         arrays, attributes = align(on_film, bin_length_ms)
-    except (RecordingError, SettingsError) as error:
-        return _failure(patient_id, bin_length_ms, f"{path}: {error}")
-    try:
         cache.publish(patient_id, bin_length_ms, encode_key(arrays, {**attributes, "codec": codec}, codec))
     except (CacheError, UnreachableError) as error:
         return _failure(patient_id, bin_length_ms, str(error))
+    except (RecordingError, SettingsError) as error:
+        return _failure(patient_id, bin_length_ms, f"{path}: {error}")
+    except Exception as error:
+        return _failure(patient_id, bin_length_ms, one_line(error, f"{path} at {bin_length_ms} ms"))
     n_unseen = attributes["n_unseen_bins"]
     notes = [*attributes["notes"], *([f"{n_unseen} bins were never seen (recorded_s = 0)"] if n_unseen else [])]
     return KeyResult(
@@ -390,10 +386,11 @@ def _patient_lock(folder: Path, patient_id: str) -> Iterator[bool]:
     try:
         yield waited
     finally:
-        lock.release()
-        for leftover, remove in ((folder / LOCK_FILE, Path.unlink), (folder, Path.rmdir)):
-            with suppress(OSError):
-                remove(leftover)
+        with suppress(OSError):
+            if lock.is_locked:  # else the file is the lock of another builder
+                (folder / LOCK_FILE).unlink()
+            lock.release()
+            folder.rmdir()  # where nothing was built
 
 
 def _fresh(patient_id: str, bin_length_ms: int) -> KeyResult:
@@ -433,7 +430,10 @@ def ensure_keys(
     is_file = nwb_path is not None and not patient_ids
     recordings = select_recordings(data_dir, nwb_path) if is_file else find_recordings(data_dir, may_be_missing=True)
     cache = open_cache(cache_dir, local_cache)
-    every_key = cache.keys()
+    every_key, unlisted = keys_and_problems(cache)
+    for patient_id in patient_ids or unlisted:
+        if patient_id in unlisted:
+            raise UnreachableError(unlisted[patient_id])
     cached = [patient_id for patient_id, lengths in every_key.items() if bin_length_ms in lengths]
     others = ", ".join(f"{one} ({' '.join(map(str, lengths))} ms)" for one, lengths in every_key.items())
     wanted_key = f"key at {bin_length_ms} ms in {cache_dir}"
@@ -443,7 +443,7 @@ def ensure_keys(
     for reason in dict.fromkeys(state.reason for state in states if state.state == "unchecked"):
         patients = ", ".join(state.patient_id for state in states if state.reason == reason)
         say(f"patient {patients}: freshness is not known ({reason})")
-    to_build = [state for state in states if state.state in ("missing", "stale")]
+    to_build = [state for state in states if state.is_to_build]
     for state in to_build:
         if state.patient_id not in recordings:
             key = key_path(cache_dir, state.patient_id, bin_length_ms)

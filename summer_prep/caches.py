@@ -3,13 +3,13 @@
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, check_bin_length
-from summer_prep.errors import CacheError, SettingsError
+from summer_prep.errors import CacheError, SettingsError, SummerError, UnreachableError, one_line
 from summer_prep.key import (
     Description,
     build_command,
@@ -48,6 +48,13 @@ def open_cache(place: Place, local_cache: Path | None = None) -> "Cache":
 
         return BucketCache(place, local_cache or default_local_cache())
     return FolderCache(place)
+
+
+def keys_and_problems(cache: "Cache") -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Return the keys of all patients as `Cache.keys`, and patient id -> why a patient's keys cannot be listed."""
+    problems: dict[str, str] = {}
+    keys = cached_keys(cache.place, problems) if isinstance(cache.place, Path) else cache.keys()
+    return keys, problems
 
 
 def default_local_cache() -> Path:
@@ -132,12 +139,12 @@ FACTS = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "c
 """What a list of keys tells of each, with recorded time, pauses and units by region."""
 
 
-Facts = dict[str, Any] | str
+Facts = dict[str, Any] | SummerError
 """`FACTS` of a key, or what is wrong with it."""
 
 
 def facts_of_keys(cache: Cache, keys: Sequence[tuple[str, int]]) -> list[Facts]:
-    """Return the facts of every key that is whole, as far as counting and measuring tells, and a line of each other.
+    """Return the facts of every key that is whole, as far as counting and measuring tells, and the error of each other.
 
     Raises
     ------
@@ -149,9 +156,14 @@ def facts_of_keys(cache: Cache, keys: Sequence[tuple[str, int]]) -> list[Facts]:
 
 def _facts_of(cache: Cache, key: tuple[str, int]) -> Facts:
     try:
-        attributes = checked(cache, *key).attributes
+        return _facts_in_attributes(checked(cache, *key).attributes)
     except CacheError as error:
-        return str(error)
+        return error
+    except Exception as error:
+        return UnreachableError(one_line(error, key_path(cache.place, *key)))
+
+
+def _facts_in_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     regions = Counter(attributes["units"].get("brain_region", ()))
     return {
         **{name: attributes[name] for name in FACTS},

@@ -1,6 +1,5 @@
 """The commands of `summer-prep`: parse, one library call, print."""
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from summer_prep import completion
 from summer_prep.console import (
     CacheDir,
     DataDir,
@@ -33,7 +31,7 @@ from summer_prep.console import (
     working,
 )
 from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule, LongFrames
-from summer_prep.errors import CacheError, SettingsError
+from summer_prep.errors import CacheError, SettingsError, SummerError, UnreachableError, one_line
 from summer_prep.key import Codec, Description
 from summer_prep.tables import (
     attributes_table,
@@ -42,7 +40,6 @@ from summer_prep.tables import (
     key_tables,
     labels_table,
     patients_table,
-    plan_table,
     results_table,
     rounded,
 )
@@ -54,15 +51,9 @@ if TYPE_CHECKING:
     from summer_prep.caches import Cache
 
 BinLengths = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MS...", help="Bin lengths in ms.  [default: those in the cache]", autocompletion=completion.bin_lengths
-    ),
+    str | None, typer.Option(metavar="MS...", help="Bin lengths in ms.  [default: those in the cache]")
 ]
-
-BinLength = Annotated[
-    str | None, typer.Option(help="Bin length in ms.  [default: 80]", autocompletion=completion.bin_lengths)
-]
+BinLength = Annotated[str | None, typer.Option(help="Bin length in ms.  [default: 80]")]
 FoldLayout = Annotated[
     float | None,
     typer.Option(metavar="BUFFER", help="Show what the blocked split with this buffer (s) leaves of each label."),
@@ -112,8 +103,9 @@ def build(
         str | None,
         typer.Option(metavar="MS...", help="Bin lengths in ms, like 80 or 80,200.  [default: all that the files list]"),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; one builds one patient at a time.")] = os.cpu_count()
-    or 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; one builds one patient at a time.  [default: processors]")
+    ] = None,
     codec: Annotated[Codec, typer.Option(help=CODEC_HELP)] = "none",
     long_frames: Annotated[LongFrames, typer.Option(help=LONG_FRAMES_HELP)] = "count",
     force: Annotated[bool, typer.Option("--force", help="Build also what is fresh.")] = False,
@@ -123,9 +115,6 @@ def build(
     ] = False,
     local_cache: LocalCache = None,
     scheduler: SchedulerOption = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell which keys would be built, their bytes and time.")
-    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bin NWB recordings into the cache; what is fresh is skipped, and a killed build can simply be repeated."""
@@ -136,10 +125,6 @@ def build(
         bin_length=bin_length, workers=workers, codec=codec, long_frames=long_frames, force=force,
         unusual_clocks=unusual_clocks, scheduler=scheduler,
     )  # fmt: skip
-    if dry_run:
-        _show_plan(config, as_json)
-        _say_left_out(config)
-        return
     with progress_on_terminal() as bar:
         task = bar.add_task("binning", total=None)
         results = build_keys(config, lambda n_done, n_patients: bar.update(task, completed=n_done, total=n_patients))
@@ -165,39 +150,14 @@ def _say_left_out(config: "BuildConfig") -> None:
             say(f"left out {path}: its name has no patient id, as sub14.nwb has")
 
 
-def _show_plan(config: "BuildConfig", as_json: bool) -> None:
-    from summer_prep.planning import plan_build
-
-    with working("looking at recordings"):
-        plan = plan_build(config)
-    problems = [key.reason for key in plan.keys if key.state == "failed"]
-    if as_json:
-        show_json({"seconds": plan.seconds, "keys": [asdict(key) for key in plan.keys]})
-    elif len(problems) < len(plan.keys):
-        show_table(plan_table(plan.keys))
-    n_bytes = sum(key.n_bytes for key in plan.to_build)
-    compressed = "" if config.codec == "none" else ", before compression"
-    say(
-        f"would build {len(plan.to_build)} keys: {n_bytes / 1e6:,.1f} MB{compressed}, about {plan.seconds:.0f} s "
-        f"with {config.n_workers} workers; nothing was written"
-    )
-    _fail_if_any(problems, "would fail", len(plan.keys), f"{len(problems)} patients would fail, listed above")
-
-
 @app.command()
 def inspect(
-    patient: Annotated[
-        str | None,
-        typer.Argument(help="A patient id.  [default: a list of all keys]", autocompletion=completion.patients),
-    ] = None,
+    patient: Annotated[str | None, typer.Argument(help="A patient id.  [default: a list of all keys]")] = None,
     cache_dir: CacheDir = Path("data_cache"),
     bin_length: BinLength = None,
     picture: PictureOption = None,
     labels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME...", help="Labels to draw.  [default: a few of them]", autocompletion=completion.labels
-        ),
+        str | None, typer.Option(metavar="NAME...", help="Labels to draw.  [default: a few of them]")
     ] = None,
     unit: Annotated[
         int | None, typer.Option(help="Show one unit, by its column from 0: rate, Fano factor, rate by label.")
@@ -241,7 +201,11 @@ def inspect(
 
 
 def _key_to_show(cache: "Cache", patient: str, length_ms: int) -> Description:
-    cached = cache.keys()
+    from summer_prep.caches import keys_and_problems
+
+    cached, unlisted = keys_and_problems(cache)
+    if patient in unlisted:
+        raise UnreachableError(unlisted[patient])
     if length_ms not in cached.get(patient, []):
         found = ", ".join(f"{name} ({' '.join(map(str, lengths))} ms)" for name, lengths in cached.items())
         raise SettingsError(
@@ -277,26 +241,39 @@ def one_bin_length(text: str | None) -> int:
 
 def _show_keys(cache: "Cache", length_ms: int | None, as_json: bool) -> None:
     """Show all keys, or those of one bin length."""
-    from summer_prep.caches import facts_of_keys
+    from summer_prep.caches import facts_of_keys, keys_and_problems
 
+    cached, unlisted = keys_and_problems(cache)
     keys = [
         (patient, length)
-        for patient, lengths in cache.keys().items()
+        for patient, lengths in cached.items()
         for length in lengths
         if length_ms is None or length == length_ms
     ]
-    if not keys:
+    if not keys and not unlisted:
         which = "nothing" if length_ms is None else f"no key at {length_ms} ms"
         raise SettingsError(f"{cache.place}: {which} in the cache. Build it: summer-prep build --data-dir DIR")
     with working("reading keys"):
         found = facts_of_keys(cache, keys)
     readable = [one for one in found if isinstance(one, dict)]
-    problems = [one for one in found if isinstance(one, str)]
+    problems = [one for one in found if isinstance(one, SummerError)]
     if as_json:
         show_json(readable)
     else:
         show_table(patients_table(readable))
-    _fail_if_any(problems, "wrong", len(keys), f"{len(problems)} of {len(keys)} keys are damaged, listed above")
+    problems += map(UnreachableError, unlisted.values())
+    _fail_if_wrong([[problem] for problem in problems], len(keys))
+
+
+def _fail_if_wrong(problems: Sequence[Sequence[SummerError]], n_keys: int) -> None:
+    """End with exit code 1 where a key has problems, one sequence of them a key: damaged, or cannot be read."""
+    wrong = [found for found in problems if found]
+    n_unreachable = sum(isinstance(found[0], UnreachableError) for found in wrong)
+    n_damaged = len(wrong) - n_unreachable
+    counts = {f"{n_damaged} of {n_keys} keys are damaged": n_damaged, f"{n_unreachable} cannot be read": n_unreachable}
+    summary = " and ".join(text for text, number in counts.items() if number)
+    lines = [str(problem) for found in wrong for problem in found]
+    _fail_if_any(lines, "wrong", max(n_keys, len(lines)), f"{summary}, listed above")
 
 
 def _fail_if_any(problems: list[str], word: str, n_keys: int, summary: str) -> None:
@@ -416,7 +393,7 @@ def diff(
 
 @app.command("export")
 def export_key(
-    patient: Annotated[str, typer.Argument(help="A patient id.", autocompletion=completion.patients)],
+    patient: Annotated[str, typer.Argument(help="A patient id.")],
     target: Annotated[Path, typer.Argument(help="A folder for the Parquet tables.")],
     cache_dir: CacheDir = Path("data_cache"),
     bin_length: BinLength = None,
@@ -450,7 +427,10 @@ def status(
     local_cache: LocalCache = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which keys are fresh, missing or stale, and why; nothing is changed, and files are not read."""
+    """Report which keys are fresh, missing or stale, why, and their bytes; a build writes the missing and the stale.
+
+    Nothing is written. A recording is read where its digest was not noted since it was changed.
+    """
     from summer_prep.caches import open_cache
     from summer_prep.freshness import cache_states
 
@@ -459,9 +439,17 @@ def status(
         states = cache_states(data_dir, open_cache(cache_dir, local_cache), *chosen)
     if as_json:
         show_json([state.as_plain() for state in states])
-        return
-    show_table(Table(["patient", "bin (ms)", "state", "reason"], [list(state.as_plain().values()) for state in states]))
-    say("files were counted and measured, not read: summer-prep verify reads every byte")
+    else:
+        rows = [
+            [one.patient_id, one.bin_length_ms, one.state, one.reason, f"{one.n_bytes:,}" if one.n_bytes else ""]
+            for one in states
+        ]
+        show_table(Table(["patient", "bin (ms)", "state", "reason", "bytes"], rows))
+        say(f"summer-prep build would write {sum(one.is_to_build for one in states)} of {len(states)} keys")
+        say("files were counted and measured, not read: summer-prep verify reads every byte")
+    failed = [one.reason for one in states if one.state == "failed"]
+    summary = f"{len(failed)} of {len(states)} keys could not be compared, listed above"
+    _fail_if_any(list(dict.fromkeys(failed)), "failed", len(states), summary)
 
 
 @app.command()
@@ -472,23 +460,31 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Read every byte of the cache against its digests; exit code 1 if anything is wrong."""
-    from summer_prep.caches import open_cache
-    from summer_prep.key import key_path
+    from summer_prep.caches import keys_and_problems, open_cache
+    from summer_prep.key import key_path, patient_path
 
     cache = open_cache(cache_dir)
-    cached = cache.keys()
+    chosen = as_patient_ids(patient_ids)
+    cached, unlisted = keys_and_problems(cache)
+    cached |= {patient_id: [] for patient_id in unlisted}
     if not cached:
         raise SettingsError(f"{cache_dir}: nothing in the cache. Check --cache-dir")
-    keys = _chosen_keys(cache_dir, cached, as_patient_ids(patient_ids), as_bin_lengths(bin_length))
+    keys = _chosen_keys(cache_dir, cached, chosen, as_bin_lengths(bin_length))
+    problems: dict[str, list[SummerError]] = {
+        str(patient_path(cache_dir, patient_id)): [UnreachableError(line)]
+        for patient_id, line in unlisted.items()
+        if not chosen or patient_id in chosen
+    }
     with progress_on_terminal() as bar:
-        problems = {
-            str(key_path(cache_dir, *key)): cache.verify(*key) for key in bar.track(keys, description="reading")
-        }
+        for key in bar.track(keys, description="reading"):
+            path = key_path(cache_dir, *key)
+            try:
+                problems[str(path)] = list(map(CacheError, cache.verify(*key)))
+            except Exception as error:
+                problems[str(path)] = [UnreachableError(one_line(error, path))]
     if as_json:
-        show_json(problems)
-    every_problem = [problem for found in problems.values() for problem in found]
-    n_wrong = sum(bool(found) for found in problems.values())
-    _fail_if_any(every_problem, "wrong", len(keys), f"{n_wrong} of {len(keys)} keys are damaged, listed above")
+        show_json({path: list(map(str, found)) for path, found in problems.items()})
+    _fail_if_wrong(list(problems.values()), len(keys))
     if not as_json:
         show(f"{len(keys)} keys verified: every byte is as it was written")
 
@@ -505,7 +501,7 @@ def _chosen_keys(
     chosen = {patient_id: cached[patient_id] for patient_id in patient_ids or cached}
     found = sorted({length for lengths in chosen.values() for length in lengths})
     missing = [length for length in lengths_ms if length not in found]
-    if missing:
+    if missing and found:
         raise SettingsError(
             f"--bin-length {' '.join(map(str, missing))}: no such keys; found are {', '.join(map(str, found))} ms"
         )

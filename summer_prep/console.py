@@ -5,13 +5,14 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from threading import Timer
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
-from summer_prep import __version__, completion
+from summer_prep import __version__
 from summer_prep.errors import SettingsError, SummerError
 from summer_prep.output import check_picture
 from summer_prep.values import as_path, as_place, finite
@@ -48,9 +49,7 @@ PictureOption = Annotated[Path | None, typer.Option(callback=check_picture, help
 SCHEDULER_HELP = "Work on a Dask cluster: its scheduler's address, or local.  [default: processes of this machine]"
 SchedulerOption = Annotated[str | None, typer.Option(metavar="ADDRESS", help=SCHEDULER_HELP)]
 PATIENTS_HELP = "Patients, like 14 20 or 14,20.  [default: every one found]"
-PatientIds = Annotated[
-    str | None, typer.Option(metavar=f"ID{LIST_MARK}", help=PATIENTS_HELP, autocompletion=completion.patients)
-]
+PatientIds = Annotated[str | None, typer.Option(metavar=f"ID{LIST_MARK}", help=PATIENTS_HELP)]
 
 
 class Table(NamedTuple):
@@ -88,11 +87,13 @@ def _print_version(is_asked_for: bool) -> None:
 
 def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> NoReturn:
     """Run a program by its name; a SummerError becomes one line on stderr and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show the letters of R² is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in arguments
     os.environ.pop("MPLBACKEND", None)  # of a notebook that started us: matplotlib fails where it is not installed
     command = typer.main.get_command(app)
     several = list_options(command)
-    completion.join_list_values(os.environ, lambda words: normalise(words, several), several)
     try:
         plain = [argument for argument in arguments if argument != "--debug"]
         command(normalise(plain, several), prog_name=program)

@@ -1,5 +1,8 @@
 """The errors that a user or a file can cause; anything else that is raised is a bug of ours."""
 
+import traceback
+from pathlib import Path
+
 
 class SummerError(Exception):
     """A problem with data or settings, told in one line: what, where, found, allowed, what to do next."""
@@ -14,7 +17,7 @@ class CacheError(SummerError):
 
 
 class UnreachableError(SummerError):
-    """A bucket cannot be asked: no network, no permission, or an error of its server. Its keys may be right."""
+    """What a cache holds cannot be known: no network, no permission, an error of a server or of this software."""
 
 
 class MissingKeyError(CacheError):
@@ -23,3 +26,16 @@ class MissingKeyError(CacheError):
 
 class SettingsError(SummerError):
     """A setting that the data at hand does not allow."""
+
+
+def one_line(error: Exception, where: object) -> str:
+    """Return an error as one line; one that nobody expected with its type, and where in the code it was raised."""
+    if isinstance(error, SummerError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or where}: {error.strerror or error}. Check permissions and the disk"
+    frames = traceback.extract_tb(error.__traceback__)
+    raised = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    text = f": {error}".split("\n")[0] if str(error) else ""
+    advice = "Use fewer --workers" if isinstance(error, MemoryError) else "Please report it"
+    return f"{where}: {type(error).__name__}{text}{raised}. {advice}"

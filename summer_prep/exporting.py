@@ -55,7 +55,7 @@ def export(
     path, force = Path(os.path.abspath(as_path(target, "TARGET"))), as_number(force, bool, "--force")
     if label_rule not in LABEL_RULES:
         raise SettingsError(f"--label-rule {label_rule}: choose one of {', '.join(LABEL_RULES)}")
-    load_extra("pyarrow", "export", f"export to {path}")
+    load_extra("pyarrow", f"export to {path}")
     place = as_place(cache_dir, "--cache-dir")
     _check_target(path, force, place)
     cache = open_cache(place, None if local_cache is None else as_path(local_cache, "--local-cache"))
@@ -88,7 +88,8 @@ def _write_parquet(key: Description, folder: Path, label_rule: LabelRule) -> lis
         place.mkdir(parents=True)
         for name, columns in _tables(key, label_rule).items():
             table = pyarrow.table(columns).replace_schema_metadata(about)
-            pyarrow.parquet.write_table(table, place / f"{name}.parquet")
+            with (place / f"{name}.parquet").open("wb") as file:  # by a path, only one in UTF-8
+                pyarrow.parquet.write_table(table, file)
         folder.mkdir(exist_ok=True)
         written = [folder / path.name for path in sorted(place.iterdir())]
         for path in written:

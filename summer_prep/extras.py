@@ -1,4 +1,4 @@
-"""Optional engines: loaded where they are asked for, and where one is missing, one line with what brings it."""
+"""Optional engines: loaded where they are asked for, and where one is missing, one line with how to install it."""
 
 from importlib import import_module
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from summer_prep.errors import SettingsError
 
 
-def load_extra(module: str, extra: str, asked_for: str) -> Any:
+def load_extra(module: str, asked_for: str) -> Any:
     """Return an optional module.
 
     Parameters
     ----------
-    module, extra : its name, and that of the extra of this package that installs it
+    module : its name; that of its package is the same
     asked_for : the option that needs it, for the error
 
     Raises
@@ -21,7 +21,7 @@ def load_extra(module: str, extra: str, asked_for: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
+        package = str(error.name).split(".")[0].replace("_", "-")
         raise SettingsError(
-            f"{asked_for} needs {error.name}, which is not installed. "
-            f"Install it: pip install 'summer-pipeline[{extra}]'"
+            f"{asked_for} needs {package}, which is not installed. Install it: pip install {package}"
         ) from error

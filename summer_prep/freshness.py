@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from summer_prep.caches import Cache, checked
+from summer_prep.caches import Cache, checked, keys_and_problems
 from summer_prep.dataset import DATASET_BIN_LENGTHS_MS, check_bin_length
-from summer_prep.errors import CacheError, MissingKeyError, RecordingError, SettingsError
+from summer_prep.errors import CacheError, MissingKeyError, RecordingError, SettingsError, UnreachableError, one_line
 from summer_prep.key import (
     ALGORITHM_VERSION,
     Description,
@@ -26,18 +26,20 @@ class KeyState:
     patient_id: str
     bin_length_ms: int
     state: str
-    """fresh, missing, stale, or unchecked (as good, but its recording is not there to compare with)."""
+    """fresh, missing, stale, unchecked (as good, but its recording is not there to compare with), or failed."""
     reason: str = ""
+    n_bytes: int = 0
+    """Bytes of its arrays on disk; 0 where there is no key, or one that cannot be read."""
     description: Description | None = None
+
+    @property
+    def is_to_build(self) -> bool:
+        """Whether `build` would write the key."""
+        return self.state in ("missing", "stale")
 
     def as_plain(self) -> dict[str, str | int]:
         """Return what people ask for, as plain values."""
-        return {
-            "patient_id": self.patient_id,
-            "bin_length_ms": self.bin_length_ms,
-            "state": self.state,
-            "reason": self.reason,
-        }
+        return {name: getattr(self, name) for name in ("patient_id", "bin_length_ms", "state", "reason", "n_bytes")}
 
 
 def cache_states(
@@ -48,17 +50,21 @@ def cache_states(
     Raises
     ------
     SettingsError : a patient has neither a recording nor a key; no such bins
+    UnreachableError : nothing can be known of any key
     """
     for bin_length_ms in bin_lengths_ms:
         check_bin_length(bin_length_ms)
     recordings = find_recordings(data_dir, may_be_missing=True)
-    cached = cache.keys()
-    known = in_natural_order({*recordings, *cached})
+    cached, unlisted = keys_and_problems(cache)
+    known = in_natural_order({*recordings, *cached, *unlisted})
     check_known(patient_ids, known, data_dir, f"key in {cache.place}")
     lengths = bin_lengths_ms or sorted({length for found in cached.values() for length in found})
-    return key_states(
-        data_dir, cache, recordings, patient_ids or known, lengths or DATASET_BIN_LENGTHS_MS, is_described=False
+    states = key_states(
+        data_dir, cache, recordings, patient_ids or known, lengths or DATASET_BIN_LENGTHS_MS, is_for_use=False
     )
+    if all(state.state == "failed" for state in states):
+        raise UnreachableError(states[0].reason)  # once, not for every key
+    return states
 
 
 def check_known(patient_ids: Iterable[str], known: Iterable[str], data_dir: Place, key: str, others: str = "") -> None:
@@ -91,19 +97,40 @@ def key_states(
     recordings: Mapping[str, Place],
     patient_ids: Iterable[str],
     bin_lengths_ms: Iterable[int],
-    is_described: bool = True,
+    is_for_use: bool = True,
 ) -> list[KeyState]:
     """Return the state of every key of these patients at these bin lengths, patient after patient.
 
     Parameters
     ----------
-    is_described : whether to keep what each key says of itself, 33 kB a key in memory
+    is_for_use : else nothing is written, what keys say of themselves (33 kB a key) is not kept, and what prevents
+        a comparison is no error but the reason of a state `failed`
+
+    Raises
+    ------
+    CacheError : nothing can be known of a key
     """
     lengths = list(bin_lengths_ms)
 
     def of_patient(patient_id: str) -> list[KeyState]:
-        states = _patient_states(data_dir, cache, patient_id, lengths, recordings.get(patient_id))
-        return states if is_described else [replace(state, description=None) for state in states]
+        try:
+            sha256, why_unchecked = _digest_now(data_dir, cache, patient_id, recordings.get(patient_id), is_for_use)
+        except Exception as error:
+            return [failed(patient_id, length, error) for length in lengths]
+        return [of_key(patient_id, length, sha256, why_unchecked) for length in lengths]
+
+    def of_key(patient_id: str, length: int, sha256: str | None, why_unchecked: str) -> KeyState:
+        try:
+            state = key_state(cache, patient_id, length, sha256, why_unchecked=why_unchecked)
+        except Exception as error:
+            return failed(patient_id, length, error)
+        return state if is_for_use else replace(state, description=None)
+
+    def failed(patient_id: str, length: int, error: Exception) -> KeyState:
+        if is_for_use:
+            raise error
+        reason = one_line(error, key_path(cache.place, patient_id, length))
+        return KeyState(patient_id=patient_id, bin_length_ms=length, state="failed", reason=reason)
 
     if cache.n_at_once == 1:
         return [state for patient_id in patient_ids for state in of_patient(patient_id)]
@@ -111,16 +138,16 @@ def key_states(
         return [state for states in pool.map(of_patient, patient_ids) for state in states]
 
 
-def _patient_states(
-    data_dir: Place, cache: Cache, patient_id: str, bin_lengths_ms: Iterable[int], recording: Place | None
-) -> list[KeyState]:
-    sha256, why_unchecked = None, f"no recording in {data_dir}; see --data-dir"
-    if recording is not None and cache.bin_lengths(patient_id):
-        try:
-            sha256, why_unchecked = source_sha256(recording, patient_id, cache.folder), ""
-        except RecordingError as error:
-            why_unchecked = str(error)
-    return [key_state(cache, patient_id, length, sha256, why_unchecked=why_unchecked) for length in bin_lengths_ms]
+def _digest_now(
+    data_dir: Place, cache: Cache, patient_id: str, recording: Place | None, may_note: bool
+) -> tuple[str | None, str]:
+    """Return the digest of a patient's recording as it is now, if there is a key to compare; else why there is none."""
+    if recording is None or not cache.bin_lengths(patient_id):
+        return None, f"no recording in {data_dir}; see --data-dir"
+    try:
+        return source_sha256(recording, patient_id, cache.folder, may_note), ""
+    except RecordingError as error:
+        return None, str(error)
 
 
 def key_state(
@@ -153,6 +180,7 @@ def key_state(
         bin_length_ms=bin_length_ms,
         state=state,
         reason=reason or (why_unchecked if state == "unchecked" else ""),
+        n_bytes=0 if description is None else sum(file["bytes"] for file in description.attributes["files"].values()),
         description=description,
     )
 

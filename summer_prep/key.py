@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from summer_prep.dataset import LABEL_RULES
-from summer_prep.errors import CacheError, MissingKeyError
+from summer_prep.errors import CacheError, MissingKeyError, UnreachableError
 from summer_prep.urls import Place, Url
 
 AnyPlace = TypeVar("AnyPlace", Path, Url, Place)
@@ -98,15 +98,40 @@ def patient_path(cache_dir: AnyPlace, patient_id: str) -> AnyPlace:
     return cache_dir / f"sub-{patient_id}"
 
 
-def cached_keys(cache_dir: Path) -> dict[str, list[int]]:
-    """Return patient id -> bin lengths (ms, ascending) that stand in the cache, patients in natural order."""
+def cached_keys(cache_dir: Path, problems: dict[str, str] | None = None) -> dict[str, list[int]]:
+    """Return patient id -> bin lengths (ms, ascending) that stand in the cache, patients in natural order.
+
+    Parameters
+    ----------
+    problems : takes patient id -> what is wrong with a folder that cannot be listed, instead of an error
+
+    Raises
+    ------
+    UnreachableError : a folder cannot be listed
+    """
     found: dict[str, list[int]] = {}
-    for folder in cache_dir.glob("sub-*"):
-        patient_id = folder.name.removeprefix("sub-")
-        lengths = cached_bin_lengths(cache_dir, patient_id) if is_patient_id(patient_id) else []
-        if lengths:
-            found[patient_id] = lengths
-    return {patient_id: found[patient_id] for patient_id in in_natural_order(found)}
+    folders = [name.removeprefix("sub-") for name in _names_in(cache_dir) if name.startswith("sub-")]
+    for patient_id in in_natural_order(filter(is_patient_id, folders)):
+        try:
+            if lengths := cached_bin_lengths(cache_dir, patient_id):
+                found[patient_id] = lengths
+        except UnreachableError as error:
+            if problems is None:
+                raise
+            problems[patient_id] = str(error)
+    return found
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return what is in a folder; not by glob, which takes a folder that may not be read for an empty one."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UnreachableError(
+            f"{folder}: cannot be listed ({error.strerror}). Change its permissions, or move it"
+        ) from error
 
 
 def bin_length_of(name: str) -> int | None:
@@ -116,9 +141,8 @@ def bin_length_of(name: str) -> int | None:
 
 
 def cached_bin_lengths(cache_dir: Path, patient_id: str) -> list[int]:
-    """Return the bin lengths (ms, ascending) of one patient's keys."""
-    entries = patient_path(cache_dir, patient_id).glob("bin-*ms.zarr")
-    lengths = (bin_length_of(entry.name) for entry in entries)
+    """Return the bin lengths (ms, ascending) of one patient's keys; raises UnreachableError."""
+    lengths = map(bin_length_of, _names_in(patient_path(cache_dir, patient_id)))
     return sorted(length for length in lengths if length is not None)
 
 

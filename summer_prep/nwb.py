@@ -82,28 +82,6 @@ def read_recording(path: Path) -> Recording:
     return Recording(patient_id=patient_id, source=source, **fields)
 
 
-def read_extent(path: Path) -> tuple[int, int, dict[int, BinGrid]]:
-    """Return how much is in an NWB file, without reading it: units, spikes, bin length (ms) -> grid from frame 0.
-
-    Raises
-    ------
-    RecordingError : as `read_recording`, as far as this shows
-    """
-    patient_id_of(path)
-    with opened(path) as file:
-        _check_session(file)
-        spikes, stops = _spike_column(file)
-        table = _find_table(find_tables(file, BINNING_TABLE), BINNING_TABLE)
-        lengths, _, edge_stops = _bins_of_lengths(table)
-        n_bins = np.diff(edge_stops, prepend=0) - 1
-        grids = {
-            length: BinGrid(first_frame=0, n_bins=n, frames_per_bin=length // FRAME_PERIOD_MS)
-            for length, n in zip(lengths, n_bins.tolist(), strict=True)
-            if length % FRAME_PERIOD_MS == 0
-        }
-        return len(stops), len(spikes), grids
-
-
 def _read_tables(file: h5py.File) -> dict[str, Any]:
     tables = find_tables(file, BINNING_TABLE, ANNOTATION_TABLE, WATCHLOG_TABLE)
     with ThreadPoolExecutor(1) as pool:  # the annotations are most of a file; they read while Python parses names

@@ -23,10 +23,11 @@ def check_folder(folder: Path, option: str, is_written: bool = True) -> None:
     SettingsError : a file stands in its way, or permission is missing
     """
     place = folder.absolute()
-    while not os.path.exists(place):
+    while not os.path.lexists(place):
         place = place.parent
-    if not place.is_dir():
-        raise SettingsError(f"{option} {folder}: {place} is a file, not a folder. Name another folder")
+    if not os.path.isdir(place):
+        kind = "is a file, not a folder" if os.path.exists(place) else "is a link to a folder that is not there"
+        raise SettingsError(f"{option} {folder}: {place} {kind}. Name another folder")
     if is_written and not os.access(place, os.W_OK | os.X_OK):
         raise SettingsError(f"{option} {folder}: {place} may not be written to. Name another folder")
 

@@ -226,7 +226,7 @@ def dask_workers(scheduler: str, n_workers: int, preloaded: Sequence[str] = ()) 
     option = f"--scheduler {scheduler}"
     if scheduler != LOCAL and not _ADDRESS.fullmatch(scheduler):
         raise SettingsError(f"{option}: give an address like tcp://host:8786, or local")
-    distributed = load_extra("distributed", "cluster", option)
+    distributed = load_extra("distributed", option)
     with _quiet_logs(), _connected(distributed, scheduler, n_workers) as client:
         try:
             client.wait_for_workers(1, timeout=WORKERS_TIMEOUT_S)

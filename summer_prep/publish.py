@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from summer_prep.errors import CacheError
+from summer_prep.key import DESCRIPTION
 
 Files = Mapping[str, bytes | memoryview]
 """Path relative to a folder, with forward slashes -> content."""
@@ -27,9 +28,12 @@ _EXCHANGE_ATTEMPTS = 20
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.ENOENT}
+_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.ENOENT, errno.EXDEV}
 
 _FOREIGN_DEBRIS_S = 86_400
+
+_OLD = "-old.staging"
+"""Ends the name of what a builder moved out of its place for as long as it takes to put the new one there."""
 
 
 def publish(folder: Path, files: Files, option: str = "--cache-dir") -> None:
@@ -56,7 +60,7 @@ def publish(folder: Path, files: Files, option: str = "--cache-dir") -> None:
                 if attempt + 1 == _WRITE_ATTEMPTS:
                     raise
             finally:
-                shutil.rmtree(staged, ignore_errors=True)
+                _remove(staged)
     except OSError as error:
         raise CacheError(
             f"{folder}: cannot be written ({error.strerror or error}). "
@@ -121,19 +125,38 @@ def _swap(staged: Path, folder: Path) -> bool:
 
 def _replace(staged: Path, folder: Path) -> bool:
     """Replace a folder in two steps; return False, with one in place, if another builder was quicker."""
-    old = staged.with_name(staged.name.removesuffix(".staging") + "-old.staging")
+    old = staged.with_name(staged.name.removesuffix(".staging") + _OLD)
     try:
         os.rename(folder, old)
     except FileNotFoundError:
         return False
-    try:
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # A folder in the lower layer of a container image can be removed, not renamed: what makes it a key goes first.
+        (folder / DESCRIPTION).unlink(missing_ok=True)
+        shutil.rmtree(folder)
         return _rename(staged, folder)
-    except OSError:
-        with suppress(OSError):
+    try:
+        is_placed = _rename(staged, folder)
+    except OSError as error:
+        try:
             os.rename(old, folder)  # rather the old one than none
+        except OSError:
+            reason = f"{error.strerror}; the key that stood there is kept as {old}, the next build puts it back"
+            raise OSError(error.errno, reason) from error
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+    return is_placed
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, a file or a link, as far as that is possible."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            os.unlink(path)
 
 
 def staging_name(target: Path) -> str:
@@ -145,11 +168,12 @@ def clear_debris(folder: Path) -> None:
     """Remove what killed builds left in a patient's folder; never what a builder that lives still writes.
 
     A builder on this machine lives while its process id does. Of builders elsewhere nothing is known, so theirs go
-    after a day without a change.
+    after a day without a change. An old key whose builder died before the new one was there is put back.
     """
     for path in folder.glob(".*.staging"):
+        _, *target, owner, _ = path.name.split(".")
         try:
-            machine, pid = path.name.split(".")[-2].split("-")[:2]
+            machine, pid = owner.split("-")[:2]
             is_dead = (
                 not _is_alive(int(pid))
                 if machine == _machine()
@@ -157,11 +181,11 @@ def clear_debris(folder: Path) -> None:
             )
         except (OSError, ValueError):
             continue
-        if is_dead and path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif is_dead:
-            with suppress(OSError):
-                path.unlink()
+        if is_dead and path.name.endswith(_OLD):
+            with suppress(OSError):  # a key is there
+                os.rename(path, folder / ".".join(target))
+        if is_dead:
+            _remove(path)
 
 
 def _is_alive(pid: int) -> bool:

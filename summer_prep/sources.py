@@ -205,7 +205,7 @@ def file_identity(path: Path) -> Identity:
 
 def noted_sha256(identity: Identity | None, patient_id: str, folder: Path) -> str | None:
     """Return the SHA-256 of a recording from its note, if it has the same identity still."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         note = json.loads(_note_path(patient_id, folder).read_text())
         if identity is not None and note["identity"] == identity:
             return str(note["sha256"])
@@ -234,7 +234,7 @@ def source_sha256(path: Place, patient_id: str, folder: Path, may_note: bool = T
 def note_source(patient_id: str, folder: Path, identity: Identity | None, sha256: str) -> None:
     """Note the digest of the file that had this identity before it was read; losing a note costs a read."""
     note_path = _note_path(patient_id, folder)
-    if identity is None or not note_path.parent.is_dir():
+    if identity is None or not os.path.isdir(note_path.parent):
         return
     times_ns = [int(identity[name]) for name in ("modified_ns", "changed_ns") if name in identity]
     # A file changed within the clock's resolution of now could change again and keep its times.

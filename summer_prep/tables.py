@@ -8,7 +8,6 @@ from summer_prep.console import Table
 
 if TYPE_CHECKING:
     from summer_prep.building import KeyResult
-    from summer_prep.planning import PlannedKey
 
 
 def results_table(results: "Sequence[KeyResult]") -> Table:
@@ -22,16 +21,6 @@ def results_table(results: "Sequence[KeyResult]") -> Table:
 
     header = ["patient", "ms", "state", "bins", "units", "counted", "in pauses", "outside", "s"]
     return Table(header, [row(result) for result in results])
-
-
-def plan_table(keys: "Sequence[PlannedKey]") -> Table:
-    """Return a row for each key that would be built, or is fresh."""
-    rows = [
-        [key.patient_id, key.bin_length_ms or "all", key.state, key.n_bins or "", key.n_units or "",
-         f"{key.n_bytes:,}" if key.n_bytes else "", key.reason]
-        for key in keys if key.state != "failed"
-    ]  # fmt: skip
-    return Table(["patient", "ms", "would", "bins", "units", "bytes", ""], rows)
 
 
 def patients_table(keys: Sequence[Mapping[str, Any]]) -> Table:

@@ -116,13 +116,13 @@ def on_this_machine(path: Place) -> Iterator[Path]:
 
 
 def _file_system(url: Url) -> tuple[Any, str]:
-    fsspec = load_extra("fsspec", "bucket", f"--data-dir {url}")
+    fsspec = load_extra("fsspec", f"--data-dir {url}")
     options: dict[str, Any] = {}
     if url.startswith(BUCKETS):
-        load_extra("obstore.fsspec", "bucket", f"--data-dir {url}").register(["s3", "gs", "az"])
+        load_extra("obstore.fsspec", f"--data-dir {url}").register(["s3", "gs", "az"])
         options = CLIENT
     elif url.startswith("http"):
-        aiohttp = load_extra("aiohttp", "bucket", f"--data-dir {url}")
+        aiohttp = load_extra("aiohttp", f"--data-dir {url}")
         options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(sock_connect=10, sock_read=60)}}
     system, path = fsspec.core.url_to_fs(url, **options)
     return system, path

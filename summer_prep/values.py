@@ -45,13 +45,14 @@ def as_path(value: object, option: str) -> Path:
             "like s3://bucket/folder, where an option takes one"
         )
     try:
-        os.lstat(path)
-    except FileNotFoundError:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
         pass
+    except PermissionError as error:
+        raise SettingsError(f"{option} {path}: the folder that it is in may not be searched. Name another") from error
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        if not isinstance(error, NotADirectoryError | PermissionError):
-            raise SettingsError(f"{option} {str(path)[:60]}...: no possible path ({reason}). Name another") from error
+        reason = "embedded null byte" if "\0" in str(path) else getattr(error, "strerror", None) or error
+        raise SettingsError(f"{option} {str(path)[:60]}...: no possible path ({reason}). Name another") from error
     return path
 
 

@@ -34,7 +34,7 @@ def check_page(page: Path | None) -> Path | None:
     if page is not None:
         if page.suffix.lower() not in (".html", ".htm"):
             raise SettingsError(f"--html {page}: name a file that ends in .html")
-        load_extra("bokeh", "page", f"--html {page}")
+        load_extra("bokeh", f"--html {page}")
     return page
 
 

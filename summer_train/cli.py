@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from summer_prep import completion
 from summer_prep.console import (
     LIST_MARK,
     JsonOption,
@@ -52,19 +51,12 @@ ConfigOption = Annotated[
 app = new_app("Train decoders on the cached SUMMER arrays.")
 
 
-_OFFERED = {
-    "patient_ids": completion.patients, "bin_length": completion.bin_lengths, "label_name": completion.labels,
-    "brain_regions": completion.regions, "fold": completion.folds,
-}  # fmt: skip
-
-
 def _option(name: str, field: Any) -> inspect.Parameter:
     """Return the parameter that typer makes an option of; its name, default and help stand with the field."""
     help_text, default, kind = field.metadata["help"], field.default, field.type
-    option = typer.Option(help=help_text, autocompletion=_OFFERED.get(name))
+    option = typer.Option(help=help_text)
     if field.metadata["several"]:
-        metavar = field.metadata["several"] + LIST_MARK
-        option = typer.Option(help=help_text, metavar=metavar, autocompletion=_OFFERED.get(name))
+        option = typer.Option(help=help_text, metavar=field.metadata["several"] + LIST_MARK)
         kind, default = (
             str | None,
             " ".join(f"{value:g}" if isinstance(value, float) else value for value in default) or None,
@@ -138,9 +130,7 @@ def evaluate(
     patient_ids: Annotated[
         str | None,
         typer.Option(
-            metavar=f"ID{LIST_MARK}",
-            help="Must have the units that it was trained on.  [default: its patients]",
-            autocompletion=completion.patients,
+            metavar=f"ID{LIST_MARK}", help="Must have the units that it was trained on.  [default: its patients]"
         ),
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Another fold.  [default: the one it was trained on]")] = None,
@@ -191,10 +181,9 @@ def _of_study(name: str, field: Any) -> inspect.Parameter:
         shown = " ".join(f"{one:g}" for one in default) if isinstance(default, tuple) else default
         help_text += f"  [default: {'no' if shown is False else shown}]"
     kinds = "|".join(get_args(field.type)) if get_origin(field.type) is Literal else ""
-    offered = _OFFERED.get(name) or (completion.among(get_args(field.type)) if kinds else None)
     option = typer.Option(
         f"--{name.replace('_', '-')}", help=help_text, metavar=f"{metavar or kinds or 'VALUE'}{LIST_MARK}",
-        show_default=False, autocompletion=offered,
+        show_default=False,
     )  # fmt: skip
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]

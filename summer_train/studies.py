@@ -4,7 +4,6 @@ What is in the study's folder already is not trained again, so a study that was 
 command, and one that is finished does nothing.
 """
 
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from summer_prep.errors import CacheError, SettingsError, SummerError
-from summer_prep.machine import available_bytes
+from summer_prep.machine import available_bytes, usable_processors
 from summer_prep.output import check_folder
 from summer_prep.parallel import LOCAL, MAIN_GUARD, Opened, dask_workers, processes, run_tasks, this_process
 from summer_prep.values import with_absolute_paths
@@ -274,7 +273,7 @@ def _choose_workers(groups: Sequence[Group], run: StudyRun, say: Say) -> int:
     ------
     SettingsError : not even one fits
     """
-    wanted = run.workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    wanted = run.workers or (1 if torch.cuda.is_available() else usable_processors())
     wanted = min(wanted, len(groups))
     needed, free = PROCESS_BYTES + max(group.n_bytes for group in groups), available_bytes()
     fitting = min(wanted, int(free / needed))

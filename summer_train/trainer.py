@@ -22,6 +22,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from summer_prep.console import progress_on_terminal
 from summer_prep.errors import SettingsError
 from summer_prep.extras import load_extra
+from summer_prep.machine import usable_processors
 from summer_train.checkpoints import WholeCheckpoints, checkpoint_callbacks
 from summer_train.config import FIRST_PROCESS, Run, Say, is_first_process
 from summer_train.models import Decoder
@@ -87,7 +88,7 @@ def check_loggers(names: Sequence[str]) -> None:
     """
     for name in names:
         if name != "csv":
-            load_extra(name, name, f"--logger {name}")
+            load_extra(name, f"--logger {name}")
 
 
 def _loggers(names: Sequence[str], log_dir: Path) -> list[Logger]:
@@ -224,11 +225,11 @@ def use_threads(threads: int | None, flops_per_step: float) -> None:
     ------
     SettingsError : more than there are processors
     """
-    n_processors = os.cpu_count() or 1
+    n_processors = usable_processors()
     if threads is not None and threads > n_processors:
         raise SettingsError(f"--threads {threads}: this machine has {n_processors} processors. Choose at most as many")
     if threads is None:
-        threads = max(1, min(os.cpu_count() or 1, int(flops_per_step / FLOPS_PER_THREAD)))
+        threads = max(1, min(n_processors, int(flops_per_step / FLOPS_PER_THREAD)))
     torch.set_num_threads(threads)
 
 
@@ -240,7 +241,7 @@ def check_devices(devices: int | None) -> None:
     SettingsError : too many
     """
     n_gpus = torch.cuda.device_count()
-    n_there = n_gpus or os.cpu_count() or 1
+    n_there = n_gpus or usable_processors()
     kind = "GPUs" if n_gpus else "processors and no GPU"
     if devices is not None and devices > n_there:
         raise SettingsError(f"--devices {devices}: this machine has {n_there} {kind}. Choose at most as many")

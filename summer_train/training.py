@@ -174,6 +174,10 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
     prepare_processes(n_devices_of(run))
     check_loggers(run.logger)
     check_folder(run.output_dir, "--output-dir")
+    if "::" in str(run.output_dir.absolute()):
+        raise SettingsError(
+            f"--output-dir {run.output_dir}: Lightning takes :: for a URL in another. Name another folder"
+        )
     data = open_data(choice, run, say)
     _check_memory(data, data.choice, data.n_prediction_bytes)
     shifts_of(data, run.shifts)

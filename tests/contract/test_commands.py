@@ -10,6 +10,7 @@ from typer.main import get_command
 from summer_prep import __version__
 from summer_prep.cli import app as prep
 from summer_prep.console import list_options, normalise
+from summer_prep.console import run as run_program
 from summer_prep.key import key_path
 from summer_train.cli import app as train
 from tests.conftest import error_line
@@ -184,3 +185,22 @@ def test_diverged_training_is_one_line(demo_cache, run, tmp_path):
     options = ("--cache-dir", demo_cache, "--patient-ids", "14", "--buffer", "10", "--lr", "1e30")
     message = "training diverged: the validation loss of epoch 1 is nan. Choose a smaller --lr than 1e+30"
     assert message in error_line(run("summer_train", "fit", *options, cwd=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("summer-train fit --task la", ["label"]),
+        ("summer-train fit --brain", ["--brain-regions"]),
+        ("summer-prep insp", ["inspect"]),
+        ("summer-prep build --codec z", ["zstd"]),
+    ],
+)
+def test_tab_offers_commands_options_and_choices(line, words, monkeypatch, capsys):
+    program, *rest = line.split()
+    variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
+    for name, value in {"COMP_WORDS": line, "COMP_CWORD": str(len(rest)), variable: "complete_bash"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        run_program(prep if program == "summer-prep" else train, program, [])
+    assert capsys.readouterr().out.split() == words

@@ -32,7 +32,7 @@ from summer_prep.values import as_place
 from tests.conftest import error_line
 from tests.s3 import kill
 
-obstore = pytest.importorskip("obstore", reason="caches in buckets need: pip install 'summer-pipeline[bucket]'")
+obstore = pytest.importorskip("obstore", reason="caches in buckets need: pip install obstore fsspec[http]")
 
 ROOT = Path(__file__).parents[2]
 IMPATIENT = {"max_retries": 1, "retry_timeout": timedelta(seconds=1)}
@@ -426,7 +426,7 @@ def test_variables_that_no_client_takes_are_one_line(name, value, bucket, tmp_pa
 
 def test_missing_obstore_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(SettingsError, match=r"pip install 'summer-pipeline\[bucket\]'"):
+    with pytest.raises(SettingsError, match=r"pip install obstore"):
         open_cache(Url("s3://bucket/prefix"), tmp_path)
 
 

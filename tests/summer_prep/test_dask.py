@@ -24,7 +24,7 @@ from tests.clusters import dask, end
 from tests.conftest import hear_interrupts
 from tests.summer_prep.test_parallel import crash_if
 
-pytest.importorskip("distributed", reason="builds on a cluster need: pip install 'summer-pipeline[cluster]'")
+pytest.importorskip("distributed", reason="builds on a cluster need: pip install distributed dask-jobqueue")
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.xdist_group("cluster")  # its processes are enough for two cores
@@ -185,7 +185,7 @@ def test_wrong_address_is_one_line(address, demo_dir, tmp_path, monkeypatch):
 
 def test_missing_dask_is_one_line(demo_dir, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(SettingsError, match=r"pip install 'summer-pipeline\[cluster\]'"):
+    with pytest.raises(SettingsError, match=r"pip install distributed"):
         build(data_dir=demo_dir, cache_dir=tmp_path, scheduler="local")
 
 

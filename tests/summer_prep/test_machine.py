@@ -23,3 +23,32 @@ def test_memory_is_what_the_control_groups_of_the_process_leave(version, tmp_pat
     assert machine.available_bytes() == 500
     (root / "slurm" / limit).write_text("600")  # of all jobs together
     assert machine._available_in_group() == 100
+
+
+def test_a_user_without_a_name_shares_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("getpass.getuser", lambda: (_ for _ in ()).throw(KeyError("uid not found")))
+    monkeypatch.setattr(machine, "_held", [])
+    assert machine.own_one_of.__wrapped__(2, "another thing") == 0
+
+
+@pytest.mark.parametrize(
+    ("allowed", "quotas", "usable"),
+    [
+        (128, ("max 100000", "max 100000"), 128),
+        (1, ("max 100000", "max 100000"), 1),  # a cpuset, or taskset
+        (128, ("250000 100000", "max 100000"), 3),
+        (128, ("max 100000", "400000 100000"), 4),  # of all jobs together
+        (2, ("50000 100000", "nonsense"), 1),
+    ],
+)
+def test_processors_are_those_that_the_process_may_use(allowed, quotas, usable, tmp_path, monkeypatch):
+    name = "process_cpu_count" if hasattr(machine.os, "process_cpu_count") else "sched_getaffinity"
+    monkeypatch.setattr(machine.os, name, (lambda: allowed) if "cpu" in name else lambda _pid: set(range(allowed)))
+    monkeypatch.setattr(machine, "_PROCESS", tmp_path)
+    monkeypatch.setattr(machine, "_GROUPS", {"": (tmp_path, *machine._GROUPS[""][1:])})
+    (tmp_path / "cgroup").write_text("0::/slurm/job_7\n")
+    for path, quota in zip(("slurm/job_7", "slurm"), quotas, strict=True):
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
+        (tmp_path / path / "cpu.max").write_text(f"{quota}\n")
+    assert machine.usable_processors() == usable

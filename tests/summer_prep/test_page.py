@@ -17,7 +17,7 @@ from summer_prep.web import check_page
 from tests.browsers import findings
 from tests.conftest import error_line
 
-pytest.importorskip("bokeh", reason="pages need: pip install 'summer-pipeline[page]'")
+pytest.importorskip("bokeh", reason="pages need: pip install bokeh")
 
 
 @pytest.fixture(scope="module")
@@ -258,5 +258,5 @@ def test_a_film_that_is_too_short_for_the_usual_buffer_has_no_folds(description,
 
 def test_missing_bokeh_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bokeh", None)
-    with pytest.raises(SettingsError, match=r"--html .*pip install 'summer-pipeline\[page\]'"):
+    with pytest.raises(SettingsError, match=r"--html .*pip install bokeh"):
         check_page(tmp_path / "page.html")

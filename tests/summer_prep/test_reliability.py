@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from summer_prep import building as builds
 from summer_prep.building import BuildConfig, build_keys
 from summer_prep.demo import DemoConfig, write_demo_data
 from summer_prep.errors import CacheError
@@ -179,8 +180,6 @@ def test_builder_whose_staging_folder_is_taken_away_starts_again(versions, tmp_p
 
 
 def test_recording_replaced_during_its_build_is_seen_by_the_next(versions, tmp_path, monkeypatch):
-    from summer_prep import building as builds
-
     data_dir, cache_dir = tmp_path / "data", tmp_path / "cache"
     shutil.copytree(versions[0], data_dir)
     (path,), (newer,) = data_dir.rglob("*.nwb"), versions[1].rglob("*.nwb")
@@ -236,6 +235,96 @@ def test_replacing_in_two_steps_never_ends_without_a_key(fault, versions, tmp_pa
     assert not list(tmp_path.rglob("*.staging"))
 
 
+def test_an_old_key_that_cannot_be_put_back_is_kept_until_the_next_build(versions, tmp_path, monkeypatch):
+    from summer_prep import publish
+
+    build_version(versions[0], tmp_path)
+    before, rename = source_of(tmp_path), os.rename
+
+    def rename_once(source, target):
+        if "-old.staging" not in str(target) and "-old.staging" not in str(source) and not os.path.exists(target):
+            raise OSError(5, "Input/output error")
+        if "-old.staging" in str(source):
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "_swap", lambda *_: False)
+        patch.setattr(publish.os, "rename", rename_once)
+        result = build_version(versions[1], tmp_path)
+    (kept,) = (tmp_path / "sub-14").glob("*-old.staging")
+    assert result.state == "failed"
+    assert str(kept) in result.message
+    clear_debris(tmp_path / "sub-14")  # its builder lives: this process
+    assert kept.exists()
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    kept.rename(kept.with_name(kept.name.replace(f"-{os.getpid()}-", f"-{int(dead.stdout)}-")))
+    clear_debris(tmp_path / "sub-14")
+    assert source_of(tmp_path) == before
+    assert verify_key(key_path(tmp_path, "14", 1000)) == []
+    assert not list(tmp_path.rglob("*.staging"))
+
+
+@pytest.fixture
+def image_layer(tmp_path):
+    """A cache in the lower layer of an overlay, as in a container image, where mounting is allowed."""
+    disk = tmp_path / "disk"
+    for folder in (disk, tmp_path / "image"):
+        folder.mkdir()
+
+    def mount(*options):
+        return subprocess.run(["mount", "-t", *options], capture_output=True, check=False).returncode == 0
+
+    if not shutil.which("mount") or not mount("tmpfs", "tmpfs", disk):
+        pytest.skip("mounting is not allowed here")
+    for name in ("lower", "upper", "work"):
+        (disk / name).mkdir()
+
+    def in_image():
+        folders = f"lowerdir={disk}/lower,upperdir={disk}/upper,workdir={disk}/work"
+        if not mount("overlay", "-o", folders, "overlay", tmp_path / "image"):
+            pytest.skip("there are no overlays here")
+        return tmp_path / "image"
+
+    yield disk / "lower", in_image
+    subprocess.run(["umount", "-l", tmp_path / "image"], capture_output=True, check=False)
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_key_in_a_lower_layer_of_an_image_is_rebuilt(image_layer, versions):
+    lower, in_image = image_layer
+    build_version(versions[0], lower)
+    before, cache = source_of(lower), in_image()
+    assert source_of(cache) == before
+    assert build_version(versions[1], cache).state == "built"
+    assert source_of(cache) != before
+    assert verify_key(key_path(cache, "14", 1000)) == []
+    assert not list(cache.rglob("*.staging"))
+
+
+def test_a_key_that_is_a_link_is_replaced_without_a_trace(versions, tmp_path):
+    key = key_path(tmp_path / "cache", "14", 1000)
+    build_version(versions[0], tmp_path / "cache")
+    elsewhere = key.rename(tmp_path / "elsewhere")
+    key.symlink_to(elsewhere)
+    assert build_version(versions[1], tmp_path / "cache").state == "built"
+    assert not key.is_symlink()
+    assert verify_key(key) == []
+    assert (elsewhere / "zarr.json").exists()
+    assert not list(tmp_path.rglob("*.staging"))
+
+
+def test_a_lock_that_timed_out_is_left_to_its_holder(tmp_path, monkeypatch):
+    monkeypatch.setattr(builds, "_LOCK_TIMEOUT_S", 0.1)
+    lock = tmp_path / "sub-14" / builds.LOCK_FILE
+    with builds._patient_lock(tmp_path, "14") as waited:
+        assert not waited
+        with builds._patient_lock(tmp_path, "14"):
+            assert lock.exists()
+        assert lock.exists()
+    assert not lock.parent.exists()
+
+
 def test_script_without_a_main_guard_is_told_so(versions, tmp_path):
     script = tmp_path / "script.py"
     places = f"data_dir=Path({str(versions[0])!r}), cache_dir=Path({str(tmp_path / 'cache')!r})"
@@ -244,6 +333,15 @@ def test_script_without_a_main_guard_is_told_so(versions, tmp_path):
     result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
     last_line = result.stderr.splitlines()[-1]
     assert "SettingsError: no worker process can start. In a script, call it below" in last_line
+
+
+def test_a_script_from_standard_input_builds(versions, tmp_path):
+    places = f"data_dir={str(versions[0])!r}, cache_dir={str(tmp_path / 'cache')!r}"
+    script = f"import summer_prep\nprint(*(one.state for one in summer_prep.build({places}, bin_length=1000)))\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-"]
+    result = subprocess.run(command, input=script, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout == "built\n"
 
 
 def damage_at_random(path, generator):

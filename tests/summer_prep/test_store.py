@@ -111,6 +111,18 @@ def test_touching_or_moving_a_recording_changes_nothing_and_changing_it_makes_it
     assert (key.state, key.reason) == ("stale", "the content of sub-14_ses-sub14_ecephys.nwb changed")
 
 
+def test_status_names_what_a_build_would_write_and_the_bytes_that_are_there(demo_dir, tmp_path):
+    places = {"data_dir": demo_dir, "cache_dir": tmp_path / "cache"}
+    build_keys(BuildConfig(**places, patient_ids=("14",), bin_lengths_ms=(1000,), n_workers=0))
+    states = cache_states(demo_dir, FolderCache(places["cache_dir"]), ["14", "20"], [1000])
+    assert [(one.patient_id, one.state) for one in states] == [("14", "fresh"), ("20", "missing")]
+    arrays = [path for path in key_path(tmp_path / "cache", "14", 1000).glob("*/**/*") if path.is_file()]
+    assert [one.n_bytes for one in states] == [sum(path.stat().st_size for path in arrays), 0]
+    would = [(one.patient_id, one.bin_length_ms) for one in states if one.is_to_build]
+    built = build_keys(BuildConfig(**places, patient_ids=("14", "20"), bin_lengths_ms=(1000,), n_workers=0))
+    assert [(one.patient_id, one.bin_length_ms) for one in built if one.state == "built"] == would
+
+
 def test_one_bad_patient_does_not_stop_the_others(demo_dir, tmp_path):
     data_dir = tmp_path / "data"
     shutil.copytree(demo_dir, data_dir)

@@ -21,7 +21,7 @@ from summer_train.tables import summary_table
 from tests.browsers import findings
 from tests.conftest import error_line
 
-pytest.importorskip("bokeh", reason="pages need: pip install 'summer-pipeline[page]'")
+pytest.importorskip("bokeh", reason="pages need: pip install bokeh")
 
 
 @pytest.fixture(scope="module")

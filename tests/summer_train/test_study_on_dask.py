@@ -17,7 +17,7 @@ from summer_train.config import StudyRun, settings_from
 from summer_train.studies import study
 from tests.clusters import dask, processes_of
 
-pytest.importorskip("distributed", reason="studies on a cluster need: pip install 'summer-pipeline[cluster]'")
+pytest.importorskip("distributed", reason="studies on a cluster need: pip install distributed dask-jobqueue")
 pytestmark = pytest.mark.xdist_group("cluster")
 
 

@@ -1,0 +1,212 @@
+"""What cannot be looked at is named, never left out; one patient or key whose turn fails takes no other along."""
+
+import errno
+import io
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+import summer_prep.nwb
+import summer_train
+from summer_prep import caches, freshness
+from summer_prep.building import BuildConfig, build_keys
+from summer_prep.cli import app
+from summer_prep.console import run as run_program
+from summer_prep.console import show
+from summer_prep.errors import CacheError, SettingsError, UnreachableError
+from summer_prep.sources import find_recordings
+from summer_prep.values import as_path
+
+
+@pytest.fixture
+def ask(capsys):
+    """Runs a command in this process: ask("verify", ...) -> exit code, stdout, stderr."""
+
+    def ask_for(*arguments):
+        with pytest.raises(SystemExit) as end:
+            run_program(app, "summer-prep", list(map(str, arguments)))
+        return end.value.code, *capsys.readouterr()
+
+    return ask_for
+
+
+@pytest.fixture
+def locked(demo_cache, monkeypatch):
+    """A patient's folder in the demo cache that may not be listed."""
+    folder, listdir = demo_cache / "sub-20", os.listdir
+
+    def listdir_of_others(path="."):
+        if os.fspath(path) == os.fspath(folder):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", listdir_of_others)
+    return folder
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect", "status", "labels"])
+def test_a_patient_whose_folder_cannot_be_listed_is_named(command, locked, demo_dir, ask):
+    data_dir = ("--data-dir", demo_dir) if command == "status" else ()
+    code, shown, said = ask(command, "--cache-dir", locked.parent, *data_dir)
+    assert code == 1
+    assert f"{locked}: cannot be listed (Permission denied)" in said
+    assert "verified" not in shown
+    assert "damaged" not in said
+    if command != "labels":  # the others are looked at all the same
+        rows = json.loads(ask(command, "--cache-dir", locked.parent, "--json", *data_dir)[1])
+        found = {row["patient_id"] for row in rows} if command != "verify" else set(rows)
+        assert len(found) == {"verify": 7, "inspect": 3, "status": 4}[command]
+
+
+def test_training_refuses_to_leave_out_a_patient_that_cannot_be_listed(locked, demo_dir, tmp_path):
+    places = {"cache_dir": locked.parent, "data_dir": tmp_path}
+    with pytest.raises(CacheError, match="sub-20: cannot be listed"):
+        summer_train.film_data(**places, bin_length=1000)
+    with pytest.raises(CacheError, match="sub-20: cannot be listed"):
+        summer_train.film_data(**places, bin_length=1000, patient_ids="14 20")
+    data = summer_train.film_data(**places, bin_length=1000, patient_ids="14 29")
+    assert data is not None
+
+
+def test_a_cache_that_cannot_be_listed_is_no_empty_one(tmp_path, monkeypatch, ask):
+    monkeypatch.setattr(os, "listdir", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+    code, _, said = ask("verify", "--cache-dir", tmp_path)
+    assert (code, said.count("\n")) == (1, 1)
+    assert f"{tmp_path}: cannot be listed (Input/output error)" in said
+
+
+@pytest.mark.parametrize("place", [".", "sub-14", "001616/sub-14"])
+def test_a_folder_of_recordings_without_permission_is_refused(place, tmp_path, monkeypatch):
+    (tmp_path / "001616" / "sub-14").mkdir(parents=True)
+    (tmp_path / "sub-14").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: os.fspath(path) != os.fspath(tmp_path / place))
+    with pytest.raises(SettingsError, match="may not be read"):
+        find_recordings(tmp_path)
+
+
+def test_a_path_below_a_folder_that_may_not_be_searched_is_refused_at_the_front_door(tmp_path, monkeypatch):
+    def stat(path, *_arguments, **_options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(SettingsError, match="--cache-dir .*may not be searched"):
+        as_path(tmp_path / "cache", "--cache-dir")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("division by zero")])
+def test_an_unexpected_error_fails_one_patient_and_is_named(error, demo_dir, tmp_path, monkeypatch):
+    read = summer_prep.nwb.read_recording
+
+    def read_or_fail(path):
+        if "sub-20" in str(path):
+            raise error
+        return read(path)
+
+    monkeypatch.setattr(summer_prep.nwb, "read_recording", read_or_fail)
+    config = BuildConfig(data_dir=demo_dir, cache_dir=tmp_path, bin_lengths_ms=(1000,), n_workers=0)
+    results = {result.patient_id: result for result in build_keys(config)}
+    assert {one: result.state for one, result in results.items()} == {
+        "8": "built", "14": "built", "20": "failed", "29": "built",
+    }  # fmt: skip
+    assert type(error).__name__ in results["20"].message
+    assert "sub-20" in results["20"].message
+
+
+def test_an_unexpected_error_in_one_key_fails_that_key(demo_dir, tmp_path, monkeypatch):
+    from summer_prep import align
+
+    align_well = align.align
+
+    def align_or_fail(on_film, bin_length_ms):
+        if bin_length_ms == 200:
+            raise MemoryError
+        return align_well(on_film, bin_length_ms)
+
+    monkeypatch.setattr(align, "align", align_or_fail)
+    config = BuildConfig(
+        data_dir=demo_dir, cache_dir=tmp_path, patient_ids=("14",), bin_lengths_ms=(200, 1000), n_workers=0
+    )
+    assert [result.state for result in build_keys(config)] == ["failed", "built"]
+
+
+@pytest.mark.parametrize("command", ["status", "inspect", "verify"])
+@pytest.mark.parametrize("error", [RuntimeError("odd"), UnreachableError("no network")])
+def test_an_error_of_one_key_leaves_the_others(error, command, demo_dir, demo_cache, monkeypatch, ask):
+    checked, verify = caches.checked, caches.FolderCache.verify
+
+    def fail_at_one(cache, patient_id, bin_length_ms, *options):
+        if (patient_id, bin_length_ms) == ("14", 80):
+            raise error
+        return (verify if command == "verify" else checked)(cache, patient_id, bin_length_ms, *options)
+
+    monkeypatch.setattr(caches, "checked", fail_at_one)
+    monkeypatch.setattr(freshness, "checked", fail_at_one)
+    monkeypatch.setattr(caches.FolderCache, "verify", fail_at_one)
+    data_dir = ("--data-dir", demo_dir) if command == "status" else ()
+    code, shown, said = ask(command, "--cache-dir", demo_cache, *data_dir)
+    assert code == 1
+    assert ("RuntimeError: odd" if isinstance(error, RuntimeError) else "no network") in said
+    assert "damaged" not in said
+    assert command == "verify" or shown.count("\n") > 4
+
+
+def test_status_writes_nothing_and_compares_a_touched_recording(demo_dir, tmp_path, ask):
+    shutil.copytree(demo_dir / "sub-14", tmp_path / "nwb" / "sub-14")
+    config = BuildConfig(data_dir=tmp_path / "nwb", cache_dir=tmp_path / "cache", bin_lengths_ms=(1000,), n_workers=0)
+    build_keys(config)
+    (recording,) = (tmp_path / "nwb").rglob("*.nwb")
+    os.utime(recording, ns=(0, 0))
+
+    def state():
+        return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.rglob("*")}
+
+    before = state()
+    places = ("--data-dir", tmp_path / "nwb", "--cache-dir", tmp_path / "cache")
+    code, shown, _ = ask("status", *places, "--json")
+    assert (code, [row["state"] for row in json.loads(shown)]) == (0, ["fresh"])
+    assert state() == before
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"[]", b'{"identity": 1}'])
+def test_a_damaged_note_of_a_recording_is_as_none(content, demo_dir, demo_cache, tmp_path, ask):
+    shutil.copytree(demo_cache / "sub-14", tmp_path / "sub-14")
+    (tmp_path / "sub-14" / ".source.json").write_bytes(content)
+    code, shown, _ = ask("status", "--data-dir", demo_dir, "--cache-dir", tmp_path, "--patient-ids", "14", "--json")
+    assert (code, {row["state"] for row in json.loads(shown)}) == (0, {"fresh"})
+
+
+def test_a_link_to_a_folder_that_is_not_there_is_refused(demo_dir, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for folder in (tmp_path / "link", tmp_path / "link" / "below"):
+        with pytest.raises(SettingsError, match="link to a folder that is not there"):
+            build_keys(BuildConfig(data_dir=demo_dir, cache_dir=folder, n_workers=0))
+
+
+def test_a_terminal_without_the_letters_shows_their_codes(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    with pytest.raises(SystemExit):
+        run_program(app, "summer-prep", ["--version"])
+    show("R²")
+    assert stream.buffer.getvalue().endswith(rb"R\xb2" + b"\n")
+
+
+def test_folders_need_no_names_in_utf8(demo_dir, tmp_path, ask):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    shutil.copytree(demo_dir / "sub-14", folder / "nwb" / "sub-14")
+    places = ("--data-dir", folder / "nwb", "--cache-dir", folder / "cache")
+    config = BuildConfig(data_dir=folder / "nwb", cache_dir=folder / "cache", bin_lengths_ms=(1000,), n_workers=0)
+    assert [result.state for result in build_keys(config)] == ["built"]
+    for command in (("status", *places), ("verify", *places[2:]), ("inspect", "14", "--bin-length=1000", *places[2:])):
+        assert ask(*command)[0] == 0
+    pytest.importorskip("pyarrow", reason="needs: pip install pyarrow")
+    assert ask("export", "14", folder / "tables", "--bin-length=1000", *places[2:])[0] == 0
+
+
+def test_fit_refuses_a_folder_that_lightning_takes_for_a_url(demo_cache, tmp_path):
+    with pytest.raises(SettingsError, match="--output-dir .*::"):
+        summer_train.fit(cache_dir=demo_cache, data_dir=tmp_path, output_dir=tmp_path / "a::b")
