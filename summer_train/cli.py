@@ -112,7 +112,7 @@ def fit(
     show(f"best epoch: {result.best_epoch} of {result.n_epochs} (lowest validation loss); its scores:")
     for table in score_tables(result.scores):
         show_table(table)
-    for line in notes_on_scores(result.thresholds, result.undefined):
+    for line in notes_on_scores(result.thresholds, result.undefined, result.scores):
         show(line)
     if result.null:
         show(null_line(result.null))
@@ -161,7 +161,7 @@ def evaluate(
     show(as_data(f"patients {' '.join(result.choice.patient_ids)}, fold {result.choice.fold}, samples: {sizes}"))
     for table in score_tables(result.scores):
         show_table(table)
-    for line in notes_on_scores(result.thresholds, result.undefined):
+    for line in notes_on_scores(result.thresholds, result.undefined, result.scores):
         show(line)
 
 

@@ -27,9 +27,6 @@ LABEL_SCORES = (
 
 COUNT_SCORES = ("mse", "r2", "bits_per_spike")
 
-LEAST_RATE = 1e-9
-"""Predicted counts below it are taken for it in a likelihood, as in the Neural Latents Benchmark."""
-
 
 class _Ranks(NamedTuple):
     """One model's samples by falling score: for each distinct score, how many samples reach it."""
@@ -178,20 +175,22 @@ class CountSums:
     def add(self, predicted: Tensor, target: Tensor) -> None:
         """Add samples: predicted and true counts, (..., n_samples, n_units)."""
         predicted, target = predicted.double(), target.double()
-        rate = predicted.clamp_min(LEAST_RATE)
         self.n_samples += target.shape[-2]
         self.target = self.target + target.sum(-2)
         self.target_squared = self.target_squared + target.square().sum(-2)
         self.error_squared = self.error_squared + (predicted - target).square().sum(-2)
-        self.log_likelihood = self.log_likelihood + (target * rate.log() - rate).sum(-2)
+        rate = predicted.clamp_min(0)
+        self.log_likelihood = self.log_likelihood + (torch.xlogy(target, rate) - rate).sum(-2)
 
     def per_unit(self) -> dict[str, Floats]:
         """Return mse, r2, bits_per_spike and rate (spikes per bin) of each unit, (..., n_units).
 
         r2 is 1 - squared error / variance around the part's own mean. bits_per_spike is the gain in log-likelihood
-        under Poisson firing over the unit's own mean rate in the part. Both are NaN for a unit that does not vary.
+        under Poisson firing over the unit's own mean rate in the part. Both are NaN for a unit that does not vary, and
+        bits_per_spike for one that spikes where a count of 0 or less was predicted: that has no likelihood.
 
-        Source: bits per spike as in the Neural Latents Benchmark (Pei et al. 2021).
+        Source: bits per spike as in the Neural Latents Benchmark (Pei et al. 2021), but for NaN. There 1e-9 is taken
+        for such counts, and what the score then says is how small 1e-9 is.
         """
         total, squared, error, log_likelihood = (
             torch.as_tensor(sums, dtype=torch.float64).cpu().numpy()
@@ -202,6 +201,7 @@ class CountSums:
             varies = squared * self.n_samples > total**2
             r2 = np.where(varies, 1 - error / (squared - total * mean), np.nan)
             gain = log_likelihood - (np.where(total > 0, total * np.log(mean), 0) - total)
+            gain = np.where(np.isfinite(gain), gain, np.nan)
             bits = np.where(total > 0, gain / (total * np.log(2)), np.nan)
         return {"mse": error / self.n_samples, "r2": r2, "bits_per_spike": bits, "rate": mean, "gain": gain}
 
@@ -214,9 +214,9 @@ class CountSums:
         return {"mse": units["mse"].mean(-1), "r2": _median(units["r2"]), "bits_per_spike": bits}
 
     def poisson_loss(self) -> Floats:
-        """Return what `poisson` would be of the predicted rates, mean over samples and units."""
-        log_likelihood = torch.as_tensor(self.log_likelihood, dtype=torch.float64).cpu().numpy()
-        return np.asarray(-log_likelihood.mean(-1) / self.n_samples)
+        """Return what `poisson` would be of the predicted rates, mean over samples and units; NaN where it is none."""
+        log_likelihood = torch.as_tensor(self.log_likelihood, dtype=torch.float64).cpu().numpy().mean(-1)
+        return np.where(np.isfinite(log_likelihood), -log_likelihood / self.n_samples, np.nan)
 
 
 def _median(values: Floats) -> Floats:

@@ -174,7 +174,9 @@ def _page(results: Sequence[Result], drawn: Sequence[tuple[str, str]], published
             lines += ["### Against shifted labels", "", *_markdown(null), ""]
     lines += beside
     undefined = [
-        f"{row['label_name']}, fold {row['fold']}: {row['why_undefined']}" for row in rows if row["why_undefined"]
+        f"{row['label_name'] or 'next bin'}, fold {row['fold']}: {row['why_undefined']}"
+        for row in rows
+        if row["why_undefined"]
     ]
     if undefined:
         lines += ["Undefined (n/a), and why:", "", *(f"- {_cell(why)}" for why in undefined), ""]

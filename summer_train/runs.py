@@ -215,7 +215,7 @@ def with_nan(plain: Any) -> Any:
         return {name: with_nan(one) for name, one in plain.items()}
     if isinstance(plain, list):
         return [with_nan(one) for one in plain]
-    return float("nan") if plain is None else plain
+    return math.nan if plain is None else plain  # always the same object, so that equal results are equal
 
 
 def _check_types(result: FitResult) -> None:

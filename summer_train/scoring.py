@@ -3,6 +3,7 @@
 Many networks are scored at once if they share their samples, as a study trains them; one network is a stack of one.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,9 @@ from summer_train.tasks import FilmLabel, NextBin
 
 Outputs = Callable[[Block], Tensor]
 """Block -> outputs of all networks, (n_networks, n_samples, n_outputs)."""
+
+NO_LIKELIHOOD = "bits per spike: a count of 0 or less was predicted where there were spikes; --loss poisson never does"
+"""Why predictions of networks that were trained on the squared error mostly have no likelihood."""
 
 ON = 1
 """The class that decoding a label is about: against it all others are one."""
@@ -68,8 +72,26 @@ def score_baselines(data: FilmData) -> dict[str, Scored]:
 @torch.no_grad()
 def _score_labels(datas: Sequence[FilmData], outputs: Outputs) -> list[Scored]:
     first = datas[0]
-    logits = {part: torch.cat([outputs(block) for block in first.blocks(part)], dim=1) for part in _parts(first)}
-    return _scored_labels(datas, logits)
+    parts = _parts(first)
+    blocks = ((outputs(block), fingerprints(block.counts)) for part in parts for block in first.blocks(part))
+    made, alike = zip(*blocks, strict=True)
+    logits = torch.cat(made, dim=1)
+    # Products of matrices round by the place of a row: without this, equal inputs would be ranked at random.
+    _, first_alike, which = np.unique(torch.cat(alike).cpu().numpy(), return_index=True, return_inverse=True)
+    logits = logits.index_select(1, torch.from_numpy(first_alike[which]).to(logits.device))
+    by_part = logits.split([first.n_samples[part] for part in parts], dim=1)
+    return _scored_labels(datas, dict(zip(parts, by_part, strict=True)))
+
+
+def fingerprints(counts: Tensor) -> Tensor:
+    """Return a whole number for each sample, (n_samples,): the same for equal counts, others for others.
+
+    It is a sum with random weights that wraps at 2^64, which no order of adding changes. Among a million samples two
+    different ones share a number with a probability below 1e-6.
+    """
+    values = counts.flatten(1).long()
+    weights = np.random.default_rng(0).integers(-(2**63), 2**63, values.shape[1], dtype=np.int64)
+    return (values * torch.from_numpy(weights).to(values.device)).sum(dim=1)
 
 
 def _scored_labels(datas: Sequence[FilmData], logits: Mapping[str, Tensor]) -> list[Scored]:
@@ -87,8 +109,8 @@ def _scored_labels(datas: Sequence[FilmData], logits: Mapping[str, Tensor]) -> l
         for part in logits:
             targets = torch.from_numpy(classes[part][number])
             loss = data.task.loss(logits[part][number].double().cpu(), targets)
-            of_network[part] = {name: float(scores[part][name][number]) for name in LABEL_SCORES} | {
-                "loss": float(loss)
+            of_network[part] = {name: number_of(scores[part][name][number]) for name in LABEL_SCORES} | {
+                "loss": number_of(loss)
             }
             reason = undefined_because(classes[part][number] == ON)
             if not np.isfinite(log_odds[part][number]).all():
@@ -147,14 +169,16 @@ def _scored_counts(data: FilmData, predict: Callable[[Block], Tensor], keeps: bo
             if f"{part}_score" in predictions:
                 predictions[f"{part}_target"][rows] = block.targets.cpu().numpy()
                 predictions[f"{part}_score"][rows] = predicted.cpu().numpy()
-        found = {name: float(value) for name, value in sums.scores().items()}
-        loss = found["mse"] if data.task.kind == "mse" else float(sums.poisson_loss())
+        found = {name: number_of(value) for name, value in sums.scores().items()}
+        loss = found["mse"] if data.task.kind == "mse" else number_of(sums.poisson_loss())
         scores[part] = {"loss": loss, **found}
         units[part] = {name: values for name, values in sums.per_unit().items() if name != "gain"}
-        if not np.isfinite(loss):
+        if not np.isfinite(found["mse"]):
             undefined[part] = "predictions are no numbers"
         elif np.isnan(found["r2"]):
             undefined[part] = "no unit varies"
+        elif np.isnan(found["bits_per_spike"]):
+            undefined[part] = NO_LIKELIHOOD
     return Scored(scores=scores, units=units, undefined=undefined, predictions=predictions)
 
 
@@ -181,6 +205,12 @@ _BASELINES = {FilmLabel.name: _label_baselines, NextBin.name: _count_baselines}
 
 def _parts(data: FilmData) -> list[str]:
     return [part for part, n in data.n_samples.items() if n]
+
+
+def number_of(value: Any) -> float:
+    """Return a float; what is no number is always the same NaN, so that equal results compare as equal."""
+    number = float(value)
+    return math.nan if math.isnan(number) else number
 
 
 def _places(data: FilmData) -> dict[str, NDArray[Any]]:

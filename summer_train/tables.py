@@ -47,9 +47,13 @@ def number(value: float | None, digits: int = 4) -> str:
     return "n/a" if value is None or value != value else f"{value:.{digits}f}"  # noqa: PLR0124  # NaN
 
 
-def notes_on_scores(thresholds: Mapping[str, float], undefined: Mapping[str, str]) -> list[str]:
+def notes_on_scores(
+    thresholds: Mapping[str, float], undefined: Mapping[str, str], baselines: Iterable[str] = ()
+) -> list[str]:
     """Return what a person must know to read the scores of a model, one line each."""
     notes = [f"{part}: n/a is undefined, {why}" for part, why in undefined.items()]
+    if "copy last bin" in baselines:
+        notes.append("copy last bin has no bits per spike (n/a): it predicts 0 where there are spikes")
     if "model" in thresholds:
         probability = probability_of(thresholds["model"])
         notes.insert(0, f'"on" from a probability of {probability:.3g}, chosen on validation for kappa')

@@ -175,6 +175,19 @@ def test_the_mean_rate_of_the_part_has_no_bits_per_spike_and_no_r2():
     assert sums.scores()["r2"] == pytest.approx(0, abs=1e-12)
 
 
+def test_a_unit_that_spikes_where_none_was_predicted_has_no_bits_per_spike():
+    target = torch.tensor([[0, 1, 0], [2, 0, 3]])
+    predicted = torch.tensor([[0.5, 0.5, -0.1], [1.0, 0.2, 1.5]])
+    sums = CountSums()
+    sums.add(predicted, target)
+    assert np.isfinite(sums.per_unit()["bits_per_spike"]).all()  # 0 spikes under a count of 0 or less are no news
+    sums.add(torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[1, 1, 1]]))
+    assert np.isnan(sums.per_unit()["bits_per_spike"]).tolist() == [False, True, False]
+    assert np.isnan(sums.scores()["bits_per_spike"])
+    assert np.isnan(sums.poisson_loss())
+    assert np.isfinite(sums.scores()["mse"])
+
+
 def test_balanced_weights_are_those_of_scikit_learn():
     from sklearn.utils.class_weight import compute_class_weight
 
