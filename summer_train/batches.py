@@ -295,6 +295,23 @@ class OrderedBlocks:
         return [self.indices[start : start + n_samples][self.rank :: self.n_processes] for start in starts]
 
 
+@dataclass(frozen=True, kw_only=True)
+class WholeEpochs:
+    """All training samples as the only item of an epoch, to be passed over as often as it takes.
+
+    provenance : what the samples are, for checkpoints
+    """
+
+    blocks: OrderedBlocks
+    provenance: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[OrderedBlocks]:
+        yield self.blocks
+
+
 def this_process() -> tuple[int, int]:
     """Return the number of this process, from 0, and the number of all that train together."""
     if is_distributed():

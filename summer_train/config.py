@@ -150,7 +150,9 @@ class Choice(Settings):
         _window,
         "SECONDS",
     )
-    model: Model = _option("mlp", "mlp (two layers), linear (logistic or least squares), lstm or gru.")
+    model: Model = _option(
+        "mlp", "mlp (two layers), linear (solved logistic regression or least squares), lstm or gru."
+    )
     loss: Loss = _option("mse", "Loss of next-bin prediction: mean squared error, or Poisson likelihood.")
     class_weight: ClassWeight = _option("none", "balanced: the classes of a label weigh the same in the loss.")
     batch_size: int = _option(32, "Samples per optimizer step.")
@@ -217,7 +219,9 @@ def idle_options(task: str, model: str, split: str) -> dict[str, tuple[str, ...]
     else:
         idle["--task label. Leave it out"] = ("loss",)
     if model == "linear":
-        idle["--model linear, which has no hidden layer"] = ("hidden_size",)
+        idle["--model linear, which has no hidden layer and is solved over all samples at once"] = (
+            "hidden_size", "lr", "batch_size",
+        )  # fmt: skip
     if split == "random":
         idle["--split random, which leaves no gaps"] = ("buffer_s", "sequence_s")
     return idle
@@ -234,7 +238,7 @@ class Run(Settings):
         None, "Where keys in a bucket are fetched to.  [default: ~/.cache/summer-pipeline]", as_path
     )
     output_dir: Path = _option(Path("lightning_logs"), "Where logs and checkpoints go.", as_path)
-    max_epochs: int = _option(20, "Passes over the training samples, at most.")
+    max_epochs: int = _option(20, "Passes over the training samples, at most; of linear 20 iterations each.")
     patience: int | None = _option(
         None, "Stop after so many epochs without a lower validation loss.  [default: train all epochs]"
     )
@@ -327,7 +331,13 @@ def choice_of(plain: Mapping[str, Any], path: Path, **changes: Any) -> Choice:
     ------
     SettingsError : its settings are none that this version knows
     """
-    known = {name: field for name, field in options_of(Choice).items() if plain.get(field.name, []) != []}
+    causes = {name: str(plain.get(name)) for name in ("task", "model", "split")}
+    idle = {name for names in idle_options(**causes).values() for name in names}  # an older version took some of them
+    known = {
+        name: field
+        for name, field in options_of(Choice).items()
+        if plain.get(field.name, []) != [] and field.name not in idle
+    }
     missing = [name for name, field in known.items() if plain[field.name] is None and field.default is not None]
     if missing:
         raise SettingsError(f"{path}: its settings cannot be used: no {', '.join(missing)}. Train again")
@@ -354,7 +364,10 @@ def check_given(options: Mapping[str, Any]) -> None:
 
 def with_preset(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options with those of their preset, where they are not given."""
-    return {**PRESETS.get(str(options.get("preset")), {}), **options}
+    preset = PRESETS.get(str(options.get("preset")), {})
+    if options.get("model") == "linear":
+        preset = {name: value for name, value in preset.items() if name != "batch_size"}  # it would have no effect
+    return {**preset, **options}
 
 
 def check_names(options: Mapping[str, Any], known: Iterable[str]) -> None:

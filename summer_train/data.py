@@ -15,12 +15,12 @@ from summer_prep.splits import Split, Window, blocked_split, fraction_split, ran
 from summer_train.batches import (
     ArrayRows,
     Batches,
-    Block,
     OrderedBlocks,
     ResidentSamples,
     Samples,
     ShuffledBlocks,
     StreamedSamples,
+    WholeEpochs,
     this_process,
 )
 from summer_train.config import Choice, Say, say_nothing
@@ -246,7 +246,10 @@ class FilmData(lightning.LightningDataModule):
 
 
 class FilmBlocks(lightning.LightningDataModule):
-    """The same samples for our own `fit`, which takes all optimizer steps of a block of batches at once."""
+    """The same samples for our own `fit`, which takes all optimizer steps of a block of batches at once.
+
+    A network of one layer gets all samples at once instead.
+    """
 
     def __init__(self, data: FilmData) -> None:
         super().__init__()
@@ -257,10 +260,13 @@ class FilmBlocks(lightning.LightningDataModule):
         assert self.trainer is not None
         self.data.place(self.trainer.strategy.root_device)
 
-    def train_dataloader(self) -> ShuffledBlocks:
-        """Return this process's share of the shuffled training samples."""
+    def train_dataloader(self) -> ShuffledBlocks | WholeEpochs:
+        """Return this process's share of the training samples, shuffled where that matters."""
         assert self.trainer is not None
         trainer, choice = self.trainer, self.data.choice
+        if choice.model == "linear":
+            blocks = self.data.blocks("train", trainer.global_rank, trainer.world_size)
+            return WholeEpochs(blocks=blocks, provenance=self.data.provenance)
         return ShuffledBlocks(
             samples=self.data.samples,
             indices=self.data.split.train,
@@ -282,8 +288,8 @@ class FilmBlocks(lightning.LightningDataModule):
         assert self.trainer is not None
         return self.data.blocks("test", self.trainer.global_rank, self.trainer.world_size)
 
-    def transfer_batch_to_device(self, batch: Block, device: torch.device, dataloader_idx: int) -> Block:
-        """Return the block as it is: it was gathered on the device."""
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Return blocks as they are: they are gathered on the device."""
         return batch
 
 

@@ -11,16 +11,19 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from summer_train.batches import Block
+from summer_train.batches import Block, OrderedBlocks
 from summer_train.config import Choice
 from summer_train.data import FilmData
+from summer_train.linear import LinearSolver
 from summer_train.networks import draw_weights, new_net, two_layer_net
-from summer_train.steps import AutogradSteps, DenseSteps, Steps, written_out_steps
+from summer_train.steps import AutogradSteps, DenseSteps, Steps, dense_parameters, written_out_steps
 from summer_train.tasks import FilmLabel, NextBin, Task
 
 
 class Decoder(lightning.LightningModule):
     """A network from counts to predictions, (n_samples, n_outputs), trained by Adam on a task's loss.
+
+    `fit` solves a network of one layer over all samples instead.
 
     Counts are (n_samples, n_units), or (n_samples, n_bins, n_units) where a sample is a window of several bins.
 
@@ -30,6 +33,7 @@ class Decoder(lightning.LightningModule):
     ----------
     provenance : what it was trained on, as plain values: kept in its checkpoints
     steps : how the steps of a block are taken; None where Lightning takes them
+    solver : of a network of one layer; None before its first epoch
     """
 
     def __init__(self, net: nn.Module, task: Task, lr: float = 1e-3) -> None:
@@ -37,6 +41,7 @@ class Decoder(lightning.LightningModule):
         self.net, self.task, self.lr = net, task, lr
         self.provenance: dict[str, Any] = {}
         self.steps: Steps | None = None
+        self.solver: LinearSolver | None = None
 
     def forward(self, counts: Tensor) -> Tensor:
         """Predict from counts, (n_samples, n_units) or (n_samples, n_bins, n_units)."""
@@ -62,8 +67,18 @@ class Decoder(lightning.LightningModule):
         shortcut = None if has_own_loss or has_own_forward else written_out_steps(self.net, self.task, optimizer)
         return shortcut or AutogradSteps(self if has_own_forward else self.net, self.loss, optimizer)
 
-    def training_step(self, batch: tuple[Tensor, Tensor] | Block, batch_index: int) -> Tensor | None:
-        """Return the loss of a batch, or take one optimizer step per mini-batch of a block, in order."""
+    def training_step(self, batch: tuple[Tensor, Tensor] | Block | OrderedBlocks, batch_index: int) -> Tensor | None:
+        """Return the loss of a batch, or take one optimizer step per mini-batch of a block, in order.
+
+        Given all training samples, solve.
+        """
+        if isinstance(batch, OrderedBlocks):
+            self.solver = self.solver or self._new_solver()
+            self._count_steps(self.solver(batch))
+            self.trainer.should_stop = self.trainer.should_stop or bool(self.solver.is_solved.all())
+            for block in batch:
+                self._log_scores("train", self(block.counts), block.targets)
+            return None
         if isinstance(batch, Block):
             assert self.steps is not None
             assert not self.automatic_optimization
@@ -74,6 +89,16 @@ class Decoder(lightning.LightningModule):
         loss = self.loss(prediction, batch[1])
         self._log_scores("train", prediction.detach(), batch[1], loss)
         return loss
+
+    def _new_solver(self) -> LinearSolver:
+        parameters = dense_parameters(self.net)
+        assert parameters is not None
+        return LinearSolver(
+            [parameter.detach()[None] for parameter in parameters],
+            self.task,
+            lambda targets: self.task.prepare(targets)[None],
+            lambda predictions, targets: self.task.loss(predictions[0], targets)[None],
+        )
 
     def validation_step(self, batch: tuple[Tensor, Tensor] | Block, batch_index: int) -> None:
         """Log the scores of a batch or block."""

@@ -14,6 +14,7 @@ from summer_train.batches import MAX_BLOCK_VALUES
 from summer_train.config import Choice, Say, StudyRun, say_nothing
 from summer_train.data import FilmData
 from summer_train.grid import ALL, MAX_MODELS
+from summer_train.linear import BYTES_PER_WEIGHT
 from summer_train.models import n_weights
 from summer_train.records import Record, columns_of, digest_of, id_of
 from summer_train.selection import NoUnitsError, Selection, open_described
@@ -180,7 +181,8 @@ def _group(first: FilmData, run: StudyRun) -> Group:
     resident = 0 if is_mapped else min(first.selection.n_bytes, (run.device_memory_gb or np.inf) * 1e9)
     n_bytes = (
         resident
-        + 24 * size * weights  # weights, gradients, two averages, the best epoch's, a copy while some stop
+        # Weights, gradients, two averages or what solving takes, the best epoch's, a copy while some stop.
+        + (BYTES_PER_WEIGHT + 8 if first.choice.model == "linear" else 24) * size * weights
         + 5 * max(MAX_BLOCK_VALUES, first.choice.batch_size * n_values)  # a block, as counts and as floats
         + 12 * SAMPLES_AT_ONCE * size * weights / max(1, n_values)  # hidden layers
         + size * n_bins * (4 + 16 * first.task.n_outputs)  # labels, masks, predictions in double precision

@@ -18,6 +18,7 @@ from summer_prep.splits import cycle_length
 from summer_train.batches import ArrayRows, Block, OrderedBlocks, ResidentSamples, Samples, ShuffledBlocks
 from summer_train.config import Choice, Run, Say, say_nothing
 from summer_train.data import FilmData
+from summer_train.linear import LinearSolver
 from summer_train.metrics import cross_entropies
 from summer_train.models import Decoder, n_weights, new_decoder
 from summer_train.nulls import SCORES, compare
@@ -79,6 +80,9 @@ class Networks(Protocol):
     def predict(self, counts: Tensor) -> Tensor:
         """Return outputs, (n_networks, n_samples, n_outputs)."""
 
+    def is_solved(self, place: int) -> bool:
+        """Return whether further epochs are of no use to a network."""
+
     def weights(self, number: int) -> list[Tensor]:
         """Return a copy of a network's weights."""
 
@@ -96,6 +100,7 @@ class DenseNetworks:
         self.datas, self.columns, self.lr, self.say = datas, columns, lr, say
         device = parameters[0].device
         self.optimizer = torch.optim.Adam(self.parameters, lr=lr, fused=True, capturable=device.type == "cuda")
+        self.solver: LinearSolver | None = None
         steps = DenseSteps(self.parameters, self._prepare, datas[0].task.loss_gradient, self.optimizer)
         self.steps = choose_steps(steps, device, say)
 
@@ -116,6 +121,22 @@ class DenseNetworks:
         if not first.class_weights:
             return first.prepare(of_networks)
         return torch.stack([data.task.prepare(one) for data, one in zip(self.datas, of_networks, strict=True)])
+
+    def is_solved(self, place: int) -> bool:
+        """Return whether further epochs are of no use to a network, which is at its minimum."""
+        return self.solver is not None and bool(self.solver.is_solved[place])
+
+    def solve(self, blocks: OrderedBlocks) -> None:
+        """Take the iterations of an epoch over all training samples; for networks of one layer."""
+        if self.solver is None:
+            columns = self.columns.tolist()
+            self.solver = LinearSolver(
+                self.parameters,
+                self.datas[0].task,
+                self._prepare,
+                lambda predictions, targets: _losses_of(predictions, targets, self.datas, columns),
+            )
+        self.solver(blocks)
 
     def predict(self, counts: Tensor) -> Tensor:
         """Return outputs, (n_networks, n_samples, n_outputs)."""
@@ -156,6 +177,10 @@ class OneNetwork:
     def steps(self, block: Block) -> Tensor:
         """Take the steps of a block whose targets stand in the only column."""
         return self.autograd(block._replace(targets=block.targets[:, 0]) if self.is_label else block)
+
+    def is_solved(self, place: int) -> bool:
+        """Return that it is not."""
+        return False
 
     @torch.no_grad()
     def predict(self, counts: Tensor) -> Tensor:
@@ -215,7 +240,11 @@ def train_stack(
             if trained[number].add_epoch(train_loss, val_loss):
                 best[number] = networks.weights(place)
         tick(len(running))
-        places = [place for place, number in enumerate(running) if not trained[number].is_over(patience)]
+        places = [
+            place
+            for place, number in enumerate(running)
+            if not trained[number].is_over(patience) and not networks.is_solved(place)
+        ]
         if not places:
             break
         if len(places) < len(running):
@@ -252,8 +281,13 @@ def _with_columns(datas: Sequence[FilmData]) -> Samples:
 def _train_epoch(
     networks: Networks, datas: Sequence[FilmData], running: Sequence[int], samples: Samples, epoch: int
 ) -> list[float]:
-    """Take the steps of an epoch; return the mean loss of each network on the way."""
+    """Take the steps of an epoch; return the mean loss of each network on the way, of a solved one at the end."""
     choice = datas[0].choice
+    if choice.model == "linear":
+        assert isinstance(networks, DenseNetworks)
+        whole = OrderedBlocks(samples=samples, indices=datas[0].split.train)
+        networks.solve(whole)
+        return _losses(networks.predict, datas, running, whole)
     blocks = ShuffledBlocks(
         samples=samples,
         indices=datas[0].split.train,
@@ -276,18 +310,19 @@ def _mean_losses(
 ) -> list[float]:
     sums, n_samples = torch.zeros(len(running), dtype=torch.float64), 0
     for predictions, block in predicted:
-        sums += _losses_of(predictions, block.targets, datas, running).cpu().double() * len(block.targets)
+        of_running = [datas[number] for number in running]
+        sums += _losses_of(predictions, block.targets, of_running, running).cpu().double() * len(block.targets)
         n_samples += len(block.targets)
     return [float(loss) for loss in sums / n_samples]
 
 
-def _losses_of(predictions: Tensor, targets: Tensor, datas: Sequence[FilmData], running: Sequence[int]) -> Tensor:
-    """Return the mean loss of each network, (n_networks,)."""
-    tasks = [datas[number].task for number in running]
+def _losses_of(predictions: Tensor, targets: Tensor, datas: Sequence[FilmData], columns: Sequence[int]) -> Tensor:
+    """Return the mean loss of each network, (n_networks,), whose targets stand in some columns."""
+    tasks = [data.task for data in datas]
     weights = [task.class_weights for task in tasks if isinstance(task, FilmLabel)]
     if not weights:
         return torch.stack([task.loss(one, targets) for task, one in zip(tasks, predictions, strict=True)])
-    return cross_entropies(predictions, targets[:, list(running)].t(), weights)
+    return cross_entropies(predictions, targets[:, list(columns)].t(), weights)
 
 
 def shifts_of(data: FilmData, n_shifts: int) -> list[int]:

@@ -56,7 +56,7 @@ class AutogradSteps:
                 loss = loss * (len(x) / batch_size)
             loss.backward()
             if is_distributed():
-                _sum_over_processes([parameter.grad for parameter in self.parameters])
+                sum_over_processes([parameter.grad for parameter in self.parameters])
             self.optimizer.step()
             predictions.append(prediction.detach())
         return torch.cat(predictions)[None]
@@ -103,7 +103,7 @@ class DenseSteps:
             predictions = made[None]
         else:  # samples come last: then no step moves numbers to other places
             weights = [parameter.detach() for parameter in self.parameters]
-            gradients_of = (_of_many_networks if has_two else _of_many_layers)(*weights)
+            gradients_of = (_of_many_networks if has_two else of_many_layers)(*weights)
             made, targets, axis = (
                 counts.new_empty(n_networks, n_outputs, len(counts)), targets.transpose(1, 2).contiguous(), 2
             )  # fmt: skip
@@ -116,7 +116,7 @@ class DenseSteps:
         for x, y, prediction, batch_size in batches:
             gradients = gradients_of(x, y, prediction, batch_size, self.loss_gradient)
             if is_distributed():
-                _sum_over_processes(gradients)
+                sum_over_processes(gradients)
             update(gradients)
         return predictions
 
@@ -201,7 +201,7 @@ def _of_one_layer(weight: Tensor, bias: Tensor) -> GradientsOfBatch:
     return gradients_of
 
 
-def _of_many_layers(weight: Tensor, bias: Tensor) -> GradientsOfBatch:
+def of_many_layers(weight: Tensor, bias: Tensor) -> GradientsOfBatch:
     """Return the step of a stack of layers: as `_of_many_networks`, all of them one product with x."""
     n_networks, n_outputs, n_inputs = weight.shape
     flat_weight, column = weight.view(-1, n_inputs), bias.view(-1, 1)
@@ -338,8 +338,8 @@ def choose_steps(steps: DenseSteps | AutogradSteps, device: torch.device, say: S
     return steps
 
 
-def _sum_over_processes(gradients: Sequence[Tensor | None]) -> None:
-    """Add up the gradients of all processes, in one message."""
+def sum_over_processes(gradients: Sequence[Tensor | None]) -> None:
+    """Add up gradients of all processes in place, in one message."""
     present = [gradient for gradient in gradients if gradient is not None]
     flat = torch.cat([gradient.reshape(-1) for gradient in present])
     torch.distributed.all_reduce(flat)

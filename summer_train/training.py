@@ -32,6 +32,7 @@ from summer_train.config import (
 )
 from summer_train.config_file import with_config
 from summer_train.data import FilmBlocks, FilmData
+from summer_train.linear import BYTES_PER_WEIGHT
 from summer_train.models import Decoder, n_weights, new_decoder
 from summer_train.runs import (
     METRICS,
@@ -48,7 +49,7 @@ from summer_train.runs import (
     write_results,
     writing_below,
 )
-from summer_train.scoring import Scored, samples_per_class, score_baselines, score_networks
+from summer_train.scoring import Scored, number_of, samples_per_class, score_baselines, score_networks
 from summer_train.selection import open_described
 from summer_train.stacks import shifted_null, shifts_of
 from summer_train.trainer import (
@@ -143,13 +144,16 @@ def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = N
     """
     if not isinstance(data, FilmData):
         raise SettingsError(f"data {data!r:.60}: must come from summer_train.film_data")
-    choice = replace(
-        data.choice,
-        hidden_size=data.choice.hidden_size if hidden_size is None else as_number(hidden_size, int, "--hidden-size"),
-        lr=data.choice.lr if lr is None else as_number(lr, float, "--lr"),
-    )
+    choice = data.choice
+    if hidden_size is not None:
+        choice = replace(choice, hidden_size=as_number(hidden_size, int, "--hidden-size"))
+    lr = choice.lr if lr is None else as_number(lr, float, "--lr")
+    if choice.model != "linear":
+        choice = replace(choice, lr=lr)
     _check_memory(data, choice)
-    return new_decoder(data, choice)
+    made = new_decoder(data, choice)
+    made.lr = lr  # a choice of the linear model has none, since `fit` solves it
+    return made
 
 
 def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | None:
@@ -239,7 +243,8 @@ def flops_per_step(data: FilmData) -> float:
 
 def _check_memory(data: FilmData, choice: Choice, prediction_bytes: int = 0) -> None:
     """Refuse what does not fit, and say what takes much."""
-    weights_bytes = 16 * n_weights(data, choice)  # float32 weights and gradients, and Adam's two averages of them
+    # Of Adam: float32 weights and gradients, and two averages of them.
+    weights_bytes = (BYTES_PER_WEIGHT if choice.model == "linear" else 16) * n_weights(data, choice)
     n_bytes, free_bytes = weights_bytes + prediction_bytes, available_bytes()
     needs = f"training takes {n_bytes / 1e9:.1f} GB"
     if prediction_bytes > n_bytes / 20:
@@ -287,8 +292,10 @@ def _finished(log_dir: Path, say: Say) -> FitResult:
     """Return the results of a run that has nothing left to do."""
     result = read_results(log_dir)
     assert result is not None  # it is finished
-    more = "--patience" if result.n_epochs < result.config["max_epochs"] else "--max-epochs"
-    say(f"{log_dir}: is finished, {result.n_epochs} epochs; these are its results. For more: a larger {more}")
+    more = "For more: a larger --max-epochs"
+    if result.n_epochs < result.config["max_epochs"]:  # by patience, or since it is solved
+        more = "For more: a larger --patience" if result.config["patience"] else "More would not change them"
+    say(f"{log_dir}: is finished, {result.n_epochs} epochs; these are its results. {more}")
     return result
 
 
@@ -351,7 +358,10 @@ def _evaluated(
         scores={row: scored.scores for row, scored in rows.items()},
         thresholds=thresholds_of(rows),
         undefined=own.undefined,
-        units={part: {name: values.tolist() for name, values in units.items()} for part, units in own.units.items()},
+        units={
+            part: {name: [number_of(value) for value in values] for name, values in units.items()}
+            for part, units in own.units.items()
+        },
         null=shifted_null(data, own, run, say) if run.shifts else {},
         best_epoch=best_epoch,
         n_epochs=n_epochs,

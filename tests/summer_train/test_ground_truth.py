@@ -100,7 +100,7 @@ def test_p_values_are_uniform_where_neurons_know_nothing(tuned_cache):
     generator = np.random.default_rng(0)
     found = []
     for seed in range(40):
-        data = with_labels(tuned_cache, random_stretches(generator, 3000, 20), seed, model="linear", lr=0.02)
+        data = with_labels(tuned_cache, random_stretches(generator, 3000, 20), seed, model="linear", batch_size=None)
         ((_,), (scored,)) = train_stack([data], 1)
         found.append(shifted_null(data, scored, Run(max_epochs=1, shifts=19)))
     for name in ("p_kappa", "p_auroc"):
@@ -119,7 +119,7 @@ def test_an_untuned_label_lies_in_its_null_and_a_tuned_one_beyond(tuned_cache):
             fold = seed % 5 + 1
             choice = settings_from(
                 Choice,
-                {"task": "label", "label_name": label_name, "buffer": 4, "batch_size": 512, "lr": 0.02, "seed": seed,
+                {"task": "label", "label_name": label_name, "buffer": 4, "seed": seed,
                  "fold": fold, "model": "linear"},
             )  # fmt: skip
             data = FilmData(selection, choice)

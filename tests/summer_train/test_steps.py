@@ -9,6 +9,7 @@ import torch
 from summer_train import Decoder, LinearLabel, batches, fit, open_selection
 from summer_train.batches import Block, OrderedBlocks, ResidentSamples, ShuffledBlocks, StreamedSamples
 from summer_train.networks import two_layer_net
+from summer_train.scoring import fingerprints, score_networks
 from summer_train.steps import AutogradSteps, DenseSteps, GraphedSteps, written_out_steps
 from summer_train.tasks import FilmLabel, NextBin
 
@@ -203,6 +204,33 @@ def test_streamed_samples_are_the_resident_ones_in_the_same_order(task, free_byt
         assert n_blocks
 
 
+def test_equal_inputs_get_equal_scores_wherever_they_stand(make_data):
+    data = make_data(task="label", brain_regions="A")
+    generator = torch.Generator().manual_seed(0)
+
+    def rounding(block):
+        """Outputs that depend on the counts, and in the last digits on the place."""
+        exact = block.counts.flatten(1).float().mean(1)[:, None] * torch.tensor([-1.0, 1.0])
+        return (exact + 1e-6 * torch.randn(exact.shape, generator=generator))[None]
+
+    (scored,) = score_networks([data], rounding)
+    found = {}
+    for part in ("val", "test"):
+        counts = torch.cat([block.counts.clone() for block in data.blocks(part)]).numpy()
+        for row, log_odds in zip(counts, scored.predictions[f"{part}_log_odds"], strict=True):
+            found.setdefault(row.tobytes(), []).append(log_odds)
+    assert max(map(len, found.values())) > 10
+    assert all(len(set(values)) == 1 for values in found.values())
+
+
+def test_samples_have_the_same_fingerprint_where_their_counts_are_the_same_and_nowhere_else():
+    counts = torch.from_numpy(np.random.default_rng(0).integers(0, 2, (3000, 2, 5)).astype(np.uint8))
+    found = fingerprints(counts)
+    for window, number in zip(counts[:50], found, strict=False):
+        assert torch.equal(found == number, (counts == window).all(2).all(1))
+    assert len(found.unique()) == len(counts.flatten(1).unique(dim=0))
+
+
 def shuffled_blocks(data):
     return ShuffledBlocks(samples=data.samples, indices=data.split.train, batch_size=32, seed=0)
 
@@ -232,11 +260,15 @@ def test_processes_share_every_batch_and_miss_no_sample(n_processes, n_samples):
     assert sorted(t for blocks in evaluated for block in blocks for t in block.targets.tolist()) == indices.tolist()
 
 
-@pytest.mark.parametrize("task", ["next_bin", "label"])
-def test_two_processes_reach_the_weights_of_one(task, demo_cache, run, tmp_path):
+@pytest.mark.parametrize(
+    "own", ["--task next_bin --batch-size 25", "--task label --batch-size 25", "--task label --model linear"]
+)
+def test_two_processes_reach_the_weights_of_one(own, demo_cache, run, tmp_path):
+    words = own.replace("--", "").replace("-", "_").split()
     places = {"cache_dir": demo_cache, "data_dir": tmp_path, "output_dir": tmp_path / "1"}
-    one = fit(task=task, patient_ids=[14, 20], buffer=10, max_epochs=2, batch_size=25, **places)
-    options = f"--task {task} --patient-ids 14 20 --buffer 10 --max-epochs 2 --batch-size 25 --devices 2 --output-dir 2"
+    same = {name: int(value) if value.isdigit() else value for name, value in zip(words[::2], words[1::2], strict=True)}
+    one = fit(**same, patient_ids=[14, 20], buffer=10, max_epochs=2, **places)
+    options = f"{own} --patient-ids 14 20 --buffer 10 --max-epochs 2 --devices 2 --output-dir 2"
     result = run("summer_train", "fit", *options.split(), "--cache-dir", demo_cache, "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)

@@ -1,0 +1,137 @@
+"""`--model linear` is solved: to scikit-learn's minimum, in a stack as alone, and the same after it was continued."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor
+
+from summer_train import decoder, film_data, fit
+from summer_train.batches import Block
+from summer_train.config import Choice, choice_of, settings_from
+from summer_train.linear import LinearSolver
+from summer_train.metrics import balanced_weights
+from summer_train.tasks import FilmLabel, NextBin
+
+N_SAMPLES, N_UNITS = 2000, 12
+
+
+@pytest.fixture
+def counts():
+    """Units of very different rates that go up and down together, and one that is silent."""
+    generator = np.random.default_rng(0)
+    together = np.exp(generator.normal(0, 0.5, (N_SAMPLES, 1)))
+    counts = generator.poisson(together * np.geomspace(0.02, 20, N_UNITS))
+    counts[:, 3] = 0
+    return counts.astype(np.uint8)
+
+
+def classes_of(counts, n_classes, seed=0):
+    generator = np.random.default_rng(seed)
+    weights = generator.normal(0, 1, (counts.shape[1], n_classes)) / np.sqrt(counts.mean(0) + 1)[:, None]
+    return np.argmax(counts @ weights + generator.gumbel(0, 2, (len(counts), n_classes)), 1).astype(np.uint8)
+
+
+def solved(counts, targets, tasks, n_epochs=20):
+    """Return weights, biases and loss of a stack; targets of each network stand in a column."""
+    n_outputs = tasks[0].n_outputs
+    parameters = torch.zeros(len(tasks), n_outputs, counts.shape[1]), torch.zeros(len(tasks), n_outputs)
+    of_networks = (lambda y: [y]) if isinstance(tasks[0], NextBin) else (lambda y: y.t())
+    solver = LinearSolver(
+        parameters,
+        tasks[0],
+        lambda y: torch.stack([task.prepare(one) for task, one in zip(tasks, of_networks(y), strict=True)]),
+        lambda made, y: torch.stack(
+            [task.loss(*one) for task, *one in zip(tasks, made, of_networks(y), strict=True)]
+        ),
+    )  # fmt: skip
+    rows = [slice(0, 900), slice(900, 900), slice(900, len(counts))]
+    blocks = [Block(torch.from_numpy(counts[one]), torch.from_numpy(targets[one])) for one in rows]
+    for _ in range(n_epochs):
+        solver(blocks)
+        if solver.is_solved.all():
+            break
+    assert solver.is_solved.all()
+    predictions = torch.from_numpy(counts).float() @ parameters[0].transpose(1, 2) + parameters[1][:, None]
+    pairs = zip(tasks, predictions, of_networks(torch.from_numpy(targets)), strict=True)
+    losses = [task.loss(made, y) for task, made, y in pairs]
+    return *parameters, [float(loss) for loss in losses]
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_labels_reach_the_loss_of_scikit_learn(n_classes, class_weight, counts):
+    classes = classes_of(counts, n_classes)
+    weights = balanced_weights(torch.from_numpy(np.bincount(classes))).tolist() if class_weight else ()
+    task = FilmLabel(n_classes, tuple(weights))
+    oracle = LogisticRegression(C=np.inf, tol=1e-8, max_iter=10_000, class_weight=class_weight)
+    log_odds = oracle.fit(counts, classes).decision_function(counts)
+    if n_classes == 2:
+        log_odds = np.stack([np.zeros(len(counts)), log_odds], 1)
+    expected = float(task.loss(torch.from_numpy(log_odds).float(), torch.from_numpy(classes)))
+    weight, _, (loss,) = solved(counts, classes[:, None], [task])
+    assert loss == pytest.approx(expected, abs=1e-5)
+    assert not weight[:, :, 3].any()  # of the silent unit nothing is known
+
+
+def test_next_bin_reaches_the_loss_of_scikit_learn_in_every_unit(counts):
+    x, y = counts[:-1], counts[1:]
+    weight, bias, (loss,) = solved(x, y, [NextBin(N_UNITS)])
+    expected = np.square(LinearRegression().fit(x, y).predict(x) - y).mean(0)
+    assert loss == pytest.approx(expected.mean(), rel=1e-6)
+    per_unit = np.square(x @ weight[0].numpy().T + bias[0].numpy() - y).mean(0)
+    np.testing.assert_allclose(per_unit, expected, rtol=1e-3, atol=1e-9)
+
+
+def test_the_poisson_likelihood_reaches_that_of_scikit_learn(counts):
+    x, y = counts[:-1], counts[1:]
+    *_, (loss,) = solved(x, y, [NextBin(N_UNITS, "poisson")])
+    of_units = []
+    scale = np.maximum(x.std(0), 1e-9)
+    for unit in range(N_UNITS):
+        if unit != 3:  # its best rate is 0, which has a loss of 0
+            rate = PoissonRegressor(alpha=0, tol=1e-9, max_iter=10_000).fit(x / scale, y[:, unit]).predict(x / scale)
+            of_units.append((rate - y[:, unit] * np.log(rate)).mean())
+    assert loss == pytest.approx(sum(of_units) / N_UNITS, abs=1e-4)
+
+
+def test_a_stack_is_solved_as_each_of_its_networks_alone(counts):
+    rare = (np.arange(N_SAMPLES) < 5).astype(np.uint8)
+    columns = np.stack([classes_of(counts, 2, 1), classes_of(counts, 2, 2), rare], 1)
+    tasks = [FilmLabel(2)] * 3
+    *_, together = solved(counts, columns, tasks)
+    alone = [solved(counts, columns[:, [number]], tasks[:1])[2][0] for number in range(3)]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_a_run_that_is_continued_equals_one_that_was_not_and_ends_when_it_is_solved(demo_cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("summer_train.linear.ITERATIONS", 3)
+    options = {"cache_dir": demo_cache, "data_dir": tmp_path, "patient_ids": 14, "buffer": 10, "model": "linear"}
+    whole = fit(**options, task="label", max_epochs=50, output_dir=tmp_path / "whole")
+    assert 1 < whole.n_epochs < 50
+    parts = {"task": "label", "output_dir": tmp_path / "parts"}
+    fit(**options, **parts, max_epochs=1)
+    continued = fit(**options, **parts, max_epochs=50, resume=True)
+    assert continued.scores == whole.scores
+    assert continued.n_epochs == whole.n_epochs
+    assert fit(**options, **parts, max_epochs=50, resume=True).log_dir == continued.log_dir
+
+
+def test_samples_that_stream_are_solved_to_the_same_loss(demo_cache, tmp_path):
+    options = {"cache_dir": demo_cache, "data_dir": tmp_path, "patient_ids": 14, "buffer": 10, "model": "linear"}
+    options |= {"task": "label", "max_epochs": 2, "output_dir": tmp_path}
+    resident, streamed = fit(**options), fit(**options, device_memory=1e-6)
+    for part, scores in resident.scores["model"].items():
+        assert streamed.scores["model"][part]["loss"] == pytest.approx(scores["loss"], abs=1e-6)
+
+
+def test_options_that_solving_does_without_are_left_out_of_presets_and_of_older_runs():
+    choice = settings_from(Choice, {"preset": "paper", "model": "linear", "task": "label"})
+    assert (choice.window_s, choice.batch_size) == ((0.8, 0.72), Choice().batch_size)
+    assert choice_of({**choice.as_plain(), "lr": 0.02, "batch_size": 8}, Path("run")) == choice
+
+
+def test_in_a_trainer_of_your_own_the_decoder_takes_a_learning_rate(demo_cache, tmp_path):
+    data = film_data(cache_dir=demo_cache, data_dir=tmp_path, patient_ids=14, buffer=10, task="label", model="linear")
+    assert decoder(data, lr=0.5).configure_optimizers().param_groups[0]["lr"] == 0.5
