@@ -188,7 +188,11 @@ def new_decoder(data: FilmData, choice: Choice | None = None) -> Decoder:
         else:
             decoder = Decoder(net_of(data, choice), data.task, choice.lr)
     decoder.to_empty(device="cpu").to("cpu")  # the second tells Lightning
-    draw_weights(decoder.net, choice.seed)
+    if choice.model == "linear":  # its loss has one minimum, so it needs no random start
+        for weights in decoder.net.parameters():
+            nn.init.zeros_(weights)
+    else:
+        draw_weights(decoder.net, choice.seed)
     return decoder
 
 

@@ -47,12 +47,11 @@ def new_net(model: Model, n_units: int, n_bins: int, hidden_size: int, n_outputs
     if model in ("lstm", "gru"):
         return Recurrent(nn.LSTM if model == "lstm" else nn.GRU, n_units, hidden_size, n_outputs)
     n_inputs = n_bins * n_units
-    if model == "linear":
-        layers = nn.Sequential(nn.Linear(n_inputs, n_outputs))
-        for weights in layers.parameters():  # a loss with one minimum needs no random start
-            nn.init.zeros_(weights)
-    else:
-        layers = two_layer_net(n_inputs, hidden_size, n_outputs)
+    layers = (
+        nn.Sequential(nn.Linear(n_inputs, n_outputs))
+        if model == "linear"
+        else two_layer_net(n_inputs, hidden_size, n_outputs)
+    )
     return layers if n_bins == 1 else nn.Sequential(nn.Flatten(), *layers)
 
 

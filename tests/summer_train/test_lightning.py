@@ -323,7 +323,7 @@ def test_example_of_an_own_model_runs(demo_cache, tmp_path):
     assert "validation accuracy 0." in result.stdout
 
 
-@pytest.mark.parametrize("model", ["mlp", "linear", "lstm", "gru"])
+@pytest.mark.parametrize("model", ["mlp", "lstm", "gru"])
 def test_weights_start_as_torch_draws_them_after_its_seed_is_set_also_in_threads(model, options):
     data = summer_train.film_data(
         **data_options(options(task="label", model=model, window=(0.08, 0), hidden_size=None))
