@@ -144,12 +144,7 @@ Facts = dict[str, Any] | SummerError
 
 
 def facts_of_keys(cache: Cache, keys: Sequence[tuple[str, int]]) -> list[Facts]:
-    """Return the facts of every key that is whole, as far as counting and measuring tells, and the error of each other.
-
-    Raises
-    ------
-    UnreachableError : the bucket cannot be asked, which says nothing of the keys
-    """
+    """Return the facts of every key whose files are there in full size, and the error of each other one."""
     with ThreadPoolExecutor(cache.n_at_once) as pool:
         return list(pool.map(lambda key: _facts_of(cache, key), keys))
 

@@ -25,13 +25,6 @@ def test_memory_is_what_the_control_groups_of_the_process_leave(version, tmp_pat
     assert machine._available_in_group() == 100
 
 
-def test_a_user_without_a_name_shares_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("getpass.getuser", lambda: (_ for _ in ()).throw(KeyError("uid not found")))
-    monkeypatch.setattr(machine, "_held", [])
-    assert machine.own_one_of.__wrapped__(2, "another thing") == 0
-
-
 @pytest.mark.parametrize(
     ("allowed", "quotas", "usable"),
     [

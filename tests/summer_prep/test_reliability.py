@@ -124,7 +124,7 @@ def start_build(demo_dir, folder, n_workers, is_ready):
 
 
 def test_killed_build_leaves_no_process_behind(demo_dir, tmp_path):
-    builder = start_build(demo_dir, tmp_path, 2, lambda: list(tmp_path.rglob("*.staging")))
+    builder = start_build(demo_dir, tmp_path, 2, lambda: list(tmp_path.glob("cache/*/.*.staging")))
     builder.kill()
     builder.communicate(timeout=30)  # ends when every process that shares the pipe has
 
@@ -136,7 +136,7 @@ def test_interrupted_build_ends_at_once_and_leaves_nothing_half_written(moment, 
     def is_ready():
         if moment == "workers start":
             return time.monotonic() - started > 1
-        return list(tmp_path.rglob("*.staging"))
+        return list(tmp_path.glob("cache/*/.*.staging"))
 
     builder = start_build(demo_dir, tmp_path, 1, is_ready)
     os.killpg(builder.pid, signal.SIGINT)

@@ -17,7 +17,7 @@ from summer_prep.building import BuildConfig, build_keys
 from summer_prep.cli import app
 from summer_prep.console import run as run_program
 from summer_prep.console import show
-from summer_prep.errors import CacheError, SettingsError, UnreachableError
+from summer_prep.errors import SettingsError, UnreachableError
 from summer_prep.sources import find_recordings
 from summer_prep.values import as_path
 
@@ -64,9 +64,9 @@ def test_a_patient_whose_folder_cannot_be_listed_is_named(command, locked, demo_
 
 def test_training_refuses_to_leave_out_a_patient_that_cannot_be_listed(locked, demo_dir, tmp_path):
     places = {"cache_dir": locked.parent, "data_dir": tmp_path}
-    with pytest.raises(CacheError, match="sub-20: cannot be listed"):
+    with pytest.raises(UnreachableError, match="sub-20: cannot be listed"):
         summer_train.film_data(**places, bin_length=1000)
-    with pytest.raises(CacheError, match="sub-20: cannot be listed"):
+    with pytest.raises(UnreachableError, match="sub-20: cannot be listed"):
         summer_train.film_data(**places, bin_length=1000, patient_ids="14 20")
     data = summer_train.film_data(**places, bin_length=1000, patient_ids="14 29")
     assert data is not None
