@@ -21,7 +21,10 @@ from ways import our_epochs
 
 import summer_prep
 import summer_train
-from summer_train.metrics import best_thresholds, label_scores
+from summer_train.metrics import (
+    best_thresholds,
+    label_scores,
+)
 from summer_train.stacks import train_stack
 
 N_MODELS = 53 * 5

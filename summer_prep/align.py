@@ -18,10 +18,9 @@ from summer_prep.binning import (
     tally_spikes,
 )
 from summer_prep.clock_units import check_clocks
-from summer_prep.dataset import LONG_FRAME_MS, LongFrames
+from summer_prep.dataset import ALGORITHM_VERSION, LONG_FRAME_MS, LongFrames
 from summer_prep.errors import RecordingError
 from summer_prep.film_clock import FilmClock, Pause, cut_frames, film_clock, find_long_frames, find_pauses
-from summer_prep.key import ALGORITHM_VERSION, SCHEMA_VERSION
 from summer_prep.labels import align_labels
 from summer_prep.recording import Recording
 
@@ -161,7 +160,6 @@ def _texts(values: list[str] | tuple[str, ...]) -> NDArray[Any]:
 def _attributes(on_film: RecordingOnFilm, grid: BinGrid) -> dict[str, Any]:
     recording = on_film.recording
     return {
-        "schema_version": SCHEMA_VERSION,
         "algorithm_version": ALGORITHM_VERSION,
         "software_version": __version__,
         "patient_id": recording.patient_id,

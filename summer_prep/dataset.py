@@ -7,6 +7,9 @@ from summer_prep.errors import SettingsError
 FRAME_PERIOD_MS = 40
 """25 frames per second."""
 
+ALGORITHM_VERSION = 1
+"""Raised whenever the same recording would give other numbers, which makes every older key stale."""
+
 FRAMES_PER_MINUTE = 60_000 // FRAME_PERIOD_MS
 
 DATASET_BIN_LENGTHS_MS = (40, 80, 200, 480, 1000)

@@ -6,10 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from summer_prep.caches import Cache, checked, keys_and_problems
-from summer_prep.dataset import DATASET_BIN_LENGTHS_MS, check_bin_length
+from summer_prep.dataset import ALGORITHM_VERSION, DATASET_BIN_LENGTHS_MS, check_bin_length
 from summer_prep.errors import CacheError, MissingKeyError, RecordingError, SettingsError, UnreachableError, one_line
 from summer_prep.key import (
-    ALGORITHM_VERSION,
     Description,
     build_command,
     in_natural_order,

@@ -21,9 +21,6 @@ AnyPlace = TypeVar("AnyPlace", Path, Url, Place)
 SCHEMA_VERSION = 4
 """Raised whenever what stands on disk changes. A reader refuses keys of another one."""
 
-ALGORITHM_VERSION = 1
-"""Raised whenever the same recording would give other numbers, which makes every older key stale."""
-
 Codec = Literal["none", "zstd", "blosc"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
 """How spike_counts are stored."""

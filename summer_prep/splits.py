@@ -43,6 +43,31 @@ class Split:
     test: Indices
 
 
+def window_of(window_s: tuple[float, float], bin_length_ms: int) -> Window:
+    """Return the bins of a window of seconds before and after a bin.
+
+    Negative seconds leave bins out: past -0.32 and future 0.32 s is the one bin that lies 0.32 s later.
+
+    Raises
+    ------
+    SettingsError : it holds no bin, or leaves out what is no whole bin
+    """
+    for seconds in window_s:
+        bins = seconds * 1000 / bin_length_ms
+        if seconds < 0 and abs(bins - round(bins)) > 1e-6:
+            raise SettingsError(
+                f"--window {window_s[0]:g} {window_s[1]:g}: {seconds:g} s is no multiple of the bin length of "
+                f"{bin_length_ms} ms, and part of a bin cannot be left out. Choose a multiple"
+            )
+    past, future = (math.ceil(round(seconds * 1000 / bin_length_ms, 6)) for seconds in window_s)
+    if -past > future:
+        raise SettingsError(
+            f"--window {window_s[0]:g} {window_s[1]:g}: holds no bin of {bin_length_ms} ms, since it begins "
+            f"{-past * bin_length_ms / 1000:g} s after a bin and ends {future * bin_length_ms / 1000:g} s after it"
+        )
+    return Window(-past, future)
+
+
 def blocked_split(
     n_samples: int,
     bin_length_ms: int,

@@ -25,6 +25,7 @@ from summer_prep.key import (
     DESCRIPTION,
     DIMENSIONS,
     NO_SHA256,
+    SCHEMA_VERSION,
     Codec,
     Description,
     build_command,
@@ -100,7 +101,7 @@ def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: Codec) -> F
     with _ENCODING, warnings.catch_warnings():
         # Zarr says that other implementations need not read what saves ours a file per array.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
-        group.update_attributes({**attributes, **added})
+        group.update_attributes({"schema_version": SCHEMA_VERSION, **attributes, **added})
         group = zarr.consolidate_metadata(store)
         group.update_attributes({"document_sha256": NO_SHA256})
     files[DESCRIPTION] = memoryview(sealed(buffers[DESCRIPTION].to_bytes()))

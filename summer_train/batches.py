@@ -43,6 +43,10 @@ class Block(NamedTuple):
     batch_sizes: tuple[int, ...] = ()
 
 
+Outputs = Callable[[Block], Tensor]
+"""Block -> outputs of several networks, (n_networks, n_samples, n_outputs)."""
+
+
 class Rows(Protocol):
     """One row per bin, in files or in memory."""
 

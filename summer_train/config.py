@@ -161,8 +161,8 @@ class Choice(Settings):
     seed: int = _option(0, "Equal seeds give equal runs of one process on a CPU.")
 
     def __post_init__(self) -> None:
-        from summer_prep.splits import check_buffer, check_fold, check_fraction
-        from summer_train.samples import window_of  # NumPy, which --help does without
+        # NumPy, which --help does without
+        from summer_prep.splits import check_buffer, check_fold, check_fraction, window_of
 
         _check_literals(self)
         self._check_idle_options()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from summer_prep.machine import available_bytes
-from summer_prep.splits import Split, Window, blocked_split, fraction_split, random_split
+from summer_prep.splits import Split, Window, blocked_split, fraction_split, random_split, window_of
 from summer_train.batches import (
     ArrayRows,
     Batches,
@@ -24,7 +24,7 @@ from summer_train.batches import (
     this_process,
 )
 from summer_train.config import Choice, Say, say_nothing
-from summer_train.samples import Mask, reaches_only, runs_on, shift_labels, window_of
+from summer_train.samples import Mask, reaches_only, runs_on, shift_labels
 from summer_train.selection import Selection
 from summer_train.tasks import NothingToLearnError, Task, task_samples
 

@@ -18,7 +18,8 @@ from summer_train.linear import BYTES_PER_WEIGHT
 from summer_train.models import n_weights
 from summer_train.records import Record, columns_of, digest_of, id_of
 from summer_train.selection import NoUnitsError, Selection, open_described
-from summer_train.stacks import shifts_of, stack_size
+from summer_train.shifts import shifts_of
+from summer_train.stacks import stack_size
 from summer_train.steps import SAMPLES_AT_ONCE
 from summer_train.tasks import NothingToLearnError
 

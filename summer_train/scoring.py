@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from summer_train.baselines import copy_last_bin, majority_class, mean_count, time_only
-from summer_train.batches import Block
+from summer_train.batches import Block, Outputs
 from summer_train.data import FilmData
 from summer_train.metrics import (
     LABEL_SCORES,
@@ -25,9 +25,6 @@ from summer_train.metrics import (
     undefined_because,
 )
 from summer_train.tasks import FilmLabel, NextBin
-
-Outputs = Callable[[Block], Tensor]
-"""Block -> outputs of all networks, (n_networks, n_samples, n_outputs)."""
 
 NO_LIKELIHOOD = "bits per spike: a count of 0 or less was predicted where there were spikes; --loss poisson never does"
 """Why predictions of networks that were trained on the squared error mostly have no likelihood."""

@@ -5,7 +5,6 @@ ones are a stack of one each (docs/performance.md has both ways measured).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -13,28 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from summer_prep.errors import SettingsError
-from summer_prep.splits import cycle_length
-from summer_train.batches import ArrayRows, Block, OrderedBlocks, ResidentSamples, Samples, ShuffledBlocks
-from summer_train.config import Choice, Run, Say, say_nothing
+from summer_train.batches import ArrayRows, Block, OrderedBlocks, Outputs, ResidentSamples, Samples, ShuffledBlocks
+from summer_train.config import Choice, Say, say_nothing
 from summer_train.data import FilmData
 from summer_train.linear import LinearSolver
-from summer_train.metrics import cross_entropies
+from summer_train.losses import cross_entropies
 from summer_train.models import Decoder, n_weights, new_decoder
-from summer_train.nulls import SCORES, compare
-from summer_train.samples import choose_shifts
-from summer_train.scoring import Outputs, Scored, score_networks
 from summer_train.steps import AutogradSteps, DenseSteps, choose_steps, dense_parameters, predict_stack
-from summer_train.tasks import FilmLabel, NothingToLearnError
+from summer_train.tasks import FilmLabel
 
 MAX_STACK = 27
 """Networks in a stack; more gain nothing (docs/performance.md)."""
 
 MAX_STACK_WEIGHTS = 2**24
 """Weights of a stack; training holds them five times (with gradients, Adam's averages and the best epoch's)."""
-
-Tick = Callable[[int], None]
-"""Told after each epoch how many networks it trained."""
 
 
 @dataclass
@@ -52,6 +43,11 @@ class Trained:
     def has_diverged(self) -> bool:
         """Whether the loss became no number."""
         return not np.isfinite(self.curve[-1][1])
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether there is a best epoch, and training did not diverge later."""
+        return self.best_epoch > 0 and not self.has_diverged
 
     @property
     def best_loss(self) -> float:
@@ -214,14 +210,13 @@ def train_stack(
     datas: Sequence[FilmData],
     max_epochs: int,
     patience: int | None = None,
-    tick: Tick = lambda _n: None,
     say: Say = say_nothing,
-) -> tuple[list[Trained], list[Scored | None]]:
-    """Train one network on each of some data, which share their samples, and score the best epoch of each.
+) -> tuple[list[Trained], Outputs]:
+    """Train one network on each of some data, which share their samples.
 
     Returns
     -------
-    How training went, and the scores: None where it diverged
+    How training went, and the outputs of the best epoch of those networks whose training `is_fine`
     """
     decoders = [new_decoder(data) for data in datas]
     is_dense = dense_parameters(decoders[0].net) is not None
@@ -239,7 +234,6 @@ def train_stack(
         for place, (number, (train_loss, val_loss)) in enumerate(zip(running, losses, strict=True)):
             if trained[number].add_epoch(train_loss, val_loss):
                 best[number] = networks.weights(place)
-        tick(len(running))
         places = [
             place
             for place, number in enumerate(running)
@@ -249,18 +243,13 @@ def train_stack(
             break
         if len(places) < len(running):
             networks, running = networks.keep(places), [running[place] for place in places]
-    scored: list[Scored | None] = [None] * len(datas)
-    fine = [number for number in range(len(datas)) if number in best and not trained[number].has_diverged]
-    if fine:
-        outputs = _outputs_of([best[number] for number in fine], networks)
-        for number, one in zip(fine, score_networks([datas[number] for number in fine], outputs), strict=True):
-            scored[number] = one
-    return trained, scored
+    return trained, _outputs_of([best[number] for number, one in enumerate(trained) if one.is_fine], networks)
 
 
 def _outputs_of(weights: Sequence[Sequence[Tensor]], networks: Networks) -> Outputs:
     if isinstance(networks, OneNetwork):
-        networks.take(weights[0])
+        for own in weights:  # of one network, or of none
+            networks.take(own)
         return lambda block: networks.predict(block.counts)
     parameters = [torch.stack(list(layer)) for layer in zip(*weights, strict=True)]
     return lambda block: predict_stack(parameters, block.counts)
@@ -323,51 +312,3 @@ def _losses_of(predictions: Tensor, targets: Tensor, datas: Sequence[FilmData], 
     if not weights:
         return torch.stack([task.loss(one, targets) for task, one in zip(tasks, predictions, strict=True)])
     return cross_entropies(predictions, targets[:, list(columns)].t(), weights)
-
-
-def shifts_of(data: FilmData, n_shifts: int) -> list[int]:
-    """Return the shifts of a null, in bins that have a label: at least a cycle of the split.
-
-    Raises
-    ------
-    SettingsError : labels or split do not allow it, or there are not so many
-    """
-    if not n_shifts:
-        return []
-    choice = data.choice
-    if not isinstance(data.task, FilmLabel) or choice.buffer_s is None:
-        raise SettingsError(
-            f"--shifts {n_shifts}: a null of shifted labels needs --task label and the blocked split. Leave it out"
-        )
-    least = cycle_length(len(data.has_target), choice.bin_length_ms, choice.buffer_s)
-    return choose_shifts(int(data.has_target.sum()), least, n_shifts)
-
-
-def shifted_null(
-    data: FilmData, scored: Scored, run: Run, say: Say = say_nothing, tick: Tick = lambda _n: None
-) -> dict[str, Any]:
-    """Train networks on shifted labels as one was on the true ones.
-
-    Returns
-    -------
-    part : whose scores are compared, test where there is one; shifts, in bins that have a label; kappa and auroc of
-    each shift, NaN where undefined; p_kappa and p_auroc (`nulls.Comparison`)
-    """
-    part = "test" if "test" in scored.scores else "val"
-    shifts, size = shifts_of(data, run.shifts), stack_size(data, data.choice)
-    found: dict[int, Scored | None] = dict.fromkeys(shifts)
-    for start in range(0, len(shifts), size):
-        datas = {}
-        for shift in shifts[start : start + size]:
-            with suppress(NothingToLearnError):
-                datas[shift] = data.shifted(shift)
-        if datas:
-            next(iter(datas.values())).take_counts_of(data)
-            of_stack = train_stack(list(datas.values()), run.max_epochs, run.patience, tick, say)[1]
-            found.update(zip(datas, of_stack, strict=True))
-    null: dict[str, Any] = {"part": part, "shifts": shifts}
-    for name in SCORES:
-        values = {shift: np.nan if one is None else one.scores[part][name] for shift, one in found.items()}
-        null[name] = list(values.values())
-        null[f"p_{name}"] = compare([scored.scores[part][name]], [values]).p
-    return null

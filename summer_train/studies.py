@@ -55,6 +55,7 @@ from summer_train.records import (
 from summer_train.runs import replacing, writing_below
 from summer_train.scoring import Scored, score_baselines
 from summer_train.selection import open_selection
+from summer_train.shifts import score_stack
 from summer_train.stacks import Trained, train_stack
 from summer_train.tasks import NothingToLearnError
 from summer_train.trainer import process_restored, quieten_lightning
@@ -326,7 +327,8 @@ def train_models(models: Sequence[Model], data_digest: str, run: StudyRun) -> li
     records = list(found)
     if datas:
         torch.set_num_threads(1)  # two on a stack of small products are slower than one, and wait where cores are busy
-        trained, scored = train_stack(list(datas.values()), run.max_epochs, run.patience)
+        trained, outputs = train_stack(list(datas.values()), run.max_epochs, run.patience)
+        scored = score_stack(list(datas.values()), trained, outputs)
         seconds = (time.perf_counter() - started) / len(datas)
         for (model, data), how, what in zip(datas.items(), trained, scored, strict=True):
             records.append(_record(model, data, run, how, what, seconds))

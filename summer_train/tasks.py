@@ -14,7 +14,7 @@ from summer_prep.errors import SettingsError
 from summer_prep.splits import Indices
 from summer_train.batches import ArrayRows, Rows
 from summer_train.config import Choice, Loss, Say
-from summer_train.metrics import (
+from summer_train.losses import (
     accuracy,
     balanced_weights,
     cross_entropy,

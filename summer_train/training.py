@@ -51,7 +51,7 @@ from summer_train.runs import (
 )
 from summer_train.scoring import Scored, number_of, samples_per_class, score_baselines, score_networks
 from summer_train.selection import open_described
-from summer_train.stacks import shifted_null, shifts_of
+from summer_train.shifts import shifted_null, shifts_of
 from summer_train.trainer import (
     MIN_SHARED_BATCH,
     check_devices,

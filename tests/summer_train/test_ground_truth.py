@@ -11,7 +11,8 @@ from summer_train.config import Choice, Run, settings_from
 from summer_train.data import FilmData
 from summer_train.scoring import score_baselines
 from summer_train.selection import open_selection
-from summer_train.stacks import shifted_null, train_stack
+from summer_train.shifts import score_stack, shifted_null
+from summer_train.stacks import train_stack
 
 TUNED, UNTUNED = "summer", "summer-presence"
 
@@ -101,7 +102,7 @@ def test_p_values_are_uniform_where_neurons_know_nothing(tuned_cache):
     found = []
     for seed in range(40):
         data = with_labels(tuned_cache, random_stretches(generator, 3000, 20), seed, model="linear", batch_size=None)
-        ((_,), (scored,)) = train_stack([data], 1)
+        (scored,) = score_stack([data], *train_stack([data], 1))
         found.append(shifted_null(data, scored, Run(max_epochs=1, shifts=19)))
     for name in ("p_kappa", "p_auroc"):
         p = np.array([null[name] for null in found])
@@ -123,7 +124,7 @@ def test_an_untuned_label_lies_in_its_null_and_a_tuned_one_beyond(tuned_cache):
                  "fold": fold, "model": "linear"},
             )  # fmt: skip
             data = FilmData(selection, choice)
-            ((_,), (scored,)) = train_stack([data], 1)
+            (scored,) = score_stack([data], *train_stack([data], 1))
             values.append(shifted_null(data, scored, Run(max_epochs=1, shifts=9))["p_auroc"])
     assert max(p[TUNED]) == 0.1  # the least that nine shifts allow
     assert np.mean(p[UNTUNED]) > 0.3

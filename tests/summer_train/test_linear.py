@@ -11,7 +11,7 @@ from summer_train import decoder, film_data, fit
 from summer_train.batches import Block
 from summer_train.config import Choice, choice_of, settings_from
 from summer_train.linear import LinearSolver
-from summer_train.metrics import balanced_weights
+from summer_train.losses import balanced_weights
 from summer_train.tasks import FilmLabel, NextBin
 
 N_SAMPLES, N_UNITS = 2000, 12

@@ -9,17 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from summer_train.metrics import (
-    CountSums,
-    balanced_weights,
-    best_thresholds,
-    cross_entropies,
-    cross_entropy,
-    curves,
-    label_scores,
-    log_odds_of_on,
-    poisson,
-)
+from summer_train.losses import balanced_weights, cross_entropies, cross_entropy, poisson
+from summer_train.metrics import CountSums, best_thresholds, curves, label_scores, log_odds_of_on
 from summer_train.runs import probability_of
 from summer_train.tables import notes_on_scores
 from summer_train.tasks import FilmLabel, NextBin

@@ -10,8 +10,8 @@ from summer_prep.align import align, place_on_film
 from summer_prep.demo import DemoConfig, write_demo_data
 from summer_prep.errors import SettingsError
 from summer_prep.nwb import read_recording
-from summer_prep.splits import Window
-from summer_train.samples import reaches_only, runs_on, window_of
+from summer_prep.splits import Window, window_of
+from summer_train.samples import reaches_only, runs_on
 
 masks = st.lists(st.booleans(), min_size=3, max_size=30).map(lambda values: np.array(values, dtype=bool))
 

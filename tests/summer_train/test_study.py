@@ -29,6 +29,7 @@ from summer_train.findings import read_results_of
 from summer_train.grid import choices_of
 from summer_train.records import predictions_path, read_stacks, write_stack
 from summer_train.selection import open_selection
+from summer_train.shifts import score_stack
 from summer_train.stacks import train_stack
 from summer_train.tables import study_table
 from tests.conftest import error_line, hear_interrupts
@@ -92,10 +93,12 @@ def test_stacked_networks_stop_early_as_alone(places):
         for name in ("summer", "tom", "office", "park")
     ]
     datas = [summer_train.data.FilmData(selection, choice) for choice in choices]
-    together, scored = train_stack(datas, 12, patience=1)
+    together, outputs = train_stack(datas, 12, patience=1)
+    scored = score_stack(datas, together, outputs)
     assert len({len(trained.curve) for trained in together}) > 1
     for data, trained, one in zip(datas, together, scored, strict=True):
-        (alone,), (expected,) = train_stack([data], 12, patience=1)
+        (alone,), outputs = train_stack([data], 12, patience=1)
+        (expected,) = score_stack([data], [alone], outputs)
         np.testing.assert_allclose(trained.curve, alone.curve, atol=1e-5)
         assert trained.best_epoch == alone.best_epoch
         assert one.scores["test"]["loss"] == pytest.approx(expected.scores["test"]["loss"], abs=1e-5)
