@@ -23,7 +23,7 @@ from typing import Any
 import obstore
 
 from summer_prep import build, demo_data
-from summer_prep.bucket import BucketCache
+from summer_prep.cache.bucket import BucketCache
 from summer_prep.urls import CLIENT, Url
 from tests.s3 import CREDENTIALS, S3
 

@@ -15,13 +15,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from summer_prep.demo import DemoConfig, write_demo_data
+from summer_prep.recordings.demo import DemoConfig, write_demo_data
 
 ONE_BUILD = """
 import json, sys, time
 from pathlib import Path
-import summer_prep.nwb, summer_prep.store
-from summer_prep.building import BuildConfig, build_keys
+import summer_prep.recordings.nwb, summer_prep.cache.write
+from summer_prep.cache.build import BuildConfig, build_keys
 data, cache, workers, *patients = sys.argv[1:]
 places = {"data_dir": Path(data), "cache_dir": Path(cache)}
 where = {"n_workers": int(workers)} if workers.isdigit() else {"scheduler": workers}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from summer_prep.key import SCHEMA_VERSION, key_path
-from summer_prep.store import write_key
+from summer_prep.cache.layout import SCHEMA_VERSION, key_path
+from summer_prep.cache.write import write_key
 
 UNITS_OF_29 = [79] * 24 + [78] * 5
 """2,286 units in 29 patients, as in the data set."""

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 from summer_prep import build, demo_data
-from summer_prep.caches import open_cache
-from summer_prep.key import DESCRIPTION, NO_SHA256, key_path, sealed
-from summer_prep.sources import file_identity
+from summer_prep.cache.keys import open_cache
+from summer_prep.cache.layout import DESCRIPTION, NO_SHA256, key_path, sealed
+from summer_prep.recordings.find import file_identity
 from summer_train import open_selection
 
 LENGTHS_MS = (40, 80, 200, 480, 1000)

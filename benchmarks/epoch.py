@@ -20,17 +20,17 @@ from published import PUBLISHED, published_epochs
 from ways import AUTOGRAD, BARE, OURS, WAYS, EpochClock, by_turns, ratio
 
 from summer_train import open_selection
-from summer_train.config import Choice, Run
-from summer_train.data import FilmBlocks, FilmData
-from summer_train.models import new_decoder
-from summer_train.trainer import BlockSteps, new_trainer, quieten_lightning, use_threads
-from summer_train.training import flops_per_step
+from summer_train.data.module import FilmBlocks, FilmData
+from summer_train.models.decoder import new_decoder
+from summer_train.runs.fit import flops_per_step
+from summer_train.runs.trainer import BlockSteps, new_trainer, quieten_lightning, use_threads
+from summer_train.settings.options import Choice, Run
 
 BASE = "import os, torch, lightning; os._exit(0)"
 UNTIL_FIRST_STEP = """
 import os, sys
-import summer_train.models
-summer_train.models.Decoder.training_step = lambda *_: os._exit(0)
+import summer_train.models.decoder
+summer_train.models.decoder.Decoder.training_step = lambda *_: os._exit(0)
 from summer_train.cli import app
 app(sys.argv[1:])
 """

@@ -11,10 +11,10 @@ import time
 import numpy as np
 import torch
 
-from summer_train.batches import ResidentSamples, ShuffledBlocks
-from summer_train.networks import two_layer_net
-from summer_train.steps import AutogradSteps, GraphedSteps, Steps, written_out_steps
-from summer_train.tasks import FilmLabel, NextBin, Task
+from summer_train.data.batches import ResidentSamples, ShuffledBlocks
+from summer_train.data.targets import FilmLabel, NextBin, Task
+from summer_train.models.networks import two_layer_net
+from summer_train.models.steps import AutogradSteps, GraphedSteps, Steps, written_out_steps
 
 N_BINS, N_UNITS, N_TRAIN = 59_080, 158, 30_492
 

@@ -21,7 +21,7 @@ app(sys.argv[1:], standalone_mode=False)
 def main(n_units: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_cache(Path(folder), [n_units], 5, n_labels=53)
-        base = peak_megabytes("import summer_prep.report, summer_prep.page, zarr, bokeh.embed, bokeh.plotting")
+        base = peak_megabytes("import summer_prep.show.facts, summer_prep.show.page, zarr, bokeh.embed, bokeh.plotting")
         counts = n_units * BINS_OF_FILM[5] / 2**20
         print(f"counts {counts:.0f} MB; imports {base:.0f} MB")
         page = Path(folder) / "page.html"

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from ways import EpochClock
 
-from summer_train.batches import ResidentSamples
-from summer_train.data import FilmData
-from summer_train.models import new_decoder
+from summer_train.data.batches import ResidentSamples
+from summer_train.data.module import FilmData
+from summer_train.models.decoder import new_decoder
 
 PUBLISHED = "published way: Dataset + DataLoader + Lightning"
 

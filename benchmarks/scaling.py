@@ -16,10 +16,10 @@ from typing import Any
 from caches import UNITS_OF_29, write_cache
 
 from summer_train import open_selection
-from summer_train.batches import ShuffledBlocks
-from summer_train.config import Choice
-from summer_train.data import FilmData
-from summer_train.models import new_decoder
+from summer_train.data.batches import ShuffledBlocks
+from summer_train.data.module import FilmData
+from summer_train.models.decoder import new_decoder
+from summer_train.settings.options import Choice
 
 
 def measure(cache_dir: Path, patient_ids: list[str], bin_length_ms: int, batch_size: int, task: Any) -> list[float]:

@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 
 from benchmarks.caches import UNITS_OF_29, write_cache
-from summer_prep.machine import available_bytes
+from summer_prep.resources import available_bytes
 from summer_train import open_selection
-from summer_train.batches import ShuffledBlocks, StreamedSamples
-from summer_train.config import Choice
-from summer_train.data import FilmData
+from summer_train.data.batches import ShuffledBlocks, StreamedSamples
+from summer_train.data.module import FilmData
+from summer_train.settings.options import Choice
 
 
 def gigabytes_read() -> float:

@@ -21,11 +21,11 @@ from ways import our_epochs
 
 import summer_prep
 import summer_train
-from summer_train.metrics import (
+from summer_train.models.stack import train_stack
+from summer_train.scores.metrics import (
     best_thresholds,
     label_scores,
 )
-from summer_train.stacks import train_stack
 
 N_MODELS = 53 * 5
 PUBLISHED_SETUP_S, PUBLISHED_EPOCHS = 6.0, 20
@@ -59,7 +59,7 @@ class Timed:
         return (many - few) / 4
 
 
-def film_data(root: Path, **options: object) -> summer_train.data.FilmData:
+def film_data(root: Path, **options: object) -> summer_train.data.module.FilmData:
     common = {"task": "label", "label_name": "summer", "cache_dir": root / "cache", "data_dir": "none"}
     return summer_train.film_data(**{**common, **options})
 

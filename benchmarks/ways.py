@@ -11,12 +11,12 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from summer_train.batches import ResidentSamples
-from summer_train.config import Run, say_nothing
-from summer_train.data import FilmBlocks, FilmData
-from summer_train.models import new_decoder
-from summer_train.steps import AutogradSteps
-from summer_train.trainer import new_trainer
+from summer_train.data.batches import ResidentSamples
+from summer_train.data.module import FilmBlocks, FilmData
+from summer_train.models.decoder import new_decoder
+from summer_train.models.steps import AutogradSteps
+from summer_train.runs.trainer import new_trainer
+from summer_train.settings.options import Run, say_nothing
 
 Way = Callable[[FilmData, int], list[float]]
 """Trains some epochs; returns the seconds of each."""

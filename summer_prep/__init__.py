@@ -15,19 +15,20 @@ from typing import TYPE_CHECKING, Any
 from summer_prep.cache_home import ensure_cache_home
 
 if TYPE_CHECKING:
-    from summer_prep.building import build
-    from summer_prep.caches import open_key
-    from summer_prep.comparing import compare
-    from summer_prep.demo import demo_data
+    from summer_prep.cache.build import build
+    from summer_prep.cache.keys import open_key
     from summer_prep.errors import SummerError
-    from summer_prep.exporting import export
+    from summer_prep.film.splits import blocked_split
+    from summer_prep.recordings.demo import demo_data
+    from summer_prep.show.compare import compare
+    from summer_prep.show.export import export
 
 __version__ = "0.1.0"
-__all__ = ["SummerError", "build", "compare", "demo_data", "export", "open_key"]
+__all__ = ["SummerError", "blocked_split", "build", "compare", "demo_data", "export", "open_key"]
 
 _HOMES = {
-    "SummerError": "errors", "build": "building", "compare": "comparing", "demo_data": "demo", "export": "exporting",
-    "open_key": "caches",
+    "SummerError": "errors", "blocked_split": "film.splits", "build": "cache.build", "compare": "show.compare",
+    "demo_data": "recordings.demo", "export": "show.export", "open_key": "cache.keys",
 }  # fmt: skip
 
 ensure_cache_home()  # before any library writes below it

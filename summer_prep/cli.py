@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from summer_prep.cache.layout import Codec, Description
 from summer_prep.console import (
     CacheDir,
     DataDir,
@@ -30,10 +31,10 @@ from summer_prep.console import (
     show_table,
     working,
 )
-from summer_prep.dataset import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule, LongFrames
 from summer_prep.errors import CacheError, SettingsError, SummerError, UnreachableError, one_line
-from summer_prep.key import Codec, Description
-from summer_prep.tables import (
+from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule, LongFrames
+from summer_prep.options import as_bin_lengths, as_names, as_patient_id, as_patient_ids
+from summer_prep.show.tables import (
     attributes_table,
     differences_table,
     file_name,
@@ -44,11 +45,10 @@ from summer_prep.tables import (
     rounded,
 )
 from summer_prep.urls import Place
-from summer_prep.values import as_bin_lengths, as_names, as_patient_id, as_patient_ids
 
 if TYPE_CHECKING:
-    from summer_prep.building import BuildConfig
-    from summer_prep.caches import Cache
+    from summer_prep.cache.build import BuildConfig
+    from summer_prep.cache.keys import Cache
 
 BinLengths = Annotated[
     str | None, typer.Option(metavar="MS...", help="Bin lengths in ms.  [default: those in the cache]")
@@ -83,7 +83,7 @@ def demo_data(
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds make equal recordings.")] = 0,
 ) -> None:
     """Write SUMMER-shaped synthetic recordings, and which unit is tuned to what in truth.json."""
-    from summer_prep.demo import demo_data as write
+    from summer_prep.recordings.demo import demo_data as write
 
     with working("making recordings"):
         paths = write(
@@ -118,7 +118,7 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Bin NWB recordings into the cache; what is fresh is skipped, and a killed build can simply be repeated."""
-    from summer_prep.building import build_config, build_keys
+    from summer_prep.cache.build import build_config, build_keys
 
     config = build_config(
         data_dir=data_dir, cache_dir=cache_dir, local_cache=local_cache, nwb_path=nwb_path, patient_ids=patient_ids,
@@ -143,7 +143,7 @@ def build(
 
 
 def _say_left_out(config: "BuildConfig") -> None:
-    from summer_prep.sources import other_nwb_files
+    from summer_prep.recordings.find import other_nwb_files
 
     if config.nwb_path is None and not config.patient_ids:
         for path in other_nwb_files(config.data_dir):
@@ -171,8 +171,8 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show what is in the cache: all patients, or one's arrays, rates, labels and pauses, or one unit."""
-    from summer_prep.caches import open_cache
-    from summer_prep.web import check_page
+    from summer_prep.cache.keys import open_cache
+    from summer_prep.show.web import check_page
 
     length_ms = one_bin_length(bin_length)
     patient = None if patient is None else as_patient_id(patient)
@@ -201,7 +201,7 @@ def inspect(
 
 
 def _key_to_show(cache: "Cache", patient: str, length_ms: int) -> Description:
-    from summer_prep.caches import keys_and_problems
+    from summer_prep.cache.keys import keys_and_problems
 
     cached, unlisted = keys_and_problems(cache)
     if patient in unlisted:
@@ -216,7 +216,7 @@ def _key_to_show(cache: "Cache", patient: str, length_ms: int) -> Description:
 
 
 def _write_key_page(key: Description, html: Path, fold_layout: float | None) -> None:
-    from summer_prep.page import usual_buffer_s, write_key_page
+    from summer_prep.show.page import usual_buffer_s, write_key_page
 
     buffer_s = usual_buffer_s(key) if fold_layout is None else fold_layout
     with working("drawing"):
@@ -241,7 +241,7 @@ def one_bin_length(text: str | None) -> int:
 
 def _show_keys(cache: "Cache", length_ms: int | None, as_json: bool) -> None:
     """Show all keys, or those of one bin length."""
-    from summer_prep.caches import facts_of_keys, keys_and_problems
+    from summer_prep.cache.keys import facts_of_keys, keys_and_problems
 
     cached, unlisted = keys_and_problems(cache)
     keys = [
@@ -287,7 +287,7 @@ def _fail_if_any(problems: list[str], word: str, n_keys: int, summary: str) -> N
 
 
 def _show_key(key: Description, picture: Path | None, labels: Sequence[str], as_json: bool) -> None:
-    from summer_prep.report import describe_key, draw_key
+    from summer_prep.show.facts import describe_key, draw_key
 
     with working("reading the key"):
         facts = describe_key(key)
@@ -309,7 +309,7 @@ def _show_key(key: Description, picture: Path | None, labels: Sequence[str], as_
 
 
 def _show_unit(key: Description, unit: int, as_json: bool) -> None:
-    from summer_prep.report import describe_unit
+    from summer_prep.show.facts import describe_unit
 
     facts = describe_unit(key, unit)
     if as_json:
@@ -323,7 +323,7 @@ def _show_unit(key: Description, unit: int, as_json: bool) -> None:
 
 
 def _show_folds(key: Description, buffer_s: float, as_json: bool) -> None:
-    from summer_prep.report import describe_folds
+    from summer_prep.show.facts import describe_folds
 
     facts = describe_folds(key, buffer_s)
     if as_json:
@@ -351,8 +351,8 @@ def labels(
     as_json: JsonOption = False,
 ) -> None:
     """List the labels of the film: how often and how long each is on, and which folds lack it."""
-    from summer_prep.caches import open_cache
-    from summer_prep.report import labels_of_cache
+    from summer_prep.cache.keys import open_cache
+    from summer_prep.show.facts import labels_of_cache
 
     facts = labels_of_cache(open_cache(cache_dir, local_cache), one_bin_length(bin_length), fold_layout)
     if as_json:
@@ -372,7 +372,7 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Tell which numbers of two caches, patients or keys differ, and from which bin on; exit code 1 if any does."""
-    from summer_prep.comparing import compare, is_equal
+    from summer_prep.show.compare import compare, is_equal
 
     with working("comparing"):
         differences = compare(first, second, local_cache)
@@ -403,7 +403,7 @@ def export_key(
     as_json: JsonOption = False,
 ) -> None:
     """Write a key for other tools: Parquet tables of bins, units and labels."""
-    from summer_prep.exporting import export
+    from summer_prep.show.export import export
 
     length_ms = one_bin_length(bin_length)
     with working("exporting"):
@@ -431,8 +431,8 @@ def status(
 
     Nothing is written. A recording is read where its digest was not noted since it was changed.
     """
-    from summer_prep.caches import open_cache
-    from summer_prep.freshness import cache_states
+    from summer_prep.cache.fresh import cache_states
+    from summer_prep.cache.keys import open_cache
 
     chosen = as_patient_ids(patient_ids), as_bin_lengths(bin_length)
     with working("comparing recordings and keys"):
@@ -460,8 +460,8 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Read every byte of the cache against its digests; exit code 1 if anything is wrong."""
-    from summer_prep.caches import keys_and_problems, open_cache
-    from summer_prep.key import key_path, patient_path
+    from summer_prep.cache.keys import keys_and_problems, open_cache
+    from summer_prep.cache.layout import key_path, patient_path
 
     cache = open_cache(cache_dir)
     chosen = as_patient_ids(patient_ids)
@@ -520,8 +520,8 @@ def gc(
     as_json: JsonOption = False,
 ) -> None:
     """Remove from a bucket the data of replaced and unfinished keys, a day after they were written or replaced."""
-    from summer_prep.bucket import BucketCache
-    from summer_prep.caches import open_cache
+    from summer_prep.cache.bucket import BucketCache
+    from summer_prep.cache.keys import open_cache
 
     cache = open_cache(cache_dir)
     if not isinstance(cache, BucketCache):
@@ -538,8 +538,8 @@ def gc(
 @app.command("remove-copies")
 def remove_local_copies(local_cache: LocalCache = None) -> None:
     """Remove the copies of keys in buckets from this machine; they are fetched again when they are needed."""
-    from summer_prep.bucket import remove_copies
-    from summer_prep.caches import default_local_cache
+    from summer_prep.cache.bucket import remove_copies
+    from summer_prep.cache.keys import default_local_cache
 
     folder = local_cache or default_local_cache()
     say(f"removed {len(remove_copies(folder))} copies of keys from {folder}")

@@ -14,8 +14,8 @@ import typer
 
 from summer_prep import __version__
 from summer_prep.errors import SettingsError, SummerError
-from summer_prep.output import check_picture
-from summer_prep.values import as_path, as_place, finite
+from summer_prep.files import check_picture
+from summer_prep.options import as_path, as_place, finite
 
 EPILOG = "Any command with --debug shows the traceback of an error."
 LIST_MARK = "..."

@@ -18,10 +18,10 @@ from threading import Lock, Thread, current_thread, main_thread
 from typing import Any, NamedTuple, TypeVar
 
 from summer_prep import __version__
-from summer_prep.dataset import ALGORITHM_VERSION
+from summer_prep.cache.layout import SCHEMA_VERSION
 from summer_prep.errors import SettingsError
-from summer_prep.extras import load_extra
-from summer_prep.key import SCHEMA_VERSION
+from summer_prep.film.facts import ALGORITHM_VERSION
+from summer_prep.optional import load_extra
 
 Result = TypeVar("Result")
 

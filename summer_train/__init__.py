@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from summer_prep.errors import SummerError
-    from summer_train.evaluation import evaluate
-    from summer_train.models import Decoder, LinearLabel, LinearNextBin
-    from summer_train.reporting import report
-    from summer_train.selection import open_selection
-    from summer_train.studies import study
-    from summer_train.training import decoder, film_data, fit
+    from summer_train.data.selection import open_selection
+    from summer_train.models.decoder import Decoder, LinearLabel, LinearNextBin
+    from summer_train.reports.report import report
+    from summer_train.runs.evaluate import evaluate
+    from summer_train.runs.fit import decoder, film_data, fit
+    from summer_train.studies.study import study
 
 __all__ = [
     "Decoder", "LinearLabel", "LinearNextBin", "SummerError",
@@ -31,17 +31,17 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "Decoder": "summer_train.models",
-    "LinearLabel": "summer_train.models",
-    "LinearNextBin": "summer_train.models",
+    "Decoder": "summer_train.models.decoder",
+    "LinearLabel": "summer_train.models.decoder",
+    "LinearNextBin": "summer_train.models.decoder",
     "SummerError": "summer_prep.errors",
-    "decoder": "summer_train.training",
-    "evaluate": "summer_train.evaluation",
-    "film_data": "summer_train.training",
-    "fit": "summer_train.training",
-    "open_selection": "summer_train.selection",
-    "report": "summer_train.reporting",
-    "study": "summer_train.studies",
+    "decoder": "summer_train.runs.fit",
+    "evaluate": "summer_train.runs.evaluate",
+    "film_data": "summer_train.runs.fit",
+    "fit": "summer_train.runs.fit",
+    "open_selection": "summer_train.data.selection",
+    "report": "summer_train.reports.report",
+    "study": "summer_train.studies.study",
 }
 
 

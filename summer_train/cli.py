@@ -25,9 +25,10 @@ from summer_prep.console import (
     show_table,
     working,
 )
+from summer_prep.options import as_path
 from summer_prep.urls import Place
-from summer_prep.values import as_path
-from summer_train.config import (
+from summer_train.settings.file import for_study, with_config
+from summer_train.settings.options import (
     STUDY_DEFAULTS,
     STUDY_OPTIONS,
     Choice,
@@ -39,7 +40,6 @@ from summer_train.config import (
     settings_from,
     takes,
 )
-from summer_train.config_file import for_study, with_config
 
 _OF_RUN = "  [default: that of the run]"
 
@@ -92,15 +92,15 @@ def fit(
     options = with_config({**_given(context, options), "config": config})
     check_given(options)
     choice, where = settings_from(Choice, options), settings_from(Run, options)
-    from summer_train.training import run_fit
+    from summer_train.runs.fit import run_fit
 
     result = run_fit(choice, where, say)
     if result is None:
         return
-    from summer_train.tables import notes_on_scores, null_line, score_tables
+    from summer_train.reports.tables import notes_on_scores, null_line, score_tables
 
     if picture is not None:
-        from summer_train.pictures import draw_learning_curve
+        from summer_train.reports.pictures import draw_learning_curve
 
         draw_learning_curve(result, picture)
         say(f"wrote {picture}")
@@ -137,7 +137,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a run or a checkpoint on the cache, saying how the data differ from those it was trained on."""
-    from summer_train.evaluation import evaluate as evaluate_checkpoint
+    from summer_train.runs.evaluate import evaluate as evaluate_checkpoint
 
     with working("evaluating"):
         result = evaluate_checkpoint(
@@ -152,7 +152,7 @@ def evaluate(
     if as_json:
         show_json(result.as_plain())
         return
-    from summer_train.tables import notes_on_scores, score_tables
+    from summer_train.reports.tables import notes_on_scores, score_tables
 
     for difference in result.differences:
         say(f"differs from training: {difference}")
@@ -198,8 +198,8 @@ def study(context: typer.Context, config: ConfigOption = None, as_json: JsonOpti
     Every option that decides numbers takes a list: --label-name summer,tom (or all), --fold 1-5, --seed 0-4.
     """
     options = for_study(_given(context, options), config)
-    from summer_train.studies import run_study, study_choices
-    from summer_train.tables import settings_line, study_table
+    from summer_train.reports.tables import settings_line, study_table
+    from summer_train.studies.study import run_study, study_choices
 
     result = run_study(study_choices(options), settings_from(StudyRun, options), say)
     if as_json:
@@ -231,9 +231,9 @@ def report(
 
     Several folders are set side by side.
     """
-    from summer_prep.web import check_page
-    from summer_train.reporting import Report
-    from summer_train.tables import comparison_table, summary_table
+    from summer_prep.show.web import check_page
+    from summer_train.reports.report import Report
+    from summer_train.reports.tables import comparison_table, summary_table
 
     check_page(html)
     with working("drawing"):
@@ -259,8 +259,8 @@ def runs(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")] = False,
 ) -> None:
     """List the runs of a folder with their settings and scores."""
-    from summer_train.runs import find_results
-    from summer_train.tables import run_row, runs_table
+    from summer_train.reports.tables import run_row, runs_table
+    from summer_train.runs.folder import find_results
 
     results = find_results(as_path(output_dir, "OUTPUT_DIR"), say)
     if as_json:

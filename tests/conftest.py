@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from summer_prep.building import BuildConfig, build_keys
-from summer_prep.demo import DemoConfig, write_demo_data
+from summer_prep.cache.build import BuildConfig, build_keys
+from summer_prep.recordings.demo import DemoConfig, write_demo_data
 from summer_prep.urls import Url
 from tests.browsers import opened, started_browser
 from tests.forks import Forks

@@ -100,10 +100,6 @@ def _wait(pid):
 
 
 def main():
-    import summer_train.cli
-    import summer_train.reporting
-    import summer_train.studies
-    import summer_train.training  # noqa: F401
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -1,7 +1,7 @@
 """Keys that are written once more with something changed."""
 
-from summer_prep.key import describe, key_path
-from summer_prep.store import read_array, write_key
+from summer_prep.cache.layout import describe, key_path
+from summer_prep.cache.write import read_array, write_key
 
 _OF_WRITING = {"files", "digests", "coordinates", "document_sha256"}
 

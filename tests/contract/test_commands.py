@@ -8,10 +8,10 @@ import torch
 from typer.main import get_command
 
 from summer_prep import __version__
+from summer_prep.cache.layout import key_path
 from summer_prep.cli import app as prep
 from summer_prep.console import list_options, normalise
 from summer_prep.console import run as run_program
-from summer_prep.key import key_path
 from summer_train.cli import app as train
 from tests.conftest import error_line
 

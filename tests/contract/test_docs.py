@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import summer_prep
-from summer_train.published import KAPPA_BY_LABEL, KAPPA_BY_REGION
+from summer_train.reports.published import KAPPA_BY_LABEL, KAPPA_BY_REGION
 
 DOCS = Path(__file__).parents[2] / "docs"
 TUTORIAL = (DOCS / "tutorial.md").read_text()

@@ -21,10 +21,10 @@ import pytest
 import torch
 
 import summer_train
+from summer_prep.cache.layout import key_path
 from summer_prep.console import as_data
-from summer_prep.demo import DemoConfig, write_demo_data
 from summer_prep.errors import SettingsError
-from summer_prep.key import key_path
+from summer_prep.recordings.demo import DemoConfig, write_demo_data
 from tests.conftest import error_line, hear_interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -176,7 +176,7 @@ def test_patience_ends_a_run_that_gets_no_better(demo_cache, run, tmp_path):
 
 def test_runs_that_start_together_take_folders_of_their_own(tmp_path):
     code = (
-        "import sys, time, pathlib; from summer_train.runs import take_folder\n"
+        "import sys, time, pathlib; from summer_train.runs.folder import take_folder\n"
         "time.sleep(max(0, float(sys.argv[1]) - time.time()))\n"
         "for _ in range(20): print(take_folder(pathlib.Path('logs')).name)"
     )
@@ -375,7 +375,7 @@ def test_numbers_that_are_none_are_null_in_json(work, run, tmp_path):
 
 def test_a_slow_epoch_shows_its_progress_on_a_terminal_only(demo_cache, tmp_path):
     slow = (
-        "import sys, summer_train.trainer as trainer\ntrainer.SLOW_EPOCH_S = 0.0\n"
+        "import sys, summer_train.runs.trainer as trainer\ntrainer.SLOW_EPOCH_S = 0.0\n"
         "from summer_train.cli import main\nmain()"
     )
     (tmp_path / "slow.py").write_text(slow)
@@ -399,7 +399,7 @@ def test_a_slow_epoch_shows_its_progress_on_a_terminal_only(demo_cache, tmp_path
 
 
 SLOW_LIST = """
-import time, summer_prep.caches as caches, summer_prep.console as console
+import time, summer_prep.cache.keys as caches, summer_prep.console as console
 fast, console._SLOW_S = caches.facts_of_keys, 0.0
 caches.facts_of_keys = lambda *arguments: time.sleep(0.5) or fast(*arguments)
 from summer_prep.cli import main

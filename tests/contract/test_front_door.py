@@ -11,9 +11,9 @@ import zarr
 
 import summer_prep
 import summer_train
+from summer_prep.cache.layout import key_path
 from summer_prep.errors import SettingsError, SummerError
-from summer_prep.key import key_path
-from summer_train.config import Choice, Run, options_of
+from summer_train.settings.options import Choice, Run, options_of
 
 
 @pytest.mark.parametrize("package", [summer_prep, summer_train])

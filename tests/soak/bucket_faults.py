@@ -16,9 +16,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import summer_prep
-from summer_prep.bucket import BucketCache
+from summer_prep.cache.bucket import BucketCache
+from summer_prep.cache.layout import key_path
 from summer_prep.errors import SummerError
-from summer_prep.key import key_path
 from summer_prep.urls import CLIENT, Url
 from tests.s3 import CREDENTIALS, S3, Faults, kill
 from tests.summer_prep.test_bucket import files_of, publish, stands, start_publisher

@@ -17,10 +17,8 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-import summer_prep.nwb  # loaded once, so that the forked readers start at once
-import summer_prep.store  # noqa: F401
-from summer_prep.building import BuildConfig, build_keys
-from summer_prep.demo import DemoConfig, write_demo_data
+from summer_prep.cache.build import BuildConfig, build_keys
+from summer_prep.recordings.demo import DemoConfig, write_demo_data
 
 LIMIT_S = 10
 LIMIT_BYTES = 2**30

@@ -24,11 +24,11 @@ from pathlib import Path
 
 import pynwb  # noqa: F401  (loaded once, so that the forked builds start at once)
 
-import summer_prep.publish
-import summer_prep.store
-from summer_prep.building import BuildConfig, build_keys
-from summer_prep.demo import DemoConfig, write_demo_data
-from summer_prep.key import cached_keys, describe, key_path
+import summer_prep.cache.publish
+import summer_prep.cache.write
+from summer_prep.cache.build import BuildConfig, build_keys
+from summer_prep.cache.layout import cached_keys, describe, key_path
+from summer_prep.recordings.demo import DemoConfig, write_demo_data
 
 BIN_LENGTHS_MS = (200, 1000)
 FEWEST_WRITE_POINTS = 100
@@ -66,7 +66,7 @@ def check(cache_dir: Path, must_exist: bool) -> None:
         assert cached == {"14": list(BIN_LENGTHS_MS)}, cached
     for patient_id, lengths in cached.items():
         for length in lengths:
-            problems = summer_prep.store.verify_key(key_path(cache_dir, patient_id, length))
+            problems = summer_prep.cache.write.verify_key(key_path(cache_dir, patient_id, length))
             assert not problems, problems
 
 
@@ -96,7 +96,7 @@ def kill_self_at(write_point: int, cache_dir: Path) -> None:
         if is_write and any(inside in path for path in paths_of(arguments)):
             pass_point()
 
-    swap = summer_prep.publish._swap
+    swap = summer_prep.cache.publish._swap
 
     def swap_and_pass(staged: Path, key: Path) -> bool:
         pass_point()
@@ -104,7 +104,7 @@ def kill_self_at(write_point: int, cache_dir: Path) -> None:
         pass_point()
         return is_done
 
-    summer_prep.publish._swap = swap_and_pass
+    summer_prep.cache.publish._swap = swap_and_pass
     sys.addaudithook(hook)
 
 

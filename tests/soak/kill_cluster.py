@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import summer_prep
-from summer_prep.caches import FolderCache
+from summer_prep.cache.keys import FolderCache
 from tests.clusters import dask, processes_of
 
 

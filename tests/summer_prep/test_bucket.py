@@ -21,14 +21,14 @@ import zarr
 
 import summer_prep
 import summer_train
-from summer_prep.bucket import BucketCache, remove_copies
-from summer_prep.caches import default_local_cache, facts_of_keys, open_cache
+from summer_prep.cache.bucket import BucketCache, remove_copies
+from summer_prep.cache.fresh import cache_states
+from summer_prep.cache.keys import default_local_cache, facts_of_keys, open_cache
+from summer_prep.cache.layout import DESCRIPTION, describe, key_path, sealed
+from summer_prep.cache.write import verify_key
 from summer_prep.errors import CacheError, MissingKeyError, SettingsError, SummerError, UnreachableError
-from summer_prep.freshness import cache_states
-from summer_prep.key import DESCRIPTION, describe, key_path, sealed
-from summer_prep.store import verify_key
+from summer_prep.options import as_place, finite
 from summer_prep.urls import CLIENT, Url
-from summer_prep.values import as_place, finite
 from tests.conftest import error_line
 from tests.s3 import kill
 
@@ -240,9 +240,9 @@ def test_a_damaged_pointer_is_reported_and_repaired_by_a_build(content, cache, s
 PUBLISHER = """
 import pickle, sys
 from pathlib import Path
-from summer_prep.bucket import BucketCache
+from summer_prep.cache.bucket import BucketCache
 from summer_prep.urls import Url
-from summer_prep.values import finite
+from summer_prep.options import finite
 files = pickle.loads(Path(sys.argv[2]).read_bytes())
 BucketCache(Url(sys.argv[1]), Path(sys.argv[3])).publish("14", 1000, files)
 """

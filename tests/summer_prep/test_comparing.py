@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import summer_prep
-from summer_prep.comparing import _compare_arrays, is_equal
+from summer_prep.cache.layout import describe, key_path
+from summer_prep.cache.write import read_array
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.key import describe, key_path
-from summer_prep.store import read_array
+from summer_prep.show.compare import _compare_arrays, is_equal
 from tests.conftest import error_line
 from tests.keys import rewrite_key
 

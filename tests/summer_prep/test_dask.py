@@ -14,12 +14,12 @@ from threading import Event, Thread
 import pytest
 
 from summer_prep import parallel as module
-from summer_prep.building import build
-from summer_prep.demo import demo_data
+from summer_prep.cache.build import build
+from summer_prep.cache.layout import key_path
+from summer_prep.cache.write import verify_key
 from summer_prep.errors import SettingsError
-from summer_prep.key import key_path
 from summer_prep.parallel import dask_workers, run_tasks
-from summer_prep.store import verify_key
+from summer_prep.recordings.demo import demo_data
 from tests.clusters import dask, end
 from tests.conftest import hear_interrupts
 from tests.summer_prep.test_parallel import crash_if

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import summer_prep
+from summer_prep.cache.layout import describe, key_path
+from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
-from summer_prep.exporting import _named_beside
-from summer_prep.key import describe, key_path
-from summer_prep.store import read_array
+from summer_prep.show.export import _named_beside
 from tests.conftest import error_line
 
 

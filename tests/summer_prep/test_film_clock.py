@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from summer_prep.binning import (
+from summer_prep.errors import RecordingError, SettingsError
+from summer_prep.film.bins import (
     BinGrid,
     bin_grid,
     bins_of_intervals,
@@ -17,8 +18,7 @@ from summer_prep.binning import (
     recorded_s,
     tally_spikes,
 )
-from summer_prep.errors import RecordingError, SettingsError
-from summer_prep.film_clock import cut_frames, film_clock, find_pauses, frame_indices
+from summer_prep.film.clock import cut_frames, film_clock, find_pauses, frame_indices
 
 DATA = Path(__file__).parents[1] / "data"
 CLOCK_CASES = json.loads((DATA / "vectors" / "film_clock.json").read_text())

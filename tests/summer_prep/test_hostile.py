@@ -7,10 +7,10 @@ import h5py
 import numpy as np
 import pytest
 
-from summer_prep.building import BuildConfig, build_keys
-from summer_prep.demo import DemoConfig, write_demo_data
-from summer_prep.key import key_path
-from summer_prep.store import verify_key
+from summer_prep.cache.build import BuildConfig, build_keys
+from summer_prep.cache.layout import key_path
+from summer_prep.cache.write import verify_key
+from summer_prep.recordings.demo import DemoConfig, write_demo_data
 
 LOG = "stimulus/presentation/cleaned_watchlogs"
 BINNING = "processing/misc/movie_binning_info"

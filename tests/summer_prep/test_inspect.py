@@ -9,9 +9,12 @@ import sys
 import numpy as np
 import pytest
 
+from summer_prep.cache.layout import describe, key_path
+from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
-from summer_prep.key import describe, key_path
-from summer_prep.report import (
+from summer_prep.film.splits import blocked_split
+from summer_prep.options import finite
+from summer_prep.show.facts import (
     describe_folds,
     describe_key,
     describe_unit,
@@ -20,9 +23,6 @@ from summer_prep.report import (
     rates_by_label,
     stretches,
 )
-from summer_prep.splits import blocked_split
-from summer_prep.store import read_array
-from summer_prep.values import finite
 from tests.conftest import error_line
 from tests.keys import rewrite_key
 
@@ -75,7 +75,7 @@ def test_a_unit_has_the_rates_of_its_counts(description):
 
 @pytest.mark.parametrize("bins_at_once", [7, 100, 2**14])
 def test_rates_by_label_are_the_same_taken_a_few_bins_at_a_time(bins_at_once, monkeypatch):
-    monkeypatch.setattr("summer_prep.report._BINS_AT_ONCE", bins_at_once)
+    monkeypatch.setattr("summer_prep.show.facts._BINS_AT_ONCE", bins_at_once)
     generator = np.random.default_rng(0)
     counts = generator.poisson(0.3, (100, 4)).astype(np.uint8)
     recorded_s = generator.uniform(0, 0.1, 100).astype(np.float32)
@@ -175,8 +175,8 @@ def test_other_annotations_of_a_patient_are_told(run, demo_cache, tmp_path):
 @pytest.mark.parametrize("n_columns", [1200, 700, 5000, 100_000])
 def test_every_column_of_the_picture_is_the_rate_of_equally_many_bins(n_columns, description, monkeypatch, tmp_path):
     drawn = []
-    monkeypatch.setattr("summer_prep.report._MAX_COLUMNS", n_columns)
-    monkeypatch.setattr("summer_prep.report.save_picture", lambda figure, _: drawn.append(figure))
+    monkeypatch.setattr("summer_prep.show.facts._MAX_COLUMNS", n_columns)
+    monkeypatch.setattr("summer_prep.show.facts.save_picture", lambda figure, _: drawn.append(figure))
     draw_key(description, tmp_path / "14.png")
     heat, rate, _, colour_bar = drawn[0].axes
     counts, recorded_s, _ = arrays_of(description)

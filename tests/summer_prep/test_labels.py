@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from summer_prep.binning import BinGrid
 from summer_prep.errors import RecordingError
-from summer_prep.labels import align_labels
+from summer_prep.film.bins import BinGrid
+from summer_prep.film.labels import align_labels
 
 
 def rules(frames, grid, named=None):

@@ -9,16 +9,16 @@ import pytest
 import summer_prep
 import summer_train
 from summer_prep import cli
-from summer_prep.align import align, place_on_film
-from summer_prep.building import BuildConfig, build_keys
-from summer_prep.demo import DemoConfig, write_demo_data
+from summer_prep.cache.build import BuildConfig, build_keys
+from summer_prep.cache.layout import describe, key_path
+from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
-from summer_prep.film_clock import FilmState, Pause, film_clock, find_long_frames, find_pauses
-from summer_prep.key import describe, key_path
-from summer_prep.nwb import read_recording
-from summer_prep.report import describe_key
-from summer_prep.store import read_array
-from summer_prep.tables import key_tables
+from summer_prep.film.align import align, place_on_film
+from summer_prep.film.clock import FilmState, Pause, film_clock, find_long_frames, find_pauses
+from summer_prep.recordings.demo import DemoConfig, write_demo_data
+from summer_prep.recordings.nwb import read_recording
+from summer_prep.show.facts import describe_key
+from summer_prep.show.tables import key_tables
 from tests.keys import rewrite_key
 
 LOG = "stimulus/presentation/cleaned_watchlogs"
@@ -156,6 +156,6 @@ def test_long_frames_of_no_such_kind_are_refused(tmp_path):
 
 def test_the_command_takes_long_frames_as_pauses(work, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("summer_prep.building.build_keys", lambda config, _progress: seen.append(config) or [])
+    monkeypatch.setattr("summer_prep.cache.build.build_keys", lambda config, _progress: seen.append(config) or [])
     cli.build(data_dir=work, cache_dir=tmp_path, long_frames="pause")
     assert [config.of_keys["long_frame_rule"] for config in seen] == ["pause"]

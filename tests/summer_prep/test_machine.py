@@ -2,7 +2,7 @@
 
 import pytest
 
-from summer_prep import machine
+from summer_prep import resources as machine
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import summer_prep
+from summer_prep.cache.layout import describe, key_path
+from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
-from summer_prep.key import describe, key_path
-from summer_prep.page import usual_buffer_s, write_key_page
-from summer_prep.report import describe_key, describe_unit
-from summer_prep.store import read_array
-from summer_prep.values import finite
-from summer_prep.web import check_page
+from summer_prep.options import finite
+from summer_prep.show.facts import describe_key, describe_unit
+from summer_prep.show.page import usual_buffer_s, write_key_page
+from summer_prep.show.web import check_page
 from tests.browsers import findings
 from tests.conftest import error_line
 
@@ -249,7 +249,7 @@ def test_the_command_writes_a_page_or_one_line(run, demo_cache, tmp_path):
 
 def test_a_film_that_is_too_short_for_the_usual_buffer_has_no_folds(description, tmp_path, open_page, monkeypatch):
     assert usual_buffer_s(description) == 32
-    monkeypatch.setattr("summer_prep.page.DEFAULT_BUFFER_S", 500.0)
+    monkeypatch.setattr("summer_prep.show.page.DEFAULT_BUFFER_S", 500.0)
     assert usual_buffer_s(description) is None
     write_key_page(description, tmp_path / "page.html", None)
     with open_page(tmp_path / "page.html") as page:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import zarr
 
-from summer_prep.building import BuildConfig, build, build_keys
-from summer_prep.demo import LAYOUTS, DemoConfig, write_demo_data
+from summer_prep.cache.build import BuildConfig, build, build_keys
+from summer_prep.cache.layout import describe, key_path
 from summer_prep.errors import RecordingError, SettingsError
-from summer_prep.film_clock import film_clock, find_pauses
-from summer_prep.key import describe, key_path
-from summer_prep.nwb import read_recording
-from summer_prep.sources import find_recordings, other_nwb_files
+from summer_prep.film.clock import film_clock, find_pauses
+from summer_prep.recordings.demo import LAYOUTS, DemoConfig, write_demo_data
+from summer_prep.recordings.find import find_recordings, other_nwb_files
+from summer_prep.recordings.nwb import read_recording
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
 EXPECTED = json.loads((RECORDINGS / "expected.json").read_text())
@@ -453,7 +453,7 @@ def test_units_of_which_nobody_knows_whether_they_are_single_are_noted(edited):
 
 def test_more_than_memory_holds_is_refused_with_what_is_free(edited, monkeypatch):
     path = edited()
-    monkeypatch.setattr("summer_prep.nwb_file.available_bytes", lambda: 10_000.0)
+    monkeypatch.setattr("summer_prep.recordings.nwb_file.available_bytes", lambda: 10_000.0)
     with pytest.raises(RecordingError, match=r"column .* declares \d+ values, .* are free"):
         read_recording(path)
 

@@ -14,14 +14,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from summer_prep import building as builds
-from summer_prep.building import BuildConfig, build_keys
-from summer_prep.demo import DemoConfig, write_demo_data
+from summer_prep.cache import build as builds
+from summer_prep.cache.build import BuildConfig, build_keys
+from summer_prep.cache.layout import cached_keys, check_files, describe, key_path
+from summer_prep.cache.publish import clear_debris, staging_name
+from summer_prep.cache.write import verify_key
 from summer_prep.errors import CacheError
-from summer_prep.key import cached_keys, check_files, describe, key_path
-from summer_prep.publish import clear_debris, staging_name
-from summer_prep.store import verify_key
-from summer_train.cache import open_patient
+from summer_prep.recordings.demo import DemoConfig, write_demo_data
+from summer_train.data.mapped import open_patient
 from tests.conftest import error_line, hear_interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -64,8 +64,8 @@ def test_soak_script_finds_nothing(script, tmp_path):
 BUILDER = """
 import contextlib, sys
 from pathlib import Path
-import summer_prep.building as build
-import summer_prep.publish as publish
+import summer_prep.cache.build as build
+import summer_prep.cache.publish as publish
 if "no locks" in sys.argv[3]:
     build._patient_lock = lambda *_: contextlib.nullcontext(False)
 if "no exchange" in sys.argv[3]:
@@ -163,7 +163,7 @@ def test_debris_of_the_dead_is_cleared_and_that_of_the_living_is_not(tmp_path):
 
 
 def test_builder_whose_staging_folder_is_taken_away_starts_again(versions, tmp_path, monkeypatch):
-    from summer_prep import publish
+    from summer_prep.cache import publish
 
     write, n_calls = publish._write, []
 
@@ -210,7 +210,7 @@ def test_failed_build_removes_only_a_cache_folder_that_it_made(versions, tmp_pat
 
 @pytest.mark.parametrize("fault", ["second rename fails", "another build publishes in between"])
 def test_replacing_in_two_steps_never_ends_without_a_key(fault, versions, tmp_path, monkeypatch):
-    from summer_prep import publish
+    from summer_prep.cache import publish
 
     key = key_path(tmp_path, "14", 1000)
     build_version(versions[0], tmp_path)
@@ -236,7 +236,7 @@ def test_replacing_in_two_steps_never_ends_without_a_key(fault, versions, tmp_pa
 
 
 def test_an_old_key_that_cannot_be_put_back_is_kept_until_the_next_build(versions, tmp_path, monkeypatch):
-    from summer_prep import publish
+    from summer_prep.cache import publish
 
     build_version(versions[0], tmp_path)
     before, rename = source_of(tmp_path), os.rename

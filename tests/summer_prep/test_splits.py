@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from summer_prep.errors import SettingsError
-from summer_prep.splits import blocked_split, fraction_split, random_split, window_of
+from summer_prep.film.splits import blocked_split, fraction_split, random_split, window_of
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "vectors" / "splits.json").read_text())
 

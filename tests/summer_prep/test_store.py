@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from summer_prep import publish
-from summer_prep.building import BuildConfig, build_keys
-from summer_prep.caches import FolderCache
+from summer_prep.cache import publish
+from summer_prep.cache.build import BuildConfig, build_keys
+from summer_prep.cache.fresh import cache_states
+from summer_prep.cache.keys import FolderCache
+from summer_prep.cache.layout import SCHEMA_VERSION, cached_keys, check_files, describe, key_path
+from summer_prep.cache.write import verify_key, write_key
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.freshness import cache_states
-from summer_prep.key import SCHEMA_VERSION, cached_keys, check_files, describe, key_path
-from summer_prep.store import verify_key, write_key
 
 
 def minimal_attributes(counts):
@@ -44,7 +44,7 @@ def test_what_was_written_is_what_is_read(counts, codec, chunk_bytes, tmp_path_f
     key = key_path(tmp_path_factory.mktemp("cache"), "1", 80)
     labels = np.where(np.arange(2 * len(counts)).reshape(2, -1) % 3, 1, 99).astype(np.uint8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("summer_prep.key.MAX_CHUNK_BYTES", chunk_bytes)
+        patch.setattr("summer_prep.cache.layout.MAX_CHUNK_BYTES", chunk_bytes)
         write_key(key, {"spike_counts": counts, "labels_first": labels}, minimal_attributes(counts), codec)
     group = zarr.open_group(key, mode="r")
     assert np.array_equal(group["spike_counts"][...], counts)
@@ -245,7 +245,7 @@ def test_file_that_crashes_its_reader_is_named_and_the_others_are_built(demo_dir
         "sys.addaudithook(hook)\n"
     )
     code = (
-        "from pathlib import Path\nfrom summer_prep.building import BuildConfig, build_keys\n"
+        "from pathlib import Path\nfrom summer_prep.cache.build import BuildConfig, build_keys\n"
         "if __name__ == '__main__':\n"
         f"    config = BuildConfig(data_dir=Path({str(data_dir)!r}), cache_dir=Path({str(tmp_path / 'cache')!r}),\n"
         "        bin_lengths_ms=(1000,), n_workers=2)\n"

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-import summer_prep.nwb
+import summer_prep.recordings.nwb
 import summer_train
-from summer_prep import caches, freshness
-from summer_prep.building import BuildConfig, build_keys
+from summer_prep.cache import fresh as freshness
+from summer_prep.cache import keys as caches
+from summer_prep.cache.build import BuildConfig, build_keys
 from summer_prep.cli import app
 from summer_prep.console import run as run_program
 from summer_prep.console import show
 from summer_prep.errors import SettingsError, UnreachableError
-from summer_prep.sources import find_recordings
-from summer_prep.values import as_path
+from summer_prep.options import as_path
+from summer_prep.recordings.find import find_recordings
 
 
 @pytest.fixture
@@ -99,14 +100,14 @@ def test_a_path_below_a_folder_that_may_not_be_searched_is_refused_at_the_front_
 
 @pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("division by zero")])
 def test_an_unexpected_error_fails_one_patient_and_is_named(error, demo_dir, tmp_path, monkeypatch):
-    read = summer_prep.nwb.read_recording
+    read = summer_prep.recordings.nwb.read_recording
 
     def read_or_fail(path):
         if "sub-20" in str(path):
             raise error
         return read(path)
 
-    monkeypatch.setattr(summer_prep.nwb, "read_recording", read_or_fail)
+    monkeypatch.setattr(summer_prep.recordings.nwb, "read_recording", read_or_fail)
     config = BuildConfig(data_dir=demo_dir, cache_dir=tmp_path, bin_lengths_ms=(1000,), n_workers=0)
     results = {result.patient_id: result for result in build_keys(config)}
     assert {one: result.state for one, result in results.items()} == {
@@ -117,7 +118,7 @@ def test_an_unexpected_error_fails_one_patient_and_is_named(error, demo_dir, tmp
 
 
 def test_an_unexpected_error_in_one_key_fails_that_key(demo_dir, tmp_path, monkeypatch):
-    from summer_prep import align
+    from summer_prep.film import align
 
     align_well = align.align
 

@@ -8,13 +8,13 @@ import pytest
 import zarr
 from numcodecs.zstd import Zstd
 
-from summer_prep.building import BuildConfig, build_keys
-from summer_prep.dataset import LABEL_RULES
+from summer_prep.cache.build import BuildConfig, build_keys
+from summer_prep.cache.layout import DIMENSIONS, describe, key_path
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.key import DIMENSIONS, describe, key_path
-from summer_train.cache import open_patient
-from summer_train.checkpoints import data_differences
-from summer_train.selection import open_selection
+from summer_prep.film.facts import LABEL_RULES
+from summer_train.data.mapped import open_patient
+from summer_train.data.selection import open_selection
+from summer_train.runs.checkpoints import data_differences
 from tests.keys import rewrite_key
 
 
@@ -39,7 +39,7 @@ def test_patients_stand_side_by_side_in_the_order_given(demo_cache, patient_ids)
 def test_counts_are_the_same_under_every_codec_and_chunking(
     codec, chunk_bytes, demo_dir, demo_cache, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("summer_prep.key.MAX_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("summer_prep.cache.layout.MAX_CHUNK_BYTES", chunk_bytes)
     build_keys(
         BuildConfig(
             data_dir=demo_dir, cache_dir=tmp_path, patient_ids=("14",), bin_lengths_ms=(1000,), codec=codec, n_workers=0
@@ -119,7 +119,7 @@ def test_no_unit_left_says_which_choice_removed_them(small_cache, monkeypatch):
         description = describe(key)
         return changed(description, units={"brain_region": ["A"] * description.attributes["n_units"]})
 
-    monkeypatch.setattr("summer_train.cache.describe", describe_all_in_amygdala)
+    monkeypatch.setattr("summer_train.data.mapped.describe", describe_all_in_amygdala)
     with pytest.raises(SettingsError, match="no unit left after selecting H, single units of patient 14"):
         open_selection(small_cache, ["14"], 1000, brain_regions=["H"], single_units=True)
 
@@ -135,7 +135,7 @@ def test_patients_of_different_films_are_refused_by_name(small_cache, difference
             return description
         return changed(description, digests={**description.attributes["digests"], difference: "another"})
 
-    monkeypatch.setattr("summer_train.cache.describe", describe_changed)
+    monkeypatch.setattr("summer_train.data.mapped.describe", describe_changed)
     with pytest.raises(CacheError, match=message):
         open_selection(small_cache, ["14", "20"], 1000)
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from filelock import FileLock
 
+from summer_prep.cache.layout import key_path
 from summer_prep.errors import SettingsError
-from summer_prep.key import key_path
 from summer_train import evaluate, fit
-from summer_train.runs import MetricsFile, find_results, take_folder
+from summer_train.runs.folder import MetricsFile, find_results, take_folder
 from tests.conftest import error_line, hear_interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -190,7 +190,7 @@ def test_a_run_is_continued_by_one_process_at_a_time(options):
 
 def test_results_of_before_are_gone_while_a_run_is_continued(options, monkeypatch):
     result = fit(**options())
-    monkeypatch.setattr("summer_train.training._evaluated", lambda *_: 1 / 0)
+    monkeypatch.setattr("summer_train.runs.fit._evaluated", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fit(**options(max_epochs=3, resume=True))
     assert not (result.log_dir / "results.json").exists()
@@ -360,7 +360,7 @@ def test_stale_key_is_rebuilt_before_training_and_refused_where_it_cannot_be(dem
     fit(say=lines.append, **settings)
     assert not lines[0].startswith("building")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("summer_prep.freshness.ALGORITHM_VERSION", 2)
+        patch.setattr("summer_prep.cache.fresh.ALGORITHM_VERSION", 2)
         path.unlink()
         with pytest.raises(Exception, match=r"stale \(algorithm version 1, now 2\), and its recording is not in"):
             fit(**settings)

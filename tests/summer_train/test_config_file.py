@@ -10,8 +10,8 @@ import yaml
 
 import summer_train
 from summer_prep.errors import SettingsError
-from summer_train.config import Choice, Run, options_of, settings_from
-from summer_train.config_file import for_study, with_config
+from summer_train.settings.file import for_study, with_config
+from summer_train.settings.options import Choice, Run, options_of, settings_from
 from tests.conftest import error_line
 
 
@@ -158,7 +158,7 @@ def test_tensorboard_gets_what_metrics_csv_gets(common):
     events = EventAccumulator(str(fitted.log_dir / "tensorboard"))
     events.Reload()
     losses = [event.value for event in events.Scalars("val_loss")]
-    rows = summer_train.runs.read_metrics(fitted.log_dir / "metrics.csv")
+    rows = summer_train.runs.folder.read_metrics(fitted.log_dir / "metrics.csv")
     assert losses == pytest.approx([float(row["val_loss"]) for row in rows])
 
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from summer_prep.building import BuildConfig, build_keys
-from summer_prep.demo import DemoConfig, write_demo_data
+from summer_prep.cache.build import BuildConfig, build_keys
 from summer_prep.errors import SettingsError
-from summer_prep.values import plain
+from summer_prep.options import plain
+from summer_prep.recordings.demo import DemoConfig, write_demo_data
 from summer_train import decoder, evaluate, film_data, fit, open_selection
-from summer_train.batches import OrderedBlocks, ResidentSamples, ShuffledBlocks
-from summer_train.config import Choice, Run, settings_from
-from summer_train.data import FilmData
-from summer_train.training import run_fit
+from summer_train.data.batches import OrderedBlocks, ResidentSamples, ShuffledBlocks
+from summer_train.data.module import FilmData
+from summer_train.runs.fit import run_fit
+from summer_train.settings.options import Choice, Run, settings_from
 
 
 @pytest.fixture
@@ -188,8 +188,8 @@ def test_undefined_bins_are_left_out_by_default_and_a_class_when_asked(options):
 @pytest.mark.parametrize(("changes", "is_said"), [({}, True), ({"batch_size": 8192}, False), ({"devices": 2}, False)])
 def test_all_gpus_for_small_batches_are_said_to_be_slower_than_one(changes, is_said, options, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    monkeypatch.setattr("summer_train.training.prepare_processes", lambda _n_devices: None)
-    monkeypatch.setattr("summer_train.training.new_decoder", lambda *_: 1 / 0)
+    monkeypatch.setattr("summer_train.runs.fit.prepare_processes", lambda _n_devices: None)
+    monkeypatch.setattr("summer_train.runs.fit.new_decoder", lambda *_: 1 / 0)
     lines = []
     options = options(**changes)
     with pytest.raises(ZeroDivisionError):
@@ -246,7 +246,7 @@ def test_label_with_one_class_in_training_is_refused(options):
     settings = options(task="label", label_name="rhoda")
     labels = data_of(options(task="label")).samples.targets
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("summer_train.selection.Selection.labels", lambda *_: np.zeros(len(labels), dtype=np.uint8))
+        patch.setattr("summer_train.data.selection.Selection.labels", lambda *_: np.zeros(len(labels), dtype=np.uint8))
         with pytest.raises(SettingsError, match="label rhoda has only the value 0 in the .* training bins"):
             data_of(settings)
 
@@ -254,7 +254,7 @@ def test_label_with_one_class_in_training_is_refused(options):
 def test_bins_that_were_never_seen_are_left_out(options, monkeypatch):
     recorded_share = np.ones(7047)
     recorded_share[[100, 3000]] = 0
-    monkeypatch.setattr("summer_train.selection.Selection.recorded_share", lambda _: recorded_share)
+    monkeypatch.setattr("summer_train.data.selection.Selection.recorded_share", lambda _: recorded_share)
     for task in ("next_bin", "label"):
         data = data_of(options(task=task))
         used = np.concatenate(list(vars(data.split).values()))
@@ -307,7 +307,7 @@ def test_decoding_finds_a_tuned_label_and_no_untuned_one(tmp_path):
 
 @pytest.mark.parametrize("task", ["next_bin", "label"])
 def test_streamed_training_gives_the_weights_of_resident_training(task, options, monkeypatch):
-    monkeypatch.setattr("summer_train.batches.BLOCK_SAMPLES", 512)  # many blocks, so that buffers are used again
+    monkeypatch.setattr("summer_train.data.batches.BLOCK_SAMPLES", 512)  # many blocks, so that buffers are used again
     lines = []
     resident = fit(**options(task=task))
     streamed = fit(say=lines.append, **options(task=task, device_memory=1e-6))
@@ -322,12 +322,12 @@ def test_what_does_not_fit_into_memory_is_refused_before_the_work(options, tmp_p
     data = data_of({name: value for name, value in options().items() if name in ("cache_dir", "patient_ids", "buffer")})
     n_kept = data.n_samples["val"] + data.n_samples["test"]
     assert data.n_prediction_bytes == n_kept * data.n_units * 5  # a float32 and a uint8 each
-    monkeypatch.setattr("summer_train.training.available_bytes", lambda: float(data.n_prediction_bytes))
+    monkeypatch.setattr("summer_train.runs.fit.available_bytes", lambda: float(data.n_prediction_bytes))
     with pytest.raises(SettingsError, match=r"training takes .* of them predictions of \d+ units; .* are free"):
         fit(**options())
     assert not (tmp_path / "logs").exists()
     said = []
-    monkeypatch.setattr("summer_train.training.available_bytes", lambda: 1e10)
-    monkeypatch.setattr("summer_train.training._MUCH_BYTES", 0)
+    monkeypatch.setattr("summer_train.runs.fit.available_bytes", lambda: 1e10)
+    monkeypatch.setattr("summer_train.runs.fit._MUCH_BYTES", 0)
     fit(**options(max_epochs=1), say=said.append)
     assert any("predictions of 20 units, beside the counts" in line for line in said)

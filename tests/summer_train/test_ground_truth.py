@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 import summer_train
-from summer_prep.building import BuildConfig, build_keys
-from summer_prep.dataset import UNDEFINED
-from summer_prep.demo import LAG_MS, DemoConfig, write_demo_data
-from summer_train.config import Choice, Run, settings_from
-from summer_train.data import FilmData
-from summer_train.scoring import score_baselines
-from summer_train.selection import open_selection
-from summer_train.shifts import score_stack, shifted_null
-from summer_train.stacks import train_stack
+from summer_prep.cache.build import BuildConfig, build_keys
+from summer_prep.film.facts import UNDEFINED
+from summer_prep.recordings.demo import LAG_MS, DemoConfig, write_demo_data
+from summer_train.data.module import FilmData
+from summer_train.data.selection import open_selection
+from summer_train.models.stack import train_stack
+from summer_train.scores.scoring import score_baselines
+from summer_train.scores.shifts import score_stack, shifted_null
+from summer_train.settings.options import Choice, Run, settings_from
 
 TUNED, UNTUNED = "summer", "summer-presence"
 
@@ -86,7 +86,7 @@ def with_labels(cache, labels, seed, bin_length_ms=400, **options):
     )
     selection = open_selection(cache, 14, bin_length_ms)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("summer_train.selection.Selection.labels", lambda *_: labels[: selection.n_bins])
+        patch.setattr("summer_train.data.selection.Selection.labels", lambda *_: labels[: selection.n_bins])
         return FilmData(selection, choice)
 
 

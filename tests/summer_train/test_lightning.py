@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 import summer_train
 from summer_prep.errors import CacheError, SettingsError
-from summer_train.models import net_of, new_decoder
+from summer_train.models.decoder import net_of, new_decoder
 
 ROOT = Path(__file__).parents[2]
 
@@ -158,7 +158,7 @@ def test_a_decoder_too_large_for_memory_is_refused(options):
 
 
 def test_counts_are_not_rounded_to_16_bits():
-    from summer_train.metrics import squared_error
+    from summer_train.scores.metrics import squared_error
 
     assert squared_error(torch.full((4, 1), 256.0, dtype=torch.bfloat16), torch.full((4, 1), 257)) == 1
 
@@ -268,7 +268,7 @@ def test_a_loader_given_alone_is_noted_too(options, tmp_path):
 @pytest.mark.parametrize("n_samples", [1, 7, 8])
 @pytest.mark.parametrize("n_processes", [2, 3])
 def test_processes_of_a_plain_trainer_get_as_many_batches_and_miss_no_sample(n_samples, n_processes):
-    from summer_train.batches import Batches, ResidentSamples
+    from summer_train.data.batches import Batches, ResidentSamples
 
     samples = ResidentSamples(counts=torch.zeros(9, 2), targets=torch.arange(9), reach=0)
     shares = [

@@ -8,11 +8,11 @@ import torch
 from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor
 
 from summer_train import decoder, film_data, fit
-from summer_train.batches import Block
-from summer_train.config import Choice, choice_of, settings_from
-from summer_train.linear import LinearSolver
-from summer_train.losses import balanced_weights
-from summer_train.tasks import FilmLabel, NextBin
+from summer_train.data.batches import Block
+from summer_train.data.losses import balanced_weights
+from summer_train.data.targets import FilmLabel, NextBin
+from summer_train.models.linear import LinearSolver
+from summer_train.settings.options import Choice, choice_of, settings_from
 
 N_SAMPLES, N_UNITS = 2000, 12
 
@@ -106,7 +106,7 @@ def test_a_stack_is_solved_as_each_of_its_networks_alone(counts):
 
 
 def test_a_run_that_is_continued_equals_one_that_was_not_and_ends_when_it_is_solved(demo_cache, tmp_path, monkeypatch):
-    monkeypatch.setattr("summer_train.linear.ITERATIONS", 3)
+    monkeypatch.setattr("summer_train.models.linear.ITERATIONS", 3)
     options = {"cache_dir": demo_cache, "data_dir": tmp_path, "patient_ids": 14, "buffer": 10, "model": "linear"}
     whole = fit(**options, task="label", max_epochs=50, output_dir=tmp_path / "whole")
     assert 1 < whole.n_epochs < 50

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from summer_train.losses import balanced_weights, cross_entropies, cross_entropy, poisson
-from summer_train.metrics import CountSums, best_thresholds, curves, label_scores, log_odds_of_on
-from summer_train.runs import probability_of
-from summer_train.tables import notes_on_scores
-from summer_train.tasks import FilmLabel, NextBin
+from summer_train.data.losses import balanced_weights, cross_entropies, cross_entropy, poisson
+from summer_train.data.targets import FilmLabel, NextBin
+from summer_train.reports.tables import notes_on_scores
+from summer_train.runs.folder import probability_of
+from summer_train.scores.metrics import CountSums, best_thresholds, curves, label_scores, log_odds_of_on
 
 samples = st.integers(2, 60).flatmap(
     lambda n: st.tuples(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from summer_train.nulls import compare
-from summer_train.samples import choose_shifts
+from summer_train.data.samples import choose_shifts
+from summer_train.scores.nulls import compare
 
 
 def test_p_counts_the_observation_and_leaves_out_what_is_undefined():

@@ -11,9 +11,9 @@ import pytest
 
 import summer_train
 from summer_prep.errors import SettingsError
-from summer_train.findings import compare, read_results_of, usual_first
-from summer_train.published import KAPPA_BY_BUFFER, KAPPA_BY_LABEL
-from summer_train.reporting import _others_equal
+from summer_train.reports.findings import compare, read_results_of, usual_first
+from summer_train.reports.published import KAPPA_BY_BUFFER, KAPPA_BY_LABEL
+from summer_train.reports.report import _others_equal
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +117,11 @@ def test_runs_are_reported_like_a_study(demo_cache, tmp_path):
 
 def test_names_from_files_are_no_markup(demo_cache, tmp_path, monkeypatch):
     odd = "*a|b*<script>$x_1$[i](j)"
-    real = summer_train.selection.Selection.labels
+    real = summer_train.data.selection.Selection.labels
     names = property(lambda self: [odd, *self.patients[0].label_names])
-    monkeypatch.setattr("summer_train.selection.Selection.label_names", names)
+    monkeypatch.setattr("summer_train.data.selection.Selection.label_names", names)
     monkeypatch.setattr(
-        "summer_train.selection.Selection.labels", lambda self, name, rule="first": real(self, "summer", rule)
+        "summer_train.data.selection.Selection.labels", lambda self, name, rule="first": real(self, "summer", rule)
     )
     summer_train.study(
         cache_dir=demo_cache, data_dir="none", patient_ids=14, buffer=10, max_epochs=1, workers=1,

@@ -12,12 +12,12 @@ import pytest
 
 import summer_train
 from summer_prep.errors import SettingsError
-from summer_prep.values import finite
-from summer_train.findings import read_results_of
-from summer_train.published import KAPPA_BY_LABEL
-from summer_train.reporting import Report
-from summer_train.summaries import summarise
-from summer_train.tables import summary_table
+from summer_prep.options import finite
+from summer_train.reports.findings import read_results_of
+from summer_train.reports.published import KAPPA_BY_LABEL
+from summer_train.reports.report import Report
+from summer_train.reports.summary import summarise
+from summer_train.reports.tables import summary_table
 from tests.browsers import findings
 from tests.conftest import error_line
 
@@ -239,7 +239,7 @@ def result_of(study, label_name="summer", kappa=0.5, fold=1, **changes):
 
 def test_undefined_folds_are_said_in_the_table(studied, open_page, tmp_path, monkeypatch):
     results = [result_of(studied, fold=1), result_of(studied, fold=2, kappa=float("nan")), result_of(studied, "tom")]
-    monkeypatch.setattr("summer_train.reporting.read_results_of", lambda path, say: results)
+    monkeypatch.setattr("summer_train.reports.report.read_results_of", lambda path, say: results)
     summer_train.report(studied, html=tmp_path / "page.html")
     with open_page(tmp_path / "page.html") as page:
         assert [row["models"] for row in rows_of(page, "groups-label")] == ["1 of 2", "1"]
@@ -312,7 +312,7 @@ def test_a_folder_whose_name_is_no_text_is_reported(studied, tmp_path):
 
 def test_more_rows_than_a_browser_draws_are_in_the_table(studied, tmp_path, open_page, monkeypatch):
     results = [result_of(studied, f"label {number:03}", kappa=0.5 - number / 1000) for number in range(250)]
-    monkeypatch.setattr("summer_train.reporting.read_results_of", lambda path, say: results)
+    monkeypatch.setattr("summer_train.reports.report.read_results_of", lambda path, say: results)
     summer_train.report(studied, html=tmp_path / "page.html")
     with open_page(tmp_path / "page.html") as page:
         assert page.locator("#groups-label tbody tr").count() == 250
@@ -359,7 +359,7 @@ def test_text_of_files_is_no_markup(open_page, studied, tmp_path, monkeypatch):
     results = read_results_of(studied)
     for result in results:
         result.row["label_name"] = result.row["label_name"] and odd + result.row["label_name"]
-    monkeypatch.setattr("summer_train.reporting.read_results_of", lambda path, say: results)
+    monkeypatch.setattr("summer_train.reports.report.read_results_of", lambda path, say: results)
     summer_train.report(studied, html=tmp_path / "odd.html")
     with open_page(tmp_path / "odd.html") as page:
         assert "Decoding report" in page.title()

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import summer_train
-from summer_prep.align import align, place_on_film
-from summer_prep.demo import DemoConfig, write_demo_data
 from summer_prep.errors import SettingsError
-from summer_prep.nwb import read_recording
-from summer_prep.splits import Window, window_of
-from summer_train.samples import reaches_only, runs_on
+from summer_prep.film.align import align, place_on_film
+from summer_prep.film.splits import Window, window_of
+from summer_prep.recordings.demo import DemoConfig, write_demo_data
+from summer_prep.recordings.nwb import read_recording
+from summer_train.data.samples import reaches_only, runs_on
 
 masks = st.lists(st.booleans(), min_size=3, max_size=30).map(lambda values: np.array(values, dtype=bool))
 
@@ -87,7 +87,7 @@ def test_dropping_pauses_leaves_out_the_samples_across_them_and_says_so(demo_cac
 
 def test_bins_recorded_in_part_can_be_left_out(demo_cache, tmp_path, monkeypatch):
     share = np.full(563, 1.02)
-    monkeypatch.setattr("summer_train.selection.Selection.recorded_share", lambda *_, **__: share)
+    monkeypatch.setattr("summer_train.data.selection.Selection.recorded_share", lambda *_, **__: share)
     options = {"cache_dir": demo_cache, "data_dir": tmp_path, "patient_ids": 14, "bin_length": 1000, "buffer": 5}
     whole = summer_train.film_data(task="label", **options)
     share[whole.split.train[[3, 8]]] = 0.165
@@ -138,7 +138,7 @@ def test_a_window_without_a_bin_is_refused():
 def test_windows_are_those_of_a_plain_loop_and_none_reaches_beyond_the_film(
     task, window, device_memory, demo_cache, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("summer_train.batches.BLOCK_SAMPLES", 256)
+    monkeypatch.setattr("summer_train.data.batches.BLOCK_SAMPLES", 256)
     options = {"cache_dir": demo_cache, "data_dir": tmp_path, "patient_ids": [14, 20], "buffer": 5, "task": task}
     data = summer_train.film_data(window=window, device_memory=device_memory, **options)
     counts = data.selection.counts().copy()
@@ -164,7 +164,7 @@ def test_windows_are_those_of_a_plain_loop_and_none_reaches_beyond_the_film(
 def test_windows_over_an_unseen_bin_are_left_out_and_across_a_pause_if_asked(demo_cache, tmp_path, monkeypatch):
     share = np.full(7047, 1.02)
     share[[100, 3000]] = 0
-    monkeypatch.setattr("summer_train.selection.Selection.recorded_share", lambda *_, **__: share)
+    monkeypatch.setattr("summer_train.data.selection.Selection.recorded_share", lambda *_, **__: share)
     options = {"cache_dir": demo_cache, "data_dir": tmp_path, "patient_ids": 14, "buffer": 5, "task": "label"}
     data = summer_train.film_data(window=(0.16, 0.08), **options)
     used = set(np.concatenate(list(vars(data.split).values())).tolist())

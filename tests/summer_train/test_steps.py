@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from summer_train import Decoder, LinearLabel, batches, fit, open_selection
-from summer_train.batches import Block, OrderedBlocks, ResidentSamples, ShuffledBlocks, StreamedSamples
-from summer_train.networks import two_layer_net
-from summer_train.scoring import fingerprints, score_networks
-from summer_train.steps import AutogradSteps, DenseSteps, GraphedSteps, written_out_steps
-from summer_train.tasks import FilmLabel, NextBin
+from summer_train import Decoder, LinearLabel, fit, open_selection
+from summer_train.data.batches import Block, OrderedBlocks, ResidentSamples, ShuffledBlocks, StreamedSamples
+from summer_train.data.module import batches
+from summer_train.data.targets import FilmLabel, NextBin
+from summer_train.models.networks import two_layer_net
+from summer_train.models.steps import AutogradSteps, DenseSteps, GraphedSteps, written_out_steps
+from summer_train.scores.scoring import fingerprints, score_networks
 
 
 def random_block(n_samples, n_units, n_classes, batch_size, seed=0):
@@ -174,8 +175,8 @@ def test_a_decoder_that_changes_loss_or_forward_is_trained_as_it_says_on_blocks_
 
 @pytest.fixture
 def make_data(demo_cache):
-    from summer_train.config import Choice, settings_from
-    from summer_train.data import FilmData
+    from summer_train.data.module import FilmData
+    from summer_train.settings.options import Choice, settings_from
 
     def make(device_memory_gb=None, **changes):
         choice = settings_from(Choice, {"buffer": 10.0, **changes})
@@ -190,7 +191,7 @@ def test_streamed_samples_are_the_resident_ones_in_the_same_order(task, free_byt
     monkeypatch.setattr(batches, "BLOCK_SAMPLES", 300)
     data, streamed = make_data(task=task), make_data(task=task, device_memory_gb=1e-6)
     assert isinstance(data.samples, ResidentSamples)
-    monkeypatch.setattr("summer_train.data.available_bytes", lambda: free_bytes)
+    monkeypatch.setattr("summer_train.data.module.available_bytes", lambda: free_bytes)
     assert isinstance(streamed.samples, StreamedSamples)
     assert bool(streamed.samples.read_ahead_bytes) == (free_bytes < 1e9)
     assert "streaming" in streamed.notes[0]

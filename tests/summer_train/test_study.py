@@ -22,16 +22,16 @@ import torch
 
 import summer_train
 from summer_prep.errors import SettingsError
-from summer_train import studies
-from summer_train.batches import StreamedSamples
-from summer_train.config import Choice, StudyRun, settings_from
-from summer_train.findings import read_results_of
-from summer_train.grid import choices_of
-from summer_train.records import predictions_path, read_stacks, write_stack
-from summer_train.selection import open_selection
-from summer_train.shifts import score_stack
-from summer_train.stacks import train_stack
-from summer_train.tables import study_table
+from summer_train.data.batches import StreamedSamples
+from summer_train.data.selection import open_selection
+from summer_train.models.stack import train_stack
+from summer_train.reports.findings import read_results_of
+from summer_train.reports.tables import study_table
+from summer_train.scores.shifts import score_stack
+from summer_train.settings.lists import choices_of
+from summer_train.settings.options import Choice, StudyRun, settings_from
+from summer_train.studies.records import predictions_path, read_stacks, write_stack
+from summer_train.studies.study import study as studies
 from tests.conftest import error_line, hear_interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +92,7 @@ def test_stacked_networks_stop_early_as_alone(places):
         settings_from(Choice, {"task": "label", "label_name": name, "buffer": 10, "lr": 0.02})
         for name in ("summer", "tom", "office", "park")
     ]
-    datas = [summer_train.data.FilmData(selection, choice) for choice in choices]
+    datas = [summer_train.data.module.FilmData(selection, choice) for choice in choices]
     together, outputs = train_stack(datas, 12, patience=1)
     scored = score_stack(datas, together, outputs)
     assert len({len(trained.curve) for trained in together}) > 1
@@ -148,13 +148,13 @@ def test_columns_are_named_like_options_and_scores_like_their_part(places, tmp_p
 
 
 def test_labels_with_nothing_to_learn_are_rows_with_the_reason(places, tmp_path, monkeypatch):
-    real = summer_train.selection.Selection.labels
+    real = summer_train.data.selection.Selection.labels
 
     def labels(self, name, rule="first"):
         values = real(self, name, rule)
         return values * 0 if name == "rhoda" else values
 
-    monkeypatch.setattr("summer_train.selection.Selection.labels", labels)
+    monkeypatch.setattr("summer_train.data.selection.Selection.labels", labels)
     result = summer_train.study(
         **places, label_name="rhoda,summer", max_epochs=1, output_dir=tmp_path / "study", workers=1
     )
@@ -248,9 +248,9 @@ def test_damaged_records_are_trained_again_and_said(places, tmp_path):
 def test_models_of_other_data_are_trained_again(places, tmp_path, monkeypatch):
     options = {**places, "max_epochs": 1, "output_dir": tmp_path / "study", "workers": 1}
     summer_train.study(**options)
-    real = summer_train.selection.Selection.provenance
+    real = summer_train.data.selection.Selection.provenance
     monkeypatch.setattr(
-        "summer_train.selection.Selection.provenance", lambda self: {**real(self), "rebuilt": "since then"}
+        "summer_train.data.selection.Selection.provenance", lambda self: {**real(self), "rebuilt": "since then"}
     )
     lines = []
     assert summer_train.study(**options, say=lines.append).n_trained == 1
@@ -423,8 +423,8 @@ def test_predictions_of_other_data_do_not_stay(places, tmp_path, monkeypatch):
     (row,) = summer_train.study(**options, keep_predictions=True).rows
     kept = tmp_path / "study" / "predictions" / f"{row['id']}.npz"
     assert kept.exists()
-    real = summer_train.selection.Selection.provenance
-    monkeypatch.setattr("summer_train.selection.Selection.provenance", lambda self: {**real(self), "other": 1})
+    real = summer_train.data.selection.Selection.provenance
+    monkeypatch.setattr("summer_train.data.selection.Selection.provenance", lambda self: {**real(self), "other": 1})
     summer_train.study(**options)
     assert not kept.exists()
 
@@ -568,7 +568,7 @@ def test_a_folder_that_is_moved_while_a_study_works_is_one_line(places, tmp_path
 
 
 def test_too_many_models_are_refused_before_any_data_are_prepared(places, tmp_path, monkeypatch):
-    monkeypatch.setattr("summer_train.plans.FilmData", None)
+    monkeypatch.setattr("summer_train.studies.plan.FilmData", None)
     options = {**places, "label_name": "all", "fold": "1-5", "workers": 1, "output_dir": tmp_path / "study"}
     with pytest.raises(SettingsError, match="265265 models"):
         summer_train.study(**options, shifts=1000)

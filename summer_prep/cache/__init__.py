@@ -1,0 +1,1 @@
+"""Keys on disk: what one holds, written whole or not at all, fresh or not, built in order."""

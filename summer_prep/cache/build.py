@@ -1,0 +1,482 @@
+"""From NWB files to cached keys: what to build, in what order, in parallel.
+
+Imports stay light: h5py and Zarr are loaded by the processes that build, once, and not by the one that waits for them.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from summer_prep.cache.fresh import KeyState, check_known, key_state, key_states
+from summer_prep.cache.keys import Cache, keys_and_problems, open_cache
+from summer_prep.cache.layout import (
+    CODECS,
+    Codec,
+    Description,
+    key_path,
+    patient_path,
+)
+from summer_prep.cache.publish import clear_debris
+from summer_prep.errors import CacheError, RecordingError, SettingsError, UnreachableError, one_line
+from summer_prep.files import check_folder
+from summer_prep.film.facts import LONG_FRAMES, LongFrames, check_bin_length
+from summer_prep.options import (
+    as_bin_lengths,
+    as_number,
+    as_path,
+    as_patient_ids,
+    as_place,
+    as_text,
+    with_absolute_paths,
+)
+from summer_prep.parallel import Opened, dask_workers, processes, run_tasks, this_process
+from summer_prep.recordings.find import (
+    find_recordings,
+    note_source,
+    noted_sha256,
+    select_recordings,
+    source_identity,
+    source_sha256,
+)
+from summer_prep.resources import usable_processors
+from summer_prep.urls import Place, Url, on_this_machine
+
+if TYPE_CHECKING:
+    from summer_prep.film.align import RecordingOnFilm
+
+Say = Callable[[str], None]
+"""Takes lines of progress, for people."""
+
+PRELOADED = ("summer_prep.film.align", "summer_prep.recordings.nwb", "summer_prep.cache.write")
+"""What every worker needs."""
+
+Progress = Callable[[int, int], None]
+"""Takes the number of patients that are done, and that of all."""
+
+LOCK_FILE = ".lock"
+_LOCK_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """What to build; the command line fills it, `build` takes it."""
+
+    data_dir: Place
+    """Folder with the NWB files, or a URL that fsspec knows."""
+    cache_dir: Place
+    """Folder of the cache, or its URL in a bucket."""
+    local_cache: Path | None = None
+    """Folder for what is kept on this machine of a cache in a bucket."""
+    nwb_path: Path | None = None
+    """One NWB file instead of a folder; ignored when patient_ids are given."""
+    patient_ids: tuple[str, ...] = ()
+    """Patients to build; empty for every one found."""
+    bin_lengths_ms: tuple[int, ...] = ()
+    """Bin lengths; empty for all that the file lists."""
+    n_workers: int = field(default_factory=usable_processors)
+    """Processes; a patient is built by one. 0 builds in this process, which a file that crashes HDF5 takes along."""
+    codec: Codec = "none"
+    """How spike_counts are stored: none (can be mapped), zstd or blosc."""
+    long_frames: LongFrames = "count"
+    """Frames of more than 200 ms: count their spikes, as the published code does, or take them as pauses."""
+    force: bool = False
+    """Build also what is fresh."""
+    unusual_clocks: bool = False
+    """Build also where spike times and watch log seem to be in another unit than ms, or of different clocks."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler whose workers build instead of processes here; "local" starts one."""
+
+    def __post_init__(self) -> None:
+        if self.codec not in CODECS:
+            raise SettingsError(f"no codec {self.codec!r}. Choose one of {', '.join(CODECS)}")
+        if self.long_frames not in LONG_FRAMES:
+            raise SettingsError(f"--long-frames {self.long_frames!r}: choose one of {', '.join(LONG_FRAMES)}")
+        if self.n_workers < 0:
+            raise SettingsError(
+                f"{self.n_workers} workers cannot build anything. Choose 1 or more, or 0 for this process"
+            )
+        for bin_length_ms in self.bin_lengths_ms:
+            check_bin_length(bin_length_ms)
+
+    @property
+    def of_keys(self) -> dict[str, str]:
+        """The attributes of keys that are settings; one built under others is stale for a build."""
+        return {"codec": self.codec, "long_frame_rule": self.long_frames}
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyResult:
+    """What became of one key; the counts are those of its spike tally."""
+
+    patient_id: str
+    bin_length_ms: int
+    state: str
+    """built, fresh (skipped) or failed."""
+    message: str = ""
+    n_bins: int = 0
+    n_units: int = 0
+    n_unseen_bins: int = 0
+    spikes: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def build(
+    *,
+    data_dir: str | Path = "/data",
+    cache_dir: str | Path = "data_cache",
+    local_cache: str | Path | None = None,
+    nwb_path: str | Path | None = None,
+    patient_ids: object = None,
+    bin_length: object = None,
+    workers: int | None = None,
+    codec: Codec = "none",
+    long_frames: LongFrames = "count",
+    force: bool = False,
+    unusual_clocks: bool = False,
+    scheduler: str | None = None,
+    progress: Progress = lambda _n_done, _n_patients: None,
+) -> list[KeyResult]:
+    """Bin NWB recordings into the cache, as `summer-prep build` does; what is fresh is skipped.
+
+    In a script, call it below `if __name__ == "__main__":` or with `workers=0`, since it starts processes; a script
+    that comes through a pipe (`python - < script.py`) builds in its own process.
+
+    Parameters
+    ----------
+    data_dir : folder with the NWB files, or a URL, like https://...
+    cache_dir : folder of the cache, or its URL in a bucket, like s3://lab/summer
+    local_cache : folder for what is kept on this machine of a bucket
+    nwb_path : one NWB file instead of a folder
+    patient_ids : like 14, "14 20" or [14, 20]; every one found by default
+    bin_length : ms, like 80 or [80, 200]; all that the files list by default
+    workers : processes, as many as there are processors that this process may use by default
+    codec : how spike counts are stored: none (can be memory-mapped), zstd or blosc
+    long_frames : frames of more than 200 ms: "count" their spikes, as the published code does, or "pause", take them as
+        pauses
+    force : build also what is fresh
+    unusual_clocks : build also where spike times or watch log seem to be in another unit than ms
+    scheduler : address of a Dask scheduler whose workers build instead, like tcp://host:8786; "local" starts one
+    progress : called with the number of patients done, and that of all
+
+    Returns
+    -------
+    What became of each key; one bad patient does not stop the others
+
+    Raises
+    ------
+    SettingsError : the selection is impossible, or no worker can start
+    """
+    config = build_config(
+        data_dir=data_dir, cache_dir=cache_dir, local_cache=local_cache, nwb_path=nwb_path, patient_ids=patient_ids,
+        bin_length=bin_length, workers=workers, codec=codec, long_frames=long_frames, force=force,
+        unusual_clocks=unusual_clocks, scheduler=scheduler,
+    )  # fmt: skip
+    return build_keys(config, progress)
+
+
+def build_config(
+    *,
+    data_dir: str | Path,
+    cache_dir: str | Path,
+    local_cache: str | Path | None,
+    nwb_path: str | Path | None,
+    patient_ids: object,
+    bin_length: object,
+    workers: int | None,
+    codec: Codec,
+    long_frames: LongFrames,
+    force: bool,
+    unusual_clocks: bool,
+    scheduler: str | None,
+) -> BuildConfig:
+    """Return what to build from options as people write them; raises SettingsError."""
+    return BuildConfig(
+        data_dir=as_place(data_dir, "--data-dir"),
+        cache_dir=as_place(cache_dir, "--cache-dir"),
+        local_cache=None if local_cache is None else as_path(local_cache, "--local-cache"),
+        nwb_path=None if nwb_path is None else as_path(nwb_path, "--nwb-path"),
+        patient_ids=as_patient_ids(patient_ids),
+        bin_lengths_ms=as_bin_lengths(bin_length),
+        n_workers=usable_processors() if workers is None else as_number(workers, int, "--workers"),
+        codec=as_text(codec, "--codec"),  # type: ignore[arg-type]  # BuildConfig checks it
+        long_frames=as_text(long_frames, "--long-frames"),  # type: ignore[arg-type]  # as above
+        force=as_number(force, bool, "--force"),
+        unusual_clocks=as_number(unusual_clocks, bool, "--unusual-clocks"),
+        scheduler=None if scheduler is None else as_text(scheduler, "--scheduler"),
+    )
+
+
+def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_patients: None) -> list[KeyResult]:
+    """Build every key asked for that is not fresh, patients in parallel; one bad patient does not stop the others.
+
+    Raises
+    ------
+    SettingsError : the selection is impossible, or no worker can start; problems of single patients are in the results
+    """
+    if config.scheduler is not None:
+        config = with_absolute_paths(config)
+    if isinstance(config.cache_dir, Path):
+        check_folder(config.cache_dir, "--cache-dir", is_written=False)
+    cache = open_cache(config.cache_dir, config.local_cache)
+    paths = select_recordings(config.data_dir, config.nwb_path, config.patient_ids)
+    if isinstance(cache.place, Url):
+        cache.keys()  # raises UnreachableError before the work
+    results: dict[str, list[KeyResult]] = {}
+    was_there = cache.folder.exists()
+    progress(0, len(paths))
+
+    def take(patient_id: str, found: list[KeyResult]) -> None:
+        results[patient_id] = found
+        progress(len(results), len(paths))
+
+    tasks = {patient_id: (path, patient_id, config) for patient_id, path in paths.items()}
+    try:
+        for patient_id in run_tasks(_pool(config), build_patient, tasks, take):
+            message = (
+                f"{paths[patient_id]}: the process that read it crashed or was killed: it is damaged, "
+                "or memory ran out. Download it again, or use fewer --workers"
+            )
+            take(patient_id, [_failure(patient_id, 0, message)])
+    finally:
+        if not was_there:  # a build that built nothing leaves nothing
+            with suppress(OSError):
+                cache.folder.rmdir()
+    return [result for patient_id in paths for result in results[patient_id]]
+
+
+def _pool(config: BuildConfig) -> Callable[[], Opened]:
+    """Return what opens the pool that builds patients side by side."""
+    if config.scheduler is not None:
+        return partial(dask_workers, config.scheduler, config.n_workers, PRELOADED)
+    if config.n_workers == 0 or _is_read_from_stdin():
+        return this_process
+    return partial(processes, config.n_workers, PRELOADED)
+
+
+def _is_read_from_stdin() -> bool:
+    """Return whether the program came through a pipe (`python - < script.py`): processes could not run it again."""
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    return getattr(main, "__spec__", None) is None and path is not None and not os.path.exists(path)
+
+
+def build_patient(path: Place, patient_id: str, config: BuildConfig) -> list[KeyResult]:
+    """Build one patient's keys, opening the file once; what goes wrong is in the results."""
+    try:
+        cache = open_cache(config.cache_dir, config.local_cache)
+        clear_debris(patient_path(cache.folder, patient_id))
+        wanted, fresh = _wanted_and_fresh(path, patient_id, config, cache)
+        built: list[KeyResult] = []
+        if not wanted or len(fresh) < len(wanted):
+            with _patient_lock(cache.folder, patient_id) as waited:
+                if waited:  # for somebody else who was building this patient: most of the work may be done
+                    wanted, fresh = _wanted_and_fresh(path, patient_id, config, cache)
+                if not wanted or len(fresh) < len(wanted):
+                    built = _build_missing(path, wanted, fresh, config, cache)
+    except Exception as error:
+        return [_failure(patient_id, 0, one_line(error, path))]
+    return [_fresh(patient_id, length) for length in fresh] + built
+
+
+def _wanted_and_fresh(
+    path: Place, patient_id: str, config: BuildConfig, cache: Cache
+) -> tuple[tuple[int, ...], list[int]]:
+    """Return the bin lengths wanted (empty where only the file knows), and those that are fresh."""
+    cached = cache.bin_lengths(patient_id)
+    if config.force or not cached:
+        return config.bin_lengths_ms, []
+    if isinstance(path, Url):
+        sha256 = noted_sha256(source_identity(path), patient_id, cache.folder)
+        if sha256 is None:  # it has to be fetched to know, and is then built
+            return config.bin_lengths_ms, []
+    else:
+        sha256 = source_sha256(path, patient_id, cache.folder)
+    fresh = {
+        length: state.description
+        for length in config.bin_lengths_ms or cached
+        if (state := key_state(cache, patient_id, length, sha256, config.of_keys)).state == "fresh"
+    }
+    listed = [description.attributes["source_bin_lengths_ms"] for description in fresh.values() if description]
+    wanted = config.bin_lengths_ms or tuple(listed[0] if listed else ())
+    return wanted, [length for length in wanted if length in fresh]
+
+
+def _build_missing(
+    path: Place, wanted: tuple[int, ...], fresh: list[int], config: BuildConfig, cache: Cache
+) -> list[KeyResult]:
+    from summer_prep.film.align import place_on_film
+    from summer_prep.recordings.nwb import read_recording
+
+    identity = source_identity(path)  # before reading, so that a file replaced during the build does not get this note
+    with on_this_machine(path) as local:
+        try:
+            recording = read_recording(local)
+        except RecordingError as error:
+            raise RecordingError(str(error).replace(str(local), str(path))) from error
+    try:
+        on_film = place_on_film(recording, config.long_frames, config.unusual_clocks)
+    except RecordingError as error:
+        raise RecordingError(f"{path}: {error}") from error
+    lengths = [length for length in wanted or sorted(recording.grids) if length not in fresh]
+    # Two keys at a time: while one waits for the disk or hashes, the other counts.
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda length: _build_key(on_film, length, config.codec, path, cache), lengths))
+    if any(result.state != "failed" for result in results):
+        note_source(recording.patient_id, cache.folder, identity, recording.source.sha256)
+    return results
+
+
+def _build_key(on_film: "RecordingOnFilm", bin_length_ms: int, codec: Codec, path: Place, cache: Cache) -> KeyResult:
+    from summer_prep.cache.write import encode_key
+    from summer_prep.film.align import align
+
+    started = time.perf_counter()
+    patient_id = on_film.recording.patient_id
+    try:
+        arrays, attributes = align(on_film, bin_length_ms)
+        cache.publish(patient_id, bin_length_ms, encode_key(arrays, {**attributes, "codec": codec}, codec))
+    except (CacheError, UnreachableError) as error:
+        return _failure(patient_id, bin_length_ms, str(error))
+    except (RecordingError, SettingsError) as error:
+        return _failure(patient_id, bin_length_ms, f"{path}: {error}")
+    except Exception as error:
+        return _failure(patient_id, bin_length_ms, one_line(error, f"{path} at {bin_length_ms} ms"))
+    n_unseen = attributes["n_unseen_bins"]
+    notes = [*attributes["notes"], *([f"{n_unseen} bins were never seen (recorded_s = 0)"] if n_unseen else [])]
+    return KeyResult(
+        patient_id=patient_id,
+        bin_length_ms=bin_length_ms,
+        state="built",
+        message="; ".join(notes),
+        n_bins=attributes["n_bins"],
+        n_units=attributes["n_units"],
+        n_unseen_bins=n_unseen,
+        spikes=attributes["spikes"],
+        seconds=time.perf_counter() - started,
+    )
+
+
+@contextmanager
+def _patient_lock(folder: Path, patient_id: str) -> Iterator[bool]:
+    """Keep other builders of a patient waiting, where the file system has locks; yield whether this one waited.
+
+    The lock saves work and nothing depends on it, so where there is none the build goes on without.
+    """
+    folder = patient_path(folder, patient_id)
+    lock = FileLock(folder / LOCK_FILE)
+    waited = False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waited = True
+            lock.acquire(timeout=_LOCK_TIMEOUT_S)
+    except (OSError, NotImplementedError, Timeout):
+        waited = False
+    try:
+        yield waited
+    finally:
+        with suppress(OSError):
+            if lock.is_locked:  # else the file is the lock of another builder
+                (folder / LOCK_FILE).unlink()
+            lock.release()
+            folder.rmdir()  # where nothing was built
+
+
+def _fresh(patient_id: str, bin_length_ms: int) -> KeyResult:
+    return KeyResult(patient_id=patient_id, bin_length_ms=bin_length_ms, state="fresh", message="unchanged, skipped")
+
+
+def _failure(patient_id: str, bin_length_ms: int, message: str) -> KeyResult:
+    return KeyResult(patient_id=patient_id, bin_length_ms=bin_length_ms, state="failed", message=message)
+
+
+def ensure_keys(
+    cache_dir: Place,
+    patient_ids: Sequence[str],
+    bin_length_ms: int,
+    data_dir: Place,
+    nwb_path: Path | None = None,
+    local_cache: Path | None = None,
+    say: Say = lambda _line: None,
+    every_byte: bool = False,
+) -> list[Description]:
+    """Return the keys of some patients, fresh and on this machine, in the order asked for.
+
+    Those that are missing or stale are built first, those in a bucket are fetched.
+
+    Without `patient_ids`: of the patients with a recording, or those in the cache where there are no recordings.
+
+    Parameters
+    ----------
+    every_byte : read all files of the keys against their digests
+
+    Raises
+    ------
+    SettingsError : a patient has neither a recording nor a key; no such bins
+    CacheError : a key cannot be built, or is stale and its recording is not there
+    """
+    check_bin_length(bin_length_ms)
+    is_file = nwb_path is not None and not patient_ids
+    recordings = select_recordings(data_dir, nwb_path) if is_file else find_recordings(data_dir, may_be_missing=True)
+    cache = open_cache(cache_dir, local_cache)
+    every_key, unlisted = keys_and_problems(cache)
+    for patient_id in patient_ids or unlisted:
+        if patient_id in unlisted:
+            raise UnreachableError(unlisted[patient_id])
+    cached = [patient_id for patient_id, lengths in every_key.items() if bin_length_ms in lengths]
+    others = ", ".join(f"{one} ({' '.join(map(str, lengths))} ms)" for one, lengths in every_key.items())
+    wanted_key = f"key at {bin_length_ms} ms in {cache_dir}"
+    check_known(patient_ids, {*recordings, *cached}, data_dir, wanted_key, f", cached are {others}" if others else "")
+    wanted = tuple(dict.fromkeys(patient_ids)) or tuple(recordings) or tuple(cached)
+    states = key_states(data_dir, cache, recordings, wanted, [bin_length_ms])
+    for reason in dict.fromkeys(state.reason for state in states if state.state == "unchecked"):
+        patients = ", ".join(state.patient_id for state in states if state.reason == reason)
+        say(f"patient {patients}: freshness is not known ({reason})")
+    to_build = [state for state in states if state.is_to_build]
+    for state in to_build:
+        if state.patient_id not in recordings:
+            key = key_path(cache_dir, state.patient_id, bin_length_ms)
+            raise CacheError(
+                f"{key}: stale ({state.reason}), and its recording is not in {data_dir} to rebuild it from"
+            )
+        say(f"building patient {state.patient_id} at {bin_length_ms} ms: {state.reason or state.state}")
+    if to_build:
+        _build_or_raise(
+            BuildConfig(
+                data_dir=data_dir,
+                cache_dir=cache_dir,
+                local_cache=local_cache,
+                nwb_path=nwb_path if is_file else None,
+                patient_ids=() if is_file else tuple(state.patient_id for state in to_build),
+                bin_lengths_ms=(bin_length_ms,),
+            ),
+            say,
+        )
+    return [_on_this_machine(state, cache, every_byte) for state in states]
+
+
+def _build_or_raise(config: BuildConfig, say: Say) -> None:
+    for result in build_keys(config):
+        if result.state == "failed":
+            raise CacheError(result.message)
+        if result.message and result.state == "built":
+            say(f"patient {result.patient_id}: {result.message}")
+
+
+def _on_this_machine(state: KeyState, cache: Cache, every_byte: bool) -> Description:
+    is_checked = state.description is not None and state.state in ("fresh", "unchecked")
+    if is_checked and isinstance(cache.place, Path) and not every_byte:  # a moment ago
+        assert state.description is not None
+        return state.description
+    return cache.fetch(state.patient_id, state.bin_length_ms, every_byte)

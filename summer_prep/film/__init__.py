@@ -1,0 +1,1 @@
+"""The science: NumPy alone, no files. Read this first."""

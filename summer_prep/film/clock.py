@@ -1,0 +1,171 @@
+"""From the watch log to what the film did at every moment of the recording. Pure arithmetic."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summer_prep.errors import RecordingError
+from summer_prep.film.facts import FRAME_PERIOD_MS, LONG_FRAME_MS, LongFrames
+
+MAX_FILLED_STEP_FRAMES = 5
+
+
+class FilmState(IntEnum):
+    """What the film did during one interval of recording time."""
+
+    RAN = 0
+    PAUSED = 1
+    SKIPPED = 2
+    RAN_EARLIER = 3
+    """Ran, but the same frame ran again later: only its last viewing counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmClock:
+    """Recording time from the first to the last row of the watch log, cut into intervals without holes.
+
+    edges_ms : (n + 1,) float64, not decreasing; interval i is [edges_ms[i], edges_ms[i + 1])
+    position : (n,) int64, the film frame, or part of a frame, on screen in the interval
+    state : (n,) uint8, a FilmState
+    is_long : (n,) bool, whether it is, or is part of, a frame that took longer than `LONG_FRAME_MS`
+    parts_per_frame : into how many equal parts each frame is cut; position // parts_per_frame is the frame index
+    """
+
+    edges_ms: NDArray[np.float64]
+    position: NDArray[np.int64]
+    state: NDArray[np.uint8]
+    is_long: NDArray[np.bool_]
+    parts_per_frame: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pause:
+    """The film stood still, or took long, at `frame` (0-based) from `start_ms` (recording clock) for `duration_ms`."""
+
+    frame: int
+    start_ms: float
+    duration_ms: float
+
+
+def frame_indices(film_times_s: NDArray[np.float64], where: str) -> NDArray[np.int64]:
+    """Return the 0-based film frame of each film time: floats carry rounding noise, frames compare exactly.
+
+    Parameters
+    ----------
+    where : what holds these times, for the error
+
+    Raises
+    ------
+    RecordingError : a time is not a number, or further from 0 than any film is long
+    """
+    # A year of film: far beyond any recording, far below what an int64 frame number holds.
+    bad = ~(np.abs(film_times_s) < 366 * 86400)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise RecordingError(f"{where} = {film_times_s[row]} s in row {row}; a film time was expected")
+    return np.rint(film_times_s / (FRAME_PERIOD_MS / 1000)).astype(np.int64)
+
+
+def film_clock(
+    frame_index: NDArray[np.int64], recording_time_ms: NDArray[np.float64], long_frames: LongFrames = "count"
+) -> FilmClock:
+    """Return what the film did between the rows of the cleaned watch log.
+
+    Parameters
+    ----------
+    frame_index : (n_rows,) 0-based frame of each row
+    recording_time_ms : (n_rows,) recording clock, not decreasing
+    long_frames : whether the film ran ("count"), or was paused ("pause"), in frames longer than `LONG_FRAME_MS`
+
+    Raises
+    ------
+    RecordingError : fewer than two rows, a time that is not a number, time running backwards
+
+    Notes
+    -----
+    Between two rows with frames f0 and f1: f1 = f0 + 1, the film ran; f1 = f0, a pause; 1 < f1 - f0 <= 5, rows are
+    missing and are filled in by linear interpolation; anything else is a skip. For example::
+
+        frames      10   11   11   12   15   16   11
+        state         ran  pause ran  ran×3 ran  skip
+
+    Source: the released binning code; skips and second viewings are our decision (docs/science.md).
+    """
+    if len(frame_index) < 2:
+        raise RecordingError(f"the watch log has {len(frame_index)} rows; at least 2 are needed to time a frame")
+    if not np.isfinite(recording_time_ms).all():
+        row = int(np.argmin(np.isfinite(recording_time_ms)))
+        raise RecordingError(f"the watch log has neural_recording_time = {recording_time_ms[row]} in row {row}")
+    step_ms = np.diff(recording_time_ms)
+    if (step_ms < 0).any():
+        row = int(np.argmax(step_ms < 0))
+        raise RecordingError(
+            f"recording time runs backwards in the watch log: {recording_time_ms[row]} ms in row {row}, "
+            f"then {recording_time_ms[row + 1]} ms; neural_recording_time must not decrease"
+        )
+    step_frames = np.diff(frame_index)
+    ran = (step_frames >= 1) & (step_frames <= MAX_FILLED_STEP_FRAMES)
+    n_filled = np.where(ran, step_frames, 1)
+    edges_ms, offset = _subdivide(recording_time_ms, n_filled)
+    state = np.select([ran, step_frames == 0], [FilmState.RAN, FilmState.PAUSED], FilmState.SKIPPED)
+    position = np.repeat(frame_index[:-1], n_filled) + offset
+    is_long = ran & (step_ms / n_filled > LONG_FRAME_MS)
+    if long_frames == "pause":
+        state[is_long] = FilmState.PAUSED
+    state = np.repeat(state, n_filled).astype(np.uint8)
+    _mark_earlier_viewings(position, state)
+    return FilmClock(edges_ms=edges_ms, position=position, state=state, is_long=np.repeat(is_long, n_filled))
+
+
+def cut_frames(clock: FilmClock, parts: int) -> FilmClock:
+    """Return the same clock with every interval cut into `parts` equal parts, for bins shorter than a frame."""
+    edges_ms, offset = _subdivide(clock.edges_ms, np.full(len(clock.position), parts))
+    return FilmClock(
+        edges_ms=edges_ms,
+        position=np.repeat(clock.position, parts) * parts + offset,
+        state=np.repeat(clock.state, parts),
+        is_long=np.repeat(clock.is_long, parts),
+        parts_per_frame=clock.parts_per_frame * parts,
+    )
+
+
+def find_pauses(clock: FilmClock) -> list[Pause]:
+    """Return the pauses in order; rows of one standstill are one pause, and long frames in a row another."""
+    paused = clock.state == FilmState.PAUSED
+    pauses = [*_stretches(clock, paused & ~clock.is_long), *_stretches(clock, paused & clock.is_long)]
+    return sorted(pauses, key=lambda pause: pause.start_ms)
+
+
+def find_long_frames(clock: FilmClock) -> list[Pause]:
+    """Return the frames that took longer than `LONG_FRAME_MS` in order; several in a row are one."""
+    return _stretches(clock, clock.is_long)
+
+
+def _stretches(clock: FilmClock, is_so: NDArray[np.bool_]) -> list[Pause]:
+    starts, stops = np.flatnonzero(np.diff(is_so.astype(np.int8), prepend=0, append=0)).reshape(-1, 2).T
+    return [
+        Pause(
+            frame=int(clock.position[start]) // clock.parts_per_frame,
+            start_ms=float(clock.edges_ms[start]),
+            duration_ms=float(clock.edges_ms[stop] - clock.edges_ms[start]),
+        )
+        for start, stop in zip(starts, stops, strict=True)
+    ]
+
+
+def _subdivide(edges: NDArray[np.float64], n_parts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Cut interval i into n_parts[i] equal parts; return all edges and each part's number within its interval."""
+    offset = np.arange(n_parts.sum()) - np.repeat(np.cumsum(n_parts) - n_parts, n_parts)
+    width = np.repeat(np.diff(edges), n_parts)
+    starts = np.repeat(edges[:-1], n_parts) + width * offset / np.repeat(n_parts, n_parts)
+    return np.append(starts, edges[-1]), offset
+
+
+def _mark_earlier_viewings(position: NDArray[np.int64], state: NDArray[np.uint8]) -> None:
+    ran = np.flatnonzero(state == FilmState.RAN)
+    _, from_the_end = np.unique(position[ran][::-1], return_index=True)
+    is_last = np.zeros(len(ran), dtype=bool)
+    is_last[len(ran) - 1 - from_the_end] = True
+    state[ran[~is_last]] = FilmState.RAN_EARLIER

@@ -1,0 +1,226 @@
+"""Which samples train, validate and test. Pure arithmetic."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summer_prep.errors import SettingsError
+from summer_prep.film.facts import MAX_SECONDS
+
+N_SEGMENTS = 5
+Indices = NDArray[np.int64]
+
+
+class Window(NamedTuple):
+    """The bins that a sample is predicted from, both included, counted from its own."""
+
+    first: int = 0
+    last: int = 0
+
+    @property
+    def n_bins(self) -> int:
+        """Length of the window."""
+        return self.last - self.first + 1
+
+    def touched(self, target_offset: int) -> "Window":
+        """Return all bins that a sample touches: its window, its own bin, and that of its target."""
+        return Window(min(self.first, 0), max(self.last, target_offset))
+
+
+OWN_BIN = Window()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Sample indices, int64, ascending, disjoint; `test` is empty under the fraction split."""
+
+    train: Indices
+    val: Indices
+    test: Indices
+
+
+def window_of(window_s: tuple[float, float], bin_length_ms: int) -> Window:
+    """Return the bins of a window of seconds before and after a bin.
+
+    Negative seconds leave bins out: past -0.32 and future 0.32 s is the one bin that lies 0.32 s later.
+
+    Raises
+    ------
+    SettingsError : it holds no bin, or leaves out what is no whole bin
+    """
+    for seconds in window_s:
+        bins = seconds * 1000 / bin_length_ms
+        if seconds < 0 and abs(bins - round(bins)) > 1e-6:
+            raise SettingsError(
+                f"--window {window_s[0]:g} {window_s[1]:g}: {seconds:g} s is no multiple of the bin length of "
+                f"{bin_length_ms} ms, and part of a bin cannot be left out. Choose a multiple"
+            )
+    past, future = (math.ceil(round(seconds * 1000 / bin_length_ms, 6)) for seconds in window_s)
+    if -past > future:
+        raise SettingsError(
+            f"--window {window_s[0]:g} {window_s[1]:g}: holds no bin of {bin_length_ms} ms, since it begins "
+            f"{-past * bin_length_ms / 1000:g} s after a bin and ends {future * bin_length_ms / 1000:g} s after it"
+        )
+    return Window(-past, future)
+
+
+def blocked_split(
+    n_samples: int,
+    bin_length_ms: int,
+    buffer_s: float,
+    fold: int,
+    sequence_s: tuple[float, float] = (3.0, 1.0),
+    window: Window = OWN_BIN,
+    *,
+    target_offset: int = 0,
+) -> Split:
+    """Split a session into cycles of five segments with unused gaps between training, validation and test.
+
+    Parameters
+    ----------
+    n_samples : consecutive bins, or pairs of bins
+    buffer_s : time that must lie between what samples of different parts touch: windows, own bins and targets
+    fold : 1 to 5, the segment that validates; the one before it tests
+    sequence_s : past and future that a window around a sample may reach
+    window : the bins that it does reach: the longer of the two is kept free beside the buffer
+    target_offset : how many bins after a sample's own its target lies: 0 for a label, 1 for the counts of the next bin
+
+    Raises
+    ------
+    SettingsError : no such fold, or the buffer leaves no segment
+
+    Notes
+    -----
+    A cycle, for fold 2 (s: segment, ``|``: unused gap, ``=``: gap that trains because training lies on both sides)::
+
+        s1 test | s2 val | s3 train = s4 train = s5 train |      next cycle: s1 test ...
+
+    Source: the published pipeline's blocked split; folds are numbered by the validation segment (docs/science.md).
+    """
+    check_fold(fold)
+    touched = window.touched(target_offset)
+    sizes = partial(_cycle_sizes, n_samples, bin_length_ms, sequence_s=sequence_s, touched=touched)
+    n_cycles, segment, gap = sizes(buffer_s)
+    if segment < 1:
+        # Five gaps of more than a fifth of the film leave nothing.
+        longest_s = n_samples * bin_length_ms // (1000 * N_SEGMENTS)
+        fitting = [buffer for buffer in range(longest_s + 1) if sizes(buffer)[1] >= 1]
+        fit = f"buffers of {_as_ranges(fitting)} s fit" if fitting else "none fits; use --val-fraction instead"
+        raise SettingsError(
+            f"--buffer {buffer_s:g} leaves no segment: {n_samples} samples of {bin_length_ms} ms in {n_cycles} cycles, "
+            f"with gaps of {gap} bins; {fit} with --sequence {sequence_s[0]:g} {sequence_s[1]:g}"
+            + (f" and a --window of {window.n_bins} bins" if window.n_bins > 1 else "")
+        )
+    part_of_segment = np.full(N_SEGMENTS, "train")
+    part_of_segment[fold - 1] = "val"
+    part_of_segment[fold - 2] = "test"
+    part_of_gap = np.where((part_of_segment == "train") & (np.roll(part_of_segment, -1) == "train"), "train", "unused")
+    part_in_cycle = np.concatenate(
+        [np.repeat([part_of_segment[number], part_of_gap[number]], [segment, gap]) for number in range(N_SEGMENTS)]
+    )
+    starts = np.arange(n_cycles)[:, None] * (n_samples // n_cycles)
+    train, val, test = (
+        (starts + np.flatnonzero(part_in_cycle == part)).ravel().astype(np.int64) for part in ("train", "val", "test")
+    )
+    return Split(train=train, val=val, test=test)
+
+
+def fraction_split(n_samples: int, val_fraction: float) -> Split:
+    """Split off the last part for validation; there is no test part and no gap.
+
+    Raises
+    ------
+    SettingsError : nothing is left to train on
+    """
+    check_fraction(val_fraction)
+    n_val = max(1, int(n_samples * val_fraction))
+    if n_val >= n_samples:
+        raise SettingsError(f"--val-fraction {val_fraction}: leaves none of {n_samples} samples to train on")
+    samples = np.arange(n_samples, dtype=np.int64)
+    return Split(train=samples[:-n_val], val=samples[-n_val:], test=samples[:0])
+
+
+def random_split(n_samples: int, fold: int, seed: int) -> Split:
+    """Split single samples at random into five parts: one validates, the one before it tests, three train.
+
+    Neighbouring bins see almost the same film, so what is tested has nearly been trained on: scores under this split
+    say nothing of decoding. It is here to show that (docs/leak.md).
+
+    Raises
+    ------
+    SettingsError : no such fold, or fewer samples than parts
+    """
+    check_fold(fold)
+    if n_samples < N_SEGMENTS:
+        raise SettingsError(f"--split random: {n_samples} samples make no {N_SEGMENTS} parts")
+    parts = np.array_split(np.random.default_rng(seed).permutation(n_samples), N_SEGMENTS)
+    train = np.concatenate([part for number, part in enumerate(parts) if number not in (fold - 1, (fold - 2) % 5)])
+    return Split(train=np.sort(train), val=np.sort(parts[fold - 1]), test=np.sort(parts[fold - 2]))
+
+
+def check_fold(fold: int) -> None:
+    """Refuse what is no fold of the blocked split.
+
+    Raises
+    ------
+    SettingsError : it is none
+    """
+    if fold not in range(1, N_SEGMENTS + 1):
+        raise SettingsError(f"--fold {fold}: must be 1, 2, 3, 4 or 5")
+
+
+def check_buffer(buffer_s: float, option: str = "--buffer") -> None:
+    """Refuse what is no time between parts.
+
+    Raises
+    ------
+    SettingsError : it is none
+    """
+    if not 0 <= buffer_s <= MAX_SECONDS:
+        raise SettingsError(f"{option} {buffer_s}: must be 0 or more seconds, at most {MAX_SECONDS:g}")
+
+
+def check_fraction(val_fraction: float) -> None:
+    """Refuse what is no share of the fraction split.
+
+    Raises
+    ------
+    SettingsError : it is none
+    """
+    if not 0 < val_fraction < 1:
+        raise SettingsError(f"--val-fraction {val_fraction}: must lie between 0 and 1, 0.1 is usual")
+
+
+def cycle_length(n_samples: int, bin_length_ms: int, buffer_s: float) -> int:
+    """Return the length of a cycle of five segments and their gaps, in samples."""
+    return n_samples // _n_cycles(n_samples, bin_length_ms, buffer_s)
+
+
+def _n_cycles(n_samples: int, bin_length_ms: int, buffer_s: float) -> int:
+    return max(1, round(n_samples * bin_length_ms / 1000 / (12.5 * buffer_s + 30)))
+
+
+def _cycle_sizes(
+    n_samples: int, bin_length_ms: int, buffer_s: float, sequence_s: tuple[float, float], touched: Window
+) -> tuple[int, int, int]:
+    """Return the number of cycles, and the segment and gap length in samples."""
+    n_cycles = _n_cycles(n_samples, bin_length_ms, buffer_s)
+    gap_of_sequence = _n_bins(buffer_s + sum(sequence_s), bin_length_ms)
+    # Past and future of a window are whole bins each: together they can be one bin more than their seconds.
+    gap = max(gap_of_sequence, _n_bins(buffer_s, bin_length_ms) + touched.n_bins - 1)
+    return n_cycles, int((n_samples // n_cycles - N_SEGMENTS * gap) / N_SEGMENTS), gap
+
+
+def _n_bins(seconds: float, bin_length_ms: int) -> int:
+    # Rounding first: 0.1 + 0.2 s is 300.00000000000006 ms, which is not one bin more than 300.
+    return math.ceil(round(seconds * 1000 / bin_length_ms, 6))
+
+
+def _as_ranges(numbers: list[int]) -> str:
+    """Write ascending numbers as ranges: 0 to 7, 9."""
+    runs = np.split(np.array(numbers), np.flatnonzero(np.diff(numbers) > 1) + 1)
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

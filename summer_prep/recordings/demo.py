@@ -1,0 +1,436 @@
+"""SUMMER-shaped synthetic recordings: every layout, a known truth, and something for a decoder to find.
+
+The sizes, label shares and regions are facts of the data set (DANDI 001616); the film, its scenes and every spike
+are made up from the seed.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summer_prep.cache.layout import is_patient_id
+from summer_prep.errors import SettingsError
+from summer_prep.files import check_folder
+from summer_prep.film.facts import DATASET_BIN_LENGTHS_MS, FRAME_PERIOD_MS, FRAMES_PER_MINUTE, UNDEFINED, FileLayout
+from summer_prep.options import as_number, as_path, as_patient_ids
+from summer_prep.recordings.nwb import ANNOTATION_TABLE, BINNING_TABLE, WATCHLOG_TABLE
+from summer_prep.resources import available_bytes
+
+if TYPE_CHECKING:
+    from pynwb import NWBFile
+
+FILM_FRAMES = 125_743
+FILM_FIRST_ANALYSED = 918
+FILM_ANALYSED_FRAMES = 118_161
+LAG_MS = 320
+DRIFT_S = 15.0
+"""Time within which a drifting rate becomes another one."""
+MAX_DRIFT = 2.0
+TRUTH_FILE = "truth.json"
+
+LAYOUTS: dict[FileLayout, tuple[str, str, str]] = {
+    "dandi": ("sub-{0}/sub-{0}_ses-sub{0}_ecephys.nwb", "machine_learning", "machine_learning"),
+    "flat": ("sub-{0}_ses-sub{0}_ecephys.nwb", "machine_learning", "machine_learning"),
+    "misc": ("sub{0}.nwb", "misc", "misc"),
+    "separate": ("sub{0}.nwb", "movie_binning", ANNOTATION_TABLE),
+    "stimulus": ("sub{0}.nwb", "stimulus", ANNOTATION_TABLE),
+}
+"""Layout -> file name, and where the binning and the annotation table stand."""
+
+SHARES_PERCENT: dict[str, float] = {
+    "tom": 79.2, "summer": 52.7, "mckenzie": 9.0, "rachel": 4.2, "paul": 3.8, "vance": 0.9, "autumn": 1.6,
+    "alison": 1.9, "douche": 1.1, "millie": 1.2, "rhoda": 0.32, "secretary": 0.8,
+    "tom-faces": 44.8, "summer-faces": 29.8, "mckenzie-faces": 5.0, "rachel-faces": 2.1, "paul-faces": 1.7,
+    "vance-faces": 0.6, "millie-faces": 0.5, "tom-speaking": 18.8, "summer-speaking": 12.0,
+    "summer-presence": 64.3, "summer-body-sequence": 1.5, "persons": 94.6,
+    "camera-cuts": 0.81, "scenes": 0.11, "days-of-summer": 1.9, "indoor-setting": 67.2, "the-graduate": 0.9,
+    "beach": 0.7, "bus": 1.1, "cafe": 3.3, "car": 0.8, "elevator": 0.9, "family-home": 1.3, "gallery": 0.6,
+    "ikea": 4.6, "karaoke-bar": 6.5, "office": 13.7, "other-cafe": 1.4, "park": 11.3, "punch-bar": 1.2,
+    "record-store": 1.0, "restaurant": 2.4, "soccer-field": 1.3, "street": 9.1, "summer-apartment": 5.3,
+    "summer-child-bedroom": 0.4, "theater": 2.2, "tom-apartment": 11.3, "tom-child-bedroom": 0.2, "train": 3.8,
+    "wedding-venue": 3.3,
+}  # fmt: skip
+"""Label -> share of the analysed frames in which it is on; those the data set does not list lie between 0.3 and 3."""
+
+SINGLE_FRAME_LABELS = ("camera-cuts", "scenes")
+UNDEFINED_PERCENT = 6.0
+MIN_STRETCHES = 8
+
+TUNED_LABELS = ("summer", "tom-faces", "summer", "indoor-setting", "office", "summer-speaking", "summer", "park")
+"""What the tuned units of a patient respond to, in turn."""
+
+REGIONS = {"A": 0.27, "AH": 0.14, "MH": 0.12, "PH": 0.08, "EC": 0.17, "PHC": 0.14, "PIC": 0.05, "LG": 0.02, "FF": 0.01}
+PATIENTS_FIRST = ("14", "20", "29", "8")
+"""The patients that the published commands name come first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """What recordings to make."""
+
+    folder: Path
+    """Where the files go."""
+    n_patients: int = 2
+    """How many patients; ignored when patient_ids are given."""
+    patient_ids: tuple[str, ...] = ()
+    """Ids; 14, 20, 29, 8 and then the free numbers from 1 by default."""
+    minutes: float = 10.0
+    """Length of the film."""
+    film_length: bool = False
+    """Make the film as long as the real one (83.8 minutes), with its exact frame numbers."""
+    n_units: int = 40
+    """Units per patient."""
+    median_rate_hz: float = 0.9
+    """Median firing rate of untuned units; rates are log-normal."""
+    drift: float = 0.0
+    """How much firing rates wander over the film, as a standard deviation of their logarithm."""
+    layout: FileLayout = "dandi"
+    """One of LAYOUTS."""
+    seed: int = 0
+    """Equal seeds make equal recordings."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layout, str) or self.layout not in LAYOUTS:
+            raise SettingsError(f"no layout {self.layout!r}. Choose one of {', '.join(LAYOUTS)}")
+        if self.seed < 0:
+            raise SettingsError(f"--seed {self.seed}: must be 0 or more")
+        if self.n_units < 1 or self.n_patients < 1 or not 1 <= self.minutes < float("inf"):
+            raise SettingsError(
+                "a demo needs at least 1 patient (--patients), 1 unit (--units) and 1 minute (--minutes)"
+            )
+        if not 0 <= self.drift <= MAX_DRIFT:
+            raise SettingsError(f"--drift {self.drift}: must lie between 0 and {MAX_DRIFT:g}")
+        if self._n_bytes > available_bytes():
+            raise SettingsError(
+                f"--units {self.n_units} over {self.n_frames / FRAMES_PER_MINUTE:g} minutes take about "
+                f"{self._n_bytes / 1e9:.0f} GB, {available_bytes() / 1e9:.1f} GB are free. Choose fewer or less"
+            )
+        wrong = [patient_id for patient_id in self.patient_ids if not is_patient_id(patient_id)]
+        if wrong:
+            raise SettingsError(f"{wrong[0]!r} is no patient id; letters and digits are allowed")
+
+    @property
+    def n_frames(self) -> int:
+        """Length of the film."""
+        return FILM_FRAMES if self.film_length else round(self.minutes * FRAMES_PER_MINUTE)
+
+    @property
+    def _n_bytes(self) -> float:
+        """Memory that one patient takes: spike times and unit columns, frame names and annotations, copies included."""
+        n_spikes = self.n_units * self.n_frames * FRAME_PERIOD_MS / 1000 * 4 * self.median_rate_hz
+        return 32 * n_spikes + 4096 * self.n_units + 16 * len(SHARES_PERCENT) * self.n_frames
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The patients to make."""
+        others = (str(number) for number in range(1, self.n_patients + 5) if str(number) not in PATIENTS_FIRST)
+        return self.patient_ids or (*PATIENTS_FIRST, *others)[: self.n_patients]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """A film with its annotations: (n_labels, n_frames), values 0, 1, 99."""
+
+    first_analysed: int
+    n_analysed: int
+    indicators: NDArray[np.uint8]
+
+    @property
+    def n_frames(self) -> int:
+        """Length of the whole film."""
+        return int(self.indicators.shape[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """A unit fires `gain` times as fast from `lag_ms` after the label comes on until `lag_ms` after it goes off."""
+
+    unit: int
+    label_name: str
+    gain: float
+    lag_ms: int = LAG_MS
+
+
+def demo_data(
+    folder: str | Path,
+    *,
+    patients: int = 2,
+    patient_ids: object = None,
+    minutes: float = 10.0,
+    film_length: bool = False,
+    units: int = 40,
+    drift: float = 0.0,
+    layout: FileLayout = "dandi",
+    seed: int = 0,
+) -> list[Path]:
+    """Write SUMMER-shaped synthetic recordings and `truth.json`, as `summer-prep demo-data` does; return their paths.
+
+    Parameters
+    ----------
+    patients : how many, instead of `patient_ids`, like 14 or [14, "20"]
+    minutes, film_length : length of the film; as long as the real one, 83.8 minutes
+    units : per patient
+    drift : how much firing rates wander over the film, as those of real units do; 1 is a lot
+    layout : file names and places of the tables
+    seed : equal seeds make equal recordings
+
+    Raises
+    ------
+    SettingsError : a file is already there, or none can be written there
+    """
+    return write_demo_data(
+        DemoConfig(
+            folder=as_path(folder, "folder"),
+            n_patients=as_number(patients, int, "--patients"),
+            patient_ids=as_patient_ids(patient_ids),
+            minutes=as_number(minutes, float, "--minutes"),
+            film_length=as_number(film_length, bool, "--film-length"),
+            n_units=as_number(units, int, "--units"),
+            drift=as_number(drift, float, "--drift"),
+            layout=layout,
+            seed=as_number(seed, int, "--seed"),
+        )
+    )
+
+
+def write_demo_data(config: DemoConfig) -> list[Path]:
+    """Write the recordings and `truth.json`; return the recordings' paths.
+
+    Raises
+    ------
+    SettingsError : a file is already there, or none can be written there
+    """
+    check_folder(config.folder, "demo-data")
+    file_name, _, _ = LAYOUTS[config.layout]
+    paths = {patient_id: config.folder / file_name.format(patient_id) for patient_id in config.ids}
+    for path in paths.values():
+        if path.exists():
+            raise SettingsError(f"{path}: is already there. Remove it, or name another folder")
+    film = make_film(config, np.random.default_rng(config.seed))
+    truth = {}
+    for patient_id, path in paths.items():
+        generator = np.random.default_rng([config.seed, *patient_id.encode()])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        truth[patient_id] = _write_patient(path, patient_id, film, config, generator)
+    (config.folder / TRUTH_FILE).write_text(json.dumps(truth, indent=1) + "\n")
+    return list(paths.values())
+
+
+def make_film(config: DemoConfig, generator: np.random.Generator) -> Film:
+    """Return a film of scenes, each label on in some of them until its listed share is reached."""
+    n_frames = config.n_frames
+    first = FILM_FIRST_ANALYSED * n_frames // FILM_FRAMES
+    n_analysed = FILM_ANALYSED_FRAMES * n_frames // FILM_FRAMES
+    indicators = np.zeros((len(SHARES_PERCENT), n_frames), dtype=np.uint8)
+    for row, (label_name, percent) in enumerate(sorted(SHARES_PERCENT.items())):
+        n_on = max(1, round(percent / 100 * n_analysed))
+        if label_name in SINGLE_FRAME_LABELS:
+            on = generator.choice(n_analysed, n_on, replace=False)
+        else:
+            on = _scene_frames(n_analysed, n_on, generator)
+        indicators[row, first + on] = 1
+        if label_name == "indoor-setting":
+            off = np.flatnonzero(indicators[row, first : first + n_analysed] == 0)
+            n_undefined = round(UNDEFINED_PERCENT / 100 * n_analysed)
+            indicators[row, first + off[-n_undefined:]] = UNDEFINED
+    return Film(first_analysed=first, n_analysed=n_analysed, indicators=indicators)
+
+
+def _scene_frames(n_frames: int, n_on: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Choose scenes (about 12 s each) in random order until `n_on` frames are on; rare labels take parts of several.
+
+    Real labels often come in one or two stretches; here each has at least MIN_STRETCHES, so that every fold of a
+    short film has something to learn from.
+    """
+    median_frames = min(250, n_frames // 60)
+    cuts = np.cumsum(generator.lognormal(np.log(median_frames), 0.7, size=n_frames).astype(int) + 10)
+    bounds = np.concatenate([[0], cuts[cuts < n_frames], [n_frames]])
+    order = generator.permutation(len(bounds) - 1)
+    longest = max(1, n_on // MIN_STRETCHES) if n_on < n_frames // 5 else n_frames
+    return np.concatenate(
+        [np.arange(bounds[scene], min(bounds[scene + 1], bounds[scene] + longest)) for scene in order]
+    )[:n_on]
+
+
+def _write_patient(
+    path: Path, patient_id: str, film: Film, config: DemoConfig, generator: np.random.Generator
+) -> dict[str, Any]:
+    frame_index, recording_time_ms = _make_watchlog(film, generator)
+    tunings = _make_tunings(config.n_units, generator)
+    rates_hz = np.clip(generator.lognormal(np.log(config.median_rate_hz), 1.1, config.n_units), 0.02, 40)
+    spikes = _make_spikes(film, (frame_index, recording_time_ms), rates_hz, tunings, generator, config.drift)
+    _write_nwb(path, patient_id, config.layout, film, (frame_index, recording_time_ms), spikes, generator)
+    return {"lag_ms": LAG_MS, "n_units": config.n_units, "tuned_units": [asdict(tuning) for tuning in tunings]}
+
+
+def _make_watchlog(film: Film, generator: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return frame and recording time of each row: about 41 ms a frame, pauses on bin edges and inside bins."""
+    step_ms = np.clip(generator.normal(41.0, 0.5, film.n_frames), 39.0, 43.0)
+    in_film = film.first_analysed + generator.integers(0, film.n_analysed, size=generator.integers(3, 8))
+    # Every second pause starts a 1 s bin, and so a bin of most lengths; the others fall where they fall.
+    in_film[::2] -= (in_film[::2] - film.first_analysed) % 25
+    n_rows = np.ones(film.n_frames, dtype=int)
+    n_rows[in_film] += 1
+    frame_index = np.repeat(np.arange(film.n_frames), n_rows)
+    row_step_ms = step_ms[frame_index]
+    is_pause = np.append(np.diff(frame_index) == 0, False)
+    row_step_ms[is_pause] = generator.lognormal(np.log(15_000), 0.9, is_pause.sum())
+    before_film_ms = generator.uniform(2_000, 90_000)
+    return frame_index, before_film_ms + np.concatenate([[0.0], np.cumsum(row_step_ms[:-1])])
+
+
+def _make_tunings(n_units: int, generator: np.random.Generator) -> list[Tuning]:
+    """Tune a third of the units, at random places in the table."""
+    tuned = np.sort(generator.permutation(n_units)[: max(1, n_units // 3)])
+    gains = generator.uniform(3.0, 6.0, len(tuned))
+    return [
+        Tuning(unit=int(unit), label_name=TUNED_LABELS[turn % len(TUNED_LABELS)], gain=round(float(gain), 3))
+        for turn, (unit, gain) in enumerate(zip(tuned, gains, strict=True))
+    ]
+
+
+def _make_spikes(
+    film: Film,
+    watchlog: tuple[NDArray[np.int64], NDArray[np.float64]],
+    rates_hz: NDArray[np.float64],
+    tunings: list[Tuning],
+    generator: np.random.Generator,
+    drift: float = 0.0,
+) -> list[NDArray[np.float64]]:
+    """Return each unit's sorted Poisson spike times, from 0 ms to a while after the film."""
+    frame_index, recording_time_ms = watchlog
+    edges_ms = np.concatenate([[0.0], recording_time_ms, [recording_time_ms[-1] + 20_000]])
+    durations_s = np.diff(edges_ms) / 1000
+    # The interval after a row shows that row's frame; before the film and after its last row nothing is shown.
+    lag_frames = LAG_MS // FRAME_PERIOD_MS
+    seen = np.clip(frame_index - lag_frames, 0, None)
+    names = sorted(SHARES_PERCENT)
+    gain_of = {tuning.unit: tuning for tuning in tunings}
+    spikes = []
+    for unit, own_rate_hz in enumerate(rates_hz):
+        rate_hz = np.full(len(durations_s), own_rate_hz)
+        if unit in gain_of:
+            tuning = gain_of[unit]
+            on = film.indicators[names.index(tuning.label_name), seen] == 1
+            rate_hz[1:] *= np.where(on, tuning.gain, 1.0)
+        if drift:
+            knots_s = np.arange(0, edges_ms[-1] / 1000 + DRIFT_S, DRIFT_S)
+            wander = np.interp(edges_ms[:-1] / 1000, knots_s, generator.normal(0, drift, len(knots_s)))
+            rate_hz *= np.exp(wander - drift**2 / 2)
+        n_spikes = generator.poisson(rate_hz * durations_s)
+        interval = np.repeat(np.arange(len(n_spikes)), n_spikes)
+        times_ms = edges_ms[interval] + generator.random(len(interval)) * durations_s[interval] * 1000
+        spikes.append(np.sort(times_ms))
+    return spikes
+
+
+def _write_nwb(
+    path: Path,
+    patient_id: str,
+    layout: FileLayout,
+    film: Film,
+    watchlog: tuple[NDArray[np.int64], NDArray[np.float64]],
+    spikes: list[NDArray[np.float64]],
+    generator: np.random.Generator,
+) -> None:
+    from pynwb import NWBHDF5IO, NWBFile
+    from pynwb.file import Subject
+
+    started = datetime(2015, 1, 1, 12, tzinfo=UTC)
+    nwb_file = NWBFile(
+        session_description=f"SUMMER-shaped synthetic session of patient {patient_id}",
+        identifier=f"summer-demo-{patient_id}",
+        session_start_time=started,
+        file_create_date=started,
+        session_id=f"sub{patient_id}",
+        subject=Subject(subject_id=patient_id, species="Homo sapiens", sex="U", age="P35Y", description="synthetic"),
+    )
+    frame_index, recording_time_ms = watchlog
+    for name in (WATCHLOG_TABLE, "raw_watchlogs"):
+        columns = {"pts": frame_index * (FRAME_PERIOD_MS / 1000), "neural_recording_time": recording_time_ms}
+        nwb_file.add_stimulus(_table(name, "film frame and recording clock of each row", columns))
+    _, binning_module, annotation_module = LAYOUTS[layout]
+    _place(nwb_file, binning_module, _binning_table(film))
+    _place(nwb_file, annotation_module, _annotation_table(film))
+    nwb_file.units = _units_table(spikes, generator)
+    with NWBHDF5IO(path, "w") as io:
+        io.write(nwb_file)
+
+
+def _place(nwb_file: "NWBFile", module: str, table: Any) -> None:
+    if module == "stimulus":
+        nwb_file.add_stimulus(table)
+        return
+    if module not in nwb_file.processing:
+        nwb_file.create_processing_module(name=module, description="film tables")
+    nwb_file.processing[module].add(table)
+
+
+def _table(name: str, description: str, columns: dict[str, Any]) -> Any:
+    """Make a table; a list of arrays is a ragged column."""
+    from pynwb.core import DynamicTable
+
+    return DynamicTable(name=name, description=description, columns=_columns(columns))
+
+
+def _columns(columns: dict[str, Any]) -> list[Any]:
+    from pynwb.core import VectorData, VectorIndex
+
+    made: list[Any] = []
+    for name, values in columns.items():
+        ragged = isinstance(values, list) and isinstance(values[0], list | np.ndarray)
+        data = np.concatenate(values) if ragged else values
+        column = VectorData(name=name, description=name.replace("_", " "), data=data)
+        made.append(column)
+        if ragged:
+            stops = np.cumsum([len(value) for value in values])
+            made.append(VectorIndex(name=f"{name}_index", data=stops, target=column))
+    return made
+
+
+def _binning_table(film: Film) -> Any:
+    edges, names = [], []
+    for length in DATASET_BIN_LENGTHS_MS:
+        frames_per_bin = length // FRAME_PERIOD_MS
+        n_bins = film.n_analysed // frames_per_bin
+        frames = film.first_analysed + np.arange(n_bins + 1) * frames_per_bin
+        edges.append(frames * (FRAME_PERIOD_MS / 1000))
+        names.append(np.array([f"frame_{frame + 1:06d}.jpg" for frame in frames[:-1]], dtype=object))
+    columns = {"bin_length": np.array(DATASET_BIN_LENGTHS_MS), "edges": edges, "frames": names}
+    return _table(BINNING_TABLE, "edges (s, film clock) and first frames of the bins of each length (ms)", columns)
+
+
+def _annotation_table(film: Film) -> Any:
+    columns = {"label_name": sorted(SHARES_PERCENT), "indicator_function": list(film.indicators.astype(np.int64))}
+    return _table(ANNOTATION_TABLE, "one value per film frame and label", columns)
+
+
+def _units_table(spikes: list[NDArray[np.float64]], generator: np.random.Generator) -> Any:
+    from pynwb.misc import Units
+
+    n_units = len(spikes)
+    is_single = generator.random(n_units) < 0.52
+    shares = np.array(list(REGIONS.values()))
+    columns = {
+        "spike_times": spikes,
+        "unit_id": np.arange(n_units),
+        "csc_nr": generator.integers(1, 97, n_units),
+        "brain_region": list(generator.choice(list(REGIONS), n_units, p=shares / shares.sum())),
+        "hemisphere": list(generator.choice(["L", "R"], n_units)),
+        "is_single_unit": is_single,
+        "cell_type": list(np.where(is_single, generator.choice(["pyramidal", "interneuron"], n_units), "multi-unit")),
+        "peak_SNR": generator.uniform(3, 12, n_units),
+        "isi_violations": generator.uniform(0, 3, n_units),
+        "cv2": generator.normal(1, 0.15, n_units),
+        "iso_dist": generator.uniform(10, 60, n_units),
+        "waveform_mean": generator.normal(0, 20, (n_units, 64)),
+        "waveform_sem": generator.uniform(0.1, 2, (n_units, 64)),
+    }
+    return Units(
+        name="units", description="sorted units; spike_times in ms, recording clock", columns=_columns(columns)
+    )

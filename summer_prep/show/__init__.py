@@ -1,0 +1,1 @@
+"""What people look at: facts of a key, pictures, pages, tables, differences, exports."""

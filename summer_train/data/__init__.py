@@ -1,0 +1,1 @@
+"""From keys to batches: selected units, samples, targets, the Lightning data module."""

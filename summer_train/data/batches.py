@@ -1,0 +1,377 @@
+"""Epochs on the device: one permutation an epoch, one gather per block of mini-batches.
+
+A block is many mini-batches in one piece, so that Python, Lightning and the gather are paid for once per block.
+Block after block and batch after batch, the samples come in the order of the permutation, which is a function of seed
+and epoch alone: the same for samples on the device and for samples that stream from the mapped file, for one process
+and for several, each of which takes its share of every batch, and for the plain batches of other people's trainers.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from summer_prep.film.splits import OWN_BIN, Indices, Window
+
+BLOCK_SAMPLES = 8192
+"""At most about this many samples in a block; more would not be faster, and floats of them cost memory."""
+
+MAX_BLOCK_VALUES = 2**21
+"""At most this many counts in a block of training samples (8 MB as float32)."""
+
+MAX_EVALUATION_VALUES = 2**20
+"""The same for evaluation: larger blocks leave the processor's cache and are slower (docs/performance.md)."""
+
+
+class Block(NamedTuple):
+    """Samples in order, as stored: counts (n_samples, n_units), and what is to be predicted from them.
+
+    Where a sample is a window of several bins, counts are (n_samples, n_bins, n_units), time first.
+
+    local_sizes, batch_sizes : for training, how many samples of each mini-batch are here, and in all processes
+    """
+
+    counts: Tensor
+    targets: Tensor
+    local_sizes: tuple[int, ...] = ()
+    batch_sizes: tuple[int, ...] = ()
+
+
+Outputs = Callable[[Block], Tensor]
+"""Block -> outputs of several networks, (n_networks, n_samples, n_outputs)."""
+
+
+class Rows(Protocol):
+    """One row per bin, in files or in memory."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a value."""
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of a row."""
+
+    def all_rows(self) -> NDArray[Any]:
+        """Return the rows of all bins, (n_bins, *row_shape)."""
+
+    def take_rows(self, indices: Indices, out: NDArray[Any]) -> None:
+        """Fill `out`, (n_rows, *row_shape), with the rows of the bins named, in that order."""
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """Rows in memory: values of each bin, (n_bins, ...)."""
+
+    values: NDArray[Any]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a value."""
+        return self.values.dtype
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of a row."""
+        return self.values.shape[1:]
+
+    def all_rows(self) -> NDArray[Any]:
+        """Return the values of all bins, (n_bins, ...)."""
+        return self.values
+
+    def take_rows(self, indices: Indices, out: NDArray[Any]) -> None:
+        """Fill `out`, (n_rows, ...), with the values of the bins named."""
+        np.take(self.values, indices, axis=0, out=out)
+
+
+class Samples(Protocol):
+    """Where samples come from: `ResidentSamples` or `StreamedSamples`."""
+
+    @property
+    def n_values(self) -> int:
+        """Number of counts of a sample."""
+
+    def gather(self, index_blocks: Iterable[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield counts and targets of each block of sample indices, on the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidentSamples:
+    """All samples on the device.
+
+    counts : (n_bins, n_units), uint8 (int32 where a count needs more)
+    targets : (n_bins, ...) on the same bins; for the next bin's counts, the counts themselves
+    reach : how many bins after a sample's own its target lies
+    window : the bins that a sample is predicted from
+    """
+
+    counts: Tensor
+    targets: Tensor
+    reach: int
+    window: Window = OWN_BIN
+
+    @property
+    def n_values(self) -> int:
+        """Number of counts of a sample."""
+        return self.window.n_bins * self.counts.shape[1]
+
+    def gather(self, index_blocks: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield counts and targets of each block of sample indices."""
+        for block in index_blocks:
+            indices = torch.from_numpy(block).to(self.counts.device)
+            # index_select copies whole rows; indexing with brackets goes element by element, 15 times slower.
+            counts = self.counts.index_select(0, bins_of_windows(indices, self.window))
+            yield by_sample(counts, self.window), self.targets.index_select(0, indices + self.reach)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamedSamples:
+    """Samples that stay in the mapped files: two staging buffers fill in turn while the device computes.
+
+    On a GPU the buffers of single blocks are pinned, so that copies overlap with computing too.
+
+    read_ahead_bytes : of the rows that a buffer takes; 0 for those of one block. From a disk, shuffled rows come as
+        fast as the disk can only if many are read at a time, in its order.
+    """
+
+    counts: Rows
+    targets: Rows
+    reach: int
+    device: torch.device
+    window: Window = OWN_BIN
+    read_ahead_bytes: int = 0
+
+    @property
+    def n_values(self) -> int:
+        """Number of counts of a sample."""
+        return self.window.n_bins * self.counts.row_shape[0]
+
+    def gather(self, index_blocks: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield counts and targets of each block of sample indices."""
+        staging: tuple[list[Tensor], list[Tensor]] = ([], [])
+        with ThreadPoolExecutor(1) as reader:
+            pending = None
+            for turn, blocks in enumerate(self._read_at_once(index_blocks)):
+                # The buffer of this turn was last handed out two turns ago.
+                following = reader.submit(self._stage, np.concatenate(blocks), staging[turn % 2]), blocks
+                if pending is not None:
+                    yield from self._in_blocks(*pending)
+                pending = following
+            if pending is not None:
+                yield from self._in_blocks(*pending)
+
+    def _read_at_once(self, index_blocks: Iterable[Indices]) -> Iterator[list[Indices]]:
+        """Yield blocks together as far as a buffer takes them, each with one at least."""
+        sample_bytes = sum(
+            n_rows * int(np.prod(rows.row_shape, initial=1)) * torch_dtype(rows.dtype).itemsize
+            for n_rows, rows in ((self.window.n_bins, self.counts), (1, self.targets))
+        )
+        blocks: list[Indices] = []
+        n_samples = 0
+        for block in index_blocks:
+            if blocks and (n_samples + len(block)) * sample_bytes > self.read_ahead_bytes:
+                yield blocks
+                blocks, n_samples = [], 0
+            blocks.append(block)
+            n_samples += len(block)
+        if blocks:
+            yield blocks
+
+    def _stage(self, indices: Indices, buffers: list[Tensor]) -> list[Tensor]:
+        bins = (bins_of_windows(torch.from_numpy(indices), self.window).numpy(), indices + self.reach)
+        if not buffers or len(buffers[1]) < len(indices):
+            pin = self.device.type == "cuda" and not self.read_ahead_bytes
+            buffers[:] = [
+                torch.empty((len(wanted), *rows.row_shape), dtype=torch_dtype(rows.dtype), pin_memory=pin)
+                for rows, wanted in zip((self.counts, self.targets), bins, strict=True)
+            ]
+        staged = [buffer[: len(wanted)] for buffer, wanted in zip(buffers, bins, strict=True)]
+        self.counts.take_rows(bins[0], staged[0].numpy())
+        self.targets.take_rows(bins[1], staged[1].numpy())
+        return [by_sample(staged[0], self.window), staged[1]]
+
+    def _in_blocks(self, staged: Future[list[Tensor]], blocks: list[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
+        sizes = [len(block) for block in blocks]
+        for parts in zip(*(tensor.split(sizes) for tensor in staged.result()), strict=True):
+            yield self._on_device(list(parts))
+
+    def _on_device(self, staged: list[Tensor]) -> tuple[Tensor, Tensor]:
+        counts, targets = (tensor.to(self.device, non_blocking=True) for tensor in staged)
+        if self.device.type == "cuda":
+            # The buffers are filled again by a thread that knows nothing of streams.
+            torch.cuda.current_stream(self.device).synchronize()
+        return counts, targets
+
+
+def bins_of_windows(samples: Tensor, window: Window) -> Tensor:
+    """Return the bins that samples are predicted from, one sample after the other, (n_samples * window.n_bins,)."""
+    if window.n_bins == 1:
+        return samples + window.first
+    offsets = torch.arange(window.first, window.last + 1, device=samples.device)
+    return (samples[:, None] + offsets).flatten()
+
+
+def by_sample(rows: Tensor, window: Window) -> Tensor:
+    """Return rows of `bins_of_windows` by sample: (n_samples, n_units), or (n_samples, n_bins, n_units) of several."""
+    return rows if window.n_bins == 1 else rows.view(-1, window.n_bins, rows.shape[-1])
+
+
+def shuffled(indices: Indices, seed: int, epoch: int) -> Indices:
+    """Return samples in the order of one epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(indices)
+
+
+def samples_per_block(n_values: int, batch_size: int) -> int:
+    """Return how many samples, of so many counts each, a block of training samples has: whole mini-batches."""
+    n_samples = min(BLOCK_SAMPLES, MAX_BLOCK_VALUES // n_values)
+    return max(1, n_samples // batch_size) * batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShuffledBlocks:
+    """The training samples, each exactly once per epoch over all processes.
+
+    rank, n_processes : this process takes every n_processes-th sample of each mini-batch, from `rank` on
+    current_epoch : asked at the start of each pass
+    provenance : what the samples are, for checkpoints
+    """
+
+    samples: Samples
+    indices: Indices
+    batch_size: int
+    seed: int
+    rank: int = 0
+    n_processes: int = 1
+    current_epoch: Callable[[], int] = lambda: 0
+    provenance: Mapping[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.indices) / samples_per_block(self.samples.n_values, self.batch_size))
+
+    def __iter__(self) -> Iterator[Block]:
+        order = shuffled(self.indices, self.seed, self.current_epoch())
+        n_samples = samples_per_block(self.samples.n_values, self.batch_size)
+        blocks = [order[start : start + n_samples] for start in range(0, len(order), n_samples)]
+        gathered = self.samples.gather(self._share(block) for block in blocks)
+        for block, (counts, targets) in zip(blocks, gathered, strict=True):
+            yield Block(counts, targets, *self._sizes(len(block)))
+
+    def _share(self, block: Indices) -> Indices:
+        if self.n_processes == 1:
+            return block
+        place_in_batch = np.arange(len(block)) % self.batch_size
+        share: Indices = block[place_in_batch % self.n_processes == self.rank]
+        return share
+
+    def _sizes(self, n_samples: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        batch_sizes = batch_sizes_of(n_samples, self.batch_size)
+        return tuple(math.ceil((size - self.rank) / self.n_processes) for size in batch_sizes), batch_sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderedBlocks:
+    """Samples in ascending order, for evaluation, in as few blocks as memory allows; each process takes its share.
+
+    Every process has as many blocks, some of them perhaps empty: what follows a block may wait for all processes.
+    """
+
+    samples: Samples
+    indices: Indices
+    rank: int = 0
+    n_processes: int = 1
+
+    def __len__(self) -> int:
+        return len(self._blocks())
+
+    def __iter__(self) -> Iterator[Block]:
+        for counts, targets in self.samples.gather(self._blocks()):
+            yield Block(counts, targets)
+
+    def _blocks(self) -> list[Indices]:
+        n_samples = max(1, MAX_EVALUATION_VALUES // self.samples.n_values) * self.n_processes
+        starts = range(0, len(self.indices), n_samples)
+        return [self.indices[start : start + n_samples][self.rank :: self.n_processes] for start in starts]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeEpochs:
+    """All training samples as the only item of an epoch, to be passed over as often as it takes.
+
+    provenance : what the samples are, for checkpoints
+    """
+
+    blocks: OrderedBlocks
+    provenance: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[OrderedBlocks]:
+        yield self.blocks
+
+
+def this_process() -> tuple[int, int]:
+    """Return the number of this process, from 0, and the number of all that train together."""
+    if is_distributed():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def is_distributed() -> bool:
+    """Return whether other processes train the same network."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """Plain batches (x, y) of `batch_size` for any trainer: float32 counts, and targets as torch's losses take them.
+
+    Of several processes each gets as many batches; where samples do not divide by processes, the first few come
+    twice, as with torch's DistributedSampler.
+
+    as_target : stored targets -> y
+    epoch_of_pass : asked at the start of each pass for the epoch whose order it has; None = in ascending order
+    process : asked at the start of each pass for this process's number and that of all
+    provenance : what the samples are, for checkpoints
+    """
+
+    samples: Samples
+    indices: Indices
+    batch_size: int
+    as_target: Callable[[Tensor], Tensor]
+    seed: int = 0
+    epoch_of_pass: Callable[[], int] | None = None
+    process: Callable[[], tuple[int, int]] = this_process
+    provenance: Mapping[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return math.ceil(math.ceil(len(self.indices) / self.process()[1]) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = self.indices
+        if self.epoch_of_pass is not None:
+            order = shuffled(order, self.seed, self.epoch_of_pass())
+        rank, n_processes = self.process()
+        share = np.resize(order, math.ceil(len(order) / n_processes) * n_processes)[rank::n_processes]
+        n_samples = samples_per_block(self.samples.n_values, self.batch_size)
+        blocks = (share[start : start + n_samples] for start in range(0, len(share), n_samples))
+        for counts, targets in self.samples.gather(blocks):
+            sizes = batch_sizes_of(len(counts), self.batch_size)
+            yield from zip(counts.float().split(sizes), self.as_target(targets).split(sizes), strict=True)
+
+
+def batch_sizes_of(n_samples: int, batch_size: int) -> tuple[int, ...]:
+    """Return the sizes of the batches that some samples make, the last perhaps smaller."""
+    n_whole, rest = divmod(n_samples, batch_size)
+    return (batch_size,) * n_whole + ((rest,) if rest else ())
+
+
+def torch_dtype(counts_dtype: np.dtype[np.generic]) -> torch.dtype:
+    """Return the dtype that holds counts in torch, which indexes no uint16."""
+    return torch.uint8 if counts_dtype == np.uint8 else torch.int32

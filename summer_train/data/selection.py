@@ -1,0 +1,359 @@
+"""Chosen units of several patients side by side: counts, labels, units and film seconds of one bin grid."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summer_prep.cache.keys import open_cache
+from summer_prep.cache.layout import DIMENSIONS, Description, check_files, key_path
+from summer_prep.errors import CacheError, SettingsError
+from summer_prep.film.facts import BRAIN_REGION_GROUPS, LABEL_RULES, LabelRule, check_bin_length
+from summer_prep.options import as_bin_lengths, as_names, as_number, as_path, as_patient_ids, as_place, as_text
+from summer_train.data.mapped import CachedPatient, open_patient
+
+
+class NoUnitsError(SettingsError):
+    """No unit of these patients is of the kind that was asked for."""
+
+
+_ROWS_AT_ONCE = 4096
+
+_CHOOSING_COLUMNS = ("brain_region", "is_single_unit")
+"""Of the unit table."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Selection:
+    """Chosen units of several patients on one bin grid, side by side in the order of the patients.
+
+    columns : for each patient the columns of its counts that are used
+    """
+
+    patients: list[CachedPatient]
+    columns: list[NDArray[np.int64]]
+
+    def __repr__(self) -> str:
+        ids = ", ".join(patient.patient_id for patient in self.patients)
+        return f"<Selection: patient {ids}, {self.n_units} units, {self.n_bins} bins of {self.bin_length_ms} ms>"
+
+    @property
+    def n_bins(self) -> int:
+        """Number of bins, the same for every patient."""
+        return self.patients[0].n_bins
+
+    @property
+    def n_units(self) -> int:
+        """Number of units of all patients."""
+        return sum(len(columns) for columns in self.columns)
+
+    @property
+    def bin_length_ms(self) -> int:
+        """Nominal length of a bin on the film clock."""
+        return int(self.patients[0].attributes["bin_length_ms"])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest dtype that holds every patient's counts."""
+        return np.result_type(*(patient.chunks[0].dtype for patient in self.patients))
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of a row of counts."""
+        return (self.n_units,)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the chosen counts."""
+        return self.n_bins * self.n_units * self.dtype.itemsize
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the labels, the same for every patient."""
+        return self.patients[0].label_names
+
+    def counts(self) -> NDArray[Any]:
+        """Return the chosen counts, (n_bins, n_units): the mapped file itself where it is exactly that."""
+        mapped = self.counts_if_mapped()
+        if mapped is not None:
+            return mapped
+        counts = np.empty((self.n_bins, self.n_units), dtype=self.dtype)
+        self.copy_rows(0, counts)
+        return counts
+
+    def all_rows(self) -> NDArray[Any]:
+        """Return the counts, as what reads rows asks for them."""
+        return self.counts()
+
+    def counts_if_mapped(self) -> NDArray[Any] | None:
+        """Return the chosen counts without a copy, if they are one patient's only chunk; else None."""
+        patient, columns = self.patients[0], self.columns[0]
+        if len(self.patients) == 1 and len(patient.chunks) == 1 and len(columns) == patient.chunks[0].shape[1]:
+            return patient.chunks[0][: self.n_bins]
+        return None
+
+    def copy_rows(self, start: int, out: NDArray[Any]) -> None:
+        """Fill `out`, (n_rows, n_units), with the counts of the bins from `start` on."""
+        to = 0
+        for patient, columns in zip(self.patients, self.columns, strict=True):
+            all_units = len(columns) == patient.chunks[0].shape[1]
+            chunk_rows = len(patient.chunks[0])
+            row = 0
+            while row < len(out):
+                number, within = divmod(start + row, chunk_rows)
+                n_rows = min(chunk_rows - within, len(out) - row)
+                rows = patient.chunks[number][within : within + n_rows]
+                out[row : row + n_rows, to : to + len(columns)] = rows if all_units else rows[:, columns]
+                row += n_rows
+            to += len(columns)
+
+    def take_rows(self, indices: NDArray[np.int64], out: NDArray[Any]) -> None:
+        """Fill `out`, (n_rows, n_units), with the counts of the bins named, in that order.
+
+        They are read in the order of the files: a disk is as slow with shuffled rows as it is fast with rows in turn.
+        """
+        order = np.argsort(indices, kind="stable")
+        to = 0
+        for patient, columns in zip(self.patients, self.columns, strict=True):
+            all_units = len(columns) == patient.chunks[0].shape[1]
+            for start in range(0, len(order), _ROWS_AT_ONCE):
+                places = order[start : start + _ROWS_AT_ONCE]
+                number, within = np.divmod(indices[places], len(patient.chunks[0]))
+                for chunk in np.unique(number):
+                    here = number == chunk
+                    rows = patient.chunks[chunk][within[here]]
+                    out[places[here], to : to + len(columns)] = rows if all_units else rows[:, columns]
+            to += len(columns)
+
+    def labels(self, label_name: str, rule: LabelRule = "first") -> NDArray[np.uint8]:
+        """Return one label's raw value in each bin, (n_bins,), 0, 1 or 99 (undefined).
+
+        Raises
+        ------
+        SettingsError : no such label
+        CacheError : the file cannot be read, or is not what was there when the key was opened
+        """
+        patient, label_name = self.patients[0], as_text(label_name, "label_name")
+        if rule not in LABEL_RULES:
+            raise SettingsError(f"rule {rule!r}: choose one of {', '.join(LABEL_RULES)}")
+        self.check_label(label_name)
+        return patient.label(label_name, rule)
+
+    def check_label(self, label_name: str) -> None:
+        """Refuse a label that is not there.
+
+        Raises
+        ------
+        SettingsError : no such label
+        """
+        patient = self.patients[0]
+        if label_name not in self.label_names:
+            nearest = difflib.get_close_matches(label_name, self.label_names, n=3, cutoff=0.4) or self.label_names
+            raise SettingsError(
+                f"no label {label_name!r} in {patient.key}; nearest are {', '.join(nearest)}. "
+                f"All {len(self.label_names)}: summer-prep inspect {patient.patient_id}"
+            )
+
+    def units(self) -> dict[str, NDArray[Any]]:
+        """Return the chosen units, (n_units,) each: patient_id, column in the patient's key, and what all files tell.
+
+        Raises
+        ------
+        CacheError : as `labels`
+        """
+        names = set.intersection(*(set(patient.unit_columns) for patient in self.patients))
+        chosen = list(zip(self.patients, self.columns, strict=True))
+        told = {
+            name: np.concatenate([patient.unit_column(name)[columns] for patient, columns in chosen])
+            for name in sorted(names)
+        }
+        ids = np.repeat([patient.patient_id for patient in self.patients], [len(columns) for columns in self.columns])
+        return {**told, "patient_id": ids, "column": np.concatenate(self.columns)}
+
+    def film_s(self) -> NDArray[np.float64]:
+        """Return the start of each bin on the film clock, (n_bins,) seconds."""
+        return self.patients[0].bin_times("bin_start_s")
+
+    def recorded_share(self, long_frames: bool = True) -> NDArray[np.float64]:
+        """Return the recorded share of each bin's nominal length, (n_bins,), of the patient who has least of it.
+
+        Parameters
+        ----------
+        long_frames : whether frames that took longer than 200 ms count
+        """
+        recorded_s = [patient.bin_times("recorded_s") for patient in self.patients]
+        if not long_frames:
+            long_s = [patient.bin_times("long_frame_s") for patient in self.patients]
+            recorded_s = [all_s - of_long_s for all_s, of_long_s in zip(recorded_s, long_s, strict=True)]
+        share: NDArray[np.float64] = np.min(recorded_s, axis=0) * 1000 / self.bin_length_ms
+        return share
+
+    def breaks(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return where recording time does not run on, for any patient.
+
+        Returns
+        -------
+        inside : (n_bins,) whether a pause, a skip or a frame that took longer than 200 ms lies within the bin
+        after : (n_bins,) whether the next bin is no neighbour in recording time
+        """
+        inside, after = np.zeros(self.n_bins, dtype=bool), np.zeros(self.n_bins, dtype=bool)
+        for patient in self.patients:
+            start_ms, stop_ms = patient.bin_times("recording_start_ms"), patient.bin_times("recording_stop_ms")
+            # recorded_s is a float32 of seconds: a frame is 40 ms, so half a millisecond tells noise from a pause.
+            inside |= stop_ms - start_ms - patient.bin_times("recorded_s") * 1000 > 0.5
+            inside |= patient.bin_times("long_frame_s") > 0
+            after[:-1] |= np.abs(start_ms[1:] - stop_ms[:-1]) > 0
+        return inside, after
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what these counts are, as plain values: patients, their units, bins, and the digests of the data.
+
+        The digests are those of every array that a setting may use, so that no change of one goes unseen.
+        """
+        return {
+            "bin_length_ms": self.bin_length_ms,
+            "n_bins": self.n_bins,
+            "patients": [
+                {
+                    "patient_id": patient.patient_id,
+                    "units": columns.tolist(),
+                    "digests": {
+                        name: digest
+                        for name, digest in patient.attributes["digests"].items()
+                        if name in (*DIMENSIONS, *_CHOOSING_COLUMNS)
+                    },
+                }
+                for patient, columns in zip(self.patients, self.columns, strict=True)
+            ],
+        }
+
+    def verify(self) -> None:
+        """Read every byte of the keys against their digests.
+
+        Raises
+        ------
+        CacheError : a byte is wrong
+        """
+        for patient in self.patients:
+            check_files(patient.description, every_byte=True)
+
+
+def open_selection(
+    cache_dir: str | Path,
+    patient_ids: object,
+    bin_length: int = 80,
+    brain_regions: object = None,
+    single_units: bool = False,
+    local_cache: str | Path | None = None,
+) -> Selection:
+    """Open the keys of several patients and choose their units.
+
+    Parameters
+    ----------
+    patient_ids : like 14, "14 20" or [14, "20"]
+    bin_length : ms
+    brain_regions : like "A EC" or ["H"]; all by default
+    local_cache : folder into which keys in a bucket are fetched
+
+    Raises
+    ------
+    CacheError : a key is missing, damaged or of another schema; bin grids or annotations differ
+    SettingsError : an unknown region, or no unit left
+    """
+    ids = as_patient_ids(patient_ids, "patient_ids")
+    if not ids:
+        raise SettingsError("patient_ids: name at least one patient, like 14 or [14, 20]")
+    (length,) = as_bin_lengths([bin_length], "bin_length")
+    check_bin_length(length)
+    place = as_place(cache_dir, "cache_dir")
+    if isinstance(place, Path):
+        patients = [open_patient(key_path(place, patient_id, length)) for patient_id in ids]
+    else:
+        cache = open_cache(place, None if local_cache is None else as_path(local_cache, "local_cache"))
+        patients = [open_patient(cache.fetch(patient_id, length).folder) for patient_id in ids]
+    regions = as_names(brain_regions, "brain_regions", "regions, like A EC")
+    return select(patients, regions, as_number(single_units, bool, "single_units"))
+
+
+def open_described(
+    descriptions: Sequence[Description], brain_regions: Sequence[str] = (), single_units: bool = False
+) -> Selection:
+    """Open keys that have just been described and checked, and choose their units; errors as `open_selection`."""
+    patients = [open_patient(description.folder, description) for description in descriptions]
+    return select(patients, brain_regions, single_units)
+
+
+def select(patients: list[CachedPatient], brain_regions: Sequence[str], single_units: bool) -> Selection:
+    """Choose units of open patients; errors as `open_selection`."""
+    for patient in patients[1:]:
+        _check_same_film(patients[0], patient)
+    _check_no_twins(patients)
+    wanted = _members(brain_regions, patients)
+    columns = [_choose_columns(patient, wanted, single_units) for patient in patients]
+    if not any(len(chosen) for chosen in columns):
+        filters = [*brain_regions, *(["single units"] if single_units else [])]
+        raise NoUnitsError(
+            f"no unit left after selecting {', '.join(filters)} of patient "
+            f"{', '.join(patient.patient_id for patient in patients)}. Loosen --brain-regions or --single-units"
+        )
+    return Selection(patients=patients, columns=columns)
+
+
+def _check_same_film(first: CachedPatient, other: CachedPatient) -> None:
+    digests, other_digests = first.attributes["digests"], other.attributes["digests"]
+    where = f"patients {first.patient_id} and {other.patient_id} ({first.key} and {other.key})"
+    advice = "Train them apart, or rebuild both from recordings of one film"
+    if digests["first_frame"] != other_digests["first_frame"]:
+        raise CacheError(f"the bin grids of {where} differ: {first.n_bins} and {other.n_bins} bins. {advice}")
+    same_names = first.label_names == other.label_names
+    if not same_names or any(digests[name] != other_digests[name] for name in digests if name.startswith("labels_")):
+        raise CacheError(f"the annotations of {where} differ. {advice}")
+
+
+def _check_no_twins(patients: Sequence[CachedPatient]) -> None:
+    of_recording: dict[str, CachedPatient] = {}
+    for patient in patients:
+        other = of_recording.setdefault(patient.attributes["source"]["sha256"], patient)
+        if other is not patient:
+            raise SettingsError(
+                f"patients {other.patient_id} and {patient.patient_id} are one recording under two names, "
+                f"{other.attributes['source']['file_name']} and {patient.attributes['source']['file_name']}. "
+                "Leave one of them out"
+            )
+
+
+def _members(brain_regions: Sequence[str], patients: Sequence[CachedPatient]) -> set[str]:
+    """Return the regions asked for, groups replaced by their members; empty for no choice."""
+    if not brain_regions:
+        return set()
+    for patient in patients:
+        if "brain_region" not in patient.attributes["units"]:
+            raise SettingsError(
+                f"patient {patient.patient_id} has no brain_region column to choose by. Leave --brain-regions out"
+            )
+    found = {region for patient in patients for region in patient.attributes["units"]["brain_region"]}
+    unknown = [name for name in brain_regions if name not in found and name not in BRAIN_REGION_GROUPS]
+    if unknown:
+        groups = ", ".join(f"{name} ({' '.join(members)})" for name, members in BRAIN_REGION_GROUPS.items())
+        raise NoUnitsError(
+            f"--brain-regions {' '.join(unknown)}: no unit is there; found are {', '.join(sorted(found))}, "
+            f"and the groups {groups}"
+        )
+    return {member for name in brain_regions for member in (name, *BRAIN_REGION_GROUPS.get(name, ()))}
+
+
+def _choose_columns(patient: CachedPatient, regions: set[str], single_units: bool) -> NDArray[np.int64]:
+    keep = np.ones(patient.n_units, dtype=bool)
+    if regions:
+        keep &= np.isin(patient.attributes["units"]["brain_region"], list(regions))
+    if single_units:
+        if "is_single_unit" not in patient.unit_columns:
+            raise SettingsError(
+                f"patient {patient.patient_id} has no is_single_unit column to choose by. Leave --single-units out"
+            )
+        keep &= patient.unit_column("is_single_unit") == 1
+    return np.flatnonzero(keep)

@@ -1,0 +1,214 @@
+"""What differs between the tasks, and only that: targets and loss. (`scoring` has their scores.)"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from summer_prep.errors import SettingsError
+from summer_prep.film.splits import Indices
+from summer_train.data.batches import ArrayRows, Rows
+from summer_train.data.losses import (
+    accuracy,
+    balanced_weights,
+    cross_entropy,
+    cross_entropy_gradient,
+    poisson,
+    poisson_gradient,
+    squared_error,
+    squared_error_gradient,
+    weighted_cross_entropy_gradient,
+    weights_of_samples,
+)
+from summer_train.data.samples import UNDEFINED_CLASS, Mask, class_indices
+from summer_train.data.selection import Selection
+from summer_train.settings.options import Choice, Loss, Say
+
+
+class Task(Protocol):
+    """What is predicted from a sample, and how well."""
+
+    name: ClassVar[str]
+    log_name: ClassVar[str]
+    """Folder of the runs, as in the published pipeline."""
+    score_names: ClassVar[tuple[str, ...]]
+    """What is logged beside the loss while a network trains."""
+    reach: ClassVar[int]
+    """How many bins after a sample's own its target lies."""
+
+    @property
+    def n_outputs(self) -> int:
+        """Width of a prediction."""
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss over samples."""
+
+    def loss_gradient(self, prediction: Tensor, prepared: Tensor, dim: int = -1) -> Tensor:
+        """Return the loss's gradient with respect to the prediction, outputs along axis `dim`, summed over samples."""
+
+    def prepare(self, target: Tensor) -> Tensor:
+        """Return targets as `loss_gradient` takes them."""
+
+    def as_target(self, target: Tensor) -> Tensor:
+        """Return stored targets as a loss of torch takes them."""
+
+    def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return what is logged beside the loss, means over samples."""
+
+
+@dataclass(frozen=True)
+class NextBin:
+    """Predict every unit's count in the next bin; mean squared error, or the likelihood of Poisson firing.
+
+    kind : mse, or poisson, under which a network's outputs are the logarithms of counts
+    """
+
+    n_units: int
+    kind: Loss = "mse"
+    name: ClassVar[str] = "next_bin"
+    log_name: ClassVar[str] = "dhv"
+    score_names: ClassVar[tuple[str, ...]] = ()
+    reach: ClassVar[int] = 1
+
+    @property
+    def n_outputs(self) -> int:
+        """One count per unit."""
+        return self.n_units
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Return the loss, mean over samples and units."""
+        return (squared_error if self.kind == "mse" else poisson)(prediction, target)
+
+    def loss_gradient(self, prediction: Tensor, prepared: Tensor, dim: int = -1) -> Tensor:
+        """Return the gradient of the loss, summed over samples."""
+        return (squared_error_gradient if self.kind == "mse" else poisson_gradient)(prediction, prepared, dim)
+
+    def prepare(self, target: Tensor) -> Tensor:
+        """Return the counts as floats."""
+        return target.float()
+
+    def as_target(self, target: Tensor) -> Tensor:
+        """Return the counts as floats."""
+        return target.float()
+
+    def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return none: the loss says it all."""
+        return {}
+
+    def expected_counts(self, prediction: Tensor) -> Tensor:
+        """Return the predicted counts, float64."""
+        return prediction.double() if self.kind == "mse" else prediction.double().exp()
+
+
+@dataclass(frozen=True)
+class FilmLabel:
+    """Predict the class of a film label: 0 off, 1 on, 2 undefined; cross-entropy.
+
+    class_weights : how much a sample of each class counts in the loss; all the same without
+    """
+
+    n_classes: int = 2
+    class_weights: tuple[float, ...] = ()
+    name: ClassVar[str] = "label"
+    log_name: ClassVar[str] = "dhv_label"
+    score_names: ClassVar[tuple[str, ...]] = ("accuracy",)
+    reach: ClassVar[int] = 0
+
+    @property
+    def n_outputs(self) -> int:
+        """One logit per class."""
+        return self.n_classes
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Return the cross-entropy, mean over samples."""
+        return cross_entropy(prediction, target, self.class_weights)
+
+    def loss_gradient(self, prediction: Tensor, prepared: Tensor, dim: int = -1) -> Tensor:
+        """Return the gradient of the loss, summed over samples."""
+        return (weighted_cross_entropy_gradient if self.class_weights else cross_entropy_gradient)(
+            prediction, prepared, dim
+        )
+
+    def prepare(self, target: Tensor) -> Tensor:
+        """Return the classes one-hot, times the weight of their class."""
+        one_hot = functional.one_hot(target.long(), self.n_classes).float()
+        return one_hot * weights_of_samples(target, self.class_weights)[..., None] if self.class_weights else one_hot
+
+    def as_target(self, target: Tensor) -> Tensor:
+        """Return the class indices as torch's losses take them."""
+        return target.long()
+
+    def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the accuracy of the most likely class."""
+        return {"accuracy": accuracy(prediction, target)}
+
+
+class NothingToLearnError(SettingsError):
+    """A part of the split holds no usable sample, or the training part one class alone."""
+
+
+class TaskSamples(NamedTuple):
+    """The targets of all bins, those of a sample `reach` bins on; which samples have one; and the task itself."""
+
+    targets: Rows
+    is_defined: Mask
+    """(n_samples,)"""
+    task: Callable[[Rows, Indices], Task]
+    """Targets and training samples -> task. Raises NothingToLearnError."""
+
+
+def _next_bin(selection: Selection, choice: Choice, note: Say) -> TaskSamples:
+    task = NextBin(selection.n_units, choice.loss)
+    is_defined = np.ones(max(0, selection.n_bins - task.reach), dtype=bool)
+    return TaskSamples(selection, is_defined, partial(_next_bin_task, task))
+
+
+def _next_bin_task(task: NextBin, _targets: Rows, _train: Indices) -> Task:
+    return task
+
+
+def _film_label(selection: Selection, choice: Choice, note: Say) -> TaskSamples:
+    classes = class_indices(selection.labels(choice.label_name, choice.label_rule))
+    has_undefined = bool((classes == UNDEFINED_CLASS).any())
+    is_class = choice.undefined == "class"
+    if is_class and not has_undefined:
+        note(f"label {choice.label_name} is defined everywhere; --undefined class changes nothing")
+    n_classes = 3 if has_undefined and is_class else 2
+    is_defined = classes < n_classes
+    if not is_defined.all():
+        note(f"left out {int((~is_defined).sum())} bins where {choice.label_name} is undefined")
+    return TaskSamples(ArrayRows(classes), is_defined, partial(_label_task, choice, n_classes))
+
+
+def _label_task(choice: Choice, n_classes: int, targets: Rows, train: Indices) -> Task:
+    counts = np.bincount(targets.all_rows()[train], minlength=n_classes)
+    present = np.flatnonzero(counts)
+    if len(present) < 2:
+        raise NothingToLearnError(
+            f"label {choice.label_name} has only the value {present[0]} in the {len(train)} training bins, "
+            "so there is nothing to learn. Try another --fold, --buffer or --label-name"
+        )
+    weights = balanced_weights(torch.from_numpy(counts)).tolist() if choice.class_weight == "balanced" else ()
+    return FilmLabel(n_classes, tuple(weights))
+
+
+_SAMPLES = {NextBin.name: _next_bin, FilmLabel.name: _film_label}
+
+
+def task_samples(selection: Selection, choice: Choice, note: Say) -> TaskSamples:
+    """Return the samples of the chosen task.
+
+    Parameters
+    ----------
+    note : takes what was left out and why, for people
+
+    Raises
+    ------
+    SettingsError : no such label
+    """
+    return _SAMPLES[choice.task](selection, choice, note)

@@ -1,0 +1,1 @@
+"""Networks, the Lightning decoder, optimizer steps, stacks of networks."""

@@ -1,0 +1,218 @@
+"""The decoders: Lightning modules of a network and a task, for any `lightning.Trainer`.
+
+Given plain batches (x, y), Lightning takes the optimizer steps. Our own `fit` gives blocks of batches instead, and
+`trainer` then sets how their steps are taken.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from summer_train.data.batches import Block, OrderedBlocks
+from summer_train.data.module import FilmData
+from summer_train.data.targets import FilmLabel, NextBin, Task
+from summer_train.models.linear import LinearSolver
+from summer_train.models.networks import draw_weights, new_net, two_layer_net
+from summer_train.models.steps import AutogradSteps, DenseSteps, Steps, dense_parameters, written_out_steps
+from summer_train.settings.options import Choice
+
+
+class Decoder(lightning.LightningModule):
+    """A network from counts to predictions, (n_samples, n_outputs), trained by Adam on a task's loss.
+
+    `fit` solves a network of one layer over all samples instead.
+
+    Counts are (n_samples, n_units), or (n_samples, n_bins, n_units) where a sample is a window of several bins.
+
+    Override `configure_optimizers`, `loss` or `net` as in any LightningModule.
+
+    Attributes
+    ----------
+    provenance : what it was trained on, as plain values: kept in its checkpoints
+    steps : how the steps of a block are taken; None where Lightning takes them
+    solver : of a network of one layer; None before its first epoch
+    """
+
+    def __init__(self, net: nn.Module, task: Task, lr: float = 1e-3) -> None:
+        super().__init__()
+        self.net, self.task, self.lr = net, task, lr
+        self.provenance: dict[str, Any] = {}
+        self.steps: Steps | None = None
+        self.solver: LinearSolver | None = None
+
+    @property
+    def class_name(self) -> str:
+        """Where the class is defined; for those of this file the name that is in older checkpoints."""
+        module = type(self).__module__
+        return f"{'summer_train.models' if module == __name__ else module}.{type(self).__qualname__}"
+
+    def forward(self, counts: Tensor) -> Tensor:
+        """Predict from counts, (n_samples, n_units) or (n_samples, n_bins, n_units)."""
+        prediction: Tensor = self.net(counts.to(self.dtype))
+        return prediction
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss over samples."""
+        return self.task.loss(prediction, target)
+
+    def configure_optimizers(self) -> Any:
+        """Return Adam; for blocks with one kernel for all parameters, which a CUDA graph can hold."""
+        if self.automatic_optimization:
+            return torch.optim.Adam(self.parameters(), lr=self.lr)
+        return torch.optim.Adam(self.parameters(), lr=self.lr, fused=True, capturable=self.device.type == "cuda")
+
+    def steps_with(self, optimizer: torch.optim.Optimizer) -> DenseSteps | AutogradSteps:
+        """Return how the optimizer steps of a block are taken: past autograd where that is provably the same."""
+        has_own_loss, has_own_forward = (
+            getattr(own, "__func__", None) is not stock
+            for own, stock in ((self.loss, Decoder.loss), (self.forward, Decoder.forward))
+        )
+        shortcut = None if has_own_loss or has_own_forward else written_out_steps(self.net, self.task, optimizer)
+        return shortcut or AutogradSteps(self if has_own_forward else self.net, self.loss, optimizer)
+
+    def training_step(self, batch: tuple[Tensor, Tensor] | Block | OrderedBlocks, batch_index: int) -> Tensor | None:
+        """Return the loss of a batch, or take one optimizer step per mini-batch of a block, in order.
+
+        Given all training samples, solve.
+        """
+        if isinstance(batch, OrderedBlocks):
+            self.solver = self.solver or self._new_solver()
+            self._count_steps(self.solver(batch))
+            self.trainer.should_stop = self.trainer.should_stop or bool(self.solver.is_solved.all())
+            for block in batch:
+                self._log_scores("train", self(block.counts), block.targets)
+            return None
+        if isinstance(batch, Block):
+            assert self.steps is not None
+            assert not self.automatic_optimization
+            self._log_scores("train", self.steps(batch)[0], batch.targets)
+            self._count_steps(len(batch.batch_sizes))
+            return None
+        prediction = self(batch[0])
+        loss = self.loss(prediction, batch[1])
+        self._log_scores("train", prediction.detach(), batch[1], loss)
+        return loss
+
+    def _new_solver(self) -> LinearSolver:
+        parameters = dense_parameters(self.net)
+        assert parameters is not None
+        return LinearSolver(
+            [parameter.detach()[None] for parameter in parameters],
+            self.task,
+            lambda targets: self.task.prepare(targets)[None],
+            lambda predictions, targets: self.task.loss(predictions[0], targets)[None],
+        )
+
+    def validation_step(self, batch: tuple[Tensor, Tensor] | Block, batch_index: int) -> None:
+        """Log the scores of a batch or block."""
+        self._log_scores("val", self(batch[0]), batch[1])
+
+    def test_step(self, batch: tuple[Tensor, Tensor] | Block, batch_index: int) -> None:
+        """Log the scores of a batch or block."""
+        self._log_scores("test", self(batch[0]), batch[1])
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        """Return the predictions of a batch."""
+        prediction: Tensor = self(batch[0])
+        return prediction
+
+    @torch.no_grad()
+    def _log_scores(self, part: str, prediction: Tensor, target: Tensor, loss: Tensor | None = None) -> None:
+        """Log means over the pass and over all processes, each of which must take part, with samples or without."""
+        scores = dict.fromkeys(("loss", *self.task.score_names), prediction.new_zeros(()))
+        if len(target):
+            loss = self.loss(prediction, target) if loss is None else loss.detach()
+            scores = {"loss": loss, **self.task.scores(prediction, target)}
+        self.log_dict(
+            {f"{part}_{name}": value for name, value in scores.items()},
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            sync_dist=True,
+            # Lightning averages the number of samples over processes and cuts off the fraction: this leaves none.
+            batch_size=len(target) * self.trainer.world_size,
+        )
+
+    def _count_steps(self, n_steps: int) -> None:
+        """Tell Lightning of steps taken with the bare optimizer, so that its global step stays the number of them."""
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for count in (progress.total, progress.current):
+            count.ready += n_steps
+            count.completed += n_steps
+
+    def take_blocks(self) -> None:
+        """Expect blocks of batches instead of batches; `trainer.BlockSteps` then says how their steps are taken."""
+        self.automatic_optimization = False
+
+    def on_train_start(self) -> None:
+        """Note what the decoder is trained on from now on, and what it was trained on before."""
+        now = getattr(self.trainer.train_dataloader, "provenance", None)
+        if now is not None:
+            own = {name: self.hparams[name] for name in ("hidden_size", "lr") if name in self.hparams}
+            now = {**now, "config": {**now["config"], **own}, "decoder": self.class_name}
+            before = {name: self.provenance.get(name) for name in now}
+            is_new = bool(self.provenance) and before != now
+            self.provenance = {**now, **({"before": self.provenance} if is_new else {})}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the weights were trained on, as plain values."""
+        if self.provenance:
+            checkpoint["summer"] = self.provenance
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what the weights were trained on."""
+        self.provenance = checkpoint.get("summer", {})
+
+
+class LinearNextBin(Decoder):
+    """Predict every unit's count in the next bin, (n_samples, n_units); mean squared error."""
+
+    def __init__(self, n_units: int, hidden_size: int = 64, lr: float = 1e-3) -> None:
+        super().__init__(two_layer_net(n_units, hidden_size, n_units), NextBin(n_units), lr)
+        self.save_hyperparameters()
+
+
+class LinearLabel(Decoder):
+    """Predict the class of a label, (n_samples, n_classes) logits; cross-entropy and accuracy."""
+
+    def __init__(self, n_units: int, n_classes: int = 2, hidden_size: int = 64, lr: float = 1e-3) -> None:
+        super().__init__(two_layer_net(n_units, hidden_size, n_classes), FilmLabel(n_classes), lr)
+        self.save_hyperparameters()
+
+
+def new_decoder(data: FilmData, choice: Choice | None = None) -> Decoder:
+    """Return the untrained decoder of some data, chosen with them by default; equal seeds give equal weights."""
+    choice = choice or data.choice
+    is_stock = data.task in (FilmLabel(data.task.n_outputs), NextBin(data.n_units))
+    with torch.device("meta"):  # weights without values, which are drawn below
+        if choice.model == "mlp" and data.window.n_bins == 1 and is_stock:
+            decoder = _DECODERS[data.task.name](data, choice.hidden_size, choice.lr)
+        else:
+            decoder = Decoder(net_of(data, choice), data.task, choice.lr)
+    decoder.to_empty(device="cpu").to("cpu")  # the second tells Lightning
+    if choice.model == "linear":  # its loss has one minimum, so it needs no random start
+        for weights in decoder.net.parameters():
+            nn.init.zeros_(weights)
+    else:
+        draw_weights(decoder.net, choice.seed)
+    return decoder
+
+
+def net_of(data: FilmData, choice: Choice) -> nn.Module:
+    """Return the untrained network of some data."""
+    return new_net(choice.model, data.n_units, data.window.n_bins, choice.hidden_size, data.task.n_outputs)
+
+
+def n_weights(data: FilmData, choice: Choice) -> int:
+    """Return the number of weights of the network of some data, without making it."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in net_of(data, choice).parameters())
+
+
+_DECODERS: dict[str, Callable[[FilmData, int, float], Decoder]] = {
+    NextBin.name: lambda data, hidden_size, lr: LinearNextBin(data.n_units, hidden_size, lr),
+    FilmLabel.name: lambda data, hidden_size, lr: LinearLabel(data.n_units, data.task.n_outputs, hidden_size, lr),
+}

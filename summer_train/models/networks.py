@@ -1,0 +1,72 @@
+"""The networks: plain nn.Modules from counts to predictions, (n_samples, n_outputs).
+
+Counts are (n_samples, n_units), or (n_samples, n_bins, n_units) where a sample is a window of several bins.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from summer_train.settings.options import Model
+
+
+def two_layer_net(n_inputs: int, hidden_size: int, n_outputs: int) -> nn.Sequential:
+    """Return Linear -> ReLU -> Linear.
+
+    Source: the published pipeline (docs/science.md).
+    """
+    return nn.Sequential(nn.Linear(n_inputs, hidden_size), nn.ReLU(), nn.Linear(hidden_size, n_outputs))
+
+
+class Recurrent(nn.Module):
+    """An LSTM or GRU over the bins of a window, first to last; the last hidden state is read out linearly.
+
+    Source: the published decoder is an LSTM on 20 bins of 80 ms (Gerken et al.); its size is our decision.
+    """
+
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU], n_units: int, hidden_size: int, n_outputs: int) -> None:
+        super().__init__()
+        self.cells = kind(n_units, hidden_size, batch_first=True)
+        self.readout = nn.Linear(hidden_size, n_outputs)
+
+    def forward(self, counts: Tensor) -> Tensor:
+        """Predict from windows; a bin alone is a window of one."""
+        windows = counts if counts.dim() == 3 else counts[:, None]
+        prediction: Tensor = self.readout(self.cells(windows)[0][:, -1])
+        return prediction
+
+
+def new_net(model: Model, n_units: int, n_bins: int, hidden_size: int, n_outputs: int) -> nn.Module:
+    """Return an untrained network.
+
+    Parameters
+    ----------
+    n_bins : length of the window
+    """
+    if model in ("lstm", "gru"):
+        return Recurrent(nn.LSTM if model == "lstm" else nn.GRU, n_units, hidden_size, n_outputs)
+    n_inputs = n_bins * n_units
+    layers = (
+        nn.Sequential(nn.Linear(n_inputs, n_outputs))
+        if model == "linear"
+        else two_layer_net(n_inputs, hidden_size, n_outputs)
+    )
+    return layers if n_bins == 1 else nn.Sequential(nn.Flatten(), *layers)
+
+
+def draw_weights(net: nn.Module, seed: int) -> None:
+    """Draw a network's initial weights: those that torch gives it after `torch.manual_seed(seed)`.
+
+    They come from a generator of their own, since threads share torch's.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+            bound = 1 / math.sqrt(layer.in_features)
+            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+        elif isinstance(layer, nn.RNNBase):
+            bound = 1 / math.sqrt(layer.hidden_size)
+            for weights in layer.parameters():
+                nn.init.uniform_(weights, -bound, bound, generator=generator)

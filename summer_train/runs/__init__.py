@@ -1,0 +1,1 @@
+"""One run: Lightning's trainer, checkpoints, evaluation, the run's folder."""

@@ -1,0 +1,148 @@
+"""A trained checkpoint on the data of a cache: the same as it was trained on, or others, which is said."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from summer_prep.errors import SettingsError
+from summer_prep.options import as_number, as_path, as_patient_ids
+from summer_prep.urls import is_url
+from summer_train.data.module import FilmData
+from summer_train.models.decoder import Decoder, new_decoder
+from summer_train.runs.checkpoints import data_differences, load_checkpoint, n_epochs_of
+from summer_train.runs.fit import flops_per_step, open_data, score, thresholds_of
+from summer_train.runs.folder import Scores, best_checkpoint, read_results
+from summer_train.runs.trainer import process_restored, use_threads
+from summer_train.settings.options import Choice, Run, Say, choice_of, say_nothing, settings_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """Scores as in `FitResult`, and how the data differ from those of training, one line each."""
+
+    checkpoint: Path
+    epoch: int
+    """From 1."""
+    choice: Choice
+    n_samples: Mapping[str, int]
+    scores: Scores
+    thresholds: Mapping[str, float]
+    undefined: Mapping[str, str]
+    differences: list[str]
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the result as plain values, for JSON."""
+        return {**vars(self), "checkpoint": str(self.checkpoint), "choice": self.choice.as_plain()}
+
+
+def evaluate(
+    checkpoint: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    local_cache: str | Path | None = None,
+    patient_ids: object = None,
+    fold: int | None = None,
+    say: Say = say_nothing,
+) -> EvaluationResult:
+    """Evaluate a checkpoint with the settings it was trained with, on the fold given or its own.
+
+    Parameters
+    ----------
+    checkpoint : best.ckpt or last.ckpt of a run, or the run's folder, whose best epoch it is then
+    data_dir, cache_dir : by default those of the run, where they are still there
+    local_cache : folder into which keys in a bucket are fetched; that of the run by default
+    patient_ids : must have the units that it was trained on; its patients by default
+    say : takes lines of progress, for people
+
+    Raises
+    ------
+    SummerError : the checkpoint or the data cannot be read, or the units or the network differ
+    """
+    path = as_path(checkpoint, "checkpoint")
+    path = best_checkpoint(path) if path.is_dir() else path
+    fold = None if fold is None else as_number(fold, int, "--fold")
+    loaded = load_checkpoint(path)
+    trained = loaded["summer"]
+    ids = as_patient_ids(patient_ids) or tuple(patient["patient_id"] for patient in trained["data"]["patients"])
+    own = choice_of(trained["config"], path)
+    if fold is not None and own.val_fraction is not None:
+        raise SettingsError(f"--fold {fold}: {path} was trained with the fraction split, which has no folds")
+    choice = choice_of(trained["config"], path, patient_ids=ids, fold=own.fold if fold is None else fold)
+    run = _places(path, {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache})
+    data = open_data(choice, run, say)
+    differences = data_differences(trained["data"], data.selection.provenance())
+    if _units(data.selection.provenance()) != _units(trained["data"]):
+        raise SettingsError(
+            f"{path}: was trained on other units ({'; '.join(differences)}), and units are the inputs of its network. "
+            "Give the patients and the cache that it was trained on, or train on these"
+        )
+    if choice.fold != own.fold:
+        differences.append(f"fold {own.fold} then, {choice.fold} now")
+        differences += _seen_in_training(data, FilmData(data.selection, own))
+    data.place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    model = _trained_decoder(data, loaded["state_dict"], trained.get("decoder"), path, differences)
+    with process_restored():
+        use_threads(None, flops_per_step(data))
+        scored, baselines = score(model, data)
+    rows = {"model": scored, **baselines}
+    return EvaluationResult(
+        checkpoint=path,
+        epoch=n_epochs_of(loaded),
+        choice=data.choice,
+        n_samples=data.n_samples,
+        scores={row: one.scores for row, one in rows.items()},
+        thresholds=thresholds_of(rows),
+        undefined=scored.undefined,
+        differences=differences,
+    )
+
+
+def _places(checkpoint: Path, given: Mapping[str, str | Path | None]) -> Run:
+    """Return where data are: as asked for, as in the run that the checkpoint is of, or as by default."""
+    result = read_results(checkpoint.parent.parent)
+    stored = {} if result is None else {name: result.config.get(name) for name in given}
+    there = {
+        name: text
+        for name, text in stored.items()
+        # A folder for copies is made where it is not there.
+        if text and (name == "local_cache" or is_url(str(text)) or Path(str(text)).is_dir())
+    }
+    return settings_from(Run, {**there, **{name: value for name, value in given.items() if value is not None}})
+
+
+def _trained_decoder(
+    data: FilmData, weights: Mapping[str, Any], decoder: str | None, path: Path, differences: list[str]
+) -> Decoder:
+    model = new_decoder(data)
+    if decoder not in (None, model.class_name):
+        raise SettingsError(
+            f"{path}: was trained as {decoder}, which only your own code knows. Test it with your lightning.Trainer"
+        )
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"{path}: its network does not fit these data "
+            f"({'; '.join(differences) or 'which are those it was trained on, so it is another network'}). "
+            "Give the patients, regions and label that it was trained on"
+        ) from error
+    return model
+
+
+def _units(provenance: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
+    return [(patient["patient_id"], patient["units"]) for patient in provenance["patients"]]
+
+
+def _seen_in_training(data: FilmData, trained: FilmData) -> list[str]:
+    """Return a line for each part to be evaluated that holds samples of the training part of another fold."""
+    n_seen = {part: int(np.isin(getattr(data.split, part), trained.split.train).sum()) for part in ("val", "test")}
+    return [
+        f"{n} of {data.n_samples[part]} {part} samples were trained on: not a score on unseen data"
+        for part, n in n_seen.items()
+        if n
+    ]

@@ -1,0 +1,385 @@
+"""One training run from settings to results: cache, data, decoder, Lightning, baselines."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from filelock import FileLock, Timeout
+
+from summer_prep import __version__
+from summer_prep.errors import SettingsError
+from summer_prep.files import check_folder
+from summer_prep.options import as_number
+from summer_prep.resources import available_bytes
+from summer_train.data.module import FilmBlocks, FilmData
+from summer_train.data.selection import open_described
+from summer_train.models.decoder import Decoder, n_weights, new_decoder
+from summer_train.models.linear import BYTES_PER_WEIGHT
+from summer_train.runs.checkpoints import find_run, load_checkpoint, n_epochs_of
+from summer_train.runs.folder import (
+    METRICS,
+    PARTS,
+    RESULTS,
+    DamagedError,
+    FitResult,
+    MetricsFile,
+    best_checkpoint,
+    last_checkpoint,
+    read_results,
+    take_folder,
+    write_results,
+    writing_below,
+)
+from summer_train.runs.trainer import (
+    MIN_SHARED_BATCH,
+    check_devices,
+    check_loggers,
+    hold_terminations,
+    metric_columns,
+    n_devices_of,
+    new_trainer,
+    prepare_processes,
+    process_restored,
+    quieten_lightning,
+    use_threads,
+)
+from summer_train.scores.scoring import Scored, number_of, samples_per_class, score_baselines, score_networks
+from summer_train.scores.shifts import shifted_null, shifts_of
+from summer_train.settings.file import SETTINGS, with_config
+from summer_train.settings.options import (
+    Choice,
+    Run,
+    Say,
+    check_given,
+    check_names,
+    check_one_process,
+    is_first_process,
+    options_of,
+    say_nothing,
+    settings_from,
+    takes,
+)
+
+
+@takes(Choice, Run)
+def fit(*, config: str | Path | None = None, say: Say = say_nothing, **options: Any) -> FitResult:
+    """Train and evaluate one model, as `summer-train fit` does; missing or stale keys are built first.
+
+    In a script, call it below `if __name__ == "__main__":`, since building starts processes.
+
+    Parameters
+    ----------
+    config : `hparams.yaml` of a run, or its folder, for what is not given
+    say : takes lines of progress, for people
+
+    Returns
+    -------
+    The result, which its run's folder keeps, too
+
+    Raises
+    ------
+    SummerError : data or settings do not allow the run
+    """
+    check_names(options, options_of(Choice, Run))
+    options = with_config({**options, "config": config})
+    check_given(options)
+    run = settings_from(Run, options)
+    if run.devices is not None and run.devices > 1:
+        raise SettingsError(
+            f"devices {run.devices}: further processes start the command again. Use summer-train fit --devices, or "
+            "film_data and decoder with a lightning.Trainer of your own"
+        )
+    with process_restored():
+        result = run_fit(settings_from(Choice, options), replace(run, devices=1), say)
+    assert result is not None  # one process is the first
+    return result
+
+
+_MUCH_BYTES = 1e9
+"""People are told what a run takes from here on."""
+
+_OF_DATA = (
+    *options_of(Choice),
+    "preset",
+    "data_dir",
+    "nwb_path",
+    "cache_dir",
+    "local_cache",
+    "device_memory",
+    "verify",
+)
+
+
+@takes(Choice, Run, only=_OF_DATA)
+def film_data(*, config: str | Path | None = None, say: Say = say_nothing, **options: Any) -> FilmData:
+    """Return the samples of a run as a Lightning data module of plain batches (x, y), building missing keys first.
+
+    Parameters
+    ----------
+    config : `hparams.yaml` of a run, or its folder, for what is not given
+    say : takes lines of progress, for people
+
+    Raises
+    ------
+    SummerError : data or settings do not allow it
+    """
+    check_names(options, _OF_DATA)
+    options = with_config({**options, "config": config})
+    check_given(options)
+    return open_data(settings_from(Choice, options), settings_from(Run, options), say)
+
+
+def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = None) -> Decoder:
+    """Return an untrained decoder of some data, for `lightning.Trainer().fit(decoder, data)`.
+
+    Parameters
+    ----------
+    hidden_size, lr : width of the hidden layer, learning rate of Adam; by default those of the data's options
+    """
+    if not isinstance(data, FilmData):
+        raise SettingsError(f"data {data!r:.60}: must come from summer_train.film_data")
+    choice = data.choice
+    if hidden_size is not None:
+        choice = replace(choice, hidden_size=as_number(hidden_size, int, "--hidden-size"))
+    lr = choice.lr if lr is None else as_number(lr, float, "--lr")
+    if choice.model != "linear":
+        choice = replace(choice, lr=lr)
+    _check_memory(data, choice)
+    made = new_decoder(data, choice)
+    made.lr = lr  # a choice of the linear model has none, since `fit` solves it
+    return made
+
+
+def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | None:
+    """Train one model and evaluate it, building missing or stale keys first.
+
+    Returns
+    -------
+    The result; None in the further processes of a run on several devices
+
+    Raises
+    ------
+    SummerError : data or settings do not allow the run
+    """
+    if is_first_process():
+        check_one_process()
+    else:
+        say = say_nothing
+    if choice.patient_ids:
+        run = replace(run, nwb_path=None)  # what is kept of a run is what it used
+    started = time.perf_counter()
+    check_devices(run.devices)
+    prepare_processes(n_devices_of(run))
+    check_loggers(run.logger)
+    check_folder(run.output_dir, "--output-dir")
+    if "::" in str(run.output_dir.absolute()):
+        raise SettingsError(
+            f"--output-dir {run.output_dir}: Lightning takes :: for a URL in another. Name another folder"
+        )
+    data = open_data(choice, run, say)
+    _check_memory(data, data.choice, data.n_prediction_bytes)
+    shifts_of(data, run.shifts)
+    n_devices = n_devices_of(run)
+    if run.devices is None and n_devices > 1 and choice.batch_size < MIN_SHARED_BATCH:
+        say(
+            f"training on all {n_devices} GPUs; --devices 1 is faster: below batches of about {MIN_SHARED_BATCH} "
+            "samples processes wait for each other longer than they compute (at 512, 1.12 s an epoch for 0.39 s)"
+        )
+    use_threads(run.threads, flops_per_step(data))
+    quieten_lightning()
+    model = new_decoder(data)
+    model.take_blocks()
+    with writing_below(run.output_dir):
+        previous = None
+        if run.resume:
+            previous = find_run(run.output_dir / data.task.log_name, data.choice, data.provenance["data"], say)
+            if _is_finished(previous, run):
+                return _finished(previous, say)
+            say(f"continuing {previous}")
+        with _alone_in(previous):
+            log_dir, n_epochs, best_epoch = _train(model, data, run, say, previous)
+            if not is_first_process():
+                return None
+            return _evaluated(model, data, run, say, log_dir, n_epochs, best_epoch, time.perf_counter() - started)
+
+
+def open_data(choice: Choice, run: Run, say: Say = say_nothing) -> FilmData:
+    """Open the samples of a run, building keys that are missing or stale first.
+
+    Raises
+    ------
+    SummerError : data or settings do not allow the run
+    """
+    from summer_prep.cache.build import ensure_keys
+
+    descriptions = ensure_keys(
+        run.cache_dir,
+        choice.patient_ids,
+        choice.bin_length_ms,
+        run.data_dir,
+        run.nwb_path,
+        run.local_cache,
+        say,
+        every_byte=run.verify,
+    )
+    selection = open_described(descriptions, choice.brain_regions, choice.single_units)
+    if not all(patient.is_mapped for patient in selection.patients):
+        say("the cache is compressed: counts are decompressed into memory instead of mapped")
+    patient_ids = tuple(patient.patient_id for patient in selection.patients)
+    return FilmData(selection, replace(choice, patient_ids=patient_ids), run.device_memory_gb, say)
+
+
+def flops_per_step(data: FilmData) -> float:
+    """Return the floating-point operations of a step's matrix products."""
+    n_passes = data.window.n_bins if data.choice.model in ("lstm", "gru") else 1
+    return 6.0 * n_weights(data, data.choice) * n_passes * data.choice.batch_size  # forward and twice that backward
+
+
+def _check_memory(data: FilmData, choice: Choice, prediction_bytes: int = 0) -> None:
+    """Refuse what does not fit, and say what takes much."""
+    # Of Adam: float32 weights and gradients, and two averages of them.
+    weights_bytes = (BYTES_PER_WEIGHT if choice.model == "linear" else 16) * n_weights(data, choice)
+    n_bytes, free_bytes = weights_bytes + prediction_bytes, available_bytes()
+    needs = f"training takes {n_bytes / 1e9:.1f} GB"
+    if prediction_bytes > n_bytes / 20:
+        needs += f", {prediction_bytes / 1e9:.1f} of them predictions of {data.n_units} units"
+    if n_bytes > free_bytes:
+        raise SettingsError(
+            f"{needs}; {free_bytes / 1e9:.1f} GB are free. Choose fewer units, longer bins, a shorter --window, or a "
+            f"smaller --hidden-size than {choice.hidden_size}"
+        )
+    if n_bytes > _MUCH_BYTES:
+        data.say(f"{needs}, beside the counts; {free_bytes / 1e9:.1f} GB are free")
+
+
+@contextmanager
+def _alone_in(previous: Path | None) -> Iterator[None]:
+    """Keep others from continuing a run at the same time; a new run's folder nobody knows."""
+    if previous is None or not is_first_process():
+        yield
+        return
+    lock = FileLock(previous / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SettingsError(f"{previous}: another process is continuing this run. Wait for its end") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        (previous / ".lock").unlink(missing_ok=True)
+
+
+def _is_finished(log_dir: Path, run: Run) -> bool:
+    """Return whether a run has nothing left to do."""
+    try:
+        result = read_results(log_dir)
+    except DamagedError:  # written again from the checkpoints
+        return False
+    if result is None:
+        return False
+    stopped_early = result.n_epochs < result.config["max_epochs"]
+    return result.n_epochs >= run.max_epochs or (stopped_early and result.config["patience"] == run.patience)
+
+
+def _finished(log_dir: Path, say: Say) -> FitResult:
+    """Return the results of a run that has nothing left to do."""
+    result = read_results(log_dir)
+    assert result is not None  # it is finished
+    more = "For more: a larger --max-epochs"
+    if result.n_epochs < result.config["max_epochs"]:  # by patience, or since it is solved
+        more = "For more: a larger --patience" if result.config["patience"] else "More would not change them"
+    say(f"{log_dir}: is finished, {result.n_epochs} epochs; these are its results. {more}")
+    return result
+
+
+def _train(model: Decoder, data: FilmData, run: Run, say: Say, previous: Path | None) -> tuple[Path, int, int]:
+    """Train; in the first process, load the best epoch's weights.
+
+    Returns
+    -------
+    The run's folder, its number of epochs and the best one; of further processes the first one's folder and zeros
+    """
+    resumed = last_checkpoint(previous) if previous else None
+    log_dir, n_before = previous or Path(), 0  # the first process writes, and tells the others its folder
+    if is_first_process():
+        n_before = n_epochs_of(load_checkpoint(resumed)) if resumed else 0
+        log_dir = previous or take_folder(run.output_dir / data.task.log_name)
+        (log_dir / RESULTS).unlink(missing_ok=True)  # the previous results are not those of what will be trained
+        _write_settings(log_dir, data.choice, run)
+    trainer = new_trainer(run, model, log_dir, say, n_before)
+    for logger in trainer.loggers:
+        logger.log_hyperparams({**data.choice.as_plain(), **run.as_plain()})
+    hold_terminations(trainer)
+    try:
+        trainer.fit(model, datamodule=FilmBlocks(data), ckpt_path=resumed, weights_only=True)
+    except SystemExit as stop:
+        if not trainer.interrupted:
+            raise
+        last = last_checkpoint(log_dir)
+        if last.exists():
+            say(f"interrupted: {last} holds the last whole epoch; the same command with --resume continues")
+        raise KeyboardInterrupt from stop  # Lightning exits with 1 after Ctrl-C
+    if not is_first_process():
+        return log_dir, 0, 0
+    best = load_checkpoint(best_checkpoint(log_dir))
+    model.load_state_dict(best["state_dict"])
+    return log_dir, trainer.current_epoch, n_epochs_of(best)
+
+
+def _write_settings(log_dir: Path, choice: Choice, run: Run) -> None:
+    from lightning.pytorch.core.saving import save_hparams_to_yaml
+
+    save_hparams_to_yaml(log_dir / SETTINGS, {**choice.as_plain(), **run.as_plain()})
+
+
+def _evaluated(
+    model: Decoder, data: FilmData, run: Run, say: Say, log_dir: Path, n_epochs: int, best_epoch: int, seconds: float
+) -> FitResult:
+    """Score the trained model and leave its results in the run's folder."""
+    own, baselines = score(model, data)
+    test = own.scores.get("test", {})
+    metrics = MetricsFile(log_dir / METRICS, metric_columns(data.task), n_epochs)
+    of_epoch = {"test_loss": test.get("loss"), "test_accuracy": test.get("accuracy")}
+    metrics.add_test_scores(best_epoch - 1, {name: value for name, value in of_epoch.items() if value is not None})
+    rows = {"model": own, **baselines}
+    result = FitResult(
+        config={**data.choice.as_plain(), **run.as_plain()},
+        data=data.selection.provenance(),
+        n_units=data.n_units,
+        n_samples=data.n_samples,
+        n_per_class={part: samples_per_class(data, part) for part in PARTS},
+        scores={row: scored.scores for row, scored in rows.items()},
+        thresholds=thresholds_of(rows),
+        undefined=own.undefined,
+        units={
+            part: {name: [number_of(value) for value in values] for name, values in units.items()}
+            for part, units in own.units.items()
+        },
+        null=shifted_null(data, own, run, say) if run.shifts else {},
+        best_epoch=best_epoch,
+        n_epochs=n_epochs,
+        seconds=seconds,
+        software={"summer": __version__, "torch": torch.__version__, "lightning": lightning.__version__},
+        log_dir=log_dir,
+    )
+    write_results(result, own.predictions)
+    return result
+
+
+def thresholds_of(rows: Mapping[str, Scored]) -> dict[str, float]:
+    """Return the threshold of each row that has one."""
+    found = {row: scored.threshold_log_odds for row, scored in rows.items()}
+    return {row: threshold for row, threshold in found.items() if threshold is not None}
+
+
+def score(model: Decoder, data: FilmData) -> tuple[Scored, dict[str, Scored]]:
+    """Evaluate a model, and the baselines by name, on every part that has samples."""
+    model.eval().to(data.device)
+    (own,) = score_networks([data], lambda block: model(block.counts)[None])
+    return own, score_baselines(data)

@@ -1,0 +1,1 @@
+"""Metrics, baselines, nulls, and what a trained network is worth."""

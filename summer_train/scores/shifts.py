@@ -1,0 +1,71 @@
+"""A null: the networks of a stack scored, and trained once more on labels that are shifted along the film."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from summer_prep.errors import SettingsError
+from summer_prep.film.splits import cycle_length
+from summer_train.data.batches import Outputs
+from summer_train.data.module import FilmData
+from summer_train.data.samples import choose_shifts
+from summer_train.data.targets import FilmLabel, NothingToLearnError
+from summer_train.models.stack import Trained, stack_size, train_stack
+from summer_train.scores.nulls import SCORES, compare
+from summer_train.scores.scoring import Scored, score_networks
+from summer_train.settings.options import Run, Say, say_nothing
+
+
+def score_stack(datas: Sequence[FilmData], trained: Sequence[Trained], outputs: Outputs) -> list[Scored | None]:
+    """Score what `train_stack` gives for each of some data; None where training diverged."""
+    fine = [data for data, one in zip(datas, trained, strict=True) if one.is_fine]
+    scored = iter(score_networks(fine, outputs) if fine else ())
+    return [next(scored) if one.is_fine else None for one in trained]
+
+
+def shifts_of(data: FilmData, n_shifts: int) -> list[int]:
+    """Return the shifts of a null, in bins that have a label: at least a cycle of the split.
+
+    Raises
+    ------
+    SettingsError : labels or split do not allow it, or there are not so many
+    """
+    if not n_shifts:
+        return []
+    choice = data.choice
+    if not isinstance(data.task, FilmLabel) or choice.buffer_s is None:
+        raise SettingsError(
+            f"--shifts {n_shifts}: a null of shifted labels needs --task label and the blocked split. Leave it out"
+        )
+    least = cycle_length(len(data.has_target), choice.bin_length_ms, choice.buffer_s)
+    return choose_shifts(int(data.has_target.sum()), least, n_shifts)
+
+
+def shifted_null(data: FilmData, scored: Scored, run: Run, say: Say = say_nothing) -> dict[str, Any]:
+    """Train networks on shifted labels as one was on the true ones.
+
+    Returns
+    -------
+    part : whose scores are compared, test where there is one; shifts, in bins that have a label; kappa and auroc of
+    each shift, NaN where undefined; p_kappa and p_auroc (`nulls.Comparison`)
+    """
+    part = "test" if "test" in scored.scores else "val"
+    shifts, size = shifts_of(data, run.shifts), stack_size(data, data.choice)
+    found: dict[int, Scored | None] = dict.fromkeys(shifts)
+    for start in range(0, len(shifts), size):
+        datas = {}
+        for shift in shifts[start : start + size]:
+            with suppress(NothingToLearnError):
+                datas[shift] = data.shifted(shift)
+        if datas:
+            next(iter(datas.values())).take_counts_of(data)
+            trained, outputs = train_stack(list(datas.values()), run.max_epochs, run.patience, say)
+            found.update(zip(datas, score_stack(list(datas.values()), trained, outputs), strict=True))
+    null: dict[str, Any] = {"part": part, "shifts": shifts}
+    for name in SCORES:
+        values = {shift: np.nan if one is None else one.scores[part][name] for shift, one in found.items()}
+        null[name] = list(values.values())
+        null[f"p_{name}"] = compare([scored.scores[part][name]], [values]).p
+    return null

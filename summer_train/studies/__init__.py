@@ -1,0 +1,1 @@
+"""Many models: plan, train, records, progress."""

@@ -1,0 +1,302 @@
+"""The folder of a study: what each trained model left, and the tables that are made of it.
+
+study/
+  stacks/*.json          the truth: a file for each stack of models that was trained, whole or not at all
+  study.csv              a row per model             (also study.parquet where pyarrow is installed)
+  curves.csv             a row per model and epoch
+  shifts.csv, units.csv  a row per model and shift; per model and unit (next-bin)
+  predictions/ID.npz     with --keep-predictions
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from summer_prep.errors import SettingsError
+from summer_prep.options import finite
+from summer_train.runs.folder import PARTS, DamagedError, probability_of, reading, replace_file, with_nan
+from summer_train.scores import nulls
+from summer_train.scores.metrics import COUNT_SCORES, LABEL_SCORES
+from summer_train.settings.lists import as_columns
+from summer_train.settings.options import Choice, Run, Say
+
+FORMAT = 1
+STACKS, STUDY, CURVES, SHIFTS, UNITS, PREDICTIONS = (
+    "stacks", "study.csv", "curves.csv", "shifts.csv", "units.csv", "predictions"
+)  # fmt: skip
+
+Row = dict[str, Any]
+BASELINE_SCORES = ("kappa", "auroc", "average_precision", "accuracy", "loss", "mse", "r2", "bits_per_spike")
+SCORES = ("loss", *LABEL_SCORES, *COUNT_SCORES)
+SCORES_OF_TASK = {"label": ("loss", *LABEL_SCORES), "next_bin": ("loss", *COUNT_SCORES)}
+PARTS_SHOWN = ("test", "val", "train")
+
+
+Null = Mapping[str, Mapping[int, float]]
+"""Score -> shift (bins) -> value under labels shifted so, NaN where undefined."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is known of one model of a study, as plain values.
+
+    id : of its settings, equal in every study that has them
+    shift : bins by which its labels were moved for a null; 0 for a model of the table
+    data_digest : of the data that it was trained on
+    columns : option -> cell
+    scores : part -> score -> value; NaN where undefined
+    undefined : part -> why
+    baselines : name -> part -> score -> value
+    curve : training and validation loss of each epoch
+    units : next-bin: part -> score -> one value for each unit
+    """
+
+    id: str
+    shift: int
+    shift_s: float
+    data_digest: str
+    columns: Mapping[str, Any]
+    n_units: int
+    n_samples: Mapping[str, int]
+    scores: Mapping[str, Mapping[str, float]]
+    threshold_log_odds: float | None
+    undefined: Mapping[str, str]
+    baselines: Mapping[str, Mapping[str, Mapping[str, float]]]
+    curve: Sequence[Sequence[float]]
+    best_epoch: int
+    units: Mapping[str, Mapping[str, Sequence[float]]]
+    seconds: float
+
+    @property
+    def part(self) -> str:
+        """The part whose scores are reported: test, where the split has one."""
+        return "test" if self.n_samples.get("test", 0) else "val"
+
+
+def id_of(choice: Choice, run: Run) -> str:
+    """Return a short name for all settings that decide a model's numbers."""
+    return digest_of({**choice.as_plain(), "max_epochs": run.max_epochs, "patience": run.patience})
+
+
+def digest_of(plain: Any) -> str:
+    """Return a short digest of plain values."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def columns_of(choice: Choice, run: Run) -> dict[str, Any]:
+    """Return the cells of all settings that decide a model's numbers."""
+    return {**as_columns(choice), "max_epochs": run.max_epochs, "patience": run.patience or ""}
+
+
+def write_stack(folder: Path, name: str, records: Sequence[Record]) -> None:
+    """Keep what a stack of models left, with a digest of it."""
+    models = finite([vars(record) for record in records])
+    content = {"format": FORMAT, "digest": digest_of(models), "models": models}
+    replace_file(folder / STACKS / f"{name}.json", json.dumps(content).encode())
+
+
+def ids_in_order(folder: Path) -> list[str]:
+    """Return the ids of the models of study.csv, in its order: that of the lists of the last command."""
+    try:
+        with reading(folder / STUDY, ""), (folder / STUDY).open(newline="") as file:
+            return [row.get("id", "") for row in csv.DictReader(file)]
+    except SettingsError:  # there are only the stacks, which are enough
+        return []
+
+
+def rewrite_stack(path: Path, records: Sequence[Record]) -> None:
+    """Keep some of the models of a file; without any it goes."""
+    if records:
+        write_stack(path.parents[1], path.stem, records)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def predictions_path(folder: Path, model_id: str) -> Path:
+    """Return where a study keeps a model's predictions."""
+    return folder / PREDICTIONS / f"{model_id}.npz"
+
+
+def read_stacks(folder: Path, say: Say) -> dict[Path, list[Record]]:
+    """Return what each file of a study holds; of one that is damaged nothing, which is said.
+
+    Raises
+    ------
+    SettingsError : one cannot be read, so nothing is known of it; or it was written by another version
+    """
+    stacks: dict[Path, list[Record]] = {}
+    names: list[str] = []
+    with reading(folder / STACKS, ""), suppress(FileNotFoundError):
+        names = os.listdir(folder / STACKS)
+    for path in sorted(folder / STACKS / name for name in names if name.endswith(".json")):
+        try:
+            stacks[path] = _read_stack(path)
+        except DamagedError as error:
+            say(str(error))
+    return stacks
+
+
+def _read_stack(path: Path) -> list[Record]:
+    with reading(path, "It is left as it is; models that only it holds are missing until a study of them trains them"):
+        content = json.loads(path.read_bytes())
+        models = content["models"] if content["format"] == FORMAT else []
+        if models and content.get("digest", digest_of(models)) != digest_of(models):  # files of before have none
+            raise ValueError("it is not what was written")
+        if not models or any(one["columns"].keys() != columns_of(Choice(), Run()).keys() for one in models):
+            raise SettingsError(f"{path}: was written by another version of this software. Name another folder")
+        return [Record(**with_nan(one) | {"threshold_log_odds": one["threshold_log_odds"]}) for one in models]
+
+
+def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] = ()) -> list[Row]:
+    """Write the tables of a study; return the rows of study.csv, which is written last.
+
+    Parameters
+    ----------
+    order : ids of models in the order that their rows are to have; others come behind
+    """
+    records = list(records)
+    place = {model_id: number for number, model_id in enumerate(order)}
+    models = [record for record in records if not record.shift]
+    models.sort(key=lambda record: (place.get(record.id, len(place)), record.id))
+    shifted: dict[str, list[Record]] = {record.id: [] for record in models}
+    for record in records:
+        if record.shift and record.id in shifted:
+            shifted[record.id].append(record)
+    rows = [study_row(record, null_of(shifted[record.id], record.part)) for record in models]
+    _write(folder / CURVES, [row for record in models for row in _curve_rows(record)])
+    _write(folder / SHIFTS, [row for record in models for row in _shift_rows(shifted[record.id])])
+    _write(folder / UNITS, [row for record in models for row in _unit_rows(record)])
+    parquet = (folder / STUDY).with_suffix(".parquet")
+    if find_spec("pyarrow"):
+        _write_parquet(parquet, rows)
+    else:
+        parquet.unlink(missing_ok=True)  # of an earlier state
+    _write(folder / STUDY, rows)
+    return rows
+
+
+def study_row(record: Record, null: Null) -> Row:
+    """Return a model's row of study.csv; cells are numbers (NaN where undefined) and text."""
+    return {
+        **record.columns,
+        "n_units": record.n_units,
+        **{f"n_{part}": record.n_samples.get(part, 0) for part in PARTS},
+        **{
+            f"{part}_{name}": record.scores[part][name]
+            for part in PARTS_SHOWN
+            if part in record.scores
+            for name in SCORES
+            if name in record.scores[part]
+        },
+        **thresholds_of(record),
+        **{
+            f"{name.replace(' ', '_')}_{part}_{score}": scores[part][score]
+            for name, scores in record.baselines.items()
+            for part in ("test", "val")
+            if part in scores
+            for score in BASELINE_SCORES
+            if score in scores[part]
+        },
+        **null_columns(record, null),
+        "best_epoch": record.best_epoch,
+        "n_epochs": len(record.curve),
+        "seconds": record.seconds,
+        "data_digest": record.data_digest,
+        "why_undefined": "; ".join(f"{part}: {why}" for part, why in record.undefined.items()),
+        "id": record.id,
+    }
+
+
+def thresholds_of(record: Record) -> Row:
+    """Return from which log-odds, and which probability, a label is called "on"; nothing of other tasks."""
+    log_odds = record.threshold_log_odds
+    return {} if log_odds is None else {"threshold": probability_of(log_odds), "threshold_log_odds": log_odds}
+
+
+def null_of(shifted: Iterable[Record], part: str) -> Null:
+    """Return the scores of models that were trained on shifted labels."""
+    in_order = sorted(shifted, key=lambda one: one.shift)
+    return {name: {one.shift: one.scores.get(part, {}).get(name, np.nan) for one in in_order} for name in nulls.SCORES}
+
+
+def null_columns(record: Record, null: Null) -> Row:
+    """Return what a null says of a model: for kappa and AUROC its mean, 95th percentile, and p."""
+    part, cells = record.part, Row()
+    for name, by_shift in null.items():
+        if by_shift and part in record.scores:
+            found = nulls.compare([record.scores[part][name]], [by_shift])
+            cells["n_shifts"] = len(by_shift)
+            cells[f"null_{part}_{name}"] = found.null.mean() if len(found.null) else np.nan
+            cells[f"null_{part}_{name}_95"] = np.quantile(found.null, 0.95) if len(found.null) else np.nan
+            cells[f"p_{name}"] = found.p
+    return cells
+
+
+def _key(record: Record) -> Row:
+    names = ("label_name", "patient_ids", "fold", "seed")
+    return {"id": record.id, **{name: record.columns[name] for name in names}}
+
+
+def _curve_rows(record: Record) -> Iterator[Row]:
+    for epoch, (train_loss, val_loss) in enumerate(record.curve, start=1):
+        yield {**_key(record), "epoch": epoch, "train_loss": train_loss, "val_loss": val_loss}
+
+
+def _shift_rows(shifted: Iterable[Record]) -> Iterator[Row]:
+    for one in sorted(shifted, key=lambda one: one.shift):
+        scores = {f"{part}_{name}": one.scores[part][name] for part in one.scores for name in ("loss", *nulls.SCORES)}
+        yield {**_key(one), "shift_s": one.shift_s, **scores, "best_epoch": one.best_epoch}
+
+
+def _unit_rows(record: Record) -> Iterator[Row]:
+    for part, columns in record.units.items():
+        for unit, values in enumerate(zip(*columns.values(), strict=True)):
+            yield {**_key(record), "part": part, "unit": unit, **dict(zip(columns, values, strict=True))}
+
+
+def header_of(rows: Sequence[Row]) -> list[str]:
+    """Return all columns of some rows, each in the place where it first stands."""
+    header: dict[str, None] = {}
+    for row in rows:
+        header.update(dict.fromkeys(row))
+    return list(header)
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Return rows as CSV: numbers in full precision, nan where undefined, empty where a column is not of a row."""
+    content = io.StringIO()
+    writer = csv.DictWriter(content, header_of(rows), lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return content.getvalue()
+
+
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    if rows:
+        replace_file(path, as_csv(rows).encode())
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_parquet(path: Path, rows: Sequence[Row]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {}
+    for name in header_of(rows):
+        values = [row.get(name, "") for row in rows]
+        is_number = all(isinstance(value, int | float) or value == "" for value in values)
+        columns[name] = [None if value == "" else value for value in values] if is_number else list(map(str, values))
+    buffer = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table(columns), buffer)
+    replace_file(path, buffer.getvalue().to_pybytes())
