@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from concurrent.futures import ProcessPoolExecutor as Processes
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from importlib import import_module
 from multiprocessing import active_children, get_context, parent_process
 from threading import Lock, Thread, current_thread, main_thread
@@ -65,6 +66,17 @@ def this_process() -> Opened:
     return nullcontext()
 
 
+def local_pool(n_workers: int, preloaded: Sequence[str]) -> Callable[[], Opened]:
+    """Return what opens a pool of processes, or of this process alone: for 0, and for a script from standard input.
+
+    New processes run the script of their parent once more, which they cannot where it came through a pipe.
+    """
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    is_from_stdin = getattr(main, "__spec__", None) is None and path is not None and not os.path.exists(path)
+    return this_process if n_workers == 0 or is_from_stdin else partial(processes, n_workers, preloaded)
+
+
 def run_tasks(
     opened: Callable[[], Opened],
     work: Callable[..., Result],
@@ -73,7 +85,7 @@ def run_tasks(
 ) -> list[str]:
     """Run tasks side by side; return the names of those whose process crashed twice.
 
-    A crash takes its neighbours along, so each task that was lost runs once more, alone.
+    A crash takes its neighbours along, so the tasks that were lost run again by halves, until one is lost alone.
 
     Parameters
     ----------
@@ -86,7 +98,11 @@ def run_tasks(
     SettingsError : no process can start, or the cluster was lost
     """
     lost = _run_all(opened, work, tasks, take)
-    return [name for name in lost if _run_all(opened, work, {name: tasks[name]}, take)]
+    if len(tasks) == 1:
+        return lost
+    middle = (len(lost) + 1) // 2
+    halves = [{name: tasks[name] for name in half} for half in (lost[:middle], lost[middle:]) if half]
+    return [name for half in halves for name in run_tasks(opened, work, half, take)]
 
 
 def _run_all(

@@ -3,8 +3,6 @@
 Imports stay light: h5py and Zarr are loaded by the processes that build, once, and not by the one that waits for them.
 """
 
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +36,7 @@ from summer_prep.options import (
     as_text,
     with_absolute_paths,
 )
-from summer_prep.parallel import Opened, dask_workers, processes, run_tasks, this_process
+from summer_prep.parallel import Opened, dask_workers, local_pool, run_tasks
 from summer_prep.recordings.find import (
     find_recordings,
     note_source,
@@ -257,16 +255,7 @@ def _pool(config: BuildConfig) -> Callable[[], Opened]:
     """Return what opens the pool that builds patients side by side."""
     if config.scheduler is not None:
         return partial(dask_workers, config.scheduler, config.n_workers, PRELOADED)
-    if config.n_workers == 0 or _is_read_from_stdin():
-        return this_process
-    return partial(processes, config.n_workers, PRELOADED)
-
-
-def _is_read_from_stdin() -> bool:
-    """Return whether the program came through a pipe (`python - < script.py`): processes could not run it again."""
-    main = sys.modules["__main__"]
-    path = getattr(main, "__file__", None)
-    return getattr(main, "__spec__", None) is None and path is not None and not os.path.exists(path)
+    return local_pool(config.n_workers, PRELOADED)
 
 
 def build_patient(path: Place, patient_id: str, config: BuildConfig) -> list[KeyResult]:

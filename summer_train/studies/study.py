@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from summer_prep.errors import CacheError, SettingsError, SummerError
 from summer_prep.files import check_folder
 from summer_prep.options import with_absolute_paths
-from summer_prep.parallel import LOCAL, MAIN_GUARD, Opened, dask_workers, processes, run_tasks, this_process
+from summer_prep.parallel import LOCAL, MAIN_GUARD, Opened, dask_workers, local_pool, run_tasks
 from summer_prep.resources import available_bytes, usable_processors
 from summer_train.data.module import FilmData
 from summer_train.data.selection import open_selection
@@ -264,7 +264,7 @@ def _pool(groups: Sequence[Group], run: StudyRun, say: Say) -> Callable[[], Open
         n_workers = _choose_workers(groups, run, say) if run.scheduler == LOCAL else 0
         return partial(dask_workers, run.scheduler, n_workers, PRELOADED)
     n_workers = _choose_workers(groups, run, say)
-    return partial(processes, n_workers, PRELOADED) if n_workers > 1 else this_process
+    return local_pool(n_workers if n_workers > 1 else 0, PRELOADED)
 
 
 def _choose_workers(groups: Sequence[Group], run: StudyRun, say: Say) -> int:

@@ -1,11 +1,13 @@
 """Tasks side by side: those whose process crashes are named, and what a worker sees is what its caller has."""
 
 import os
+import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
-from summer_prep.parallel import processes, run_tasks, this_process
+from summer_prep.parallel import local_pool, processes, run_tasks, this_process
 
 
 def crash_if(is_bad, name):
@@ -41,3 +43,12 @@ def test_workers_have_the_environment_and_folder_of_now(tmp_path, monkeypatch):
         run_tasks(partial(processes, 1), os.getenv, tasks, found.__setitem__)
         run_tasks(partial(processes, 1), os.getcwd, {"folder": ()}, found.__setitem__)
         assert found == {"value": folder.name, "folder": str(folder)}
+
+
+def test_a_script_from_standard_input_runs_its_tasks_in_its_own_process(monkeypatch):
+    """Other processes would have to run it once more, and cannot."""
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__="<stdin>", __spec__=None))
+    assert local_pool(2, ()) is this_process
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=__file__, __spec__=None))
+    assert local_pool(2, ()) is not this_process
+    assert local_pool(0, ()) is this_process
