@@ -143,13 +143,14 @@ def _note_on_names(named_frames: NDArray[np.int64] | None, grid: BinGrid) -> lis
 def _note_on_long_frames(on_film: RecordingOnFilm) -> list[str]:
     if not on_film.long_frames:
         return []
-    said = {
-        "count": "counted as in the published code. `--pauses drop` of training leaves their bins out, "
-        "`build --long-frames pause` makes them pauses",
+    what_was_done = {
+        "count": "spikes counted, as in the published code; summer-train --pauses drop leaves their bins out, "
+        "summer-prep build --long-frames pause makes them pauses",
         "pause": "taken as pauses",
     }[on_film.long_frame_rule]
     total_s = sum(frame.duration_ms for frame in on_film.long_frames) / 1000
-    return [f"{on_film.clock.is_long.sum()} frames took longer than {LONG_FRAME_MS} ms, {total_s:.1f} s in all: {said}"]
+    n_frames = on_film.clock.is_long.sum()
+    return [f"frames of more than {LONG_FRAME_MS} ms: {n_frames}, {total_s:.1f} s in all: {what_was_done}"]
 
 
 def _texts(values: list[str] | tuple[str, ...]) -> NDArray[Any]:
