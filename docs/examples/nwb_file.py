@@ -19,9 +19,10 @@ first = int(np.flatnonzero(np.isfinite(recording_s))[0])  # a bin that was never
 
 # A key does not hold the date of the session.
 nwb = NWBFile("Spike counts of patient 14 in film bins of 80 ms", "sub-14-80ms", datetime(1970, 1, 1, tzinfo=UTC))
+nwb.add_unit_column("unit_id", "number of the unit in the recording")
 nwb.add_unit_column("brain_region", "region of the electrode")
-for region in key["brain_region"][:]:
-    nwb.add_unit(brain_region=str(region))
+for unit_id, region in zip(key["unit_id"][:], key["brain_region"][:], strict=True):
+    nwb.add_unit(unit_id=int(unit_id), brain_region=str(region))
 
 # The whole film is one event. Its bins last 80 ms on the film clock and 2.5 % longer on the recording clock, which also
 # counts pauses: the series `recording_start` has the time of every bin.

@@ -1,5 +1,7 @@
 """One model on several nodes: SUMMER's data module and decoder in a `lightning.Trainer`, under torchrun or srun.
 
+On each node (torchrun), or within an allocation (srun):
+
 torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint node1:29400 several_nodes.py CACHE_DIR 2 4
 srun --nodes 2 --ntasks-per-node 4 --gpus-per-task 1 python several_nodes.py CACHE_DIR 2 4
 
@@ -32,6 +34,6 @@ if __name__ == "__main__":
         task="label", patient_ids=[14, 20], cache_dir=cache_dir, buffer=10, batch_size=BATCH_SIZE // trainer.world_size
     )
     trainer.fit(summer_train.decoder(data), datamodule=data)
-    trainer.save_checkpoint("several_nodes.ckpt")  # summer_train.evaluate reads it
+    trainer.save_checkpoint("several_nodes.ckpt")  # for summer_train.evaluate("several_nodes.ckpt", cache_dir=cache_dir)
     if trainer.is_global_zero:
         print(f"validation loss {float(trainer.callback_metrics['val_loss']):.5f}")
