@@ -22,8 +22,9 @@ from ways import AUTOGRAD, BARE, OURS, WAYS, EpochClock, by_turns, ratio
 from summer_train import open_selection
 from summer_train.data.module import FilmBlocks, FilmData
 from summer_train.models.decoder import new_decoder
-from summer_train.runs.fit import flops_per_step
-from summer_train.runs.trainer import BlockSteps, new_trainer, quieten_lightning, use_threads
+from summer_train.models.networks import flops_per_step
+from summer_train.runs.processes import quieten_lightning, use_threads
+from summer_train.runs.trainer import BlockSteps, new_trainer
 from summer_train.settings.options import Choice, Run
 
 BASE = "import os, torch, lightning; os._exit(0)"

@@ -1,41 +1,16 @@
-"""The samples of one run on a device, split; a Lightning data module with plain batches for anyone's model."""
+"""The samples of one run as Lightning data modules: plain batches for anyone's model, blocks for our own `fit`."""
 
-from collections.abc import Callable, Mapping
-from copy import copy
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
-from torch import Tensor
 
-from summer_prep.film.splits import Split, Window, blocked_split, fraction_split, random_split, window_of
-from summer_prep.resources import available_bytes
-from summer_train.data.batches import (
-    ArrayRows,
-    Batches,
-    OrderedBlocks,
-    ResidentSamples,
-    Samples,
-    ShuffledBlocks,
-    StreamedSamples,
-    WholeEpochs,
-    this_process,
-)
-from summer_train.data.samples import Mask, reaches_only, runs_on, shift_labels
-from summer_train.data.selection import Selection
-from summer_train.data.targets import NothingToLearnError, Task, task_samples
-from summer_train.settings.options import Choice, Say, say_nothing
-
-DEFAULT_MEMORY_SHARE = 0.8
-"""Of the memory that is free, how much counts may take by default."""
-
-_READ_AHEAD_SHARE = 0.25
-"""Of the memory that is free, for each of the two buffers with rows from a disk."""
+from summer_train.data.batches import Batches, OrderedBlocks, ShuffledBlocks, WholeEpochs
+from summer_train.data.film import FilmSamples
 
 
-class FilmData(lightning.LightningDataModule):
+class FilmData(FilmSamples, lightning.LightningDataModule):
     """The samples of one choice: batches (x, y) of `batch_size` for a `lightning.Trainer`, or to iterate over.
 
     x is (batch, n_units) float32 counts, or (batch, n_bins, n_units) of a window of several bins, time first; y is
@@ -50,155 +25,7 @@ class FilmData(lightning.LightningDataModule):
     notes : what was left out and why, for people
     """
 
-    def __init__(
-        self,
-        selection: Selection,
-        choice: Choice,
-        device_memory_gb: float | None = None,
-        say: Say = say_nothing,
-    ) -> None:
-        super().__init__()
-        self.selection, self.choice, self.device_memory_gb, self.say = selection, choice, device_memory_gb, say
-        self.notes: list[str] = []
-        self.window = window_of(choice.window_s, choice.bin_length_ms)
-        self.targets, is_defined, self._task_of = task_samples(selection, choice, self._note)
-        self.n_units = selection.n_units
-        n_samples = len(is_defined)
-        reach = selection.n_bins - n_samples
-        self.has_target = is_defined & self._usable(n_samples, reach)
-        self.split = self._leave_out(_split(n_samples, choice, self.window, reach), self.has_target)
-        self.task: Task = self._task_of(self.targets, self.split.train)
-        self.device = torch.device("cpu")
-        self._samples: Samples | None = None
-        self._n_passes = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what another process makes itself (samples on a device), or cannot have (a caller's `say`)."""
-        return {**vars(self), "_samples": None, "say": say_nothing}
-
-    def _note(self, line: str) -> None:
-        self.notes.append(line)
-        self.say(line)
-
-    def _usable(self, n_samples: int, reach: int) -> Mask:
-        """Return which samples reach only bins that may be used, (n_samples,)."""
-        choice, touched = self.choice, self.window.touched(reach)
-        usable = self.selection.recorded_share() > 0
-        self._note_left_out(~usable, "that a patient never saw")
-        if choice.min_recorded > 0:
-            too_short = usable & (self.selection.recorded_share(long_frames=False) < choice.min_recorded)
-            self._note_left_out(too_short, f"of which less than a share of {choice.min_recorded:g} was recorded")
-            usable &= ~too_short
-        samples = reaches_only(usable, n_samples, touched)
-        if touched.n_bins > 1 + reach:
-            lost = reaches_only(usable, n_samples, Window(0, reach)) & ~samples
-            self._note_left_out(lost, "whose window reaches a bin that is left out, or beyond the film", "samples")
-        if choice.pauses == "drop":
-            unbroken = runs_on(*self.selection.breaks(), n_samples, touched)
-            self._note_left_out(samples & ~unbroken, "across a pause or skip, or a frame of over 200 ms", "samples")
-            samples &= unbroken
-        return samples
-
-    def _note_left_out(self, which: Mask, why: str, what: str = "bins") -> None:
-        if which.any():
-            self._note(f"left out {int(which.sum())} {what} {why}")
-
-    def _leave_out(self, split: Split, usable: Mask) -> Split:
-        parts = {name: indices[usable[indices]] for name, indices in vars(split).items()}
-        for name in ("train", "val"):
-            if not len(parts[name]):
-                raise NothingToLearnError(
-                    f"no usable bin in the {name} part of the split. Try another --fold, a smaller --buffer or --window"
-                )
-        return Split(**parts)
-
-    def take_counts_of(self, other: "FilmData") -> None:
-        """Use the counts that other data of the same selection have placed on the same device."""
-        self.place(other.device)
-        mine: Any = other.samples
-        targets: Any = self.targets
-        if isinstance(mine, ResidentSamples):
-            targets = self._resident_targets(mine.counts)
-        self._samples = replace(mine, targets=targets, reach=self.task.reach, window=self.window)
-
-    def _resident_targets(self, counts: Tensor) -> Tensor:
-        if self.targets is self.selection:  # of the next bin: the same rows, not a copy
-            return counts
-        return torch.from_numpy(self.targets.all_rows()).to(counts.device)
-
-    def shifted(self, n_bins: int) -> "FilmData":
-        """Return the same samples with labels moved along the film in a circle, for a null.
-
-        Raises
-        ------
-        NothingToLearnError : the shift leaves one class in training
-        """
-        other = copy(self)
-        other.targets = ArrayRows(shift_labels(self.targets.all_rows(), self.has_target, n_bins))
-        other.task = other._task_of(other.targets, other.split.train)
-        other._samples = None
-        return other
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What a checkpoint says of the data that it was trained on: settings, patients, units and digests."""
-        return {"config": self.choice.as_plain(), "data": self.selection.provenance()}
-
-    @property
-    def n_samples(self) -> Mapping[str, int]:
-        """Number of samples of each part."""
-        return {part: len(indices) for part, indices in vars(self.split).items()}
-
-    @property
-    def n_prediction_bytes(self) -> int:
-        """Memory that the predictions of validation and test take, with what they are of."""
-        n_samples = self.n_samples["val"] + self.n_samples["test"]
-        if self.targets is self.selection:  # counts of every unit
-            return n_samples * self.n_units * (4 + self.selection.dtype.itemsize)
-        return n_samples * (8 * self.task.n_outputs + 8)
-
-    @property
-    def samples(self) -> Samples:
-        """The samples, placed on the device."""
-        if self._samples is None:
-            self._samples = self._placed(self.device)
-        return self._samples
-
-    def place(self, device: torch.device) -> None:
-        """Take a device; where the counts do not fit, they stream from the mapped files."""
-        if device != self.device:
-            self.device, self._samples = device, None
-
-    def _placed(self, device: torch.device) -> Samples:
-        task, selection = self.task, self.selection
-        is_mapped_as_it_is = device.type == "cpu" and selection.counts_if_mapped() is not None
-        budget_bytes = self._budget_bytes(device)
-        if selection.n_bytes > budget_bytes and not is_mapped_as_it_is:
-            self._note(
-                f"streaming {selection.n_bytes / 1e9:.1f} GB of counts from the mapped files: more than the "
-                f"{budget_bytes / 1e9:.1f} GB that may be used on {device}"
-            )
-            return StreamedSamples(
-                counts=selection,
-                targets=self.targets,
-                reach=task.reach,
-                device=device,
-                window=self.window,
-                read_ahead_bytes=_read_ahead_bytes(selection.n_bytes),
-            )
-        counts = selection.counts()
-        if counts.dtype == np.uint16:
-            counts = counts.astype(np.int32)  # torch indexes no uint16
-        on_device = torch.from_numpy(counts).to(device)
-        targets = self._resident_targets(on_device)
-        return ResidentSamples(counts=on_device, targets=targets, reach=task.reach, window=self.window)
-
-    def _budget_bytes(self, device: torch.device) -> float:
-        if self.device_memory_gb is not None:
-            return self.device_memory_gb * 1e9
-        if device.type == "cuda":
-            return DEFAULT_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
-        return DEFAULT_MEMORY_SHARE * (available_bytes() - self.n_prediction_bytes) / this_process()[1]
+    _n_passes = 0
 
     def setup(self, stage: str = "") -> None:
         """Take the device of the trainer."""
@@ -238,12 +65,6 @@ class FilmData(lightning.LightningDataModule):
         self._n_passes += 1  # without a trainer at work every pass is an epoch
         return self._n_passes - 1
 
-    def blocks(self, part: str, rank: int = 0, n_processes: int = 1) -> OrderedBlocks:
-        """Return the samples of a part of the split in order, many at once."""
-        return OrderedBlocks(
-            samples=self.samples, indices=getattr(self.split, part), rank=rank, n_processes=n_processes
-        )
-
 
 class FilmBlocks(lightning.LightningDataModule):
     """The same samples for our own `fit`, which takes all optimizer steps of a block of batches at once.
@@ -251,7 +72,7 @@ class FilmBlocks(lightning.LightningDataModule):
     A network of one layer gets all samples at once instead.
     """
 
-    def __init__(self, data: FilmData) -> None:
+    def __init__(self, data: FilmSamples) -> None:
         super().__init__()
         self.data = data
 
@@ -291,21 +112,3 @@ class FilmBlocks(lightning.LightningDataModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Return blocks as they are: they are gathered on the device."""
         return batch
-
-
-def _split(n_samples: int, choice: Choice, window: Window, reach: int) -> Split:
-    if choice.val_fraction is not None:
-        return fraction_split(n_samples, choice.val_fraction)
-    assert choice.fold is not None
-    if choice.split == "random":
-        return random_split(n_samples, choice.fold, choice.seed)
-    assert choice.buffer_s is not None
-    return blocked_split(
-        n_samples, choice.bin_length_ms, choice.buffer_s, choice.fold, choice.sequence_s, window, target_offset=reach
-    )
-
-
-def _read_ahead_bytes(n_bytes: int) -> int:
-    """Return how much of counts to read at once: nothing ahead where the system keeps the files in memory anyway."""
-    free = available_bytes()
-    return 0 if n_bytes < DEFAULT_MEMORY_SHARE * free else int(_READ_AHEAD_SHARE * free / this_process()[1])

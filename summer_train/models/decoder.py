@@ -4,7 +4,6 @@ Given plain batches (x, y), Lightning takes the optimizer steps. Our own `fit` g
 `trainer` then sets how their steps are taken.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -12,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from summer_train.data.batches import Block, OrderedBlocks
-from summer_train.data.module import FilmData
+from summer_train.data.film import FilmSamples
 from summer_train.data.targets import FilmLabel, NextBin, Task
 from summer_train.models.linear import LinearSolver
-from summer_train.models.networks import draw_weights, new_net, two_layer_net
+from summer_train.models.networks import decoder_name, two_layer_net, untrained_net
 from summer_train.models.steps import AutogradSteps, DenseSteps, Steps, dense_parameters, written_out_steps
 from summer_train.settings.options import Choice
 
@@ -183,36 +182,17 @@ class LinearLabel(Decoder):
         self.save_hyperparameters()
 
 
-def new_decoder(data: FilmData, choice: Choice | None = None) -> Decoder:
+def new_decoder(data: FilmSamples, choice: Choice | None = None) -> Decoder:
     """Return the untrained decoder of some data, chosen with them by default; equal seeds give equal weights."""
     choice = choice or data.choice
-    is_stock = data.task in (FilmLabel(data.task.n_outputs), NextBin(data.n_units))
-    with torch.device("meta"):  # weights without values, which are drawn below
-        if choice.model == "mlp" and data.window.n_bins == 1 and is_stock:
-            decoder = _DECODERS[data.task.name](data, choice.hidden_size, choice.lr)
-        else:
-            decoder = Decoder(net_of(data, choice), data.task, choice.lr)
-    decoder.to_empty(device="cpu").to("cpu")  # the second tells Lightning
-    if choice.model == "linear":  # its loss has one minimum, so it needs no random start
-        for weights in decoder.net.parameters():
-            nn.init.zeros_(weights)
-    else:
-        draw_weights(decoder.net, choice.seed)
-    return decoder
-
-
-def net_of(data: FilmData, choice: Choice) -> nn.Module:
-    """Return the untrained network of some data."""
-    return new_net(choice.model, data.n_units, data.window.n_bins, choice.hidden_size, data.task.n_outputs)
-
-
-def n_weights(data: FilmData, choice: Choice) -> int:
-    """Return the number of weights of the network of some data, without making it."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in net_of(data, choice).parameters())
-
-
-_DECODERS: dict[str, Callable[[FilmData, int, float], Decoder]] = {
-    NextBin.name: lambda data, hidden_size, lr: LinearNextBin(data.n_units, hidden_size, lr),
-    FilmLabel.name: lambda data, hidden_size, lr: LinearLabel(data.n_units, data.task.n_outputs, hidden_size, lr),
-}
+    name, net = decoder_name(data, choice), untrained_net(data, choice)
+    if name == Decoder.__name__:
+        return Decoder(net, data.task, choice.lr)
+    with torch.device("meta"):  # its own weights, which are replaced
+        decoder: Decoder = (
+            LinearNextBin(data.n_units, choice.hidden_size, choice.lr)
+            if name == LinearNextBin.__name__
+            else LinearLabel(data.n_units, data.task.n_outputs, choice.hidden_size, choice.lr)
+        )
+    decoder.net = net
+    return decoder.to("cpu")

@@ -8,7 +8,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from summer_train.settings.options import Model
+from summer_train.data.film import FilmSamples
+from summer_train.data.targets import FilmLabel, NextBin
+from summer_train.settings.options import Choice, Model
 
 
 def two_layer_net(n_inputs: int, hidden_size: int, n_outputs: int) -> nn.Sequential:
@@ -70,3 +72,41 @@ def draw_weights(net: nn.Module, seed: int) -> None:
             bound = 1 / math.sqrt(layer.hidden_size)
             for weights in layer.parameters():
                 nn.init.uniform_(weights, -bound, bound, generator=generator)
+
+
+def net_of(data: FilmSamples, choice: Choice) -> nn.Module:
+    """Return the network of some data, with weights as torch gives them."""
+    return new_net(choice.model, data.n_units, data.window.n_bins, choice.hidden_size, data.task.n_outputs)
+
+
+def untrained_net(data: FilmSamples, choice: Choice) -> nn.Module:
+    """Return the untrained network of some data; equal seeds give equal weights."""
+    with torch.device("meta"):  # weights without values, which are drawn below
+        net = net_of(data, choice)
+    net.to_empty(device="cpu")
+    if choice.model == "linear":  # its loss has one minimum, so it needs no random start
+        for weights in net.parameters():
+            nn.init.zeros_(weights)
+    else:
+        draw_weights(net, choice.seed)
+    return net
+
+
+def decoder_name(data: FilmSamples, choice: Choice) -> str:
+    """Return the class of `decoder` that holds the network of some data."""
+    is_stock = data.task in (FilmLabel(data.task.n_outputs), NextBin(data.n_units))
+    if choice.model != "mlp" or data.window.n_bins > 1 or not is_stock:
+        return "Decoder"
+    return "LinearLabel" if isinstance(data.task, FilmLabel) else "LinearNextBin"
+
+
+def n_weights(data: FilmSamples, choice: Choice) -> int:
+    """Return the number of weights of the network of some data, without making it."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in net_of(data, choice).parameters())
+
+
+def flops_per_step(data: FilmSamples) -> float:
+    """Return the floating-point operations of a step's matrix products."""
+    n_passes = data.window.n_bins if data.choice.model in ("lstm", "gru") else 1
+    return 6.0 * n_weights(data, data.choice) * n_passes * data.choice.batch_size  # forward and twice that backward

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from summer_train.data.batches import ArrayRows, Block, OrderedBlocks, Outputs, ResidentSamples, Samples, ShuffledBlocks
+from summer_train.data.film import FilmSamples
 from summer_train.data.losses import cross_entropies
-from summer_train.data.module import FilmData
 from summer_train.data.targets import FilmLabel
-from summer_train.models.decoder import Decoder, n_weights, new_decoder
 from summer_train.models.linear import LinearSolver
+from summer_train.models.networks import n_weights, untrained_net
 from summer_train.models.steps import AutogradSteps, DenseSteps, choose_steps, dense_parameters, predict_stack
 from summer_train.settings.options import Choice, Say, say_nothing
 
@@ -90,7 +90,7 @@ class DenseNetworks:
     """Networks of one or two layers as one: weights with a leading axis."""
 
     def __init__(
-        self, parameters: Sequence[Tensor], datas: Sequence[FilmData], columns: Tensor, lr: float, say: Say
+        self, parameters: Sequence[Tensor], datas: Sequence[FilmSamples], columns: Tensor, lr: float, say: Say
     ) -> None:
         self.parameters = [nn.Parameter(parameter) for parameter in parameters]
         self.datas, self.columns, self.lr, self.say = datas, columns, lr, say
@@ -101,9 +101,9 @@ class DenseNetworks:
         self.steps = choose_steps(steps, device, say)
 
     @classmethod
-    def untrained(cls, decoders: Sequence[Decoder], datas: Sequence[FilmData], say: Say) -> "DenseNetworks":
-        """Return the networks of decoders, all of one shape."""
-        layers = zip(*(dense_parameters(decoder.net) or [] for decoder in decoders), strict=True)
+    def untrained(cls, nets: Sequence[nn.Module], datas: Sequence[FilmSamples], say: Say) -> "DenseNetworks":
+        """Return the networks, all of one shape, as a stack."""
+        layers = zip(*(dense_parameters(net) or [] for net in nets), strict=True)
         parameters = [torch.stack([weight.detach() for weight in layer]).to(datas[0].device) for layer in layers]
         columns = torch.arange(len(datas), device=datas[0].device)
         return cls(parameters, datas, columns, datas[0].choice.lr, say)
@@ -163,11 +163,11 @@ class DenseNetworks:
 class OneNetwork:
     """A network of any kind, trained through autograd as `fit` does."""
 
-    def __init__(self, decoder: Decoder, data: FilmData, say: Say) -> None:
-        self.net = decoder.net.to(data.device)
+    def __init__(self, net: nn.Module, data: FilmSamples, say: Say) -> None:
+        self.net = net.to(data.device)
         self.is_label = isinstance(data.task, FilmLabel)
         is_on_gpu = data.device.type == "cuda"
-        optimizer = torch.optim.Adam(self.net.parameters(), lr=decoder.lr, fused=True, capturable=is_on_gpu)
+        optimizer = torch.optim.Adam(self.net.parameters(), lr=data.choice.lr, fused=True, capturable=is_on_gpu)
         self.autograd = choose_steps(AutogradSteps(self.net, data.task.loss, optimizer), data.device, say)
 
     def steps(self, block: Block) -> Tensor:
@@ -199,7 +199,7 @@ class OneNetwork:
                 parameter.copy_(values)
 
 
-def stack_size(data: FilmData, choice: Choice) -> int:
+def stack_size(data: FilmSamples, choice: Choice) -> int:
     """Return how many networks of a choice are best trained as one."""
     if choice.model in ("lstm", "gru") or choice.task == "next_bin":
         return 1
@@ -207,7 +207,7 @@ def stack_size(data: FilmData, choice: Choice) -> int:
 
 
 def train_stack(
-    datas: Sequence[FilmData],
+    datas: Sequence[FilmSamples],
     max_epochs: int,
     patience: int | None = None,
     say: Say = say_nothing,
@@ -218,10 +218,10 @@ def train_stack(
     -------
     How training went, and the outputs of the best epoch of those networks whose training `is_fine`
     """
-    decoders = [new_decoder(data) for data in datas]
-    is_dense = dense_parameters(decoders[0].net) is not None
+    nets = [untrained_net(data, data.choice) for data in datas]
+    is_dense = dense_parameters(nets[0]) is not None
     networks: Networks
-    networks = DenseNetworks.untrained(decoders, datas, say) if is_dense else OneNetwork(decoders[0], datas[0], say)
+    networks = DenseNetworks.untrained(nets, datas, say) if is_dense else OneNetwork(nets[0], datas[0], say)
     samples = _with_columns(datas)
     trained, best = [Trained() for _ in datas], {}
     running = list(range(len(datas)))
@@ -255,7 +255,7 @@ def _outputs_of(weights: Sequence[Sequence[Tensor]], networks: Networks) -> Outp
     return lambda block: predict_stack(parameters, block.counts)
 
 
-def _with_columns(datas: Sequence[FilmData]) -> Samples:
+def _with_columns(datas: Sequence[FilmSamples]) -> Samples:
     """Return the samples of the first data with a column of targets for each."""
     samples: Any = datas[0].samples
     if not isinstance(datas[0].task, FilmLabel):
@@ -268,7 +268,7 @@ def _with_columns(datas: Sequence[FilmData]) -> Samples:
 
 
 def _train_epoch(
-    networks: Networks, datas: Sequence[FilmData], running: Sequence[int], samples: Samples, epoch: int
+    networks: Networks, datas: Sequence[FilmSamples], running: Sequence[int], samples: Samples, epoch: int
 ) -> list[float]:
     """Take the steps of an epoch; return the mean loss of each network on the way, of a solved one at the end."""
     choice = datas[0].choice
@@ -289,13 +289,13 @@ def _train_epoch(
 
 @torch.no_grad()
 def _losses(
-    predict: Callable[[Tensor], Tensor], datas: Sequence[FilmData], running: Sequence[int], blocks: OrderedBlocks
+    predict: Callable[[Tensor], Tensor], datas: Sequence[FilmSamples], running: Sequence[int], blocks: OrderedBlocks
 ) -> list[float]:
     return _mean_losses(((predict(block.counts), block) for block in blocks), datas, running)
 
 
 def _mean_losses(
-    predicted: Iterator[tuple[Tensor, Block]], datas: Sequence[FilmData], running: Sequence[int]
+    predicted: Iterator[tuple[Tensor, Block]], datas: Sequence[FilmSamples], running: Sequence[int]
 ) -> list[float]:
     sums, n_samples = torch.zeros(len(running), dtype=torch.float64), 0
     for predictions, block in predicted:
@@ -305,7 +305,7 @@ def _mean_losses(
     return [float(loss) for loss in sums / n_samples]
 
 
-def _losses_of(predictions: Tensor, targets: Tensor, datas: Sequence[FilmData], columns: Sequence[int]) -> Tensor:
+def _losses_of(predictions: Tensor, targets: Tensor, datas: Sequence[FilmSamples], columns: Sequence[int]) -> Tensor:
     """Return the mean loss of each network, (n_networks,), whose targets stand in some columns."""
     tasks = [data.task for data in datas]
     weights = [task.class_weights for task in tasks if isinstance(task, FilmLabel)]

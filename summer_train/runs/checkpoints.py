@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole after every epoch, loaded, and compared with the data at hand."""
+"""Checkpoints of a run: loaded, and compared with the data at hand."""
 
 import io
 from collections.abc import Mapping
@@ -6,46 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from summer_prep.errors import SettingsError
-from summer_train.runs.folder import best_checkpoint, last_checkpoint, replace_file, run_folders
+from summer_train.runs.folder import last_checkpoint, run_folders
 from summer_train.settings.options import Choice, Say, choice_of, say_nothing
-
-
-class BestCheckpoint(ModelCheckpoint):
-    """Keeps the best epoch, also when its run is continued from where the folder has been moved to."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best score so far; Lightning forgets it where a path is spelt in another way."""
-        best = str(Path(str(self.dirpath)) / best_checkpoint(Path()).name)
-        score = state_dict["best_model_score"]
-        here = {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best}
-        super().load_state_dict({**state_dict, **here, "best_k_models": {best: score}})
-
-
-def checkpoint_callbacks(log_dir: Path) -> list[Callback]:
-    """Return what writes best.ckpt, and after it last.ckpt, which so knows the best score."""
-    best, last = best_checkpoint(log_dir), last_checkpoint(log_dir)
-    common: dict[str, Any] = {
-        "dirpath": best.parent, "enable_version_counter": False, "auto_insert_metric_name": False,
-    }  # fmt: skip
-    # Lightning's own save_last writes only when the best one is written, too.
-    return [
-        BestCheckpoint(monitor="val_loss", filename=best.stem, **common),
-        ModelCheckpoint(filename=last.stem, **common),
-    ]
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it, so that a killed run leaves a whole one."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint; raises OSError if the disk does not allow it."""
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        replace_file(Path(path), content.getbuffer())
 
 
 def find_run(parent: Path, choice: Choice, data: Mapping[str, Any], say: Say = say_nothing) -> Path:

@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from summer_prep.errors import SettingsError
 from summer_prep.options import as_number, as_path, as_patient_ids
 from summer_prep.urls import is_url
-from summer_train.data.module import FilmData
-from summer_train.models.decoder import Decoder, new_decoder
+from summer_train.data.film import FilmSamples
+from summer_train.models.networks import decoder_name, flops_per_step, untrained_net
 from summer_train.runs.checkpoints import data_differences, load_checkpoint, n_epochs_of
-from summer_train.runs.fit import flops_per_step, open_data, score, thresholds_of
 from summer_train.runs.folder import Scores, best_checkpoint, read_results
-from summer_train.runs.trainer import process_restored, use_threads
+from summer_train.runs.processes import process_restored, use_threads
+from summer_train.scores.scoring import score_baselines, score_networks, thresholds_of
 from summer_train.settings.options import Choice, Run, Say, choice_of, say_nothing, settings_from
 
 
@@ -74,7 +75,7 @@ def evaluate(
         raise SettingsError(f"--fold {fold}: {path} was trained with the fraction split, which has no folds")
     choice = choice_of(trained["config"], path, patient_ids=ids, fold=own.fold if fold is None else fold)
     run = _places(path, {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache})
-    data = open_data(choice, run, say)
+    data = FilmSamples.opened(choice, run, say)
     differences = data_differences(trained["data"], data.selection.provenance())
     if _units(data.selection.provenance()) != _units(trained["data"]):
         raise SettingsError(
@@ -83,13 +84,13 @@ def evaluate(
         )
     if choice.fold != own.fold:
         differences.append(f"fold {own.fold} then, {choice.fold} now")
-        differences += _seen_in_training(data, FilmData(data.selection, own))
+        differences += _seen_in_training(data, FilmSamples(data.selection, own))
     data.place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    model = _trained_decoder(data, loaded["state_dict"], trained.get("decoder"), path, differences)
+    net = _trained_net(data, loaded["state_dict"], trained.get("decoder"), path, differences)
     with process_restored():
         use_threads(None, flops_per_step(data))
-        scored, baselines = score(model, data)
-    rows = {"model": scored, **baselines}
+        (scored,) = score_networks([data], lambda block: net(block.counts.float())[None])
+        rows = {"model": scored, **score_baselines(data)}
     return EvaluationResult(
         checkpoint=path,
         epoch=n_epochs_of(loaded),
@@ -115,30 +116,30 @@ def _places(checkpoint: Path, given: Mapping[str, str | Path | None]) -> Run:
     return settings_from(Run, {**there, **{name: value for name, value in given.items() if value is not None}})
 
 
-def _trained_decoder(
-    data: FilmData, weights: Mapping[str, Any], decoder: str | None, path: Path, differences: list[str]
-) -> Decoder:
-    model = new_decoder(data)
-    if decoder not in (None, model.class_name):
+def _trained_net(
+    data: FilmSamples, weights: Mapping[str, Any], decoder: str | None, path: Path, differences: list[str]
+) -> nn.Module:
+    if decoder not in (None, f"summer_train.models.{decoder_name(data, data.choice)}"):
         raise SettingsError(
             f"{path}: was trained as {decoder}, which only your own code knows. Test it with your lightning.Trainer"
         )
+    net = untrained_net(data, data.choice)
     try:
-        model.load_state_dict(weights)
+        nn.ModuleDict({"net": net}).load_state_dict(weights)  # under the names that a decoder has them
     except RuntimeError as error:
         raise SettingsError(
             f"{path}: its network does not fit these data "
             f"({'; '.join(differences) or 'which are those it was trained on, so it is another network'}). "
             "Give the patients, regions and label that it was trained on"
         ) from error
-    return model
+    return net.eval().to(data.device)
 
 
 def _units(provenance: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
     return [(patient["patient_id"], patient["units"]) for patient in provenance["patients"]]
 
 
-def _seen_in_training(data: FilmData, trained: FilmData) -> list[str]:
+def _seen_in_training(data: FilmSamples, trained: FilmSamples) -> list[str]:
     """Return a line for each part to be evaluated that holds samples of the training part of another fold."""
     n_seen = {part: int(np.isin(getattr(data.split, part), trained.split.train).sum()) for part in ("val", "test")}
     return [

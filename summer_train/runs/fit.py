@@ -1,13 +1,13 @@
 """One training run from settings to results: cache, data, decoder, Lightning, baselines."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from filelock import FileLock, Timeout
 
@@ -16,10 +16,11 @@ from summer_prep.errors import SettingsError
 from summer_prep.files import check_folder
 from summer_prep.options import as_number
 from summer_prep.resources import available_bytes
+from summer_train.data.film import FilmSamples
 from summer_train.data.module import FilmBlocks, FilmData
-from summer_train.data.selection import open_described
-from summer_train.models.decoder import Decoder, n_weights, new_decoder
+from summer_train.models.decoder import Decoder, new_decoder
 from summer_train.models.linear import BYTES_PER_WEIGHT
+from summer_train.models.networks import flops_per_step, n_weights
 from summer_train.runs.checkpoints import find_run, load_checkpoint, n_epochs_of
 from summer_train.runs.folder import (
     METRICS,
@@ -35,20 +36,18 @@ from summer_train.runs.folder import (
     write_results,
     writing_below,
 )
-from summer_train.runs.trainer import (
+from summer_train.runs.processes import (
     MIN_SHARED_BATCH,
     check_devices,
-    check_loggers,
     hold_terminations,
-    metric_columns,
     n_devices_of,
-    new_trainer,
     prepare_processes,
     process_restored,
     quieten_lightning,
     use_threads,
 )
-from summer_train.scores.scoring import Scored, number_of, samples_per_class, score_baselines, score_networks
+from summer_train.runs.trainer import check_loggers, metric_columns, new_trainer
+from summer_train.scores.scoring import number_of, samples_per_class, score_baselines, score_networks, thresholds_of
 from summer_train.scores.shifts import shifted_null, shifts_of
 from summer_train.settings.file import SETTINGS, with_config
 from summer_train.settings.options import (
@@ -131,7 +130,7 @@ def film_data(*, config: str | Path | None = None, say: Say = say_nothing, **opt
     check_names(options, _OF_DATA)
     options = with_config({**options, "config": config})
     check_given(options)
-    return open_data(settings_from(Choice, options), settings_from(Run, options), say)
+    return FilmData.opened(settings_from(Choice, options), settings_from(Run, options), say)
 
 
 def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = None) -> Decoder:
@@ -181,7 +180,7 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
         raise SettingsError(
             f"--output-dir {run.output_dir}: Lightning takes :: for a URL in another. Name another folder"
         )
-    data = open_data(choice, run, say)
+    data = FilmSamples.opened(choice, run, say)
     _check_memory(data, data.choice, data.n_prediction_bytes)
     shifts_of(data, run.shifts)
     n_devices = n_devices_of(run)
@@ -208,39 +207,7 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
             return _evaluated(model, data, run, say, log_dir, n_epochs, best_epoch, time.perf_counter() - started)
 
 
-def open_data(choice: Choice, run: Run, say: Say = say_nothing) -> FilmData:
-    """Open the samples of a run, building keys that are missing or stale first.
-
-    Raises
-    ------
-    SummerError : data or settings do not allow the run
-    """
-    from summer_prep.cache.build import ensure_keys
-
-    descriptions = ensure_keys(
-        run.cache_dir,
-        choice.patient_ids,
-        choice.bin_length_ms,
-        run.data_dir,
-        run.nwb_path,
-        run.local_cache,
-        say,
-        every_byte=run.verify,
-    )
-    selection = open_described(descriptions, choice.brain_regions, choice.single_units)
-    if not all(patient.is_mapped for patient in selection.patients):
-        say("the cache is compressed: counts are decompressed into memory instead of mapped")
-    patient_ids = tuple(patient.patient_id for patient in selection.patients)
-    return FilmData(selection, replace(choice, patient_ids=patient_ids), run.device_memory_gb, say)
-
-
-def flops_per_step(data: FilmData) -> float:
-    """Return the floating-point operations of a step's matrix products."""
-    n_passes = data.window.n_bins if data.choice.model in ("lstm", "gru") else 1
-    return 6.0 * n_weights(data, data.choice) * n_passes * data.choice.batch_size  # forward and twice that backward
-
-
-def _check_memory(data: FilmData, choice: Choice, prediction_bytes: int = 0) -> None:
+def _check_memory(data: FilmSamples, choice: Choice, prediction_bytes: int = 0) -> None:
     """Refuse what does not fit, and say what takes much."""
     # Of Adam: float32 weights and gradients, and two averages of them.
     weights_bytes = (BYTES_PER_WEIGHT if choice.model == "linear" else 16) * n_weights(data, choice)
@@ -298,7 +265,7 @@ def _finished(log_dir: Path, say: Say) -> FitResult:
     return result
 
 
-def _train(model: Decoder, data: FilmData, run: Run, say: Say, previous: Path | None) -> tuple[Path, int, int]:
+def _train(model: Decoder, data: FilmSamples, run: Run, say: Say, previous: Path | None) -> tuple[Path, int, int]:
     """Train; in the first process, load the best epoch's weights.
 
     Returns
@@ -315,7 +282,7 @@ def _train(model: Decoder, data: FilmData, run: Run, say: Say, previous: Path | 
     trainer = new_trainer(run, model, log_dir, say, n_before)
     for logger in trainer.loggers:
         logger.log_hyperparams({**data.choice.as_plain(), **run.as_plain()})
-    hold_terminations(trainer)
+    hold_terminations(trainer.world_size)
     try:
         trainer.fit(model, datamodule=FilmBlocks(data), ckpt_path=resumed, weights_only=True)
     except SystemExit as stop:
@@ -339,10 +306,11 @@ def _write_settings(log_dir: Path, choice: Choice, run: Run) -> None:
 
 
 def _evaluated(
-    model: Decoder, data: FilmData, run: Run, say: Say, log_dir: Path, n_epochs: int, best_epoch: int, seconds: float
+    model: Decoder, data: FilmSamples, run: Run, say: Say, log_dir: Path, n_epochs: int, best_epoch: int, seconds: float
 ) -> FitResult:
     """Score the trained model and leave its results in the run's folder."""
-    own, baselines = score(model, data)
+    model.eval().to(data.device)
+    (own,), baselines = score_networks([data], lambda block: model(block.counts)[None]), score_baselines(data)
     test = own.scores.get("test", {})
     metrics = MetricsFile(log_dir / METRICS, metric_columns(data.task), n_epochs)
     of_epoch = {"test_loss": test.get("loss"), "test_accuracy": test.get("accuracy")}
@@ -365,21 +333,8 @@ def _evaluated(
         best_epoch=best_epoch,
         n_epochs=n_epochs,
         seconds=seconds,
-        software={"summer": __version__, "torch": torch.__version__, "lightning": lightning.__version__},
+        software={"summer": __version__, "torch": torch.__version__, "lightning": version("lightning")},
         log_dir=log_dir,
     )
     write_results(result, own.predictions)
     return result
-
-
-def thresholds_of(rows: Mapping[str, Scored]) -> dict[str, float]:
-    """Return the threshold of each row that has one."""
-    found = {row: scored.threshold_log_odds for row, scored in rows.items()}
-    return {row: threshold for row, threshold in found.items() if threshold is not None}
-
-
-def score(model: Decoder, data: FilmData) -> tuple[Scored, dict[str, Scored]]:
-    """Evaluate a model, and the baselines by name, on every part that has samples."""
-    model.eval().to(data.device)
-    (own,) = score_networks([data], lambda block: model(block.counts)[None])
-    return own, score_baselines(data)

@@ -1,45 +1,34 @@
 """What our own `fit` asks of Lightning: devices, blocks of steps, logs, checkpoints, lines for people."""
 
-import ctypes
-import logging
-import os
+import io
 import signal
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
 from summer_prep.console import progress_on_terminal
 from summer_prep.errors import SettingsError
 from summer_prep.optional import load_extra
-from summer_prep.resources import usable_processors
 from summer_train.data.targets import Task
 from summer_train.models.decoder import Decoder
 from summer_train.models.steps import choose_steps
-from summer_train.runs.checkpoints import WholeCheckpoints, checkpoint_callbacks
-from summer_train.runs.folder import METRICS, PARTS, MetricsFile
-from summer_train.settings.options import FIRST_PROCESS, Run, Say, is_first_process
+from summer_train.runs.folder import METRICS, PARTS, MetricsFile, best_checkpoint, last_checkpoint, replace_file
+from summer_train.runs.processes import n_devices_of
+from summer_train.settings.options import Run, Say, is_first_process
 
 SLOW_EPOCH_S = 1.0
 """An epoch that takes longer shows its progress on a terminal."""
 
-FLOPS_PER_THREAD = 1.5e7
-"""Of a step's matrix products; with fewer, a further thread costs more than it gains (docs/performance.md)."""
-
-MIN_SHARED_BATCH = 8192
-"""Samples of a step; with fewer, one process is faster: 0.39 s an epoch, two 1.12 s, at 512 (docs/clusters.md)."""
-
-_SIGNAL_AT_PARENTS_DEATH = 1
 _COLLECTIVE_TIMEOUT = timedelta(minutes=5)
 
 
@@ -72,11 +61,6 @@ def new_trainer(run: Run, decoder: Decoder, log_dir: Path, say: Say, n_epochs_be
     )
     LightningEnvironment().set_global_rank(trainer.global_rank)  # loggers know only a LOCAL_RANK that was left behind
     return trainer
-
-
-def n_devices_of(run: Run) -> int:
-    """Return how many devices a run uses."""
-    return run.devices or max(1, torch.cuda.device_count())
 
 
 def check_loggers(names: Sequence[str]) -> None:
@@ -206,6 +190,40 @@ class EpochLines(Callback):
             self.bar = None
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best epoch, also when its run is continued from where the folder has been moved to."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best score so far; Lightning forgets it where a path is spelt in another way."""
+        best = str(Path(str(self.dirpath)) / best_checkpoint(Path()).name)
+        score = state_dict["best_model_score"]
+        here = {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best}
+        super().load_state_dict({**state_dict, **here, "best_k_models": {best: score}})
+
+
+def checkpoint_callbacks(log_dir: Path) -> list[Callback]:
+    """Return what writes best.ckpt, and after it last.ckpt, which so knows the best score."""
+    best, last = best_checkpoint(log_dir), last_checkpoint(log_dir)
+    common: dict[str, Any] = {
+        "dirpath": best.parent, "enable_version_counter": False, "auto_insert_metric_name": False,
+    }  # fmt: skip
+    # Lightning's own save_last writes only when the best one is written, too.
+    return [
+        BestCheckpoint(monitor="val_loss", filename=best.stem, **common),
+        ModelCheckpoint(filename=last.stem, **common),
+    ]
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it, so that a killed run leaves a whole one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; raises OSError if the disk does not allow it."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        replace_file(Path(path), content.getbuffer())
+
+
 def metric_columns(task: Task) -> list[str]:
     """Return the columns of a task's metrics.csv."""
     return [f"{part}_{name}" for part in PARTS for name in ("loss", *task.score_names)]
@@ -216,86 +234,3 @@ def _metrics_of(trainer: lightning.Trainer) -> dict[str, float]:
     return {
         name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(("train_", "val_"))
     }
-
-
-def use_threads(threads: int | None, flops_per_step: float) -> None:
-    """Set the processor threads of this process: one where matrix products are too small to share.
-
-    Raises
-    ------
-    SettingsError : more than there are processors
-    """
-    n_processors = usable_processors()
-    if threads is not None and threads > n_processors:
-        raise SettingsError(f"--threads {threads}: this machine has {n_processors} processors. Choose at most as many")
-    if threads is None:
-        threads = max(1, min(n_processors, int(flops_per_step / FLOPS_PER_THREAD)))
-    torch.set_num_threads(threads)
-
-
-def check_devices(devices: int | None) -> None:
-    """Refuse more devices than there are.
-
-    Raises
-    ------
-    SettingsError : too many
-    """
-    n_gpus = torch.cuda.device_count()
-    n_there = n_gpus or usable_processors()
-    kind = "GPUs" if n_gpus else "processors and no GPU"
-    if devices is not None and devices > n_there:
-        raise SettingsError(f"--devices {devices}: this machine has {n_there} {kind}. Choose at most as many")
-
-
-def hold_terminations(trainer: lightning.Trainer) -> None:
-    """Hold SIGTERM back until the processes of a run train; let Ctrl-C end this one at once until then.
-
-    Lightning's own handler of SIGTERM asks the other processes from within, and waits for ever where they wait for
-    this one. Processes that wait for each other in torch run no Python, so no KeyboardInterrupt would reach them.
-    """
-    if trainer.world_size > 1:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def prepare_processes(n_devices: int) -> None:
-    """Let further processes know that this one starts them; let a further process end with the first.
-
-    The system ends it, since a process that waits for another in torch runs no Python: Ctrl-C is for the first.
-    """
-    if is_first_process():
-        if n_devices > 1:
-            for left_behind in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"):
-                os.environ.pop(left_behind, None)  # Lightning would take this process for one of those it starts
-            os.environ[FIRST_PROCESS] = str(os.getpid())
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "prctl"):
-        libc.prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if os.environ[FIRST_PROCESS] != str(os.getppid()):
-        os._exit(1)  # the first process ended before it could be heard of
-
-
-_LIGHTNING = ("lightning.pytorch", "lightning.fabric")
-
-
-@contextmanager
-def process_restored() -> Iterator[None]:
-    """Give a caller's process back as it was: threads of torch, filters of warnings, levels of Lightning's logs."""
-    n_threads, levels = torch.get_num_threads(), {name: logging.getLogger(name).level for name in _LIGHTNING}
-    with warnings.catch_warnings():
-        try:
-            yield
-        finally:
-            torch.set_num_threads(n_threads)
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
-
-
-def quieten_lightning() -> None:
-    """Keep Lightning's advertising and its remarks on what we chose on purpose out of a user's sight."""
-    for name in _LIGHTNING:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning.*")

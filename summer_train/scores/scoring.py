@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from summer_train.data.batches import Block, Outputs
-from summer_train.data.module import FilmData
+from summer_train.data.film import FilmSamples
 from summer_train.data.targets import FilmLabel, NextBin
 from summer_train.scores.baselines import copy_last_bin, majority_class, mean_count, time_only
 from summer_train.scores.metrics import (
@@ -51,7 +51,7 @@ class Scored:
     predictions: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
-def score_networks(datas: Sequence[FilmData], outputs: Outputs) -> list[Scored]:
+def score_networks(datas: Sequence[FilmSamples], outputs: Outputs) -> list[Scored]:
     """Score networks that share their samples on every part that has any.
 
     Parameters
@@ -61,13 +61,13 @@ def score_networks(datas: Sequence[FilmData], outputs: Outputs) -> list[Scored]:
     return _SCORE[datas[0].task.name](datas, outputs)
 
 
-def score_baselines(data: FilmData) -> dict[str, Scored]:
+def score_baselines(data: FilmSamples) -> dict[str, Scored]:
     """Score what needs no network, by name."""
     return _BASELINES[data.task.name](data)
 
 
 @torch.no_grad()
-def _score_labels(datas: Sequence[FilmData], outputs: Outputs) -> list[Scored]:
+def _score_labels(datas: Sequence[FilmSamples], outputs: Outputs) -> list[Scored]:
     first = datas[0]
     parts = _parts(first)
     blocks = ((outputs(block), fingerprints(block.counts)) for part in parts for block in first.blocks(part))
@@ -91,7 +91,7 @@ def fingerprints(counts: Tensor) -> Tensor:
     return (values * torch.from_numpy(weights).to(values.device)).sum(dim=1)
 
 
-def _scored_labels(datas: Sequence[FilmData], logits: Mapping[str, Tensor]) -> list[Scored]:
+def _scored_labels(datas: Sequence[FilmSamples], logits: Mapping[str, Tensor]) -> list[Scored]:
     """Score logits of each part, (n_networks, n_samples, n_classes)."""
     classes = {
         part: np.stack([data.targets.all_rows()[getattr(data.split, part)] for data in datas]) for part in logits
@@ -134,7 +134,7 @@ def _scored_labels(datas: Sequence[FilmData], logits: Mapping[str, Tensor]) -> l
 
 
 @torch.no_grad()
-def _score_counts(datas: Sequence[FilmData], outputs: Outputs) -> list[Scored]:
+def _score_counts(datas: Sequence[FilmSamples], outputs: Outputs) -> list[Scored]:
     """Score next-bin networks one after the other: only what is the same for all can be a stack, so it is one."""
     scored = []
     for number, data in enumerate(datas):
@@ -148,7 +148,7 @@ def _score_counts(datas: Sequence[FilmData], outputs: Outputs) -> list[Scored]:
     return scored
 
 
-def _scored_counts(data: FilmData, predict: Callable[[Block], Tensor], keeps: bool = False) -> Scored:
+def _scored_counts(data: FilmSamples, predict: Callable[[Block], Tensor], keeps: bool = False) -> Scored:
     """Score predicted counts, (n_samples, n_units) of a block, summed up block by block."""
     assert isinstance(data.task, NextBin)
     scores, units, undefined = {}, {}, {}
@@ -182,7 +182,7 @@ def _scored_counts(data: FilmData, predict: Callable[[Block], Tensor], keeps: bo
 _SCORE = {FilmLabel.name: _score_labels, NextBin.name: _score_counts}
 
 
-def _label_baselines(data: FilmData) -> dict[str, Scored]:
+def _label_baselines(data: FilmSamples) -> dict[str, Scored]:
     task, split, classes = data.task, data.split, data.targets.all_rows()
     by_time = time_only(classes, split.train, split.val, task.n_outputs, data.choice.bin_length_ms)
     kinds = {"majority class": majority_class(classes, split.train, task.n_outputs), "time only": by_time}
@@ -192,7 +192,7 @@ def _label_baselines(data: FilmData) -> dict[str, Scored]:
     }
 
 
-def _count_baselines(data: FilmData) -> dict[str, Scored]:
+def _count_baselines(data: FilmSamples) -> dict[str, Scored]:
     kinds = {"copy last bin": copy_last_bin, "mean count": mean_count(data.blocks("train"))}
     return {name: _scored_counts(data, predict) for name, predict in kinds.items()}
 
@@ -200,7 +200,7 @@ def _count_baselines(data: FilmData) -> dict[str, Scored]:
 _BASELINES = {FilmLabel.name: _label_baselines, NextBin.name: _count_baselines}
 
 
-def _parts(data: FilmData) -> list[str]:
+def _parts(data: FilmSamples) -> list[str]:
     return [part for part, n in data.n_samples.items() if n]
 
 
@@ -210,7 +210,7 @@ def number_of(value: Any) -> float:
     return math.nan if math.isnan(number) else number
 
 
-def _places(data: FilmData) -> dict[str, NDArray[Any]]:
+def _places(data: FilmSamples) -> dict[str, NDArray[Any]]:
     """Return the bins of validation and test samples, and their seconds in the film."""
     film_s = data.selection.film_s()
     bins = {part: getattr(data.split, part) for part in _parts(data) if part != "train"}
@@ -220,7 +220,13 @@ def _places(data: FilmData) -> dict[str, NDArray[Any]]:
     }
 
 
-def samples_per_class(data: FilmData, part: str) -> list[int]:
+def thresholds_of(rows: Mapping[str, Scored]) -> dict[str, float]:
+    """Return the threshold of each row that has one."""
+    found = {row: scored.threshold_log_odds for row, scored in rows.items()}
+    return {row: threshold for row, threshold in found.items() if threshold is not None}
+
+
+def samples_per_class(data: FilmSamples, part: str) -> list[int]:
     """Return the number of samples of each class in a part; empty where there are no classes."""
     if not isinstance(data.task, FilmLabel):
         return []

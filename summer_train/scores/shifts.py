@@ -9,7 +9,7 @@ import numpy as np
 from summer_prep.errors import SettingsError
 from summer_prep.film.splits import cycle_length
 from summer_train.data.batches import Outputs
-from summer_train.data.module import FilmData
+from summer_train.data.film import FilmSamples
 from summer_train.data.samples import choose_shifts
 from summer_train.data.targets import FilmLabel, NothingToLearnError
 from summer_train.models.stack import Trained, stack_size, train_stack
@@ -18,14 +18,14 @@ from summer_train.scores.scoring import Scored, score_networks
 from summer_train.settings.options import Run, Say, say_nothing
 
 
-def score_stack(datas: Sequence[FilmData], trained: Sequence[Trained], outputs: Outputs) -> list[Scored | None]:
+def score_stack(datas: Sequence[FilmSamples], trained: Sequence[Trained], outputs: Outputs) -> list[Scored | None]:
     """Score what `train_stack` gives for each of some data; None where training diverged."""
     fine = [data for data, one in zip(datas, trained, strict=True) if one.is_fine]
     scored = iter(score_networks(fine, outputs) if fine else ())
     return [next(scored) if one.is_fine else None for one in trained]
 
 
-def shifts_of(data: FilmData, n_shifts: int) -> list[int]:
+def shifts_of(data: FilmSamples, n_shifts: int) -> list[int]:
     """Return the shifts of a null, in bins that have a label: at least a cycle of the split.
 
     Raises
@@ -43,7 +43,7 @@ def shifts_of(data: FilmData, n_shifts: int) -> list[int]:
     return choose_shifts(int(data.has_target.sum()), least, n_shifts)
 
 
-def shifted_null(data: FilmData, scored: Scored, run: Run, say: Say = say_nothing) -> dict[str, Any]:
+def shifted_null(data: FilmSamples, scored: Scored, run: Run, say: Say = say_nothing) -> dict[str, Any]:
     """Train networks on shifted labels as one was on the true ones.
 
     Returns

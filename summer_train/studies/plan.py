@@ -11,11 +11,11 @@ import numpy as np
 from summer_prep.errors import SettingsError
 from summer_prep.film.facts import BRAIN_REGION_GROUPS, BRAIN_REGIONS
 from summer_train.data.batches import MAX_BLOCK_VALUES
-from summer_train.data.module import FilmData
+from summer_train.data.film import FilmSamples
 from summer_train.data.selection import NoUnitsError, Selection, open_described
 from summer_train.data.targets import NothingToLearnError
-from summer_train.models.decoder import n_weights
 from summer_train.models.linear import BYTES_PER_WEIGHT
+from summer_train.models.networks import n_weights
 from summer_train.models.stack import stack_size
 from summer_train.models.steps import SAMPLES_AT_ONCE
 from summer_train.scores.shifts import shifts_of
@@ -96,7 +96,7 @@ def plan_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing)
         try:
             if isinstance(selection, NoUnitsError):
                 raise selection
-            data = FilmData(selection, choice, run.device_memory_gb, say=notes.setdefault)
+            data = FilmSamples(selection, choice, run.device_memory_gb, say=notes.setdefault)
         except (NoUnitsError, NothingToLearnError) as reason:
             unknown = [name for name in choice.brain_regions if name not in (*BRAIN_REGIONS, *BRAIN_REGION_GROUPS)]
             if isinstance(reason, NoUnitsError) and unknown:  # no region that a patient happens to lack: a slip
@@ -165,7 +165,7 @@ def _check_number(n_choices: int, run: StudyRun) -> None:
         raise SettingsError(f"{n_models} models{null}: a study has at most {MAX_MODELS}. Split it into several")
 
 
-def _sample_key(data: FilmData) -> str:
+def _sample_key(data: FilmSamples) -> str:
     """Return what two models must have in common to be trained as one."""
     choice = data.choice
     parts = [hashlib.sha256(indices.tobytes()).hexdigest() for indices in vars(data.split).values()]
@@ -174,7 +174,7 @@ def _sample_key(data: FilmData) -> str:
     return digest_of([shared, parts, data.task.n_outputs])
 
 
-def _group(first: FilmData, run: StudyRun) -> Group:
+def _group(first: FilmSamples, run: StudyRun) -> Group:
     """Return a group of models, none in it yet, that share the samples of some data."""
     size, weights = stack_size(first, first.choice), n_weights(first, first.choice)
     n_bins, n_values = first.selection.n_bins, first.n_units * first.window.n_bins

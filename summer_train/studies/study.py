@@ -23,12 +23,11 @@ from summer_prep.files import check_folder
 from summer_prep.options import with_absolute_paths
 from summer_prep.parallel import LOCAL, MAIN_GUARD, Opened, dask_workers, local_pool, run_tasks
 from summer_prep.resources import available_bytes, usable_processors
-from summer_train.data.module import FilmData
+from summer_train.data.film import FilmSamples
 from summer_train.data.selection import open_selection
 from summer_train.data.targets import NothingToLearnError
 from summer_train.models.stack import Trained, train_stack
 from summer_train.runs.folder import replacing, writing_below
-from summer_train.runs.trainer import process_restored, quieten_lightning
 from summer_train.scores.scoring import Scored, score_baselines
 from summer_train.scores.shifts import score_stack
 from summer_train.settings.file import for_study
@@ -61,7 +60,7 @@ from summer_train.studies.records import (
 )
 
 PROCESS_BYTES = 450e6
-"""What a process takes before it holds any counts: torch, lightning and ourselves."""
+"""What a process takes before it holds any counts: torch and ourselves."""
 
 PRELOADED = ("summer_train.studies.study",)
 SECONDS_BETWEEN_TABLES = 10.0
@@ -110,8 +109,7 @@ def study(*, config: str | Path | None = None, say: Say = say_nothing, **options
     """
     check_names(options, (*options_of(Choice), *STUDY_OPTIONS))
     options = for_study(options, config)
-    with process_restored():
-        return run_study(study_choices(options), settings_from(StudyRun, options), say)
+    return run_study(study_choices(options), settings_from(StudyRun, options), say)
 
 
 def study_choices(options: Mapping[str, Any]) -> list[Choice]:
@@ -130,7 +128,6 @@ def run_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing) 
     if current_process().name != "MainProcess" and run.workers != 1:  # it has run the script once more
         raise SettingsError(f"study: started by a process that another one started. {MAIN_GUARD}")
     check_folder(run.output_dir, "--output-dir")
-    quieten_lightning()
     plan = plan_study(choices, run, say)
     with _alone_in(run.output_dir):
         with writing_below(run.output_dir):
@@ -321,7 +318,6 @@ def train_models(models: Sequence[Model], data_digest: str, run: StudyRun) -> li
     ------
     CacheError : the cache holds other data by now
     """
-    quieten_lightning()
     started = time.perf_counter()
     datas, found = _open_models(models, data_digest, run)
     records = list(found)
@@ -335,13 +331,13 @@ def train_models(models: Sequence[Model], data_digest: str, run: StudyRun) -> li
     return records
 
 
-_opened: dict[tuple[str, float | None], FilmData] = {}
+_opened: dict[tuple[str, float | None], FilmSamples] = {}
 """The data that this process placed last, by their digest: the next stack mostly needs the same counts."""
 
 
 def _open_models(
     models: Sequence[Model], data_digest: str, run: StudyRun
-) -> tuple[dict[Model, FilmData], list[Record]]:
+) -> tuple[dict[Model, FilmSamples], list[Record]]:
     """Return the data of each model, and a record of each that has nothing to learn from."""
     choice = models[0].choice
     selection = open_selection(
@@ -360,7 +356,9 @@ def _open_models(
         )
     before = _opened.get((data_digest, run.device_memory_gb))
     choices = dict.fromkeys(model.choice for model in models)
-    of_choice = {one: FilmData(before.selection if before else selection, one, run.device_memory_gb) for one in choices}
+    of_choice = {
+        one: FilmSamples(before.selection if before else selection, one, run.device_memory_gb) for one in choices
+    }
     first = next(iter(of_choice.values()))
     if before:
         first.take_counts_of(before)
@@ -380,7 +378,9 @@ def _open_models(
     return datas, hopeless
 
 
-def _record(model: Model, data: FilmData, run: StudyRun, how: Trained, what: Scored | None, seconds: float) -> Record:
+def _record(
+    model: Model, data: FilmSamples, run: StudyRun, how: Trained, what: Scored | None, seconds: float
+) -> Record:
     if what is not None and not model.shift and run.keep_predictions:
         with writing_below(run.output_dir), replacing(predictions_path(run.output_dir, model.id)) as file:
             np.savez(file, **what.predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags

@@ -53,6 +53,24 @@ def test_checkpoint_says_what_it_was_trained_on(options):
     assert sum(len(patient["units"]) for patient in summer["data"]["patients"]) == result.n_units
 
 
+def test_what_takes_no_trainer_never_imports_lightning(options, demo_cache, tmp_path):
+    run = fit(**options(task="label"))
+    code = (
+        "import sys\n"
+        "import summer_train\n"
+        "from summer_train.runs.folder import find_results\n"
+        f"places = dict(cache_dir={str(demo_cache)!r}, data_dir={str(tmp_path / 'none')!r})\n"
+        f"folder = {str(tmp_path / 'study')!r}\n"
+        "summer_train.study(**places, patient_ids='14', buffer=10, max_epochs=1, workers=1, output_dir=folder)\n"
+        "summer_train.report(folder)\n"
+        f"summer_train.evaluate({str(run.log_dir)!r}, **places)\n"
+        f"assert find_results(__import__('pathlib').Path({str(run.log_dir)!r}), print)\n"
+        "assert 'torch' in sys.modules\n"
+        "assert not [name for name in sys.modules if name.partition('.')[0] in ('lightning', 'pytorch_lightning')]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=200)
+
+
 def test_evaluating_the_best_checkpoint_gives_the_scores_of_its_run(options, demo_cache, tmp_path):
     result = fit(**options(task="label"))
     again = evaluate(result.best_checkpoint, data_dir=tmp_path / "none", cache_dir=demo_cache)

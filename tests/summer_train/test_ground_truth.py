@@ -7,7 +7,7 @@ import summer_train
 from summer_prep.cache.build import BuildConfig, build_keys
 from summer_prep.film.facts import UNDEFINED
 from summer_prep.recordings.demo import LAG_MS, DemoConfig, write_demo_data
-from summer_train.data.module import FilmData
+from summer_train.data.film import FilmSamples
 from summer_train.data.selection import open_selection
 from summer_train.models.stack import train_stack
 from summer_train.scores.scoring import score_baselines
@@ -87,7 +87,7 @@ def with_labels(cache, labels, seed, bin_length_ms=400, **options):
     selection = open_selection(cache, 14, bin_length_ms)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("summer_train.data.selection.Selection.labels", lambda *_: labels[: selection.n_bins])
-        return FilmData(selection, choice)
+        return FilmSamples(selection, choice)
 
 
 def random_stretches(generator, n_bins, mean_length):
@@ -123,7 +123,7 @@ def test_an_untuned_label_lies_in_its_null_and_a_tuned_one_beyond(tuned_cache):
                 {"task": "label", "label_name": label_name, "buffer": 4, "seed": seed,
                  "fold": fold, "model": "linear"},
             )  # fmt: skip
-            data = FilmData(selection, choice)
+            data = FilmSamples(selection, choice)
             (scored,) = score_stack([data], *train_stack([data], 1))
             values.append(shifted_null(data, scored, Run(max_epochs=1, shifts=9))["p_auroc"])
     assert max(p[TUNED]) == 0.1  # the least that nine shifts allow
@@ -150,7 +150,7 @@ def test_time_alone_beats_chance_on_slow_labels_and_not_on_labels_without_struct
 def test_shifted_labels_keep_their_structure_and_bins_without_a_label(tuned_cache):
     selection = open_selection(tuned_cache, 14, 400)
     choice = settings_from(Choice, {"task": "label", "label_name": "indoor-setting", "buffer": 5, "bin_length": 400})
-    data = FilmData(selection, choice)
+    data = FilmSamples(selection, choice)
     shifted = data.shifted(500)
     before, after = data.targets.all_rows(), shifted.targets.all_rows()
     raw = selection.labels("indoor-setting")

@@ -17,7 +17,8 @@ from lightning.pytorch.loggers import CSVLogger
 
 import summer_train
 from summer_prep.errors import CacheError, SettingsError
-from summer_train.models.decoder import net_of, new_decoder
+from summer_train.models.decoder import new_decoder
+from summer_train.models.networks import net_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -158,7 +159,7 @@ def test_a_decoder_too_large_for_memory_is_refused(options):
 
 
 def test_counts_are_not_rounded_to_16_bits():
-    from summer_train.scores.metrics import squared_error
+    from summer_train.data.losses import squared_error
 
     assert squared_error(torch.full((4, 1), 256.0, dtype=torch.bfloat16), torch.full((4, 1), 257)) == 1
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from summer_train import Decoder, LinearLabel, fit, open_selection
+from summer_train.data import batches
 from summer_train.data.batches import Block, OrderedBlocks, ResidentSamples, ShuffledBlocks, StreamedSamples
-from summer_train.data.module import batches
 from summer_train.data.targets import FilmLabel, NextBin
 from summer_train.models.networks import two_layer_net
 from summer_train.models.steps import AutogradSteps, DenseSteps, GraphedSteps, written_out_steps
@@ -191,7 +191,7 @@ def test_streamed_samples_are_the_resident_ones_in_the_same_order(task, free_byt
     monkeypatch.setattr(batches, "BLOCK_SAMPLES", 300)
     data, streamed = make_data(task=task), make_data(task=task, device_memory_gb=1e-6)
     assert isinstance(data.samples, ResidentSamples)
-    monkeypatch.setattr("summer_train.data.module.available_bytes", lambda: free_bytes)
+    monkeypatch.setattr("summer_train.data.film.available_bytes", lambda: free_bytes)
     assert isinstance(streamed.samples, StreamedSamples)
     assert bool(streamed.samples.read_ahead_bytes) == (free_bytes < 1e9)
     assert "streaming" in streamed.notes[0]

@@ -30,8 +30,8 @@ from summer_train.reports.tables import study_table
 from summer_train.scores.shifts import score_stack
 from summer_train.settings.lists import choices_of
 from summer_train.settings.options import Choice, StudyRun, settings_from
+from summer_train.studies import study as studies
 from summer_train.studies.records import predictions_path, read_stacks, write_stack
-from summer_train.studies.study import study as studies
 from tests.conftest import error_line, hear_interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +92,7 @@ def test_stacked_networks_stop_early_as_alone(places):
         settings_from(Choice, {"task": "label", "label_name": name, "buffer": 10, "lr": 0.02})
         for name in ("summer", "tom", "office", "park")
     ]
-    datas = [summer_train.data.module.FilmData(selection, choice) for choice in choices]
+    datas = [summer_train.data.film.FilmSamples(selection, choice) for choice in choices]
     together, outputs = train_stack(datas, 12, patience=1)
     scored = score_stack(datas, together, outputs)
     assert len({len(trained.curve) for trained in together}) > 1
@@ -568,7 +568,7 @@ def test_a_folder_that_is_moved_while_a_study_works_is_one_line(places, tmp_path
 
 
 def test_too_many_models_are_refused_before_any_data_are_prepared(places, tmp_path, monkeypatch):
-    monkeypatch.setattr("summer_train.studies.plan.FilmData", None)
+    monkeypatch.setattr("summer_train.studies.plan.FilmSamples", None)
     options = {**places, "label_name": "all", "fold": "1-5", "workers": 1, "output_dir": tmp_path / "study"}
     with pytest.raises(SettingsError, match="265265 models"):
         summer_train.study(**options, shifts=1000)
