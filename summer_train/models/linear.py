@@ -15,7 +15,7 @@ from torch import Tensor
 
 from summer_train.data.batches import Block, is_distributed
 from summer_train.data.targets import NextBin, Task
-from summer_train.models.steps import of_many_layers, sum_over_processes
+from summer_train.models.steps import dense_gradients, sum_over_processes
 
 ITERATIONS = 20
 """In an epoch, at most; curvature is estimated anew in each, so that a run can be continued after any epoch."""
@@ -153,15 +153,14 @@ class LinearSolver:
     def _evaluate(self, point: Tensor, blocks: Iterable[Block]) -> tuple[Tensor, Tensor]:
         """Return the mean loss of each network at a point, and its gradient there."""
         weight, bias = self._unscaled(point)
-        gradients_of = of_many_layers(weight, bias)
+        gradients_of = dense_gradients([weight, bias])
         loss, d_weight, d_bias = point.new_zeros(len(point)), torch.zeros_like(weight), torch.zeros_like(bias)
         for block in blocks:
             n_samples = len(block.targets)
             if not n_samples:
                 continue
             x, y = block.counts.double().flatten(1), self.prepare(block.targets).double().transpose(1, 2)
-            made = x.new_empty(*self.bias.shape, n_samples)
-            gradients = gradients_of(x, y, made, self.n_samples, self.task.loss_gradient)
+            made, gradients = gradients_of(x, y, self.n_samples, self.task.loss_gradient)
             loss += self.losses(made.transpose(1, 2), block.targets) * (n_samples / self.n_samples)
             d_weight += gradients[0]
             d_bias += gradients[1]

@@ -7,7 +7,6 @@ shortcut for exactly those for which it gives the same weights (`written_out_ste
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +21,12 @@ SAMPLES_AT_ONCE = 1024
 Gradient = Callable[[Tensor, Tensor, int], Tensor]
 """(predictions, prepared targets, axis of the outputs) -> gradient of the summed loss with respect to the former."""
 
-GradientsOfBatch = Callable[[Tensor, Tensor, Tensor, int, Gradient], list[Tensor]]
-"""(x, prepared targets, predictions to be filled, batch size, loss gradient) -> gradients of all parameters."""
+GradientsOfBatch = Callable[[Tensor, Tensor, int, Gradient], tuple[Tensor, list[Tensor]]]
+"""(x, prepared targets, batch size, loss gradient) -> predictions, (n_networks, n_outputs, batch) as the targets, and
+gradients of all parameters."""
 
-
-class Steps(Protocol):
-    """Takes one optimizer step per mini-batch of a block."""
-
-    def __call__(self, block: Block) -> Tensor:
-        """Return the predictions, (n_networks, n_samples, n_outputs)."""
+Steps = Callable[[Block], Tensor]
+"""Takes one optimizer step per mini-batch of a block; returns the predictions, (n_networks, n_samples, n_outputs)."""
 
 
 class AutogradSteps:
@@ -74,7 +70,8 @@ class DenseSteps:
     parameters : weight and bias of each layer, those of an nn.Linear with a leading axis of n_networks; without it
         for one network
     prepare : stored targets -> (n_networks or 1, n_samples, n_outputs)
-    loss_gradient : (predictions, prepared targets) -> gradient of the summed loss with respect to the predictions
+    loss_gradient : (predictions, prepared targets, axis of the outputs) -> gradient of the summed loss with respect to
+        the predictions
     """
 
     def __init__(
@@ -90,38 +87,26 @@ class DenseSteps:
     @torch.no_grad()
     def __call__(self, block: Block) -> Tensor:
         """Forward, written-out backward, step, batch after batch."""
-        counts, targets = block.counts.float().flatten(1), self.prepare(block.targets)
-        n_networks = len(self.parameters[0]) if self.parameters[0].dim() == 3 else 1
-        n_outputs, has_two = self.parameters[-1].shape[-1], len(self.parameters) == 4
-        if n_networks == 1:  # without the leading axis a step has fewer and faster calls
-            weights = [
-                parameter.detach().view(parameter.shape[-dim:])
-                for parameter, dim in zip(self.parameters, (2, 1, 2, 1), strict=False)
-            ]
-            gradients_of = (_of_one_network if has_two else _of_one_layer)(*weights)
-            made, targets, axis = counts.new_empty(len(counts), n_outputs), targets[0], 0
-            predictions = made[None]
-        else:  # samples come last: then no step moves numbers to other places
-            weights = [parameter.detach() for parameter in self.parameters]
-            gradients_of = (_of_many_networks if has_two else of_many_layers)(*weights)
-            made, targets, axis = (
-                counts.new_empty(n_networks, n_outputs, len(counts)), targets.transpose(1, 2).contiguous(), 2
-            )  # fmt: skip
-            predictions = made.transpose(1, 2)
-        update = self._adam([weight.shape for weight in weights])
-        sizes = block.local_sizes
-        batches = zip(
-            counts.split(sizes), targets.split(sizes, axis), made.split(sizes, axis), block.batch_sizes, strict=True
-        )
-        for x, y, prediction, batch_size in batches:
-            gradients = gradients_of(x, y, prediction, batch_size, self.loss_gradient)
+        counts = block.counts.float().flatten(1).split(block.local_sizes)
+        # Samples come last: then no step moves numbers to other places.
+        targets = self.prepare(block.targets).transpose(1, 2).split(block.local_sizes, 2)
+        gradients_of = dense_gradients([self._stacked(parameter) for parameter in self.parameters])
+        update = self._adam()
+        predictions = []
+        for x, y, batch_size in zip(counts, targets, block.batch_sizes, strict=True):
+            prediction, gradients = gradients_of(x, y, batch_size, self.loss_gradient)
             if is_distributed():
                 sum_over_processes(gradients)
             update(gradients)
-        return predictions
+            predictions.append(prediction)
+        return torch.cat(predictions, dim=2).transpose(1, 2)
 
-    def _adam(self, shapes: Sequence[torch.Size]) -> Callable[[list[Tensor]], None]:
-        """Return Adam's update of all parameters in one kernel, on the optimizer's own state; gradients shaped so."""
+    def _stacked(self, tensor: Tensor) -> Tensor:
+        """Return a parameter, or what the optimizer keeps for it, with the leading axis of networks."""
+        return tensor.detach() if self.parameters[0].dim() == 3 else tensor.detach()[None]
+
+    def _adam(self) -> Callable[[list[Tensor]], None]:
+        """Return Adam's update of all parameters in one kernel, on the optimizer's own state."""
         optimizer = self.optimizer
         (group,) = optimizer.param_groups
         for parameter in self.parameters:
@@ -134,10 +119,8 @@ class DenseSteps:
                 }
         states = [optimizer.state[parameter] for parameter in self.parameters]
         steps = [state["step"] for state in states]
-        tensors = (self.parameters, [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states])
-        parameters, averages, squares = (
-            [tensor.detach().view(shape) for tensor, shape in zip(kind, shapes, strict=True)] for kind in tensors
-        )
+        parameters = [self._stacked(parameter) for parameter in self.parameters]
+        averages, squares = ([self._stacked(state[name]) for state in states] for name in ("exp_avg", "exp_avg_sq"))
         beta_1, beta_2 = group["betas"]
         settings = {
             "lr": group["lr"], "beta1": beta_1, "beta2": beta_2, "eps": group["eps"],
@@ -151,65 +134,34 @@ class DenseSteps:
         return update
 
 
-def _of_one_network(weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: Tensor) -> GradientsOfBatch:
-    """Return the step of one network: weights as those of nn.Linear, predictions (batch, n_outputs)."""
-    transposed_1, transposed_2 = weight_1.t(), weight_2.t()
+def dense_gradients(parameters: Sequence[Tensor]) -> GradientsOfBatch:
+    """Return what predicts a batch with a stack of one or two layers, and gives the gradients of all parameters.
 
-    def gradients_of(x: Tensor, y: Tensor, made: Tensor, batch_size: int, gradient: Gradient) -> list[Tensor]:
-        hidden = torch.addmm(bias_1, x, transposed_1).relu_()
-        torch.addmm(bias_2, hidden, transposed_2, out=made)
-        d_made = gradient(made, y, -1).div_(batch_size)
-        d_hidden = torch.ops.aten.threshold_backward(torch.mm(d_made, weight_2), hidden, 0)
-        return [torch.mm(d_hidden.t(), x), d_hidden.sum(0), torch.mm(d_made.t(), hidden), d_made.sum(0)]
-
-    return gradients_of
-
-
-def _of_many_networks(weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: Tensor) -> GradientsOfBatch:
-    """Return the step of a stack: weights with a leading axis, targets and predictions (n_networks, n_outputs, batch).
-
-    The first layers of all networks are one product with x, (batch, n_units), which they share.
+    The first layers of all networks are one product with x, (batch, n_inputs), which they share.
     """
-    n_networks, hidden_size, n_units = weight_1.shape
-    flat_weight_1, column_1, column_2 = weight_1.view(-1, n_units), bias_1.view(-1, 1), bias_2[:, :, None]
-    transposed_2 = weight_2.transpose(1, 2)
+    weight_1, bias_1, *second = parameters
+    n_networks, width, n_inputs = weight_1.shape
+    flat_weight_1, column_1 = weight_1.view(-1, n_inputs), bias_1.view(-1, 1)
+    if second:
+        weight_2, column_2 = second[0], second[1][:, :, None]
+        transposed_2 = weight_2.transpose(1, 2)
 
-    def gradients_of(x: Tensor, y: Tensor, made: Tensor, batch_size: int, gradient: Gradient) -> list[Tensor]:
-        hidden = torch.addmm(column_1, flat_weight_1, x.t()).relu_().view(n_networks, hidden_size, -1)
-        made.copy_(torch.baddbmm(column_2, weight_2, hidden))
-        d_made = gradient(made, y, 1).div_(batch_size)
-        d_hidden = torch.ops.aten.threshold_backward(torch.bmm(transposed_2, d_made), hidden, 0)
-        return [
-            torch.mm(d_hidden.view(-1, len(x)), x).view_as(weight_1),
-            d_hidden.sum(2),
+    def gradients_of(x: Tensor, y: Tensor, batch_size: int, gradient: Gradient) -> tuple[Tensor, list[Tensor]]:
+        first = torch.addmm(column_1, flat_weight_1, x.t())
+        if not second:
+            prediction = first.view(n_networks, width, -1)
+            d_first = gradient(prediction, y, 1).div_(batch_size)
+            return prediction, [torch.mm(d_first.view(-1, len(x)), x).view_as(weight_1), d_first.sum(2)]
+        hidden = first.relu_().view(n_networks, width, -1)
+        prediction = torch.baddbmm(column_2, weight_2, hidden)
+        d_made = gradient(prediction, y, 1).div_(batch_size)
+        d_first = torch.ops.aten.threshold_backward(torch.bmm(transposed_2, d_made), hidden, 0)
+        return prediction, [
+            torch.mm(d_first.view(-1, len(x)), x).view_as(weight_1),
+            d_first.sum(2),
             torch.bmm(d_made, hidden.transpose(1, 2)),
             d_made.sum(2),
         ]
-
-    return gradients_of
-
-
-def _of_one_layer(weight: Tensor, bias: Tensor) -> GradientsOfBatch:
-    """Return the step of one layer: as `_of_one_network`."""
-    transposed = weight.t()
-
-    def gradients_of(x: Tensor, y: Tensor, made: Tensor, batch_size: int, gradient: Gradient) -> list[Tensor]:
-        torch.addmm(bias, x, transposed, out=made)
-        d_made = gradient(made, y, -1).div_(batch_size)
-        return [torch.mm(d_made.t(), x), d_made.sum(0)]
-
-    return gradients_of
-
-
-def of_many_layers(weight: Tensor, bias: Tensor) -> GradientsOfBatch:
-    """Return the step of a stack of layers: as `_of_many_networks`, all of them one product with x."""
-    n_networks, n_outputs, n_inputs = weight.shape
-    flat_weight, column = weight.view(-1, n_inputs), bias.view(-1, 1)
-
-    def gradients_of(x: Tensor, y: Tensor, made: Tensor, batch_size: int, gradient: Gradient) -> list[Tensor]:
-        made.copy_(torch.addmm(column, flat_weight, x.t()).view(n_networks, n_outputs, -1))
-        d_made = gradient(made, y, 1).div_(batch_size)
-        return [torch.mm(d_made.view(-1, len(x)), x).view_as(weight), d_made.sum(2)]
 
     return gradients_of
 
