@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from summer_prep.film.splits import OWN_BIN, Indices, Window
+from summer_train.data.selection import Selection
 
 BLOCK_SAMPLES = 8192
 """At most about this many samples in a block; more would not be faster, and floats of them cost memory."""
@@ -47,58 +48,8 @@ Outputs = Callable[[Block], Tensor]
 """Block -> outputs of several networks, (n_networks, n_samples, n_outputs)."""
 
 
-class Rows(Protocol):
-    """One row per bin, in files or in memory."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of a value."""
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """Of a row."""
-
-    def all_rows(self) -> NDArray[Any]:
-        """Return the rows of all bins, (n_bins, *row_shape)."""
-
-    def take_rows(self, indices: Indices, out: NDArray[Any]) -> None:
-        """Fill `out`, (n_rows, *row_shape), with the rows of the bins named, in that order."""
-
-
-@dataclass(frozen=True)
-class ArrayRows:
-    """Rows in memory: values of each bin, (n_bins, ...)."""
-
-    values: NDArray[Any]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of a value."""
-        return self.values.dtype
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """Of a row."""
-        return self.values.shape[1:]
-
-    def all_rows(self) -> NDArray[Any]:
-        """Return the values of all bins, (n_bins, ...)."""
-        return self.values
-
-    def take_rows(self, indices: Indices, out: NDArray[Any]) -> None:
-        """Fill `out`, (n_rows, ...), with the values of the bins named."""
-        np.take(self.values, indices, axis=0, out=out)
-
-
-class Samples(Protocol):
-    """Where samples come from: `ResidentSamples` or `StreamedSamples`."""
-
-    @property
-    def n_values(self) -> int:
-        """Number of counts of a sample."""
-
-    def gather(self, index_blocks: Iterable[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield counts and targets of each block of sample indices, on the device."""
+Rows = Selection | NDArray[Any]
+"""One row per bin, in files or in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +91,7 @@ class StreamedSamples:
         fast as the disk can only if many are read at a time, in its order.
     """
 
-    counts: Rows
+    counts: Selection
     targets: Rows
     reach: int
     device: torch.device
@@ -150,7 +101,7 @@ class StreamedSamples:
     @property
     def n_values(self) -> int:
         """Number of counts of a sample."""
-        return self.window.n_bins * self.counts.row_shape[0]
+        return self.window.n_bins * self.counts.shape[1]
 
     def gather(self, index_blocks: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield counts and targets of each block of sample indices."""
@@ -169,7 +120,7 @@ class StreamedSamples:
     def _read_at_once(self, index_blocks: Iterable[Indices]) -> Iterator[list[Indices]]:
         """Yield blocks together as far as a buffer takes them, each with one at least."""
         sample_bytes = sum(
-            n_rows * int(np.prod(rows.row_shape, initial=1)) * torch_dtype(rows.dtype).itemsize
+            n_rows * math.prod(rows.shape[1:]) * torch_dtype(rows.dtype).itemsize
             for n_rows, rows in ((self.window.n_bins, self.counts), (1, self.targets))
         )
         blocks: list[Indices] = []
@@ -188,12 +139,15 @@ class StreamedSamples:
         if not buffers or len(buffers[1]) < len(indices):
             pin = self.device.type == "cuda" and not self.read_ahead_bytes
             buffers[:] = [
-                torch.empty((len(wanted), *rows.row_shape), dtype=torch_dtype(rows.dtype), pin_memory=pin)
+                torch.empty((len(wanted), *rows.shape[1:]), dtype=torch_dtype(rows.dtype), pin_memory=pin)
                 for rows, wanted in zip((self.counts, self.targets), bins, strict=True)
             ]
         staged = [buffer[: len(wanted)] for buffer, wanted in zip(buffers, bins, strict=True)]
-        self.counts.take_rows(bins[0], staged[0].numpy())
-        self.targets.take_rows(bins[1], staged[1].numpy())
+        for rows, wanted, out in zip((self.counts, self.targets), bins, staged, strict=True):
+            if isinstance(rows, Selection):
+                rows.take_rows(wanted, out.numpy())
+            else:
+                np.take(rows, wanted, axis=0, out=out.numpy())
         return [by_sample(staged[0], self.window), staged[1]]
 
     def _in_blocks(self, staged: Future[list[Tensor]], blocks: list[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -207,6 +161,9 @@ class StreamedSamples:
             # The buffers are filled again by a thread that knows nothing of streams.
             torch.cuda.current_stream(self.device).synchronize()
         return counts, targets
+
+
+Samples = ResidentSamples | StreamedSamples
 
 
 def bins_of_windows(samples: Tensor, window: Window) -> Tensor:

@@ -7,12 +7,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from summer_prep.film.splits import Split, Window, blocked_split, fraction_split, random_split, window_of
 from summer_prep.resources import available_bytes
 from summer_train.data.batches import (
-    ArrayRows,
     OrderedBlocks,
     ResidentSamples,
     Samples,
@@ -21,7 +21,7 @@ from summer_train.data.batches import (
 )
 from summer_train.data.samples import Mask, reaches_only, runs_on, shift_labels
 from summer_train.data.selection import Selection, open_described
-from summer_train.data.targets import NothingToLearnError, Task, task_samples
+from summer_train.data.targets import NothingToLearnError, Task, stored_targets, task_of
 from summer_train.settings.options import Choice, Run, Say, say_nothing
 
 DEFAULT_MEMORY_SHARE = 0.8
@@ -54,13 +54,13 @@ class FilmSamples:
         self.selection, self.choice, self.device_memory_gb, self.say = selection, choice, device_memory_gb, say
         self.notes: list[str] = []
         self.window = window_of(choice.window_s, choice.bin_length_ms)
-        self.targets, is_defined, self._task_of = task_samples(selection, choice, self._note)
+        self.targets, is_defined = stored_targets(selection, choice, self._note)
         self.n_units = selection.n_units
         n_samples = len(is_defined)
         reach = selection.n_bins - n_samples
         self.has_target = is_defined & self._usable(n_samples, reach)
         self.split = self._leave_out(_split(n_samples, choice, self.window, reach), self.has_target)
-        self.task: Task = self._task_of(self.targets, self.split.train)
+        self.task: Task = task_of(self.targets, choice, self.split.train)
         self.device = torch.device("cpu")
         self._samples: Samples | None = None
 
@@ -134,15 +134,18 @@ class FilmSamples:
         """Use the counts that other data of the same selection have placed on the same device."""
         self.place(other.device)
         mine: Any = other.samples
-        targets: Any = self.targets
-        if isinstance(mine, ResidentSamples):
-            targets = self._resident_targets(mine.counts)
+        targets = self._resident_targets(mine.counts) if isinstance(mine, ResidentSamples) else self.targets
         self._samples = replace(mine, targets=targets, reach=self.task.reach, window=self.window)
 
     def _resident_targets(self, counts: Tensor) -> Tensor:
-        if self.targets is self.selection:  # of the next bin: the same rows, not a copy
-            return counts
-        return torch.from_numpy(self.targets.all_rows()).to(counts.device)
+        # Of the next bin: the same rows, not a copy.
+        return counts if self.targets is self.selection else torch.from_numpy(self.classes).to(counts.device)
+
+    @property
+    def classes(self) -> NDArray[np.uint8]:
+        """The class of each bin, (n_bins,), of a label."""
+        assert isinstance(self.targets, np.ndarray)
+        return self.targets
 
     def shifted(self, n_bins: int) -> "FilmSamples":
         """Return the same samples with labels moved along the film in a circle, for a null.
@@ -152,8 +155,8 @@ class FilmSamples:
         NothingToLearnError : the shift leaves one class in training
         """
         other = copy(self)
-        other.targets = ArrayRows(shift_labels(self.targets.all_rows(), self.has_target, n_bins))
-        other.task = other._task_of(other.targets, other.split.train)
+        other.targets = shift_labels(self.classes, self.has_target, n_bins)
+        other.task = task_of(other.targets, other.choice, other.split.train)
         other._samples = None
         return other
 

@@ -27,11 +27,10 @@ def reaches_only(usable: Mask, n_samples: int, window: Window) -> Mask:
     usable : (n_bins,)
     window : what a sample reaches, which holds its own bin
     """
-    before, after = -window.first, n_samples + window.last - len(usable)
-    beyond = np.pad(~usable, (before, max(0, after)), constant_values=True)
-    n_unusable = np.concatenate([[0], np.cumsum(beyond)])
-    starts = np.arange(n_samples)
-    return np.asarray(n_unusable[starts + window.n_bins] == n_unusable[starts])
+    after = max(0, n_samples + window.last - len(usable))
+    padded = np.pad(usable, (-window.first, after), constant_values=False)
+    reached = np.lib.stride_tricks.sliding_window_view(padded, window.n_bins)[:n_samples]
+    return np.asarray(reached.all(axis=1))
 
 
 def runs_on(inside: Mask, after: Mask, n_samples: int, window: Window) -> Mask:

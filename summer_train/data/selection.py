@@ -62,9 +62,9 @@ class Selection:
         return np.result_type(*(patient.chunks[0].dtype for patient in self.patients))
 
     @property
-    def row_shape(self) -> tuple[int, ...]:
-        """Of a row of counts."""
-        return (self.n_units,)
+    def shape(self) -> tuple[int, int]:
+        """Of the chosen counts, (n_bins, n_units)."""
+        return self.n_bins, self.n_units
 
     @property
     def n_bytes(self) -> int:
@@ -84,10 +84,6 @@ class Selection:
         counts = np.empty((self.n_bins, self.n_units), dtype=self.dtype)
         self.copy_rows(0, counts)
         return counts
-
-    def all_rows(self) -> NDArray[Any]:
-        """Return the counts, as what reads rows asks for them."""
-        return self.counts()
 
     def counts_if_mapped(self) -> NDArray[Any] | None:
         """Return the chosen counts without a copy, if they are one patient's only chunk; else None."""

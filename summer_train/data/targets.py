@@ -1,18 +1,17 @@
 """What differs between the tasks, and only that: targets and loss. (`scoring` has their scores.)"""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from summer_prep.errors import SettingsError
 from summer_prep.film.splits import Indices
-from summer_train.data.batches import ArrayRows, Rows
+from summer_train.data.batches import Rows
 from summer_train.data.losses import (
     accuracy,
     balanced_weights,
@@ -28,37 +27,6 @@ from summer_train.data.losses import (
 from summer_train.data.samples import UNDEFINED_CLASS, Mask, class_indices
 from summer_train.data.selection import Selection
 from summer_train.settings.options import Choice, Loss, Say
-
-
-class Task(Protocol):
-    """What is predicted from a sample, and how well."""
-
-    name: ClassVar[str]
-    log_name: ClassVar[str]
-    """Folder of the runs, as in the published pipeline."""
-    score_names: ClassVar[tuple[str, ...]]
-    """What is logged beside the loss while a network trains."""
-    reach: ClassVar[int]
-    """How many bins after a sample's own its target lies."""
-
-    @property
-    def n_outputs(self) -> int:
-        """Width of a prediction."""
-
-    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Return the mean loss over samples."""
-
-    def loss_gradient(self, prediction: Tensor, prepared: Tensor, dim: int = -1) -> Tensor:
-        """Return the loss's gradient with respect to the prediction, outputs along axis `dim`, summed over samples."""
-
-    def prepare(self, target: Tensor) -> Tensor:
-        """Return targets as `loss_gradient` takes them."""
-
-    def as_target(self, target: Tensor) -> Tensor:
-        """Return stored targets as a loss of torch takes them."""
-
-    def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return what is logged beside the loss, means over samples."""
 
 
 @dataclass(frozen=True)
@@ -148,45 +116,58 @@ class FilmLabel:
         return {"accuracy": accuracy(prediction, target)}
 
 
+Task = NextBin | FilmLabel
+"""What is predicted from a sample, and how well. Each has
+
+log_name : folder of the runs, as in the published pipeline
+score_names : what is logged beside the loss while a network trains
+reach : how many bins after a sample's own its target lies
+n_outputs : width of a prediction
+loss(prediction, target) : mean over samples
+prepare(target) : targets as `loss_gradient` takes them
+loss_gradient(prediction, prepared, dim) : of the loss summed over samples, outputs along axis `dim`
+as_target(target) : stored targets as a loss of torch takes them
+scores(prediction, target) : what is logged beside the loss, means over samples
+"""
+
+
 class NothingToLearnError(SettingsError):
     """A part of the split holds no usable sample, or the training part one class alone."""
 
 
-class TaskSamples(NamedTuple):
-    """The targets of all bins, those of a sample `reach` bins on; which samples have one; and the task itself."""
+def stored_targets(selection: Selection, choice: Choice, note: Say) -> tuple[Rows, Mask]:
+    """Return what is to be predicted in all bins, and which samples have it, (n_samples,).
 
-    targets: Rows
-    is_defined: Mask
-    """(n_samples,)"""
-    task: Callable[[Rows, Indices], Task]
-    """Targets and training samples -> task. Raises NothingToLearnError."""
+    Parameters
+    ----------
+    note : takes what was left out and why, for people
 
-
-def _next_bin(selection: Selection, choice: Choice, note: Say) -> TaskSamples:
-    task = NextBin(selection.n_units, choice.loss)
-    is_defined = np.ones(max(0, selection.n_bins - task.reach), dtype=bool)
-    return TaskSamples(selection, is_defined, partial(_next_bin_task, task))
-
-
-def _next_bin_task(task: NextBin, _targets: Rows, _train: Indices) -> Task:
-    return task
-
-
-def _film_label(selection: Selection, choice: Choice, note: Say) -> TaskSamples:
+    Raises
+    ------
+    SettingsError : no such label
+    """
+    if choice.task == NextBin.name:
+        return selection, np.ones(max(0, selection.n_bins - NextBin.reach), dtype=bool)
     classes = class_indices(selection.labels(choice.label_name, choice.label_rule))
-    has_undefined = bool((classes == UNDEFINED_CLASS).any())
-    is_class = choice.undefined == "class"
-    if is_class and not has_undefined:
+    if choice.undefined == "class" and not (classes == UNDEFINED_CLASS).any():
         note(f"label {choice.label_name} is defined everywhere; --undefined class changes nothing")
-    n_classes = 3 if has_undefined and is_class else 2
-    is_defined = classes < n_classes
+    is_defined = classes < _n_classes(classes, choice)
     if not is_defined.all():
         note(f"left out {int((~is_defined).sum())} bins where {choice.label_name} is undefined")
-    return TaskSamples(ArrayRows(classes), is_defined, partial(_label_task, choice, n_classes))
+    return classes, is_defined
 
 
-def _label_task(choice: Choice, n_classes: int, targets: Rows, train: Indices) -> Task:
-    counts = np.bincount(targets.all_rows()[train], minlength=n_classes)
+def task_of(targets: Rows, choice: Choice, train: Indices) -> Task:
+    """Return the task of stored targets.
+
+    Raises
+    ------
+    NothingToLearnError : the training samples have one class alone
+    """
+    if isinstance(targets, Selection):
+        return NextBin(targets.n_units, choice.loss)
+    n_classes = _n_classes(targets, choice)
+    counts = np.bincount(targets[train], minlength=n_classes)
     present = np.flatnonzero(counts)
     if len(present) < 2:
         raise NothingToLearnError(
@@ -197,18 +178,5 @@ def _label_task(choice: Choice, n_classes: int, targets: Rows, train: Indices) -
     return FilmLabel(n_classes, tuple(weights))
 
 
-_SAMPLES = {NextBin.name: _next_bin, FilmLabel.name: _film_label}
-
-
-def task_samples(selection: Selection, choice: Choice, note: Say) -> TaskSamples:
-    """Return the samples of the chosen task.
-
-    Parameters
-    ----------
-    note : takes what was left out and why, for people
-
-    Raises
-    ------
-    SettingsError : no such label
-    """
-    return _SAMPLES[choice.task](selection, choice, note)
+def _n_classes(classes: NDArray[np.uint8], choice: Choice) -> int:
+    return 3 if choice.undefined == "class" and (classes == UNDEFINED_CLASS).any() else 2

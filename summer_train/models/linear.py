@@ -8,7 +8,6 @@ Source: Nocedal & Wright, Numerical Optimization (2006), algorithms 3.1 and 7.4.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,14 +38,6 @@ _MAX_TRIALS = 20
 
 Losses = Callable[[Tensor, Tensor], Tensor]
 """(n_networks, n_samples, n_outputs) predictions and stored targets -> mean loss of each network, (n_networks,)."""
-
-
-class _Pair(NamedTuple):
-    """A step and the change of the gradient on it, (n_networks, n_weights); 1 / their product, (n_networks, 1)."""
-
-    step: Tensor
-    change: Tensor
-    inverse: Tensor
 
 
 class LinearSolver:
@@ -87,10 +78,10 @@ class LinearSolver:
             self._measure(blocks)
         point = self._scaled()
         loss, gradient = self._evaluate(point, blocks)
-        pairs: list[_Pair] = []
+        pairs: list[tuple[Tensor, Tensor]] = []
         n_passes = 1
         for _ in range(ITERATIONS):
-            direction = _direction(gradient, pairs, _first_size(gradient, self.task.n_outputs))
+            direction = _direction(gradient, pairs, self.task.n_outputs)
             slope = (gradient * direction).sum(1)
             self.is_solved = slope > -CONVERGED
             if self.is_solved.all():
@@ -105,7 +96,7 @@ class LinearSolver:
                 if is_fine.all():
                     break
                 size = torch.where(is_fine, size, size / 4)
-            pairs = [*pairs, _pair(trial - point, new_gradient - gradient)][-N_PAIRS:]
+            pairs = [*pairs, (trial - point, new_gradient - gradient)][-N_PAIRS:]
             point, loss, gradient = trial, new_loss, new_gradient
         for parameter, values in zip((self.weight, self.bias), self._unscaled(point), strict=True):
             parameter.copy_(values)
@@ -170,30 +161,26 @@ class LinearSolver:
         return loss, torch.cat([d_weight.flatten(1), d_bias / self.curvature], dim=1)
 
 
-def _first_size(gradient: Tensor, n_outputs: int) -> Tensor:
-    """Return a cautious inverse of the curvature where none is known yet, (n_networks, 1)."""
-    length: Tensor = gradient.norm(dim=1, keepdim=True)
-    return (_FIRST_STEP / length).clamp_max(n_outputs)
+def _direction(gradient: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], n_outputs: int) -> Tensor:
+    """Return the negative gradient times the inverse Hessian as far as it is known, of each network.
 
-
-def _direction(gradient: Tensor, pairs: Sequence[_Pair], first_size: Tensor) -> Tensor:
-    """Return the negative gradient times the inverse Hessian as far as it is known, of each network."""
-    direction, shares = -gradient, []
-    for pair in reversed(pairs):
-        shares.append(pair.inverse * (pair.step * direction).sum(1, keepdim=True))
-        direction -= shares[-1] * pair.change
+    Parameters
+    ----------
+    pairs : steps and the changes of the gradient on them, (n_networks, n_weights)
+    """
+    # Where no curvature is known yet, a cautious guess of its inverse.
+    scale = (_FIRST_STEP / gradient.norm(dim=1, keepdim=True)).clamp_max(n_outputs)
+    products = [(step * change).sum(1, keepdim=True) for step, change in pairs]
+    # A pair without curvature, of a network that is at its minimum, counts for nothing.
+    inverses = [torch.where(product > 0, 1 / product, 0) for product in products]
     if pairs:
-        last = pairs[-1]
-        scale = 1 / (last.inverse * last.change.square().sum(1, keepdim=True))
-        direction *= torch.where(last.inverse > 0, scale, first_size)
-    else:
-        direction *= first_size
-    for pair, share in zip(pairs, reversed(shares), strict=True):
-        direction += pair.step * (share - pair.inverse * (pair.change * direction).sum(1, keepdim=True))
+        change_squared = pairs[-1][1].square().sum(1, keepdim=True)
+        scale = torch.where(inverses[-1] > 0, 1 / (inverses[-1] * change_squared), scale)
+    direction, shares = -gradient, []
+    for (step, change), inverse in zip(reversed(pairs), reversed(inverses), strict=True):
+        shares.append(inverse * (step * direction).sum(1, keepdim=True))
+        direction -= shares[-1] * change
+    direction *= scale
+    for (step, change), inverse, share in zip(pairs, inverses, reversed(shares), strict=True):
+        direction += step * (share - inverse * (change * direction).sum(1, keepdim=True))
     return direction
-
-
-def _pair(step: Tensor, change: Tensor) -> _Pair:
-    """Return a pair; one without curvature, of a network that is at its minimum, counts for nothing."""
-    product = (step * change).sum(1, keepdim=True)
-    return _Pair(step, change, torch.where(product > 0, 1 / product, 0))

@@ -4,15 +4,15 @@ The steps are those of `fit`, with a leading axis of networks. Dense networks sh
 ones are a stack of one each (docs/performance.md has both ways measured).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from summer_train.data.batches import ArrayRows, Block, OrderedBlocks, Outputs, ResidentSamples, Samples, ShuffledBlocks
+from summer_train.data.batches import Block, OrderedBlocks, Outputs, ResidentSamples, Samples, ShuffledBlocks
 from summer_train.data.film import FilmSamples
 from summer_train.data.losses import cross_entropies
 from summer_train.data.targets import FilmLabel
@@ -67,46 +67,32 @@ class Trained:
         return self.has_diverged or (patience is not None and len(self.curve) - self.best_epoch >= patience)
 
 
-class Networks(Protocol):
-    """Networks that are trained side by side, in the order of their data."""
-
-    def steps(self, block: Block) -> Tensor:
-        """Take the steps of a block, as `steps.Steps`."""
-
-    def predict(self, counts: Tensor) -> Tensor:
-        """Return outputs, (n_networks, n_samples, n_outputs)."""
-
-    def is_solved(self, place: int) -> bool:
-        """Return whether further epochs are of no use to a network."""
-
-    def weights(self, number: int) -> list[Tensor]:
-        """Return a copy of a network's weights."""
-
-    def keep(self, numbers: Sequence[int]) -> "Networks":
-        """Return some of the networks, to be trained on."""
-
-
 class DenseNetworks:
-    """Networks of one or two layers as one: weights with a leading axis."""
+    """Networks of one or two layers as one: weights with a leading axis.
+
+    Parameters
+    ----------
+    datas, numbers : of each network its data, and the column in which its targets stand
+    """
 
     def __init__(
-        self, parameters: Sequence[Tensor], datas: Sequence[FilmSamples], columns: Tensor, lr: float, say: Say
+        self, parameters: Sequence[Tensor], datas: Sequence[FilmSamples], numbers: Sequence[int], say: Say
     ) -> None:
         self.parameters = [nn.Parameter(parameter) for parameter in parameters]
-        self.datas, self.columns, self.lr, self.say = datas, columns, lr, say
+        self.datas, self.numbers, self.say = datas, numbers, say
         device = parameters[0].device
-        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, fused=True, capturable=device.type == "cuda")
-        self.solver: LinearSolver | None = None
+        self.columns = torch.tensor(numbers, device=device)
+        self.optimizer = _adam(self.parameters, datas[0])
         steps = DenseSteps(self.parameters, self._prepare, datas[0].task.loss_gradient, self.optimizer)
         self.steps = choose_steps(steps, device, say)
-
-    @classmethod
-    def untrained(cls, nets: Sequence[nn.Module], datas: Sequence[FilmSamples], say: Say) -> "DenseNetworks":
-        """Return the networks, all of one shape, as a stack."""
-        layers = zip(*(dense_parameters(net) or [] for net in nets), strict=True)
-        parameters = [torch.stack([weight.detach() for weight in layer]).to(datas[0].device) for layer in layers]
-        columns = torch.arange(len(datas), device=datas[0].device)
-        return cls(parameters, datas, columns, datas[0].choice.lr, say)
+        self.solver = None
+        if len(parameters) == 2:
+            self.solver = LinearSolver(
+                self.parameters,
+                datas[0].task,
+                self._prepare,
+                lambda predictions, targets: _losses_of(predictions, targets, datas, numbers),
+            )
 
     def _prepare(self, targets: Tensor) -> Tensor:
         """Return targets of all networks, of which each stands in a column, as the gradient takes them."""
@@ -118,38 +104,17 @@ class DenseNetworks:
             return first.prepare(of_networks)
         return torch.stack([data.task.prepare(one) for data, one in zip(self.datas, of_networks, strict=True)])
 
-    def is_solved(self, place: int) -> bool:
-        """Return whether further epochs are of no use to a network, which is at its minimum."""
-        return self.solver is not None and bool(self.solver.is_solved[place])
-
-    def solve(self, blocks: OrderedBlocks) -> None:
-        """Take the iterations of an epoch over all training samples; for networks of one layer."""
-        if self.solver is None:
-            columns = self.columns.tolist()
-            self.solver = LinearSolver(
-                self.parameters,
-                self.datas[0].task,
-                self._prepare,
-                lambda predictions, targets: _losses_of(predictions, targets, self.datas, columns),
-            )
-        self.solver(blocks)
-
     def predict(self, counts: Tensor) -> Tensor:
         """Return outputs, (n_networks, n_samples, n_outputs)."""
-        return predict_stack([parameter.detach() for parameter in self.parameters], counts)
+        return predict_stack(self.parameters, counts)
 
-    def weights(self, number: int) -> list[Tensor]:
-        """Return a copy of a network's weights."""
-        return [parameter.detach()[number].clone() for parameter in self.parameters]
-
-    def keep(self, numbers: Sequence[int]) -> "DenseNetworks":
+    def keep(self, places: Sequence[int]) -> "DenseNetworks":
         """Return some of the networks with what their optimizer knows: the others' place is free."""
-        chosen = torch.tensor(numbers, device=self.parameters[0].device)
+        chosen = torch.tensor(places, device=self.parameters[0].device)
         kept = DenseNetworks(
             [parameter.detach().index_select(0, chosen) for parameter in self.parameters],
-            [self.datas[number] for number in numbers],
-            self.columns.index_select(0, chosen),
-            self.lr,
+            [self.datas[place] for place in places],
+            [self.numbers[place] for place in places],
             self.say,
         )
         for old, new in zip(self.parameters, kept.parameters, strict=True):
@@ -159,24 +124,25 @@ class DenseNetworks:
             }
         return kept
 
+    def outputs_with(self, weights: Sequence[Sequence[Tensor]]) -> Outputs:
+        """Return the outputs of networks of some weights."""
+        parameters = [torch.stack(layer) for layer in zip(*weights, strict=True)]
+        return lambda block: predict_stack(parameters, block.counts)
+
 
 class OneNetwork:
     """A network of any kind, trained through autograd as `fit` does."""
 
     def __init__(self, net: nn.Module, data: FilmSamples, say: Say) -> None:
-        self.net = net.to(data.device)
-        self.is_label = isinstance(data.task, FilmLabel)
-        is_on_gpu = data.device.type == "cuda"
-        optimizer = torch.optim.Adam(self.net.parameters(), lr=data.choice.lr, fused=True, capturable=is_on_gpu)
-        self.autograd = choose_steps(AutogradSteps(self.net, data.task.loss, optimizer), data.device, say)
+        self.net, self.datas, self.numbers = net.to(data.device), [data], [0]
+        self.parameters = [parameter.detach()[None] for parameter in net.parameters()]
+        optimizer = _adam(net.parameters(), data)
+        self.autograd = choose_steps(AutogradSteps(net, data.task.loss, optimizer), data.device, say)
 
     def steps(self, block: Block) -> Tensor:
         """Take the steps of a block whose targets stand in the only column."""
-        return self.autograd(block._replace(targets=block.targets[:, 0]) if self.is_label else block)
-
-    def is_solved(self, place: int) -> bool:
-        """Return that it is not."""
-        return False
+        is_label = isinstance(self.datas[0].task, FilmLabel)
+        return self.autograd(block._replace(targets=block.targets[:, 0]) if is_label else block)
 
     @torch.no_grad()
     def predict(self, counts: Tensor) -> Tensor:
@@ -184,19 +150,16 @@ class OneNetwork:
         prediction: Tensor = self.net(counts.float())
         return prediction[None]
 
-    def weights(self, number: int) -> list[Tensor]:
-        """Return a copy of the network's weights."""
-        return [parameter.detach().clone() for parameter in self.net.parameters()]
+    def outputs_with(self, weights: Sequence[Sequence[Tensor]]) -> Outputs:
+        """Set the weights, of this network or of none, and return its outputs."""
+        for own in weights:
+            for parameter, values in zip(self.parameters, own, strict=True):
+                parameter[0].copy_(values)
+        return lambda block: self.predict(block.counts)
 
-    def keep(self, numbers: Sequence[int]) -> "OneNetwork":
-        """Return itself."""
-        return self
 
-    def take(self, weights: Sequence[Tensor]) -> None:
-        """Set the weights."""
-        with torch.no_grad():
-            for parameter, values in zip(self.net.parameters(), weights, strict=True):
-                parameter.copy_(values)
+def _adam(parameters: Iterable[nn.Parameter], data: FilmSamples) -> torch.optim.Adam:
+    return torch.optim.Adam(parameters, lr=data.choice.lr, fused=True, capturable=data.device.type == "cuda")
 
 
 def stack_size(data: FilmSamples, choice: Choice) -> int:
@@ -218,89 +181,70 @@ def train_stack(
     -------
     How training went, and the outputs of the best epoch of those networks whose training `is_fine`
     """
+    first, choice = datas[0], datas[0].choice
     nets = [untrained_net(data, data.choice) for data in datas]
-    is_dense = dense_parameters(nets[0]) is not None
-    networks: Networks
-    networks = DenseNetworks.untrained(nets, datas, say) if is_dense else OneNetwork(nets[0], datas[0], say)
+    networks: DenseNetworks | OneNetwork
+    if dense_parameters(nets[0]) is None:
+        networks = OneNetwork(nets[0], first, say)
+    else:
+        layers = zip(*(net.parameters() for net in nets), strict=True)
+        weights = [torch.stack([weight.detach() for weight in layer]).to(first.device) for layer in layers]
+        networks = DenseNetworks(weights, datas, range(len(datas)), say)
     samples = _with_columns(datas)
-    trained, best = [Trained() for _ in datas], {}
-    running = list(range(len(datas)))
+    train, val = (OrderedBlocks(samples=samples, indices=part) for part in (first.split.train, first.split.val))
+    trained: list[Trained] = [Trained() for _ in datas]
+    best: dict[int, list[Tensor]] = {}
     for epoch in range(max_epochs):
-        losses = zip(
-            _train_epoch(networks, datas, running, samples, epoch),
-            _losses(networks.predict, datas, running, OrderedBlocks(samples=samples, indices=datas[0].split.val)),
-            strict=True,
-        )
-        for place, (number, (train_loss, val_loss)) in enumerate(zip(running, losses, strict=True)):
+        if isinstance(networks, DenseNetworks) and networks.solver is not None:
+            networks.solver(train)
+            is_solved, train_losses = networks.solver.is_solved.tolist(), _losses(networks, train)
+        else:
+            shuffled = ShuffledBlocks(
+                samples=samples,
+                indices=first.split.train,
+                batch_size=choice.batch_size,
+                seed=choice.seed,
+                current_epoch=partial(int, epoch),
+            )
+            is_solved = [False] * len(networks.numbers)
+            train_losses = _mean_losses(networks, ((networks.steps(block), block) for block in shuffled))
+        losses = zip(networks.numbers, train_losses, _losses(networks, val), strict=True)
+        for place, (number, train_loss, val_loss) in enumerate(losses):
             if trained[number].add_epoch(train_loss, val_loss):
-                best[number] = networks.weights(place)
-        places = [
+                best[number] = [parameter.detach()[place].clone() for parameter in networks.parameters]
+        going_on = [
             place
-            for place, number in enumerate(running)
-            if not trained[number].is_over(patience) and not networks.is_solved(place)
+            for place, number in enumerate(networks.numbers)
+            if not trained[number].is_over(patience) and not is_solved[place]
         ]
-        if not places:
+        if not going_on:
             break
-        if len(places) < len(running):
-            networks, running = networks.keep(places), [running[place] for place in places]
-    return trained, _outputs_of([best[number] for number, one in enumerate(trained) if one.is_fine], networks)
-
-
-def _outputs_of(weights: Sequence[Sequence[Tensor]], networks: Networks) -> Outputs:
-    if isinstance(networks, OneNetwork):
-        for own in weights:  # of one network, or of none
-            networks.take(own)
-        return lambda block: networks.predict(block.counts)
-    parameters = [torch.stack(list(layer)) for layer in zip(*weights, strict=True)]
-    return lambda block: predict_stack(parameters, block.counts)
+        if isinstance(networks, DenseNetworks) and len(going_on) < len(networks.numbers):
+            networks = networks.keep(going_on)
+    return trained, networks.outputs_with([best[number] for number, one in enumerate(trained) if one.is_fine])
 
 
 def _with_columns(datas: Sequence[FilmSamples]) -> Samples:
     """Return the samples of the first data with a column of targets for each."""
-    samples: Any = datas[0].samples
+    samples = datas[0].samples
     if not isinstance(datas[0].task, FilmLabel):
-        return datas[0].samples
-    columns = np.stack([data.targets.all_rows() for data in datas], axis=1)
-    is_resident = isinstance(samples, ResidentSamples)
-    targets = torch.from_numpy(columns).to(datas[0].device) if is_resident else ArrayRows(columns)
-    stacked: Samples = replace(samples, targets=targets)
-    return stacked
+        return samples
+    columns = np.stack([data.classes for data in datas], axis=1)
+    if isinstance(samples, ResidentSamples):
+        return replace(samples, targets=torch.from_numpy(columns).to(datas[0].device))
+    return replace(samples, targets=columns)
 
 
-def _train_epoch(
-    networks: Networks, datas: Sequence[FilmSamples], running: Sequence[int], samples: Samples, epoch: int
-) -> list[float]:
-    """Take the steps of an epoch; return the mean loss of each network on the way, of a solved one at the end."""
-    choice = datas[0].choice
-    if choice.model == "linear":
-        assert isinstance(networks, DenseNetworks)
-        whole = OrderedBlocks(samples=samples, indices=datas[0].split.train)
-        networks.solve(whole)
-        return _losses(networks.predict, datas, running, whole)
-    blocks = ShuffledBlocks(
-        samples=samples,
-        indices=datas[0].split.train,
-        batch_size=choice.batch_size,
-        seed=choice.seed,
-        current_epoch=lambda: epoch,
-    )
-    return _mean_losses(((networks.steps(block), block) for block in blocks), datas, running)
+def _losses(networks: DenseNetworks | OneNetwork, blocks: OrderedBlocks) -> list[float]:
+    return _mean_losses(networks, ((networks.predict(block.counts), block) for block in blocks))
 
 
-@torch.no_grad()
-def _losses(
-    predict: Callable[[Tensor], Tensor], datas: Sequence[FilmSamples], running: Sequence[int], blocks: OrderedBlocks
-) -> list[float]:
-    return _mean_losses(((predict(block.counts), block) for block in blocks), datas, running)
-
-
-def _mean_losses(
-    predicted: Iterator[tuple[Tensor, Block]], datas: Sequence[FilmSamples], running: Sequence[int]
-) -> list[float]:
-    sums, n_samples = torch.zeros(len(running), dtype=torch.float64), 0
+def _mean_losses(networks: DenseNetworks | OneNetwork, predicted: Iterable[tuple[Tensor, Block]]) -> list[float]:
+    """Return the mean loss of each network over the samples of all blocks."""
+    sums, n_samples = torch.zeros(len(networks.numbers), dtype=torch.float64), 0
     for predictions, block in predicted:
-        of_running = [datas[number] for number in running]
-        sums += _losses_of(predictions, block.targets, of_running, running).cpu().double() * len(block.targets)
+        losses = _losses_of(predictions, block.targets, networks.datas, networks.numbers)
+        sums += losses.cpu().double() * len(block.targets)
         n_samples += len(block.targets)
     return [float(loss) for loss in sums / n_samples]
 

@@ -93,9 +93,7 @@ def fingerprints(counts: Tensor) -> Tensor:
 
 def _scored_labels(datas: Sequence[FilmSamples], logits: Mapping[str, Tensor]) -> list[Scored]:
     """Score logits of each part, (n_networks, n_samples, n_classes)."""
-    classes = {
-        part: np.stack([data.targets.all_rows()[getattr(data.split, part)] for data in datas]) for part in logits
-    }
+    classes = {part: np.stack([data.classes[getattr(data.split, part)] for data in datas]) for part in logits}
     log_odds = {part: log_odds_of_on(values).cpu().numpy() for part, values in logits.items()}
     thresholds = best_thresholds(log_odds["val"], classes["val"] == ON)
     scores = {part: label_scores(log_odds[part], classes[part] == ON, thresholds) for part in logits}
@@ -183,7 +181,7 @@ _SCORE = {FilmLabel.name: _score_labels, NextBin.name: _score_counts}
 
 
 def _label_baselines(data: FilmSamples) -> dict[str, Scored]:
-    task, split, classes = data.task, data.split, data.targets.all_rows()
+    task, split, classes = data.task, data.split, data.classes
     by_time = time_only(classes, split.train, split.val, task.n_outputs, data.choice.bin_length_ms)
     kinds = {"majority class": majority_class(classes, split.train, task.n_outputs), "time only": by_time}
     return {
@@ -230,5 +228,5 @@ def samples_per_class(data: FilmSamples, part: str) -> list[int]:
     """Return the number of samples of each class in a part; empty where there are no classes."""
     if not isinstance(data.task, FilmLabel):
         return []
-    classes = data.targets.all_rows()[getattr(data.split, part)]
+    classes = data.classes[getattr(data.split, part)]
     return [int(n) for n in np.bincount(classes, minlength=data.task.n_outputs)]

@@ -152,10 +152,10 @@ def test_shifted_labels_keep_their_structure_and_bins_without_a_label(tuned_cach
     choice = settings_from(Choice, {"task": "label", "label_name": "indoor-setting", "buffer": 5, "bin_length": 400})
     data = FilmSamples(selection, choice)
     shifted = data.shifted(500)
-    before, after = data.targets.all_rows(), shifted.targets.all_rows()
+    before, after = data.classes, shifted.classes
     raw = selection.labels("indoor-setting")
     assert np.array_equal(after[raw == UNDEFINED], before[raw == UNDEFINED])
     usable = data.has_target
     assert np.array_equal(after[usable], np.roll(before[usable], 500))
     assert all(np.array_equal(getattr(data.split, part), getattr(shifted.split, part)) for part in vars(data.split))
-    assert data.shifted(0).targets.all_rows().tolist() == before.tolist()
+    assert data.shifted(0).classes.tolist() == before.tolist()
