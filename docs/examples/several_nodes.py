@@ -34,6 +34,8 @@ if __name__ == "__main__":
         task="label", patient_ids=[14, 20], cache_dir=cache_dir, buffer=10, batch_size=BATCH_SIZE // trainer.world_size
     )
     trainer.fit(summer_train.decoder(data), datamodule=data)
-    trainer.save_checkpoint("several_nodes.ckpt")  # for summer_train.evaluate("several_nodes.ckpt", cache_dir=cache_dir)
+    trainer.save_checkpoint(
+        "several_nodes.ckpt"
+    )  # for summer_train.evaluate("several_nodes.ckpt", cache_dir=cache_dir)
     if trainer.is_global_zero:
         print(f"validation loss {float(trainer.callback_metrics['val_loss']):.5f}")

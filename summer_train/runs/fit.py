@@ -1,15 +1,14 @@
 """One training run from settings to results: cache, data, decoder, Lightning, baselines."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from lightning.pytorch.core.saving import save_hparams_to_yaml
 
 from summer_prep import __version__
 from summer_prep.errors import SettingsError
@@ -29,6 +28,7 @@ from summer_train.runs.folder import (
     DamagedError,
     FitResult,
     MetricsFile,
+    alone_in,
     best_checkpoint,
     last_checkpoint,
     read_results,
@@ -47,7 +47,7 @@ from summer_train.runs.processes import (
     use_threads,
 )
 from summer_train.runs.trainer import check_loggers, metric_columns, new_trainer
-from summer_train.scores.scoring import number_of, samples_per_class, score_baselines, score_networks, thresholds_of
+from summer_train.scores.scoring import samples_per_class, score_baselines, score_networks, thresholds_of
 from summer_train.scores.shifts import shifted_null, shifts_of
 from summer_train.settings.file import SETTINGS, with_config
 from summer_train.settings.options import (
@@ -197,10 +197,12 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
         previous = None
         if run.resume:
             previous = find_run(run.output_dir / data.task.log_name, data.choice, data.provenance["data"], say)
-            if _is_finished(previous, run):
-                return _finished(previous, say)
+            if (finished := _finished(previous, run, say)) is not None:
+                return finished
             say(f"continuing {previous}")
-        with _alone_in(previous):
+        with ExitStack() as stack:
+            if previous and is_first_process():  # a new run's folder nobody knows
+                stack.enter_context(alone_in(previous, "another process is continuing this run"))
             log_dir, n_epochs, best_epoch = _train(model, data, run, say, previous)
             if not is_first_process():
                 return None
@@ -224,42 +226,19 @@ def _check_memory(data: FilmSamples, choice: Choice, prediction_bytes: int = 0) 
         data.say(f"{needs}, beside the counts; {free_bytes / 1e9:.1f} GB are free")
 
 
-@contextmanager
-def _alone_in(previous: Path | None) -> Iterator[None]:
-    """Keep others from continuing a run at the same time; a new run's folder nobody knows."""
-    if previous is None or not is_first_process():
-        yield
-        return
-    lock = FileLock(previous / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise SettingsError(f"{previous}: another process is continuing this run. Wait for its end") from error
-    try:
-        yield
-    finally:
-        lock.release()
-        (previous / ".lock").unlink(missing_ok=True)
-
-
-def _is_finished(log_dir: Path, run: Run) -> bool:
-    """Return whether a run has nothing left to do."""
+def _finished(log_dir: Path, run: Run, say: Say) -> FitResult | None:
+    """Return the results of a run that has nothing left to do."""
     try:
         result = read_results(log_dir)
     except DamagedError:  # written again from the checkpoints
-        return False
+        return None
     if result is None:
-        return False
-    stopped_early = result.n_epochs < result.config["max_epochs"]
-    return result.n_epochs >= run.max_epochs or (stopped_early and result.config["patience"] == run.patience)
-
-
-def _finished(log_dir: Path, say: Say) -> FitResult:
-    """Return the results of a run that has nothing left to do."""
-    result = read_results(log_dir)
-    assert result is not None  # it is finished
+        return None
+    stopped_early = result.n_epochs < result.config["max_epochs"]  # by patience, or since it is solved
+    if result.n_epochs < run.max_epochs and not (stopped_early and result.config["patience"] == run.patience):
+        return None
     more = "For more: a larger --max-epochs"
-    if result.n_epochs < result.config["max_epochs"]:  # by patience, or since it is solved
+    if stopped_early:
         more = "For more: a larger --patience" if result.config["patience"] else "More would not change them"
     say(f"{log_dir}: is finished, {result.n_epochs} epochs; these are its results. {more}")
     return result
@@ -272,16 +251,17 @@ def _train(model: Decoder, data: FilmSamples, run: Run, say: Say, previous: Path
     -------
     The run's folder, its number of epochs and the best one; of further processes the first one's folder and zeros
     """
+    settings = {**data.choice.as_plain(), **run.as_plain()}
     resumed = last_checkpoint(previous) if previous else None
     log_dir, n_before = previous or Path(), 0  # the first process writes, and tells the others its folder
     if is_first_process():
         n_before = n_epochs_of(load_checkpoint(resumed)) if resumed else 0
         log_dir = previous or take_folder(run.output_dir / data.task.log_name)
         (log_dir / RESULTS).unlink(missing_ok=True)  # the previous results are not those of what will be trained
-        _write_settings(log_dir, data.choice, run)
+        save_hparams_to_yaml(log_dir / SETTINGS, settings)
     trainer = new_trainer(run, model, log_dir, say, n_before)
     for logger in trainer.loggers:
-        logger.log_hyperparams({**data.choice.as_plain(), **run.as_plain()})
+        logger.log_hyperparams(settings)
     hold_terminations(trainer.world_size)
     try:
         trainer.fit(model, datamodule=FilmBlocks(data), ckpt_path=resumed, weights_only=True)
@@ -297,12 +277,6 @@ def _train(model: Decoder, data: FilmSamples, run: Run, say: Say, previous: Path
     best = load_checkpoint(best_checkpoint(log_dir))
     model.load_state_dict(best["state_dict"])
     return log_dir, trainer.current_epoch, n_epochs_of(best)
-
-
-def _write_settings(log_dir: Path, choice: Choice, run: Run) -> None:
-    from lightning.pytorch.core.saving import save_hparams_to_yaml
-
-    save_hparams_to_yaml(log_dir / SETTINGS, {**choice.as_plain(), **run.as_plain()})
 
 
 def _evaluated(
@@ -325,10 +299,7 @@ def _evaluated(
         scores={row: scored.scores for row, scored in rows.items()},
         thresholds=thresholds_of(rows),
         undefined=own.undefined,
-        units={
-            part: {name: [number_of(value) for value in values] for name, values in units.items()}
-            for part, units in own.units.items()
-        },
+        units=own.units,
         null=shifted_null(data, own, run, say) if run.shifts else {},
         best_epoch=best_epoch,
         n_epochs=n_epochs,

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from summer_prep.errors import SettingsError
 from summer_prep.options import finite
 
-METRICS, RESULTS, PREDICTIONS = "metrics.csv", "results.json", "predictions.npz"
+METRICS, RESULTS, PREDICTIONS, LOCK = "metrics.csv", "results.json", "predictions.npz", ".lock"
 PARTS = ("train", "val", "test")
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -45,6 +46,32 @@ def run_folders(parent: Path) -> dict[int, Path]:
     """Return number -> folder of the runs below a folder, the newest last."""
     found = {int(match[1]): path for path in parent.glob("version_*") if (match := _VERSION.fullmatch(path.name))}
     return dict(sorted(found.items()))
+
+
+@contextmanager
+def alone_in(folder: Path, problem: str) -> Iterator[None]:
+    """Keep other processes from working in a folder at the same time; remove what a killed one left half-written.
+
+    Raises
+    ------
+    SettingsError : another one is at work there, with what that means
+    """
+    with writing_below(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise SettingsError(f"{folder}: {problem}. Wait for its end") from error
+    try:
+        with writing_below(folder):
+            for debris in (*folder.glob(".*.staging"), *folder.glob("*/.*.staging")):
+                debris.unlink(missing_ok=True)
+        yield
+    finally:
+        with suppress(OSError):  # the folder may be gone
+            lock.release()
+            (folder / LOCK).unlink(missing_ok=True)
 
 
 class MetricsFile:

@@ -40,14 +40,14 @@ class Scored:
     scores : part -> score -> value; NaN where it is undefined
     undefined : part -> why scores of it are undefined
     threshold_log_odds : labels: from which on a bin is called "on", chosen on validation for kappa
-    units : next-bin: part -> score -> one value for each unit, (n_units,)
+    units : next-bin: part -> score -> one value for each unit
     predictions : val_bin, val_film_s, val_target, val_score, ... as `FitResult.predictions` has them
     """
 
     scores: Mapping[str, Mapping[str, float]]
     undefined: Mapping[str, str] = field(default_factory=dict)
     threshold_log_odds: float | None = None
-    units: Mapping[str, Mapping[str, NDArray[np.float64]]] = field(default_factory=dict)
+    units: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     predictions: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
@@ -167,7 +167,8 @@ def _scored_counts(data: FilmSamples, predict: Callable[[Block], Tensor], keeps:
         found = {name: number_of(value) for name, value in sums.scores().items()}
         loss = found["mse"] if data.task.kind == "mse" else number_of(sums.poisson_loss())
         scores[part] = {"loss": loss, **found}
-        units[part] = {name: values for name, values in sums.per_unit().items() if name != "gain"}
+        per_unit = sums.per_unit()
+        units[part] = {name: [number_of(one) for one in per_unit[name]] for name in per_unit if name != "gain"}
         if not np.isfinite(found["mse"]):
             undefined[part] = "predictions are no numbers"
         elif np.isnan(found["r2"]):

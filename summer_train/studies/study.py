@@ -7,16 +7,16 @@ command, and one that is finished does nothing.
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from summer_prep.errors import CacheError, SettingsError, SummerError
 from summer_prep.files import check_folder
@@ -27,7 +27,7 @@ from summer_train.data.film import FilmSamples
 from summer_train.data.selection import open_selection
 from summer_train.data.targets import NothingToLearnError
 from summer_train.models.stack import Trained, train_stack
-from summer_train.runs.folder import replacing, writing_below
+from summer_train.runs.folder import LOCK, alone_in, replacing, writing_below
 from summer_train.scores.scoring import Scored, score_baselines
 from summer_train.scores.shifts import score_stack
 from summer_train.settings.file import for_study
@@ -65,7 +65,6 @@ PROCESS_BYTES = 450e6
 PRELOADED = ("summer_train.studies.study",)
 SECONDS_BETWEEN_TABLES = 10.0
 SECONDS_TO_SCORE = 0.1
-LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -129,7 +128,7 @@ def run_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing) 
         raise SettingsError(f"study: started by a process that another one started. {MAIN_GUARD}")
     check_folder(run.output_dir, "--output-dir")
     plan = plan_study(choices, run, say)
-    with _alone_in(run.output_dir):
+    with alone_in(run.output_dir, "another process is at work on this study"):
         with writing_below(run.output_dir):
             records = _fresh_records(plan, run, say)
             hopeless = [record for record in plan.hopeless if (record.id, 0) not in records]
@@ -168,36 +167,23 @@ def _fresh_records(plan: Plan, run: StudyRun, say: Say) -> dict[tuple[str, int],
     """Return what models left that need not be trained again, and clear the others from the folder."""
     stacks = read_stacks(run.output_dir, say)  # all of them, before anything is changed
     fresh: dict[tuple[str, int], Record] = {}
-    kept = {
-        path: [
-            record
-            for record in records
-            if _is_fresh(record, plan, run) and fresh.setdefault((record.id, record.shift), record) is record
-        ]
-        for path, records in stacks.items()
-    }
+    for record in chain.from_iterable(stacks.values()):
+        digest = plan.data_digests.get(record.id, record.data_digest)  # of another list: not ours to judge
+        is_kept = run.keep_predictions and not record.shift and record.scores and record.id in plan.data_digests
+        is_there = not is_kept or predictions_path(run.output_dir, record.id).exists()
+        if digest == record.data_digest and is_there:
+            fresh.setdefault((record.id, record.shift), record)
     for path, records in stacks.items():
+        kept = [record for record in records if fresh.get((record.id, record.shift)) is record]
         for record in records:
-            if (record.id, record.shift) not in fresh and not record.shift:
+            if not record.shift and (record.id, 0) not in fresh:
                 predictions_path(run.output_dir, record.id).unlink(missing_ok=True)
-        if len(kept[path]) < len(records):  # one model has one record, whoever reads the folder
-            rewrite_stack(path, kept[path])
+        if len(kept) < len(records):  # one model has one record, whoever reads the folder
+            rewrite_stack(path, kept)
     n_stale = sum(map(len, stacks.values())) - len(fresh)
     if n_stale:
         say(f"{n_stale} models that are there are of other data, or lack their predictions; they are trained again")
     return fresh
-
-
-def _is_fresh(record: Record, plan: Plan, run: StudyRun) -> bool:
-    if record.id not in plan.data_digests:  # of another list than this one: not ours to judge
-        return True
-    lacks_predictions = (
-        run.keep_predictions
-        and not record.shift
-        and record.scores
-        and not predictions_path(run.output_dir, record.id).exists()
-    )
-    return plan.data_digests[record.id] == record.data_digest and not lacks_predictions
 
 
 def _train(
@@ -223,7 +209,11 @@ def _train(
         nonlocal last_tables
         if isinstance(found, str):
             failed[name] = found
-            say(f"{_described(names[name])}: {found}; the others go on")
+            choices = [model.choice for model in names[name]]
+            labels = list(dict.fromkeys(one.label_name if one.task == "label" else one.task for one in choices))
+            shown = ", ".join([*labels[:3], *(["..."] if len(labels) > 3 else [])])
+            of = f"patient {' '.join(choices[0].patient_ids)}, fold {choices[0].fold}, {shown}"
+            say(f"{len(choices)} models of {of}: {found}; the others go on")
             return
         with _still_there(run.output_dir):
             write_stack(run.output_dir, name, found)
@@ -247,32 +237,16 @@ def _train(
     return [model for name in lost for model in names[name]], failed
 
 
-def _described(models: Sequence[Model]) -> str:
-    """Return which models a stack has, for people."""
-    choices = [model.choice for model in models]
-    names = dict.fromkeys(choice.label_name if choice.task == "label" else choice.task for choice in choices)
-    shown = ", ".join(list(names)[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(models)} models of patient {' '.join(choices[0].patient_ids)}, fold {choices[0].fold}, {shown}"
-
-
 def _pool(groups: Sequence[Group], run: StudyRun, say: Say) -> Callable[[], Opened]:
-    """Return what opens the pool that trains stacks side by side."""
-    if run.scheduler is not None:
-        n_workers = _choose_workers(groups, run, say) if run.scheduler == LOCAL else 0
-        return partial(dask_workers, run.scheduler, n_workers, PRELOADED)
-    n_workers = _choose_workers(groups, run, say)
-    return local_pool(n_workers if n_workers > 1 else 0, PRELOADED)
-
-
-def _choose_workers(groups: Sequence[Group], run: StudyRun, say: Say) -> int:
-    """Return how many processes train side by side, and say what memory they will need.
+    """Return what opens the pool that trains stacks side by side, as many as memory allows, which is said.
 
     Raises
     ------
     SettingsError : not even one fits
     """
-    wanted = run.workers or (1 if torch.cuda.is_available() else usable_processors())
-    wanted = min(wanted, len(groups))
+    if run.scheduler not in (None, LOCAL):
+        return partial(dask_workers, run.scheduler, 0, PRELOADED)
+    wanted = min(run.workers or (1 if torch.cuda.is_available() else usable_processors()), len(groups))
     needed, free = PROCESS_BYTES + max(group.n_bytes for group in groups), available_bytes()
     fitting = min(wanted, int(free / needed))
     if not fitting:
@@ -285,7 +259,9 @@ def _choose_workers(groups: Sequence[Group], run: StudyRun, say: Say) -> int:
         f"{len(groups)} stacks on {fitting} processes{fewer}: about {fitting * needed / 1e9:.1f} GB of memory, "
         f"{free / 1e9:.1f} GB are free"
     )
-    return fitting
+    if run.scheduler == LOCAL:
+        return partial(dask_workers, LOCAL, fitting, PRELOADED)
+    return local_pool(fitting if fitting > 1 else 0, PRELOADED)
 
 
 def train_or_say_why(models: Sequence[Model], data_digest: str, run: StudyRun) -> list[Record] | str:
@@ -399,33 +375,9 @@ def _record(
         baselines={} if model.shift else {name: one.scores for name, one in score_baselines(data).items()},
         curve=how.curve,
         best_epoch=how.best_epoch,
-        units=_plain_units(what.units) if what else {},
+        units=what.units if what else {},
         seconds=seconds,
     )
-
-
-def _plain_units(units: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    return {part: {name: list(map(float, values)) for name, values in scores.items()} for part, scores in units.items()}
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep others from working on a study at the same time; clear what a killed one left half-written."""
-    lock = FileLock(folder / LOCK)
-    with writing_below(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise SettingsError(f"{folder}: another process is at work on this study. Wait for its end") from error
-    try:
-        with writing_below(folder):
-            for debris in (*folder.glob(".*.staging"), *folder.glob("*/.*.staging")):
-                debris.unlink(missing_ok=True)
-        yield
-    finally:
-        with suppress(OSError):  # the folder may be gone
-            lock.release()
 
 
 @contextmanager
