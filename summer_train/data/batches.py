@@ -153,14 +153,11 @@ class StreamedSamples:
     def _in_blocks(self, staged: Future[list[Tensor]], blocks: list[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
         sizes = [len(block) for block in blocks]
         for parts in zip(*(tensor.split(sizes) for tensor in staged.result()), strict=True):
-            yield self._on_device(list(parts))
-
-    def _on_device(self, staged: list[Tensor]) -> tuple[Tensor, Tensor]:
-        counts, targets = (tensor.to(self.device, non_blocking=True) for tensor in staged)
-        if self.device.type == "cuda":
-            # The buffers are filled again by a thread that knows nothing of streams.
-            torch.cuda.current_stream(self.device).synchronize()
-        return counts, targets
+            counts, targets = (part.to(self.device, non_blocking=True) for part in parts)
+            if self.device.type == "cuda":
+                # The buffers are filled again by a thread that knows nothing of streams.
+                torch.cuda.current_stream(self.device).synchronize()
+            yield counts, targets
 
 
 Samples = ResidentSamples | StreamedSamples
@@ -215,20 +212,13 @@ class ShuffledBlocks:
         order = shuffled(self.indices, self.seed, self.current_epoch())
         n_samples = samples_per_block(self.samples.n_values, self.batch_size)
         blocks = [order[start : start + n_samples] for start in range(0, len(order), n_samples)]
-        gathered = self.samples.gather(self._share(block) for block in blocks)
+        gathered = self.samples.gather(
+            block[np.arange(len(block)) % self.batch_size % self.n_processes == self.rank] for block in blocks
+        )
         for block, (counts, targets) in zip(blocks, gathered, strict=True):
-            yield Block(counts, targets, *self._sizes(len(block)))
-
-    def _share(self, block: Indices) -> Indices:
-        if self.n_processes == 1:
-            return block
-        place_in_batch = np.arange(len(block)) % self.batch_size
-        share: Indices = block[place_in_batch % self.n_processes == self.rank]
-        return share
-
-    def _sizes(self, n_samples: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        batch_sizes = batch_sizes_of(n_samples, self.batch_size)
-        return tuple(math.ceil((size - self.rank) / self.n_processes) for size in batch_sizes), batch_sizes
+            batch_sizes = batch_sizes_of(len(block), self.batch_size)
+            local_sizes = tuple(math.ceil((size - self.rank) / self.n_processes) for size in batch_sizes)
+            yield Block(counts, targets, local_sizes, batch_sizes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -182,37 +182,33 @@ class FilmSamples:
     def samples(self) -> Samples:
         """The samples, placed on the device."""
         if self._samples is None:
-            self._samples = self._placed(self.device)
+            selection, device, budget_bytes = self.selection, self.device, self._budget_bytes(self.device)
+            common: dict[str, Any] = {"reach": self.task.reach, "window": self.window}
+            is_mapped_as_it_is = device.type == "cpu" and selection.counts_if_mapped() is not None
+            if selection.n_bytes > budget_bytes and not is_mapped_as_it_is:
+                self._note(
+                    f"streaming {selection.n_bytes / 1e9:.1f} GB of counts from the mapped files: more than the "
+                    f"{budget_bytes / 1e9:.1f} GB that may be used on {device}"
+                )
+                # Nothing is read ahead where the system keeps the files in memory anyway.
+                free = available_bytes()
+                is_kept = selection.n_bytes < DEFAULT_MEMORY_SHARE * free
+                ahead = 0 if is_kept else int(_READ_AHEAD_SHARE * free / this_process()[1])
+                self._samples = StreamedSamples(
+                    counts=selection, targets=self.targets, device=device, read_ahead_bytes=ahead, **common
+                )
+            else:
+                counts = selection.counts()
+                if counts.dtype == np.uint16:
+                    counts = counts.astype(np.int32)  # torch indexes no uint16
+                on_device = torch.from_numpy(counts).to(device)
+                self._samples = ResidentSamples(counts=on_device, targets=self._resident_targets(on_device), **common)
         return self._samples
 
     def place(self, device: torch.device) -> None:
         """Take a device; where the counts do not fit, they stream from the mapped files."""
         if device != self.device:
             self.device, self._samples = device, None
-
-    def _placed(self, device: torch.device) -> Samples:
-        task, selection = self.task, self.selection
-        is_mapped_as_it_is = device.type == "cpu" and selection.counts_if_mapped() is not None
-        budget_bytes = self._budget_bytes(device)
-        if selection.n_bytes > budget_bytes and not is_mapped_as_it_is:
-            self._note(
-                f"streaming {selection.n_bytes / 1e9:.1f} GB of counts from the mapped files: more than the "
-                f"{budget_bytes / 1e9:.1f} GB that may be used on {device}"
-            )
-            return StreamedSamples(
-                counts=selection,
-                targets=self.targets,
-                reach=task.reach,
-                device=device,
-                window=self.window,
-                read_ahead_bytes=_read_ahead_bytes(selection.n_bytes),
-            )
-        counts = selection.counts()
-        if counts.dtype == np.uint16:
-            counts = counts.astype(np.int32)  # torch indexes no uint16
-        on_device = torch.from_numpy(counts).to(device)
-        targets = self._resident_targets(on_device)
-        return ResidentSamples(counts=on_device, targets=targets, reach=task.reach, window=self.window)
 
     def _budget_bytes(self, device: torch.device) -> float:
         if self.device_memory_gb is not None:
@@ -238,9 +234,3 @@ def _split(n_samples: int, choice: Choice, window: Window, reach: int) -> Split:
     return blocked_split(
         n_samples, choice.bin_length_ms, choice.buffer_s, choice.fold, choice.sequence_s, window, target_offset=reach
     )
-
-
-def _read_ahead_bytes(n_bytes: int) -> int:
-    """Return how much of counts to read at once: nothing ahead where the system keeps the files in memory anyway."""
-    free = available_bytes()
-    return 0 if n_bytes < DEFAULT_MEMORY_SHARE * free else int(_READ_AHEAD_SHARE * free / this_process()[1])

@@ -15,7 +15,7 @@ from summer_train.data.film import FilmSamples
 from summer_train.data.targets import FilmLabel, NextBin, Task
 from summer_train.models.linear import LinearSolver
 from summer_train.models.networks import decoder_name, two_layer_net, untrained_net
-from summer_train.models.steps import AutogradSteps, DenseSteps, Steps, dense_parameters, written_out_steps
+from summer_train.models.steps import AutogradSteps, DenseSteps, Steps, written_out_steps
 from summer_train.settings.options import Choice
 
 
@@ -78,7 +78,12 @@ class Decoder(lightning.LightningModule):
         Given all training samples, solve.
         """
         if isinstance(batch, OrderedBlocks):
-            self.solver = self.solver or self._new_solver()
+            self.solver = self.solver or LinearSolver(
+                [parameter.detach()[None] for parameter in self.net.parameters()],
+                self.task,
+                lambda targets: self.task.prepare(targets)[None],
+                lambda predictions, targets: self.task.loss(predictions[0], targets)[None],
+            )
             self._count_steps(self.solver(batch))
             self.trainer.should_stop = self.trainer.should_stop or bool(self.solver.is_solved.all())
             for block in batch:
@@ -94,16 +99,6 @@ class Decoder(lightning.LightningModule):
         loss = self.loss(prediction, batch[1])
         self._log_scores("train", prediction.detach(), batch[1], loss)
         return loss
-
-    def _new_solver(self) -> LinearSolver:
-        parameters = dense_parameters(self.net)
-        assert parameters is not None
-        return LinearSolver(
-            [parameter.detach()[None] for parameter in parameters],
-            self.task,
-            lambda targets: self.task.prepare(targets)[None],
-            lambda predictions, targets: self.task.loss(predictions[0], targets)[None],
-        )
 
     def validation_step(self, batch: tuple[Tensor, Tensor] | Block, batch_index: int) -> None:
         """Log the scores of a batch or block."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from summer_train.data.film import FilmSamples
 from summer_train.data.targets import FilmLabel, NextBin
-from summer_train.settings.options import Choice, Model
+from summer_train.settings.options import Choice
 
 
 def two_layer_net(n_inputs: int, hidden_size: int, n_outputs: int) -> nn.Sequential:
@@ -39,32 +39,32 @@ class Recurrent(nn.Module):
         return prediction
 
 
-def new_net(model: Model, n_units: int, n_bins: int, hidden_size: int, n_outputs: int) -> nn.Module:
-    """Return an untrained network.
-
-    Parameters
-    ----------
-    n_bins : length of the window
-    """
-    if model in ("lstm", "gru"):
-        return Recurrent(nn.LSTM if model == "lstm" else nn.GRU, n_units, hidden_size, n_outputs)
-    n_inputs = n_bins * n_units
-    layers = (
-        nn.Sequential(nn.Linear(n_inputs, n_outputs))
-        if model == "linear"
-        else two_layer_net(n_inputs, hidden_size, n_outputs)
-    )
-    return layers if n_bins == 1 else nn.Sequential(nn.Flatten(), *layers)
+def net_of(data: FilmSamples, choice: Choice) -> nn.Module:
+    """Return the network of some data, with weights as torch gives them."""
+    n_inputs, n_outputs = data.window.n_bins * data.n_units, data.task.n_outputs
+    if choice.model in ("lstm", "gru"):
+        kind = nn.LSTM if choice.model == "lstm" else nn.GRU
+        return Recurrent(kind, data.n_units, choice.hidden_size, n_outputs)
+    if choice.model == "linear":
+        layers = nn.Sequential(nn.Linear(n_inputs, n_outputs))
+    else:
+        layers = two_layer_net(n_inputs, choice.hidden_size, n_outputs)
+    return layers if data.window.n_bins == 1 else nn.Sequential(nn.Flatten(), *layers)
 
 
-def draw_weights(net: nn.Module, seed: int) -> None:
-    """Draw a network's initial weights: those that torch gives it after `torch.manual_seed(seed)`.
+def untrained_net(data: FilmSamples, choice: Choice) -> nn.Module:
+    """Return the untrained network of some data: weights as torch gives them after `torch.manual_seed(choice.seed)`.
 
     They come from a generator of their own, since threads share torch's.
     """
-    generator = torch.Generator().manual_seed(seed)
+    with torch.device("meta"):  # weights without values
+        net = net_of(data, choice).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(choice.seed)
     for layer in net.modules():
-        if isinstance(layer, nn.Linear):
+        if choice.model == "linear":  # its loss has one minimum, so it needs no random start
+            for weights in layer.parameters():
+                nn.init.zeros_(weights)
+        elif isinstance(layer, nn.Linear):
             nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
             bound = 1 / math.sqrt(layer.in_features)
             nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
@@ -72,23 +72,6 @@ def draw_weights(net: nn.Module, seed: int) -> None:
             bound = 1 / math.sqrt(layer.hidden_size)
             for weights in layer.parameters():
                 nn.init.uniform_(weights, -bound, bound, generator=generator)
-
-
-def net_of(data: FilmSamples, choice: Choice) -> nn.Module:
-    """Return the network of some data, with weights as torch gives them."""
-    return new_net(choice.model, data.n_units, data.window.n_bins, choice.hidden_size, data.task.n_outputs)
-
-
-def untrained_net(data: FilmSamples, choice: Choice) -> nn.Module:
-    """Return the untrained network of some data; equal seeds give equal weights."""
-    with torch.device("meta"):  # weights without values, which are drawn below
-        net = net_of(data, choice)
-    net.to_empty(device="cpu")
-    if choice.model == "linear":  # its loss has one minimum, so it needs no random start
-        for weights in net.parameters():
-            nn.init.zeros_(weights)
-    else:
-        draw_weights(net, choice.seed)
     return net
 
 

@@ -1,6 +1,7 @@
 """What our own `fit` asks of Lightning: devices, blocks of steps, logs, checkpoints, lines for people."""
 
 import io
+import math
 import signal
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from summer_prep.console import progress_on_terminal
@@ -40,17 +41,21 @@ def new_trainer(run: Run, decoder: Decoder, log_dir: Path, say: Say, n_epochs_be
     n_epochs_before : of a run that is continued
     """
     n_devices = n_devices_of(run)
+    loggers: list[Logger] = []
+    if "tensorboard" in run.logger:
+        loggers.append(TensorBoardLogger(log_dir, name="", version="tensorboard"))
+    if "wandb" in run.logger:
+        loggers.append(WandbLogger(save_dir=log_dir, project="summer", name=f"{log_dir.parent.name}/{log_dir.name}"))
     early = [] if run.patience is None else [EarlyStopping("val_loss", patience=run.patience)]
     trainer = lightning.Trainer(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",  # scores need float64, which MPS has not
         devices=n_devices,
         strategy=UnwrappedDDP(timeout=_COLLECTIVE_TIMEOUT) if n_devices > 1 else "auto",
         max_epochs=run.max_epochs,
-        logger=_loggers(run.logger, log_dir) or False,
+        logger=loggers or False,  # beside our metrics.csv, which all reports are made of
         callbacks=[
             BlockSteps(say),
-            EpochRows(log_dir, decoder, n_epochs_before),
-            EpochLines(say),
+            Epochs(log_dir, decoder, n_epochs_before, say),
             *early,
             *checkpoint_callbacks(log_dir),
         ],
@@ -73,18 +78,6 @@ def check_loggers(names: Sequence[str]) -> None:
     for name in names:
         if name != "csv":
             load_extra(name, f"--logger {name}")
-
-
-def _loggers(names: Sequence[str], log_dir: Path) -> list[Logger]:
-    """Return Lightning's loggers beside our metrics.csv, which all reports are made of."""
-    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-
-    made: list[Logger] = []
-    if "tensorboard" in names:
-        made.append(TensorBoardLogger(log_dir, name="", version="tensorboard"))
-    if "wandb" in names:
-        made.append(WandbLogger(save_dir=log_dir, project="summer", name=f"{log_dir.parent.name}/{log_dir.name}"))
-    return made
 
 
 class UnwrappedDDP(DDPStrategy):
@@ -116,43 +109,23 @@ class BlockSteps(Callback):
         pl_module.steps = choose_steps(pl_module.steps_with(optimizer), pl_module.device, self.say)
 
 
-class EpochRows(Callback):
-    """Writes a row of metrics.csv per epoch; ends a run whose loss is no number any more."""
+class Epochs(Callback):
+    """Logs a line and writes a row of metrics.csv per epoch; ends a run whose loss is no number any more.
 
-    def __init__(self, log_dir: Path, decoder: Decoder, n_epochs_before: int) -> None:
-        self.log_dir, self.n_epochs_before = log_dir, n_epochs_before
+    Lightning's progress bars redraw once per step, which costs more than our steps.
+    """
+
+    def __init__(self, log_dir: Path, decoder: Decoder, n_epochs_before: int, say: Say) -> None:
+        self.log_dir, self.n_epochs_before, self.say = log_dir, n_epochs_before, say
         self.columns = metric_columns(decoder.task)
         self.file: MetricsFile
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the file, or keep the rows of the epochs of before."""
-        if trainer.is_global_zero:
-            self.file = MetricsFile(self.log_dir / METRICS, self.columns, self.n_epochs_before)
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Add the epoch's row.
-
-        Raises
-        ------
-        SettingsError : training diverged
-        """
-        metrics = _metrics_of(trainer)
-        if trainer.is_global_zero:
-            self.file.add({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics})
-        if not torch.isfinite(torch.tensor(metrics["val_loss"])):
-            raise SettingsError(
-                f"training diverged: the validation loss of epoch {trainer.current_epoch + 1} is "
-                f"{metrics['val_loss']}. Choose a smaller --lr than {getattr(pl_module, 'lr', '')}"
-            )
-
-
-class EpochLines(Callback):
-    """Says one line per epoch; Lightning's bars redraw once per step, which costs more than our steps."""
-
-    def __init__(self, say: Say) -> None:
-        self.say = say
         self.started = 0.0
         self.bar: Any = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the file, or keep the rows of earlier epochs."""
+        if trainer.is_global_zero:
+            self.file = MetricsFile(self.log_dir / METRICS, self.columns, self.n_epochs_before)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the epoch's clock."""
@@ -170,13 +143,26 @@ class EpochLines(Callback):
             self.bar.update(self.bar.task_ids[0], completed=batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Say the epoch's scores."""
+        """Write and log the epoch's scores.
+
+        Raises
+        ------
+        SettingsError : training diverged
+        """
         self._remove_bar()
-        metrics = _metrics_of(trainer)
+        found, epoch = trainer.callback_metrics, trainer.current_epoch
+        metrics = {name: float(value) for name, value in found.items() if name.startswith(("train_", "val_"))}
+        if trainer.is_global_zero:
+            self.file.add({"epoch": epoch, "step": trainer.global_step, **metrics})
+        if not math.isfinite(metrics["val_loss"]):
+            raise SettingsError(
+                f"training diverged: the validation loss of epoch {epoch + 1} is {metrics['val_loss']}. Choose a "
+                f"smaller --lr than {getattr(pl_module, 'lr', '')}"
+            )
         names = [name.removeprefix("val_") for name in metrics if name.startswith("val_")]
         values = "  ".join(f"{name} {metrics[f'train_{name}']:.4f} val {metrics[f'val_{name}']:.4f}" for name in names)
         seconds = time.perf_counter() - self.started
-        self.say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {values}  {seconds:.2f} s")
+        self.say(f"epoch {epoch + 1}/{trainer.max_epochs}  {values}  {seconds:.2f} s")
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
@@ -227,10 +213,3 @@ class WholeCheckpoints(TorchCheckpointIO):
 def metric_columns(task: Task) -> list[str]:
     """Return the columns of a task's metrics.csv."""
     return [f"{part}_{name}" for part in PARTS for name in ("loss", *task.score_names)]
-
-
-def _metrics_of(trainer: lightning.Trainer) -> dict[str, float]:
-    """Return the scores of the epoch that ends, train and val."""
-    return {
-        name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(("train_", "val_"))
-    }
