@@ -31,7 +31,7 @@ from summer_train.scores.shifts import score_stack
 from summer_train.settings.lists import choices_of
 from summer_train.settings.options import Choice, StudyRun, settings_from
 from summer_train.studies import study as studies
-from summer_train.studies.records import predictions_path, read_stacks, write_stack
+from summer_train.studies.records import predictions_path, read_stacks, write_stack, write_tables
 from tests.conftest import error_line, hear_interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -399,6 +399,13 @@ def test_records_of_another_version_are_refused(places, tmp_path):
     assert settings_from(StudyRun, {}).output_dir == Path("study")
     assert torch.get_num_threads() >= 1
     assert read_stacks(tmp_path / "nothing", print) == {}
+
+
+def test_the_tables_of_a_study_stay_as_they_were_to_the_byte(golden, tmp_path):
+    records = [record for of_file in read_stacks(golden / "study", print).values() for record in of_file]
+    write_tables(tmp_path, records)
+    for name in ("study.csv", "curves.csv", "shifts.csv", "units.csv"):
+        assert (tmp_path / name).read_bytes() == (golden / "study" / name).read_bytes(), name
 
 
 def test_names_of_one_model_are_one_model(places, tmp_path):
