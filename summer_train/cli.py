@@ -100,7 +100,7 @@ def fit(
     from summer_train.reports.tables import notes_on_scores, null_line, score_tables
 
     if picture is not None:
-        from summer_train.reports.pictures import draw_learning_curve
+        from summer_train.reports.figures import draw_learning_curve
 
         draw_learning_curve(result, picture)
         say(f"wrote {picture}")
@@ -223,23 +223,24 @@ def report(
     published: Annotated[bool, typer.Option("--published", help="Draw the published figures beside.")] = False,
     html: Annotated[
         Path | None,
-        path_option("Write a page to look into; pictures, too, only with --output-dir.", "--html"),
+        path_option(
+            "Write one page with all figures and tables in it; pictures, too, only with --output-dir.", "--html"
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw what studies and runs found (PNG and SVG) with a Markdown page of tables, or write a page to look into.
+    """Draw what studies and runs found (PNG and SVG) with a Markdown page of tables, or write one HTML page.
 
     Several folders are set side by side.
     """
-    from summer_prep.show.web import check_page
-    from summer_train.reports.report import Report
+    from summer_train.reports.report import Report, check_html
     from summer_train.reports.tables import comparison_table, summary_table
 
-    check_page(html)
+    html = check_html(html)
     with working("drawing"):
         found = Report.of(folders, published, say)
         written = found.write(output_dir, html)
-        facts = found.as_plain()
+    facts = found.summary
     if as_json:
         show_json({"written": [str(path) for path in written], **facts})
         return

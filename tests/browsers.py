@@ -35,7 +35,7 @@ def opened(browser: Any, file: Path, width: int = 1280, scheme: str = "light") -
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda request: None if request.url.startswith("file:") else problems.append(request.url))
     page.goto(file.as_uri())
-    page.wait_for_function("document.body.dataset.columns")
+    page.wait_for_function("document.body.dataset.columns || !document.getElementById('film')")
     yield page
     if folder := os.environ.get("SUMMER_SCREENSHOTS"):  # for people to look at
         name = os.environ.get("PYTEST_CURRENT_TEST", file.stem).split("::")[-1].split(" ")[0].replace("/", "_")

@@ -1,6 +1,5 @@
-"""What people read of runs: tables of scores, lists of runs, what a benchmark measured."""
+"""What people read of runs and studies: tables of scores, lists of runs."""
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,6 @@ from summer_train.settings.lists import NUMBER_SETTINGS
 RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s", "fold", "seed")
 """What `summer-train runs` shows of a run's settings."""
 
-
 SCORE_COLUMNS = {
     "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
     "r2": "median R²", "bits_per_spike": "bits/spike", "mse": "sq. error", "loss": "loss",
@@ -19,7 +17,26 @@ SCORE_COLUMNS = {
 }  # fmt: skip
 """Scores in the order in which people see them, with what they call them (README: what each is)."""
 
-_FIRST_TABLE = list(SCORE_COLUMNS)[:8]
+REPEATS = ("fold", "seed")
+"""Options whose values are repeats of one result."""
+
+
+def table_of(rows: Sequence[Mapping[str, object]]) -> Table:
+    """Return rows as a table, without the columns in which no row has anything; a cell without anything is -."""
+    header = [name for name in (rows[0] if rows else ()) if any(row[name] is not None for row in rows)]
+    return Table(header, [["-" if row[name] is None else row[name] for name in header] for row in rows])
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a score as people read it; what is undefined is n/a."""
+    return "n/a" if value is None or value != value else f"{value:.{digits}f}"  # noqa: PLR0124  # NaN
+
+
+def as_cell(value: object) -> str:
+    """Return a setting's value as people read it, of several the first eight."""
+    if isinstance(value, list):
+        return ", ".join(map(as_cell, value[:8])) + (f", ... ({len(value)})" if len(value) > 8 else "")
+    return "none" if value in ("", None) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def score_tables(scores: Scores) -> list[Table]:
@@ -28,23 +45,20 @@ def score_tables(scores: Scores) -> list[Table]:
     The first has what is asked for first, the second the other scores of labels.
     """
     known = [name for name in SCORE_COLUMNS if name in scores["model"]["val"]]
-    halves = [[name for name in known if (name in _FIRST_TABLE) == is_first] for is_first in (True, False)]
-    return [_score_table(scores, names) for names in halves if names]
-
-
-def _score_table(scores: Scores, names: Sequence[str]) -> Table:
-    rows = [
-        [part, row, *(number(parts[part].get(name)) for name in names)]
-        for part in reversed(PARTS)
-        for row, parts in scores.items()
-        if part in parts
+    first = [name for name in known if name in list(SCORE_COLUMNS)[:8]]
+    return [
+        Table(
+            ["part", "scores", *(SCORE_COLUMNS[name] for name in names)],
+            [
+                [part, row, *(number(parts[part].get(name)) for name in names)]
+                for part in reversed(PARTS)
+                for row, parts in scores.items()
+                if part in parts
+            ],
+        )
+        for names in (first, [name for name in known if name not in first])
+        if names
     ]
-    return Table(["part", "scores", *(SCORE_COLUMNS[name] for name in names)], rows)
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """Return a score as people read it; what is undefined is n/a."""
-    return "n/a" if value is None or value != value else f"{value:.{digits}f}"  # noqa: PLR0124  # NaN
 
 
 def notes_on_scores(
@@ -67,14 +81,10 @@ def null_line(null: Mapping[str, Any]) -> str:
     return f"{null['part']} against {n_shifts} networks trained on shifted labels: {said}"
 
 
-STUDY_COLUMNS = {
+_STUDY_COLUMNS = {
     "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
     "time_only_kappa": "time only", "r2": "median R²", "bits_per_spike": "bits/spike", "loss": "loss",
 }  # fmt: skip
-"""What a person sees first of a study: means over folds and seeds."""
-
-REPEATS = ("fold", "seed")
-"""Options whose values are repeats of one result."""
 
 
 def study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -82,37 +92,33 @@ def study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
     Scores are of the test part, or of validation where the split has no test part; means are of what is defined.
     """
+    import pandas as pd
+
     varied = varied_options(rows)
-    shown = [name for name in STUDY_COLUMNS if any(is_number(score_of(row, name)) for row in rows)]
-    table = []
-    for values, group in by_options(rows, varied).items():
+    study = pd.DataFrame(rows).fillna(dict.fromkeys(varied, ""))
+    has_test = study.get("n_test", pd.Series(0, study.index)) > 0
+    n_val = study.get("n_val", pd.Series(0, study.index))
+    scores = {}
+    for name, title in _STUDY_COLUMNS.items():
+        baseline = "time_only_" if name.startswith("time_only_") else ""
+        tested, validated = (
+            pd.to_numeric(study.get(f"{baseline}{part}_{name.removeprefix(baseline)}", pd.Series(index=study.index)))
+            for part in ("test", "val")
+        )
+        values = tested.where(has_test | (n_val == 0), validated)
+        if values.notna().any():
+            scores[title if has_test.any() else f"val {title}"] = values
+    table: list[list[object]] = []
+    for values, models in study.groupby(varied, sort=False):
         cells = []
-        for name in shown:
-            found = [value for value in (score_of(row, name) for row in group) if is_number(value)]
-            mean = number(statistics.fmean(found), 3) if found else "n/a"
-            if name == shown[0] and found:
-                spread = [f"{statistics.stdev(found):.3f}"] if len(found) > 1 else []
-                spread += [f"{len(found)} of {len(group)}"] if len(found) < len(group) else []
-                mean += f" ({'; '.join(spread)})" if spread else ""
-            cells.append(mean)
-        table.append([*values, len(group), *cells])
-    has_test = any(row.get("n_test") for row in rows)
-    header = [f"{STUDY_COLUMNS[name]}{' (SD)' if name == shown[0] else ''}" for name in shown]
-    return Table(
-        [
-            *(name.replace("_", " ") for name in varied),
-            "models",
-            *(header if has_test else (f"val {one}" for one in header)),
-        ],
-        table,
-    )
-
-
-def score_of(row: Mapping[str, Any], name: str) -> Any:
-    """Return a score of a row of study.csv, a model's or `time_only_...`: of test, or of val where there is no test."""
-    part = "test" if row.get("n_test") or not row.get("n_val") else "val"
-    baseline = "time_only_" if name.startswith("time_only_") else ""
-    return row.get(f"{baseline}{part}_{name.removeprefix(baseline)}")
+        for place, score in enumerate(scores.values()):
+            found = score[models.index].dropna()
+            spread = [f"{found.std():.3f}"] if len(found) > 1 else []
+            spread += [f"{len(found)} of {len(models)}"] if 0 < len(found) < len(models) else []
+            cells.append(number(found.mean(), 3) + (f" ({'; '.join(spread)})" if spread and place == 0 else ""))
+        table.append([*values, len(models), *cells])
+    titles = [f"{title} (SD)" if place == 0 else title for place, title in enumerate(scores)]
+    return Table([*(name.replace("_", " ") for name in varied), "models", *titles], table)
 
 
 def settings_line(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -133,26 +139,10 @@ def common_settings(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def varied_options(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the options that differ between rows of a study, label first, without folds and seeds."""
     varied = [name for name in NUMBER_SETTINGS if name not in REPEATS and len({row.get(name) for row in rows}) > 1]
-    return sorted(varied or ["label_name" if rows and rows[0].get("task") == "label" else "task"], key=_label_first)
-
-
-def _label_first(name: str) -> bool:
-    return name != "label_name"
-
-
-def by_options(
-    rows: Iterable[Mapping[str, Any]], names: Sequence[str]
-) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
-    """Return the rows of each combination of some options' values, in the order in which they stand."""
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row.get(name, "") for name in names), []).append(row)
-    return groups
-
-
-def is_number(cell: Any) -> bool:
-    """Return whether a cell is a number, and not NaN."""
-    return isinstance(cell, int | float) and not isinstance(cell, bool) and cell == cell  # noqa: PLR0124
+    return sorted(
+        varied or ["label_name" if rows and rows[0].get("task") == "label" else "task"],
+        key=lambda name: name != "label_name",
+    )
 
 
 def runs_table(results: Iterable[FitResult]) -> Table:
@@ -163,17 +153,12 @@ def runs_table(results: Iterable[FitResult]) -> Table:
         baselines = [
             parts["test"]["loss"] for kind, parts in result.scores.items() if kind != "model" and "test" in parts
         ]
-        rows.append(
-            [
-                "/".join(result.log_dir.parts[-2:]),
-                row["label_name"] or row["task"].replace("_", " "),
-                row["patient_ids"],
-                row["fold"],
-                f"{result.best_epoch}/{result.n_epochs}",
-                *(row[f"test_{name}"] for name in ("kappa", "auroc", "accuracy", "loss")),
-                number(min(baselines)) if baselines else "",
-            ]
-        )
+        rows.append([
+            "/".join(result.log_dir.parts[-2:]), row["label_name"] or row["task"].replace("_", " "),
+            row["patient_ids"], row["fold"], f"{result.best_epoch}/{result.n_epochs}",
+            *(row[f"test_{name}"] for name in ("kappa", "auroc", "accuracy", "loss")),
+            number(min(baselines)) if baselines else "",
+        ])  # fmt: skip
     columns = ["test kappa", "AUROC", "accuracy", "loss", "baseline's"]
     return Table(["run", "predicts", "patients", "fold", "best", *columns], rows)
 
@@ -210,71 +195,57 @@ _HELD_AGAINST = {
 
 
 def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a row for each group of one task of `summaries.summarise`: means, and what they are held against."""
+    """Return a row for each group of one task of `summarise`: means, and what they are held against."""
     task = groups[0]["task"]
-    first, *others = _SUMMARY_COLUMNS[task]
-    held, settings = _HELD_AGAINST[task], list(groups[0]["settings"])
-    several, has_null = len({group["folder"] for group in groups}) > 1, any(group["null"] for group in groups)
-    has_published = any(group["published"] for group in groups)
-    has_parts = len({group["part"] for group in groups}) > 1  # a fraction split has no test part
+    main, *others = _SUMMARY_COLUMNS[task]
+    has_folders, has_parts = (len({group[name] for group in groups}) > 1 for name in ("folder", "part"))
+    val = "val " if not has_parts and groups[0]["part"] == "val" else ""
     rows = []
     for group in groups:
-        n_defined, n_models = group["n_defined"][first], len(group["models"])
-        null, published = group["null"].get(first), group["published"] or {}
-        rows.append([
-            *(as_cell(group["settings"][name]) for name in settings),
-            *([group["folder"]] if several else []), *([group["part"]] if has_parts else []),
-            f"{n_defined} of {n_models}" if n_defined < n_models else str(n_models),
-            number(group["mean"][first], 3),
-            number(group["sd"][first], 3),
-            *([f"{null['low']:.3f} to {null['high']:.3f}", number(null["p"], 3)] if null else ["-"] * 2 * has_null),
-            *([number(published.get("kappa"), 3) if published else "-"] if has_published else []),
-            *(number(group["baselines"].get(baseline, {}).get(score), 3) for baseline, score in held.items()),
-            *(number(group["mean"][name], 3) for name in others),
-        ])  # fmt: skip
-    part = "val " if all(group["part"] == "val" for group in groups) else ""
-    header = [
-        *(name.replace("_", " ") for name in settings), *(["folder"] if several else []),
-        *(["part"] if has_parts else []), "models",
-        f"{part}{SCORE_COLUMNS[first]}", "SD", *(["shifted, 5 to 95 %", "p"] if has_null else []),
-        *(["published"] if has_published else []),
-        *(f"{baseline} ({SCORE_COLUMNS[score]})" for baseline, score in held.items()),
-        *(f"{part}{SCORE_COLUMNS[name]}" for name in others),
-    ]  # fmt: skip
-    return Table(header, rows)
+        row: dict[str, object] = {name.replace("_", " "): as_cell(value) for name, value in group["settings"].items()}
+        row["folder"] = group["folder"] if has_folders else None
+        row["part"] = group["part"] if has_parts else None
+        n_defined, n_models = group["n_defined"][main], len(group["models"])
+        row["models"] = f"{n_defined} of {n_models}" if n_defined < n_models else str(n_models)
+        row[val + SCORE_COLUMNS[main]] = number(group["mean"][main], 3)
+        row["SD"] = number(group["sd"][main], 3)
+        null = group["null"].get(main)
+        row["shifted, 5 to 95 %"] = f"{null['low']:.3f} to {null['high']:.3f}" if null else None
+        row["p"] = number(null["p"], 3) if null else None
+        row["published"] = number(group["published"]["kappa"], 3) if group["published"] else None
+        for baseline, score in _HELD_AGAINST[task].items():
+            held = group["baselines"].get(baseline, {}).get(score)
+            row[f"{baseline} ({SCORE_COLUMNS[score]})"] = number(held, 3)
+        for name in others:
+            row[val + SCORE_COLUMNS[name]] = number(group["mean"][name], 3)
+        auroc = group["null"].get("auroc")
+        row["p (AUROC)"] = number(auroc["p"], 3) if auroc else None
+        rows.append(row)
+    return table_of(rows)
 
 
 def comparison_table(comparison: Sequence[Mapping[str, Any]]) -> Table:
     """Return a row for each label and folder that is compared with the first folder."""
     names = [name for name in dict.fromkeys(name for one in comparison for name in one["settings"]) if name != "task"]
-    rows = [
-        [
-            *(as_cell(one["settings"].get(name)) for name in names), SCORE_COLUMNS[one["score"]], *one["folders"],
-            one["n_models"], *(number(mean, 3) for mean in one["means"]), number(one["difference"], 3),
-            number(one["sd"], 3),
-        ]
+    return table_of([
+        {
+            **{name.replace("_", " "): as_cell(one["settings"].get(name)) for name in names},
+            "score": SCORE_COLUMNS[one["score"]],
+            "first": one["folders"][0],
+            "second": one["folders"][1],
+            "pairs": one["n_models"],
+            "first's": number(one["means"][0], 3),
+            "second's": number(one["means"][1], 3),
+            "gain": number(one["difference"], 3),
+            "SD of gain": number(one["sd"], 3),
+        }
         for one in comparison
-    ]  # fmt: skip
-    columns = ["score", "first", "second", "pairs", "first's", "second's", "gain", "SD of gain"]
-    return Table([*(name.replace("_", " ") for name in names), *columns], rows)
+    ])  # fmt: skip
 
 
 def differences_table(differences: Sequence[Mapping[str, Any]]) -> Table:
     """Return a row for each setting that is not the same in all folders."""
-    folders = list(differences[0]["values"])
-    rows = [
-        [one["setting"].replace("_", " "), *(as_cell(one["values"][folder]) for folder in folders)]
+    return table_of([
+        {"setting": one["setting"].replace("_", " "), **{name: as_cell(value) for name, value in one["values"].items()}}
         for one in differences
-    ]
-    return Table(["setting", *folders], rows)
-
-
-_SHOWN_VALUES = 8
-
-
-def as_cell(value: object) -> str:
-    """Return a setting's value as people read it, of several the first ones."""
-    if isinstance(value, list):
-        shown = ", ".join(map(as_cell, value[:_SHOWN_VALUES]))
-        return shown if len(value) <= _SHOWN_VALUES else f"{shown}, ... ({len(value)})"
-    return "none" if value in ("", None) else f"{value:g}" if isinstance(value, float) else str(value)
+    ])  # fmt: skip

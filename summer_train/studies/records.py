@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -157,6 +157,24 @@ def _read_stack(path: Path) -> list[Record]:
         return [Record(**with_nan(one) | {"threshold_log_odds": one["threshold_log_odds"]}) for one in models]
 
 
+def with_shifted(records: Iterable[Record], order: Sequence[str] = ()) -> list[tuple[Record, list[Record]]]:
+    """Return each model with those that were trained on its labels shifted, by shift.
+
+    Parameters
+    ----------
+    order : ids of models in the order that they are to have; others come behind
+    """
+    place = {model_id: number for number, model_id in enumerate(order)}
+    models: dict[str, Record] = {}
+    shifted: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda one: (place.get(one.id, len(place)), one.id, one.shift)):
+        if record.shift:
+            shifted.setdefault(record.id, []).append(record)
+        else:
+            models[record.id] = record
+    return [(record, shifted.get(model_id, [])) for model_id, record in models.items()]
+
+
 def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] = ()) -> list[Row]:
     """Write the tables of a study; return the rows of study.csv, which is written last.
 
@@ -164,29 +182,38 @@ def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] =
     ----------
     order : ids of models in the order that their rows are to have; others come behind
     """
-    records = list(records)
-    place = {model_id: number for number, model_id in enumerate(order)}
-    models = [record for record in records if not record.shift]
-    models.sort(key=lambda record: (place.get(record.id, len(place)), record.id))
-    shifted: dict[str, list[Record]] = {record.id: [] for record in models}
-    for record in records:
-        if record.shift and record.id in shifted:
-            shifted[record.id].append(record)
-    rows = [study_row(record, null_of(shifted[record.id], record.part)) for record in models]
-    _write(folder / CURVES, [row for record in models for row in _curve_rows(record)])
-    _write(folder / SHIFTS, [row for record in models for row in _shift_rows(shifted[record.id])])
-    _write(folder / UNITS, [row for record in models for row in _unit_rows(record)])
+    curves: list[Row] = []
+    shifts: list[Row] = []
+    units: list[Row] = []
+    rows: list[Row] = []
+    for record, shifted in with_shifted(records, order):
+        key = {
+            "id": record.id,
+            **{name: record.columns[name] for name in ("label_name", "patient_ids", "fold", "seed")},
+        }
+        for epoch, (train_loss, val_loss) in enumerate(record.curve, start=1):
+            curves.append({**key, "epoch": epoch, "train_loss": train_loss, "val_loss": val_loss})
+        for one in shifted:
+            scores = {
+                f"{part}_{name}": one.scores[part][name] for part in one.scores for name in ("loss", *nulls.SCORES)
+            }
+            shifts.append({**key, "shift_s": one.shift_s, **scores, "best_epoch": one.best_epoch})
+        for part, columns in record.units.items():
+            for unit, values in enumerate(zip(*columns.values(), strict=True)):
+                units.append({**key, "part": part, "unit": unit, **dict(zip(columns, values, strict=True))})
+        rows.append(study_row(record, null_of(shifted, record.part)))
     parquet = (folder / STUDY).with_suffix(".parquet")
-    if find_spec("pyarrow"):
-        _write_parquet(parquet, rows)
-    else:
-        parquet.unlink(missing_ok=True)  # of an earlier state
-    _write(folder / STUDY, rows)
+    for name, table in {CURVES: curves, SHIFTS: shifts, UNITS: units, parquet.name: rows, STUDY: rows}.items():
+        if not table or (name == parquet.name and not find_spec("pyarrow")):
+            (folder / name).unlink(missing_ok=True)  # of an earlier state
+        else:
+            replace_file(folder / name, as_parquet(table) if name == parquet.name else as_csv(table).encode())
     return rows
 
 
 def study_row(record: Record, null: Null) -> Row:
     """Return a model's row of study.csv; cells are numbers (NaN where undefined) and text."""
+    log_odds = record.threshold_log_odds
     return {
         **record.columns,
         "n_units": record.n_units,
@@ -198,7 +225,7 @@ def study_row(record: Record, null: Null) -> Row:
             for name in SCORES
             if name in record.scores[part]
         },
-        **thresholds_of(record),
+        **({} if log_odds is None else {"threshold": probability_of(log_odds), "threshold_log_odds": log_odds}),
         **{
             f"{name.replace(' ', '_')}_{part}_{score}": scores[part][score]
             for name, scores in record.baselines.items()
@@ -217,23 +244,19 @@ def study_row(record: Record, null: Null) -> Row:
     }
 
 
-def thresholds_of(record: Record) -> Row:
-    """Return from which log-odds, and which probability, a label is called "on"; nothing of other tasks."""
-    log_odds = record.threshold_log_odds
-    return {} if log_odds is None else {"threshold": probability_of(log_odds), "threshold_log_odds": log_odds}
-
-
-def null_of(shifted: Iterable[Record], part: str) -> Null:
-    """Return the scores of models that were trained on shifted labels."""
-    in_order = sorted(shifted, key=lambda one: one.shift)
-    return {name: {one.shift: one.scores.get(part, {}).get(name, np.nan) for one in in_order} for name in nulls.SCORES}
+def null_of(shifted: Sequence[Record], part: str) -> Null:
+    """Return the scores of models that were trained on shifted labels; without any, nothing."""
+    return {
+        name: {one.shift: one.scores.get(part, {}).get(name, np.nan) for one in shifted}
+        for name in (nulls.SCORES if shifted else ())
+    }
 
 
 def null_columns(record: Record, null: Null) -> Row:
     """Return what a null says of a model: for kappa and AUROC its mean, 95th percentile, and p."""
     part, cells = record.part, Row()
     for name, by_shift in null.items():
-        if by_shift and part in record.scores:
+        if part in record.scores:
             found = nulls.compare([record.scores[part][name]], [by_shift])
             cells["n_shifts"] = len(by_shift)
             cells[f"null_{part}_{name}"] = found.null.mean() if len(found.null) else np.nan
@@ -242,61 +265,29 @@ def null_columns(record: Record, null: Null) -> Row:
     return cells
 
 
-def _key(record: Record) -> Row:
-    names = ("label_name", "patient_ids", "fold", "seed")
-    return {"id": record.id, **{name: record.columns[name] for name in names}}
-
-
-def _curve_rows(record: Record) -> Iterator[Row]:
-    for epoch, (train_loss, val_loss) in enumerate(record.curve, start=1):
-        yield {**_key(record), "epoch": epoch, "train_loss": train_loss, "val_loss": val_loss}
-
-
-def _shift_rows(shifted: Iterable[Record]) -> Iterator[Row]:
-    for one in sorted(shifted, key=lambda one: one.shift):
-        scores = {f"{part}_{name}": one.scores[part][name] for part in one.scores for name in ("loss", *nulls.SCORES)}
-        yield {**_key(one), "shift_s": one.shift_s, **scores, "best_epoch": one.best_epoch}
-
-
-def _unit_rows(record: Record) -> Iterator[Row]:
-    for part, columns in record.units.items():
-        for unit, values in enumerate(zip(*columns.values(), strict=True)):
-            yield {**_key(record), "part": part, "unit": unit, **dict(zip(columns, values, strict=True))}
-
-
-def header_of(rows: Sequence[Row]) -> list[str]:
-    """Return all columns of some rows, each in the place where it first stands."""
-    header: dict[str, None] = {}
-    for row in rows:
-        header.update(dict.fromkeys(row))
-    return list(header)
-
-
 def as_csv(rows: Sequence[Row]) -> str:
     """Return rows as CSV: numbers in full precision, nan where undefined, empty where a column is not of a row."""
     content = io.StringIO()
-    writer = csv.DictWriter(content, header_of(rows), lineterminator="\n", restval="")
+    writer = csv.DictWriter(content, _header_of(rows), lineterminator="\n", restval="")
     writer.writeheader()
     writer.writerows(rows)
     return content.getvalue()
 
 
-def _write(path: Path, rows: Sequence[Row]) -> None:
-    if rows:
-        replace_file(path, as_csv(rows).encode())
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _write_parquet(path: Path, rows: Sequence[Row]) -> None:
+def as_parquet(rows: Sequence[Row]) -> bytes:
+    """Return rows as Parquet: a column of numbers, in which a cell that is empty in CSV is null, or of text."""
     import pyarrow
     import pyarrow.parquet
 
     columns = {}
-    for name in header_of(rows):
+    for name in _header_of(rows):
         values = [row.get(name, "") for row in rows]
         is_number = all(isinstance(value, int | float) or value == "" for value in values)
         columns[name] = [None if value == "" else value for value in values] if is_number else list(map(str, values))
-    buffer = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.table(columns), buffer)
-    replace_file(path, buffer.getvalue().to_pybytes())
+    content = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), content)
+    return content.getvalue()
+
+
+def _header_of(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
