@@ -286,10 +286,16 @@ def draw_film(panels: Mapping[str, Sequence[Result]]) -> Any:
                 step_s = float(np.median(np.diff(film_s))) if len(film_s) > 1 else 1.0
                 # A line ends where the next sample is of another stretch of the film.
                 ends = np.flatnonzero(np.diff(film_s) > 1.5 * step_s) + 1
-                minutes = np.insert(film_s / 60, ends, np.nan)
-                axes.fill_between(minutes, 0, np.insert(target == 1.0, ends, 0), step="mid", color=NULL, lw=0)
-                smooth = [_running_mean(part, FILM_SMOOTHING_S / step_s) for part in np.split(score, ends)]
-                axes.plot(minutes, np.insert(np.concatenate(smooth), ends, np.nan), color=OURS, lw=0.8)
+                is_on = np.insert((target == 1).astype(int), ends, 0)
+                edges, at_s = np.flatnonzero(np.diff(np.r_[0, is_on, 0])), np.insert(film_s, ends, np.nan)
+                starts_s, stops_s = at_s[edges[::2]], at_s[edges[1::2] - 1] + step_s
+                spans = np.stack([starts_s, stops_s - starts_s], axis=1) / 60
+                axes.broken_barh(spans.tolist(), (0, 1), color=NULL, lw=0)
+                width = max(1, round(FILM_SMOOTHING_S / step_s))  # a film has more bins than a page has points
+                thin = slice(None, None, max(1, width // 4))
+                minutes = [np.r_[part[thin] / 60, np.nan] for part in np.split(film_s, ends)]
+                smooth = [np.r_[_running_mean(part, width)[thin], np.nan] for part in np.split(score, ends)]
+                axes.plot(np.concatenate(minutes), np.concatenate(smooth), color=OURS, lw=0.8)
             axes.set(ylim=(-0.03, 1.03), yticks=(0, 0.5, 1), ylabel=name)
             axes.yaxis.label.set(rotation=0, ha="right", va="center")
             axes.yaxis.labelpad = 12
@@ -297,9 +303,9 @@ def draw_film(panels: Mapping[str, Sequence[Result]]) -> Any:
     return figure
 
 
-def _running_mean(values: NDArray[np.float64], width: float) -> NDArray[np.float64]:
-    """Return values averaged over about so many neighbours: a film has more bins than a page has points."""
-    n = min(len(values), max(1, round(width)))
+def _running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """Return values averaged over so many neighbours."""
+    n = min(len(values), width)
     padded = np.pad(values, (n // 2, n - 1 - n // 2), mode="edge")
     return np.convolve(padded, np.full(n, 1 / n), mode="valid")
 
