@@ -1,8 +1,6 @@
 """The commands of `summer-train`: parse, one library call, print."""
 
-import csv
 import inspect
-import io
 import os
 import sys
 from pathlib import Path
@@ -267,12 +265,10 @@ def runs(
     if as_json:
         show_json([result.as_plain() for result in results])
     elif as_csv:
-        content = io.StringIO()
+        from summer_train.studies.records import as_csv as rows_as_csv
+
         rows = [{name: as_data(value) for name, value in run_row(result).items()} for result in results]
-        writer = csv.DictWriter(content, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        show(content.getvalue().rstrip("\n"))
+        show(rows_as_csv(rows).rstrip("\n"))
     else:
         show_table(runs_table(results))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from summer_prep.console import Table, as_data
 from summer_prep.errors import SettingsError
@@ -15,8 +15,9 @@ from summer_prep.show.web import html_table, write_page
 from summer_train.reports.figures import as_data_url, draw_all, save_figure
 from summer_train.reports.findings import Result, read_results_of
 from summer_train.reports.published import CONDITIONS, SOURCE
-from summer_train.reports.summary import Summary, answer, group_name, summarise
+from summer_train.reports.summary import Summary, answer, summarise
 from summer_train.reports.tables import (
+    REPEATS,
     SCORE_COLUMNS,
     as_cell,
     comparison_table,
@@ -25,12 +26,15 @@ from summer_train.reports.tables import (
     settings_line,
     summary_table,
     table_of,
+    varied_options,
 )
-from summer_train.runs.folder import PARTS, writing_below
+from summer_train.runs.folder import writing_below
 from summer_train.settings.options import Say, say_nothing
+from summer_train.studies.records import SCORES_OF_TASK
 
 PAGE = "report.md"
 SUFFIXES = (".png", ".svg")
+_OF_MODEL = ("best_epoch", "n_epochs", "n_train", "n_val", "n_test", "id", "data_digest")
 
 
 def report(
@@ -118,6 +122,11 @@ class Report:
         paths = {name: str(path) for name, path in self.paths.items()}
         return {"folders": paths, **summarise(self.results, self.published)}
 
+    @cached_property
+    def figures(self) -> list[tuple[str, str, Any]]:
+        """Name, caption and figure of whatever can be shown."""
+        return list(draw_all(self.results, self.published))
+
     def write(self, output_dir: str | Path | None, html: Path | None) -> list[Path]:
         """Write what is asked for, pictures with a Markdown page or one page with all; parameters as `report`."""
         if not any(result.predictions.exists() for result in self.results):
@@ -136,9 +145,7 @@ class Report:
         check_folder(target, "--output-dir")
         with writing_below(target):
             written = [target / PAGE]
-            captions = {}
-            for name, caption, figure in draw_all(self.results, self.published):
-                captions[name] = caption
+            for name, _, figure in self.figures:
                 for suffix in SUFFIXES:
                     save_figure(figure, target / f"{name}{suffix}")
                     written.append(target / f"{name}{suffix}")
@@ -155,7 +162,7 @@ class Report:
                 cells = [[_as_markdown(cell) for cell in row] for row in (section.table.header, *section.table.rows)]
                 cells.insert(1, ["---"] * len(section.table.header))
                 lines += [*(f"| {' | '.join(row)} |" for row in cells if row), ""]
-            for name, caption in captions.items():
+            for name, caption, _ in self.figures:
                 lines += [f"![{_as_markdown(caption)}]({name}.png)", "", f"*{_as_markdown(caption)}*", ""]
             if self.published:
                 lines += [f"Published: {SOURCE}. {CONDITIONS}.", ""]
@@ -167,10 +174,10 @@ class Report:
 
         pages = Environment(autoescape=True)
         web = files("summer_prep.show")
-        drawn = [(caption, as_data_url(figure)) for _, caption, figure in draw_all(self.results, self.published)]
+        drawn = [(caption, as_data_url(figure)) for _, caption, figure in self.figures]
         settings = [[name.replace("_", " "), as_cell(value)] for name, value in self.summary["settings"].items()]
         folded = [
-            Section("models", "All models", "", _models_table(self.summary)),
+            Section("models", "All models", "", _models_table(self.results)),
             Section("settings", "Settings that all models have in common", "", Table(["setting", "value"], settings)),
         ]
         return pages.from_string(files("summer_train.reports").joinpath("report.html").read_text("utf-8")).render(
@@ -214,22 +221,16 @@ class Report:
         return sections
 
 
-def _models_table(summary: Summary) -> Table:
+def _models_table(results: Sequence[Result]) -> Table:
+    varied = varied_options([result.row for result in results])
     return table_of([
         {
-            "what": group_name(group, len(summary["folders"])),
-            "fold": as_cell(model["fold"]),
-            "seed": as_cell(model["seed"]),
-            **{name: number(model["scores"][key], 3) if key in model["scores"] else None
-               for key, name in SCORE_COLUMNS.items()},
-            "best epoch": model["best_epoch"],
-            "epochs": len(model["curve"]),
-            **{part: model["n_samples"].get(part, 0) for part in PARTS},
-            "id": model["id"],
-            "data": model["data_digest"],
+            **{name.replace("_", " "): as_cell(result.row[name]) for name in (*varied, "folder", *REPEATS)},
+            **{title: number(result.score(name), 3) if name in SCORES_OF_TASK[result.row["task"]] else None
+               for name, title in SCORE_COLUMNS.items()},
+            **{name.replace("_", " "): result.row[name] for name in _OF_MODEL},
         }
-        for group in summary["groups"]
-        for model in group["models"]
+        for result in results
     ])  # fmt: skip
 
 

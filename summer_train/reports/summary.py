@@ -19,7 +19,7 @@ from summer_train.reports.findings import (
     usual_first,
 )
 from summer_train.reports.published import published_kappa
-from summer_train.reports.tables import REPEATS, SCORE_COLUMNS, as_cell, common_settings, number, varied_options
+from summer_train.reports.tables import REPEATS, SCORE_COLUMNS, common_settings, number, varied_options
 from summer_train.scores import nulls
 from summer_train.settings.lists import NUMBER_SETTINGS
 from summer_train.studies.records import SCORES_OF_TASK
@@ -180,15 +180,6 @@ def _compared(names: list[str], task: str, ours: Sequence[Result], theirs: Seque
     return found
 
 
-def group_name(group: Summary, n_folders: int = 1) -> str:
-    """Return what tells a group from others: its label, and other settings and the folder by name."""
-    words = [
-        str(value) if name == "label_name" and value else f"{name.replace('_', ' ')} {as_cell(value)}"
-        for name, value in group["settings"].items()
-    ]
-    return ", ".join([*words, *([group["folder"]] if n_folders > 1 else [])])
-
-
 def answer(results: Sequence[Result], comparison: Sequence[Summary]) -> list[str]:
     """Return what was found, in a sentence or a few, for people: of the most usual settings, which are named."""
     sentences = []
@@ -197,20 +188,18 @@ def answer(results: Sequence[Result], comparison: Sequence[Summary]) -> list[str
     shown, fixed = others_equal(labels)
     found = {name: compare(group, "kappa") for name, group in by_label(shown).items()}
     tested = {name: one for name, one in found.items() if len(one.null)}
-    for is_above, what in ((True, "Above chance"), (False, "Not above chance")):
-        names = [name for name, one in tested.items() if (one.p <= 0.05) == is_above]
-        if names:
-            more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-            sentences.append(f"{what}: {', '.join(names[:12])}{more}.")
-    if tested:
-        n_shifts = min(len(one.null) for one in tested.values())
+    n_shifts = min((len(one.null) for one in tested.values()), default=0)
+    if n_shifts >= 19:
+        for is_above, what in ((True, "Above chance"), (False, "Not above chance")):
+            names = [name for name, one in tested.items() if (one.p <= 0.05) == is_above]
+            if names:
+                more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+                sentences.append(f"{what}: {', '.join(names[:12])}{more}.")
         sentences.append(f"Kappa is compared with {n_shifts} shifts of the labels, at p = 0.05{fixed}.")
-        if n_shifts < 19:
-            sentences.append(f"So few shifts give no p below {1 / (n_shifts + 1):.2g}.")
     elif found:
         name, best = next(iter(found.items()))
         sentences.append(f"The highest kappa is {number(best.mean, 3)}: {name}{fixed}.")
-        sentences.append("Whether it is above chance is not known without shifted labels (study --shifts).")
+        sentences.append(f"{n_shifts} shifts of the labels do not tell whether that is above chance (19 do).")
     counts = [result.score("r2") for result in results if result.row["task"] == "next_bin"]
     if counts:
         sentences.append(f"The highest median R² of the next bin is {number(max(counts), 3)}.")

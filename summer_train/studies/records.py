@@ -107,11 +107,10 @@ def write_stack(folder: Path, name: str, records: Sequence[Record]) -> None:
 
 def ids_in_order(folder: Path) -> list[str]:
     """Return the ids of the models of study.csv, in its order: that of the lists of the last command."""
-    try:
-        with reading(folder / STUDY, ""), (folder / STUDY).open(newline="") as file:
-            return [row.get("id", "") for row in csv.DictReader(file)]
-    except SettingsError:  # there are only the stacks, which are enough
-        return []
+    # Without the table there are only the stacks, which are enough.
+    with suppress(SettingsError), reading(folder / STUDY, ""), (folder / STUDY).open(newline="") as file:
+        return [row.get("id", "") for row in csv.DictReader(file)]
+    return []
 
 
 def rewrite_stack(path: Path, records: Sequence[Record]) -> None:

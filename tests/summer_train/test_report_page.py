@@ -18,7 +18,7 @@ from summer_prep.options import finite
 from summer_train.reports.findings import read_results_of
 from summer_train.reports.published import KAPPA_BY_LABEL
 from summer_train.reports.report import Report
-from summer_train.reports.summary import summarise
+from summer_train.reports.summary import answer, summarise
 from summer_train.reports.tables import summary_table
 from tests.browsers import findings
 from tests.conftest import error_line
@@ -109,8 +109,8 @@ def texts_of(picture):
 def test_the_answer_comes_first_and_then_the_figure(opened):
     with opened() as page:
         answer = page.locator("main > p").first.text_content()
-        assert answer.startswith("Not above chance: summer (study), tom (study).")
-        assert "no p below 0.2" in answer
+        assert answer.startswith("The highest kappa is 0.")
+        assert "4 shifts of the labels do not tell" in answer
         assert "kappa of linear minus that of study" in answer
         first = page.locator("main > :is(figure, h2)").first
         assert first.locator("img").get_attribute("alt").startswith("Kappa of each label")
@@ -118,6 +118,13 @@ def test_the_answer_comes_first_and_then_the_figure(opened):
         captions = page.locator("figcaption").all_text_contents()
     for what in ("buffer", "brain region", "Loss by epoch", "Confusion", "ROC", "along the film", "R² of the next bin"):
         assert any(what in caption for caption in captions), what
+
+
+def test_the_answer_names_what_is_above_chance_and_what_is_not(studied):
+    null = {name: dict.fromkeys(range(1, 20), 0.1) for name in ("kappa", "auroc")}
+    results = [replace(result_of(studied, name, kappa), null=null) for name, kappa in (("a", 0.5), ("b", 0.0))]
+    first, second, *_ = answer(results, [])
+    assert (first, second) == ("Above chance: a.", "Not above chance: b.")
 
 
 def test_tables_are_sorted_by_a_click_on_a_head(opened):
@@ -128,17 +135,17 @@ def test_tables_are_sorted_by_a_click_on_a_head(opened):
 
 
 def test_all_models_are_in_a_table_that_unfolds(opened, summary):
-    models = [model for group in summary["groups"] for model in group["models"]]
+    models = {model["id"]: model for group in summary["groups"] for model in group["models"]}
     with opened() as page:
         assert page.locator("#models").is_hidden()
         page.focus("summary:text-is('All models')")
         page.keyboard.press("Enter")
         assert page.locator("#models").is_visible()
         rows = rows_of(page, "models")
-    assert [row["id"] for row in rows] == [model["id"] for model in models]
-    assert [row["AUROC"] for row in rows] == [
-        shown(model["scores"]["auroc"]) if "auroc" in model["scores"] else "-" for model in models
-    ]
+    assert sorted(row["id"] for row in rows) == sorted(models)
+    for row in rows:
+        scores = models[row["id"]]["scores"]
+        assert row["AUROC"] == (shown(scores["auroc"]) if "auroc" in scores else "-")
 
 
 def test_two_folders_stand_side_by_side(opened, summary):
