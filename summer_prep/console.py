@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -174,6 +175,20 @@ def show_json(value: object) -> None:
     show(json.dumps(finite(value), indent=1))
 
 
+def show_result(result: object, as_json: bool, *shown: Table | str) -> None:
+    """Print a result as JSON, or what people read of it: lines, and tables with an empty line before each."""
+    if as_json:
+        show_json(result)
+        return
+    for number, part in enumerate(shown):
+        if isinstance(part, str):
+            show(as_data(part))
+            continue
+        if number:
+            show("")
+        show_table(part)
+
+
 def show_table(table: Table) -> None:
     """Print a table: drawn for people, nothing cut off; tab-separated where nobody looks."""
     cells = [[as_data(cell) for cell in row] for row in (table.header, *table.rows)]
@@ -185,16 +200,19 @@ def show_table(table: Table) -> None:
     from rich.console import Console
 
     drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for column, name in enumerate(cells[0]):
-        is_number = all(isinstance(row[column], int | float) or _is_number(row[column]) for row in table.rows)
-        drawn.add_column(name, overflow="fold", justify="right" if is_number and table.rows else "left")
+    for name, is_text in zip(cells[0], has_text(table), strict=True):
+        drawn.add_column(name, overflow="fold", justify="left" if is_text else "right")
     for row in cells[1:]:
         drawn.add_row(*row)
     Console(markup=False, emoji=False, highlight=False).print(drawn)
 
 
-def _is_number(cell: object) -> bool:
-    return str(cell).strip("-+%").replace(",", "").replace(".", "", 1).isdigit() or cell in ("", "-")
+def has_text(table: Table) -> list[bool]:
+    """Return of each column whether it holds text; columns of numbers are aligned at the right."""
+    return [any(not _NUMBER.match(str(row[column])) for row in table.rows) for column in range(len(table.header))]
+
+
+_NUMBER = re.compile(r"[-+]?[\d.]|-$|n/a$|$")
 
 
 def progress_on_terminal(*columns: Any, **options: Any) -> Any:

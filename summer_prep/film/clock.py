@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from summer_prep.errors import RecordingError
 from summer_prep.film.facts import FRAME_PERIOD_MS, LONG_FRAME_MS, LongFrames
+from summer_prep.film.splits import stretches
 
 MAX_FILLED_STEP_FRAMES = 5
 
@@ -134,24 +135,23 @@ def cut_frames(clock: FilmClock, parts: int) -> FilmClock:
 def find_pauses(clock: FilmClock) -> list[Pause]:
     """Return the pauses in order; rows of one standstill are one pause, and long frames in a row another."""
     paused = clock.state == FilmState.PAUSED
-    pauses = [*_stretches(clock, paused & ~clock.is_long), *_stretches(clock, paused & clock.is_long)]
+    pauses = [*_pauses_where(clock, paused & ~clock.is_long), *_pauses_where(clock, paused & clock.is_long)]
     return sorted(pauses, key=lambda pause: pause.start_ms)
 
 
 def find_long_frames(clock: FilmClock) -> list[Pause]:
     """Return the frames that took longer than `LONG_FRAME_MS` in order; several in a row are one."""
-    return _stretches(clock, clock.is_long)
+    return _pauses_where(clock, clock.is_long)
 
 
-def _stretches(clock: FilmClock, is_so: NDArray[np.bool_]) -> list[Pause]:
-    starts, stops = np.flatnonzero(np.diff(is_so.astype(np.int8), prepend=0, append=0)).reshape(-1, 2).T
+def _pauses_where(clock: FilmClock, is_so: NDArray[np.bool_]) -> list[Pause]:
     return [
         Pause(
             frame=int(clock.position[start]) // clock.parts_per_frame,
             start_ms=float(clock.edges_ms[start]),
             duration_ms=float(clock.edges_ms[stop] - clock.edges_ms[start]),
         )
-        for start, stop in zip(starts, stops, strict=True)
+        for start, stop in zip(*stretches(is_so), strict=True)
     ]
 
 

@@ -162,6 +162,12 @@ def random_split(n_samples: int, fold: int, seed: int) -> Split:
     return Split(train=np.sort(train), val=np.sort(parts[fold - 1]), test=np.sort(parts[fold - 2]))
 
 
+def stretches(is_on: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where runs of bins that are on begin, and the bins after their last, (n_runs,) each."""
+    edges = np.flatnonzero(np.diff(is_on.astype(np.int8), prepend=0, append=0))
+    return edges[::2], edges[1::2]
+
+
 def check_fold(fold: int) -> None:
     """Refuse what is no fold of the blocked split.
 
@@ -173,7 +179,7 @@ def check_fold(fold: int) -> None:
         raise SettingsError(f"--fold {fold}: must be 1, 2, 3, 4 or 5")
 
 
-def check_buffer(buffer_s: float, option: str = "--buffer") -> None:
+def check_buffer(buffer_s: float) -> None:
     """Refuse what is no time between parts.
 
     Raises
@@ -181,7 +187,7 @@ def check_buffer(buffer_s: float, option: str = "--buffer") -> None:
     SettingsError : it is none
     """
     if not 0 <= buffer_s <= MAX_SECONDS:
-        raise SettingsError(f"{option} {buffer_s}: must be 0 or more seconds, at most {MAX_SECONDS:g}")
+        raise SettingsError(f"--buffer {buffer_s}: must be 0 or more seconds, at most {MAX_SECONDS:g}")
 
 
 def check_fraction(val_fraction: float) -> None:

@@ -1,7 +1,6 @@
-"""What `inspect` shows of a key: facts as plain data, and a picture."""
+"""What `inspect` shows of a key: facts as plain data."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,17 +9,12 @@ from numpy.typing import NDArray
 from summer_prep.cache.keys import Cache
 from summer_prep.cache.layout import Description
 from summer_prep.cache.write import describe_array, read_array
-from summer_prep.console import as_data
 from summer_prep.errors import SettingsError
-from summer_prep.files import new_figure, save_picture
-from summer_prep.film.facts import FRAME_PERIOD_MS, FRAMES_PER_MINUTE, LABEL_RULES, OFF, ON, UNDEFINED
-from summer_prep.film.splits import N_SEGMENTS, Indices, blocked_split, check_buffer
+from summer_prep.film.facts import FRAME_PERIOD_MS, LABEL_RULES, OFF, ON, UNDEFINED
+from summer_prep.film.splits import N_SEGMENTS, Indices, blocked_split, check_buffer, stretches
 
-PICTURE_LABELS = ("summer", "tom", "tom-faces", "indoor-setting", "office", "park", "camera-cuts")
-_MAX_COLUMNS = 1200
 _BINS_AT_ONCE = 2**14
 """All counts of a key of 5 ms as float64 would take a gigabyte."""
-_AS_IT_IS = {"aspect": "auto", "interpolation": "nearest"}
 
 
 def describe_key(description: Description) -> dict[str, Any]:
@@ -41,7 +35,7 @@ def describe_key(description: Description) -> dict[str, Any]:
         "arrays": [describe_array(description, name) for name in sorted(attributes["digests"])],
         "regions": _rates_by_region(counts, recorded_s, attributes["units"]),
         "units": [_unit_facts(description, unit, counts[:, unit], seconds) for unit in range(attributes["n_units"])],
-        "labels": _label_shares(key, attributes["label_names"], attributes["bin_length_ms"] / 1000),
+        "labels": describe_labels(description),
     }
 
 
@@ -70,45 +64,39 @@ def _rates_by_region(counts: NDArray[Any], recorded_s: float, units: dict[str, l
     ]
 
 
-def _label_shares(key: Path, label_names: list[str], bin_s: float) -> list[dict[str, Any]]:
-    """Return each label's percentage of bins with value 1 under every rule, and of undefined ones.
+def describe_labels(description: Description, buffer_s: float | None = None) -> list[dict[str, Any]]:
+    """Return each label's percentage of bins with value 1 under every rule, of undefined ones, and its stretches.
 
     Stretches are runs of bins with value 1 under the rule `first`, and their length is in the film.
-    """
-    # Row by row, and a rule at a time: at 5 ms all at once would take 250 MB.
-    on = {rule: [(label == ON).mean() for label in read_array(key, f"labels_{rule}")] for rule in LABEL_RULES}
-    labels = read_array(key, "labels_first")
-    lengths = [stops - starts for starts, stops in (stretches(label == ON) for label in labels)]
-    return [
-        {
-            "label": name,
-            **{rule: float(shares[row] * 100) for rule, shares in on.items()},
-            "undefined": float((labels[row] == UNDEFINED).mean() * 100),
-            "n_stretches": len(lengths[row]),
-            "longest_s": float(lengths[row].max(initial=0) * bin_s),
-        }
-        for row, name in enumerate(label_names)
-    ]
-
-
-def describe_labels(description: Description, buffer_s: float | None = None) -> list[dict[str, Any]]:
-    """Return for each label of a checked key what `describe_key` does, and which folds lack it.
 
     Parameters
     ----------
-    buffer_s : of the blocked split; without it nothing is said of folds
+    buffer_s : of the blocked split, to return which folds lack a label; without it nothing is said of folds
 
     Raises
     ------
     CacheError : an array cannot be decoded
     SettingsError : the buffer leaves no segment
     """
-    attributes = description.attributes
-    shares = _label_shares(description.folder, attributes["label_names"], attributes["bin_length_ms"] / 1000)
-    if buffer_s is None:
-        return shares
-    folds = describe_folds(description, buffer_s)["labels"]
-    return [{**share, "lacks": fold["lacks"]} for share, fold in zip(shares, folds, strict=True)]
+    key, attributes = description.folder, description.attributes
+    # Row by row, and a rule at a time: at 5 ms all at once would take 250 MB.
+    on = {rule: [(label == ON).mean() for label in read_array(key, f"labels_{rule}")] for rule in LABEL_RULES}
+    folds = None if buffer_s is None else describe_folds(description, buffer_s)["labels"]
+    found: list[dict[str, Any]] = []
+    for row, (name, label) in enumerate(zip(attributes["label_names"], read_array(key, "labels_first"), strict=True)):
+        starts, stops = stretches(label == ON)
+        found.append(
+            {
+                "label": name,
+                **{rule: float(shares[row] * 100) for rule, shares in on.items()},
+                "undefined": float((label == UNDEFINED).mean() * 100),
+                "n_stretches": len(starts),
+                "longest_s": float((stops - starts).max(initial=0) * (attributes["bin_length_ms"] / 1000)),
+            }
+        )
+        if folds is not None:
+            found[row]["lacks"] = folds[row]["lacks"]
+    return found
 
 
 def labels_of_cache(cache: Cache, bin_length_ms: int, buffer_s: float | None = None) -> dict[str, Any]:
@@ -140,12 +128,6 @@ def labels_of_cache(cache: Cache, bin_length_ms: int, buffer_s: float | None = N
             one for one in having[1:] if digests(cache.describe(one, bin_length_ms)) != digests(key)
         ],
     }
-
-
-def stretches(is_on: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where runs of bins that are on begin, and the bins after their last, (n_runs,) each."""
-    edges = np.flatnonzero(np.diff(is_on.astype(np.int8), prepend=0, append=0))
-    return edges[::2], edges[1::2]
 
 
 def describe_unit(description: Description, unit: int) -> dict[str, Any]:
@@ -238,130 +220,32 @@ def describe_folds(description: Description, buffer_s: float) -> dict[str, Any]:
     CacheError : an array cannot be decoded
     SettingsError : the buffer leaves no segment
     """
-    labels, n_bins = read_array(description.folder, "labels_first"), description.attributes["n_bins"]
-    splits = splits_of(description, buffer_s)
-    sizes = {
-        fold: {**(found := {part: len(bins) for part, bins in parts.items()}), "unused": n_bins - sum(found.values())}
-        for fold, parts in splits.items()
-    }
+    attributes, splits = description.attributes, splits_of(description, buffer_s)
+    sizes = {fold: {part: len(bins) for part, bins in parts.items()} for fold, parts in splits.items()}
+    labels = []
+    for name, label in zip(attributes["label_names"], read_array(description.folder, "labels_first"), strict=True):
+        on = {fold: {part: _percent_on(label[bins]) for part, bins in parts.items()} for fold, parts in splits.items()}
+        lacks = [f"{part} {fold}" for fold, parts in on.items() for part, share in parts.items() if not 0 < share < 100]
+        labels.append({"label": name, "on": on, "lacks": lacks})
     return {
         "buffer_s": buffer_s,
-        "n_bins": sizes,
-        "labels": [
-            {"label": name, **_label_in_folds(labels[row], splits)}
-            for row, name in enumerate(description.attributes["label_names"])
-        ],
+        "n_bins": {
+            fold: {**parts, "unused": attributes["n_bins"] - sum(parts.values())} for fold, parts in sizes.items()
+        },
+        "labels": labels,
     }
+
+
+def _percent_on(label: NDArray[np.uint8]) -> float:
+    defined = label[label != UNDEFINED]
+    return float((defined == ON).mean()) * 100 if len(defined) else float("nan")
 
 
 def splits_of(description: Description, buffer_s: float) -> dict[int, dict[str, Indices]]:
     """Return the bins of every part of every fold of a key's blocked split; errors as `describe_folds`."""
-    check_buffer(buffer_s, "--fold-layout")
     n_bins, bin_length_ms = (description.attributes[name] for name in ("n_bins", "bin_length_ms"))
-    folds = range(1, N_SEGMENTS + 1)
     try:
-        return {fold: vars(blocked_split(n_bins, bin_length_ms, buffer_s, fold)) for fold in folds}
-    except SettingsError as error:  # which names the option of training
-        said = str(error).replace("--buffer", "--fold-layout").split(" with --sequence")[0]
-        raise SettingsError(said.replace("none fits; use --val-fraction instead", "this film is too short")) from error
-
-
-def _label_in_folds(label: NDArray[np.uint8], splits: dict[int, dict[str, Indices]]) -> dict[str, Any]:
-    on: dict[int, dict[str, float]] = {}
-    lacks = []
-    for fold, parts in splits.items():
-        on[fold] = {}
-        for part, bins in parts.items():
-            defined = label[bins][label[bins] != UNDEFINED]
-            share = float((defined == ON).mean()) if len(defined) else float("nan")
-            on[fold][part] = share * 100
-            if not 0 < share < 1:
-                lacks.append(f"{part} {fold}")
-    return {"on": on, "lacks": lacks}
-
-
-def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()) -> None:
-    """Write a picture of a checked key: rates of its units over film time, their sum, some labels, pauses marked.
-
-    Each column of the picture holds equally many bins (the last one what is left), and rates are spikes in Hz of
-    recorded time, so that columns can be compared.
-
-    Parameters
-    ----------
-    labels : the labels to draw; a few that most films have by default
-
-    Raises
-    ------
-    CacheError : an array cannot be decoded
-    SettingsError : no such label; the picture cannot be written
-    """
-    from matplotlib.colors import PowerNorm
-
-    key, attributes = description.folder, description.attributes
-    names = attributes["label_names"]
-    unknown = [name for name in labels if name not in names]
-    if unknown:
-        raise SettingsError(f"--labels {' '.join(unknown)}: no such label in {key}; found are {', '.join(names)}")
-    shown = labels or [name for name in PICTURE_LABELS if name in names] or names[:7]
-    counts = read_array(key, "spike_counts")
-    bin_minutes = attributes["bin_length_ms"] / 60_000
-    start = float(read_array(key, "bin_start_s")[0] / 60)
-    bins_per_column = -(-len(counts) // _MAX_COLUMNS)
-    columns = np.arange(0, len(counts), bins_per_column)
-    end = start + len(columns) * bins_per_column * bin_minutes  # of the last column, which may hold fewer bins
-    recorded_s = _sums(columns, read_array(key, "recorded_s"))
-    regions = np.array(attributes["units"].get("brain_region", [""] * counts.shape[1]))
-    order = np.argsort(regions, kind="stable")
-    with np.errstate(invalid="ignore"):  # what was never recorded has no rate: a hole in the picture
-        rates_hz = np.stack([_sums(columns, counts[:, unit]) for unit in order]) / recorded_s
-    values = read_array(key, "labels_any")[[names.index(name) for name in shown]]
-
-    figure = new_figure(12, 8)
-    heat, rate, strip = figure.subplots(3, 1, sharex=True, height_ratios=[5, 1.5, 2])
-    mesh = heat.imshow(
-        rates_hz,
-        norm=PowerNorm(0.5, vmin=0),
-        extent=(start, end, len(order) - 0.5, -0.5),
-        cmap="magma",
-        rasterized=True,
-        **_AS_IT_IS,
-    )
-    column_s = bins_per_column * attributes["bin_length_ms"] / 1000
-    figure.colorbar(mesh, ax=heat, label=f"rate (Hz), means over {column_s:.3g} s of film", pad=0.01)
-    _name_regions(heat, regions[order])
-    heat.set_title(
-        f"patient {attributes['patient_id']}: {attributes['n_units']} units, "
-        f"{attributes['n_bins']} bins of {attributes['bin_length_ms']} ms; dashed: film paused"
-    )
-    middles = start + (columns + bins_per_column / 2) * bin_minutes
-    rate.plot(middles, rates_hz.sum(axis=0), lw=0.6, color="black")
-    rate.set_ylabel("population\nrate (Hz)")
-    on, undefined = (np.stack([_sums(columns, row == value) for row in values]) > 0 for value in (ON, UNDEFINED))
-    shades = np.where(on, 1.0, np.where(undefined, 0.3, 0.0))
-    strip.imshow(shades, vmin=0, vmax=1, extent=(start, end, len(shown) - 0.5, -0.5), cmap="Greys", **_AS_IT_IS)
-    strip.set_yticks(range(len(shown)), [_as_text(name) for name in shown])
-    strip.set_xlabel("film time (min); labels: black on, grey undefined")
-    for pause in pauses_of(attributes):
-        for axes in (heat, rate, strip):
-            axes.axvline(pause["frame"] / FRAMES_PER_MINUTE, color="tab:cyan", ls="--", lw=1)
-    strip.set_xlim(start, start + len(counts) * bin_minutes)
-    save_picture(figure, picture)
-
-
-def _name_regions(axes: Any, regions: NDArray[Any]) -> None:
-    """Write each region's name beside its rows, and draw a line where the next begins."""
-    names, firsts, sizes = np.unique(regions, return_index=True, return_counts=True)
-    axes.set_yticks(firsts + (sizes - 1) / 2, [_as_text(name) for name in names])
-    axes.tick_params(axis="y", length=0)
-    for first in firsts[1:]:
-        axes.axhline(first - 0.5, color="white", lw=0.5)
-    axes.set_ylabel("units by region")
-
-
-def _as_text(name: str) -> str:
-    return as_data(name).replace("$", r"\$")  # matplotlib would read formulas
-
-
-def _sums(starts: NDArray[np.int64], values: NDArray[Any]) -> NDArray[np.float64]:
-    """Sum values over the runs of bins that begin at `starts`."""
-    return np.add.reduceat(values.astype(np.float64), starts)
+        check_buffer(buffer_s)
+        return {fold: vars(blocked_split(n_bins, bin_length_ms, buffer_s, fold)) for fold in range(1, N_SEGMENTS + 1)}
+    except SettingsError as error:
+        raise SettingsError(f"--fold-layout {buffer_s:g}: {error}") from error

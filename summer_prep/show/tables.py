@@ -1,150 +1,173 @@
-"""What people read of keys: tables of what was built, is in the cache, differs."""
+"""What people read of keys: facts as tables."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
 from summer_prep.console import Table
 
-if TYPE_CHECKING:
-    from summer_prep.cache.build import KeyResult
+Facts = Mapping[str, Any]
+
+RATES = {"label": "label", "on_hz": "on (Hz)", "off_hz": "off (Hz)", "ratio": "ratio"}
+
+LABELS = {
+    "label": "label", "first": "first %", "any": "any %", "majority": "major. %", "undefined": "undef. %",
+    "n_stretches": "runs", "longest_s": "longest", "lacks": "lacks",
+}  # fmt: skip
 
 
-def results_table(results: "Sequence[KeyResult]") -> Table:
-    """Return a row for each key that was built, or is fresh."""
-
-    def row(result: "KeyResult") -> list[object]:
-        tallies = [result.spikes.get(name, "") for name in ("counted", "in_pauses", "outside")]
-        seconds = f"{result.seconds:.2f}" if result.state == "built" else ""
-        sizes = [result.n_bins or "", result.n_units or ""]
-        return [result.patient_id, result.bin_length_ms, result.state, *sizes, *tallies, seconds]
-
-    header = ["patient", "ms", "state", "bins", "units", "counted", "in pauses", "outside", "s"]
-    return Table(header, [row(result) for result in results])
+def table_of(rows: Iterable[Facts], **columns: str) -> Table:
+    """Return a row for each of some facts, which name=header chooses; a fact that is missing leaves a cell empty."""
+    return Table(list(columns.values()), [[readable(row.get(name, "")) for name in columns] for row in rows])
 
 
-def patients_table(keys: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a row for each patient; spikes and rates are those of the shortest bins, which leave out fewest."""
-    of_patient: dict[str, list[Mapping[str, Any]]] = {}
-    for facts in keys:
-        of_patient.setdefault(facts["patient_id"], []).append(facts)
-
-    def row(facts: Mapping[str, Any], lengths_ms: list[int]) -> list[object]:
-        regions = " ".join(f"{region} {number}" for region, number in facts["n_units_by_region"].items())
-        spikes = facts["spikes"]["counted"]
-        rate_hz = spikes / facts["n_units"] / facts["recorded_total_s"]
-        where = [" ".join(map(str, lengths_ms)), facts["n_units"], regions]
-        return [facts["patient_id"], *where, spikes, f"{rate_hz:.2f}", facts["n_pauses"], file_name(facts)]
-
-    header = ["patient", "bins (ms)", "units", "by region", "spikes", "rate (Hz)", "pauses", "source"]
-    return Table(header, [row(found[0], [one["bin_length_ms"] for one in found]) for found in of_patient.values()])
-
-
-def file_name(facts: Mapping[str, Any]) -> str:
-    """Return the name of the recording that a key is of."""
-    return str(facts["source"]["file_name"])
-
-
-def rounded(value: object) -> object:
-    """Return a number as people read it; "-" where there is none."""
+def readable(value: object) -> object:
+    """Return a value as people read it in a table; "-" for a number that is undefined."""
     if isinstance(value, float):
         return f"{value:.2f}" if math.isfinite(value) else "-"
-    return value
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _codec(name: str) -> list[str]:
-    return [] if name == "none" else [name]
+def results_table(results: Iterable[Facts]) -> Table:
+    """Return a row for each key that was built, or is fresh."""
+    rows = ({**result, **result["spikes"]} for result in results)
+    return table_of(
+        rows, patient_id="patient", bin_length_ms="ms", state="state", n_bins="bins", n_units="units",
+        counted="counted", in_pauses="in pauses", outside="outside", seconds="s",
+    )  # fmt: skip
 
 
-def key_tables(facts: Mapping[str, Any]) -> list[Table]:
-    """Return the tables of one key: spikes, arrays, regions, labels, pauses."""
-    arrays = [
-        [
-            array["name"],
-            " x ".join(f"{name} {size}" for name, size in zip(array["dimensions"], array["shape"], strict=True)),
-            " ".join(["text" if "String" in array["dtype"] else array["dtype"], *_codec(array["codec"])]),
-            f"{array['bytes']:,}",
-            f"{array['stored_bytes']:,}",
-        ]
-        for array in facts["arrays"]
-    ]
-    regions = [
-        [region["region"], region["n_units"], f"{region['median_rate_hz']:.2f}", f"{region['max_rate_hz']:.2f}"]
-        for region in facts["regions"]
-    ]
+def patients_table(keys: Iterable[Facts]) -> Table:
+    """Return a row for each patient; spikes and rates are those of the shortest bins, which leave out fewest."""
+    rows = []
+    for _, (facts, *longer) in groupby(keys, itemgetter("patient_id")):
+        spikes = facts["spikes"]["counted"]
+        more = {
+            "lengths_ms": " ".join(str(one["bin_length_ms"]) for one in (facts, *longer)),
+            "regions": " ".join(f"{region} {number}" for region, number in facts["n_units_by_region"].items()),
+            "spikes": spikes,
+            "rate_hz": spikes / facts["n_units"] / facts["recorded_total_s"],
+            "file": facts["source"]["file_name"],
+        }
+        rows.append({**facts, **more})
+    return table_of(
+        rows, patient_id="patient", lengths_ms="bins (ms)", n_units="units", regions="by region", spikes="spikes",
+        rate_hz="rate (Hz)", n_pauses="pauses", file="source",
+    )  # fmt: skip
+
+
+def states_table(states: Iterable[Facts]) -> Table:
+    """Return a row for each key of recordings and cache: whether it is fresh, and why not."""
+    rows = ({**state, "n_bytes": f"{state['n_bytes']:,}"} for state in states)
+    return table_of(
+        rows, patient_id="patient", bin_length_ms="bin (ms)", state="state", reason="reason", n_bytes="bytes"
+    )
+
+
+def key_tables(facts: Facts) -> list[Table | str]:
+    """Return what is read of one key: a few lines, and tables of spikes, arrays, regions, labels, pauses."""
+    unseen = f", {facts['n_unseen_bins']} of them never seen" if facts["n_unseen_bins"] else ""
+    arrays = []
+    for array in facts["arrays"]:
+        sizes = zip(array["dimensions"], array["shape"], strict=True)
+        dtype = "text" if "String" in array["dtype"] else array["dtype"]
+        arrays.append(
+            {
+                "name": array["name"],
+                "sizes": " x ".join(f"{dimension} {size}" for dimension, size in sizes),
+                "dtype": f"{dtype} {array['codec']}".removesuffix(" none"),
+                "bytes": f"{array['bytes']:,}",
+                "stored": f"{array['stored_bytes']:,}",
+            }
+        )
     pauses = [
-        [
-            pause["frame"],
-            *(f"{time:.2f}" for time in (pause["film_time_s"], pause["start_ms"] / 1000, pause["duration_ms"] / 1000)),
-            "long frame" if pause["is_long_frame"] else "",
-        ]
+        {
+            **pause,
+            "start_s": pause["start_ms"] / 1000,
+            "duration_s": pause["duration_ms"] / 1000,
+            "kind": "long frame" if pause["is_long_frame"] else "",
+        }
         for pause in facts["pauses"]
     ]
-    spikes = [[name.replace("_", " "), f"{value:,}"] for name, value in facts["spikes"].items()]
     return [
-        Table(["spikes", "number"], spikes),
-        Table(["array", "dimensions", "dtype", "bytes", "on disk"], arrays),
-        Table(["region", "units", "median rate (Hz)", "highest rate (Hz)"], regions),
+        facts["key"],
+        f"{facts['n_bins']} bins{unseen}, {facts['n_units']} units from {facts['source']['file_name']}",
+        *(f"note: {note}" for note in facts["notes"]),
+        Table(["spikes", "number"], [[name.replace("_", " "), f"{n:,}"] for name, n in facts["spikes"].items()]),
+        table_of(arrays, name="array", sizes="dimensions", dtype="dtype", bytes="bytes", stored="on disk"),
+        table_of(
+            facts["regions"], region="region", n_units="units", median_rate_hz="median rate (Hz)",
+            max_rate_hz="highest rate (Hz)",
+        ),
         labels_table(facts["labels"]),
-        Table(["pause at frame", "film time (s)", "recording start (s)", "duration (s)", ""], pauses),
-    ]
+        table_of(
+            pauses, frame="pause at frame", film_time_s="film time (s)", start_s="recording start (s)",
+            duration_s="duration (s)", kind="",
+        ),
+    ]  # fmt: skip
 
 
-def labels_table(labels: Sequence[Mapping[str, Any]]) -> Table:
+def labels_table(labels: Sequence[Facts]) -> Table:
     """Return a row for each label: shares of bins by rule, stretches, and what folds lack it where that is known."""
-    rows = [
-        [
-            label["label"],
-            *(f"{label[share]:.2f}" for share in ("first", "any", "majority", "undefined")),
-            label["n_stretches"],
-            f"{label['longest_s']:.1f}",
-            *([", ".join(label["lacks"])] if "lacks" in label else []),
-        ]
-        for label in labels
+    return table_of(labels, **{name: header for name, header in LABELS.items() if name in labels[0]})
+
+
+def unit_tables(facts: Facts) -> list[Table | str]:
+    """Return what is read of one unit: its numbers, and its rates by label."""
+    numbers = [[name.replace("_", " "), readable(value)] for name, value in facts.items() if name != "labels"]
+    return [Table(["unit", str(facts["unit"])], numbers[1:]), table_of(facts["labels"], **RATES)]
+
+
+def fold_tables(facts: Facts) -> list[Table | str]:
+    """Return what is read of folds: how often a label is on in the test part of each, and the sizes of parts."""
+    buffer, folds = f"buffer {facts['buffer_s']:g} s", facts["n_bins"]
+    shares = [
+        {**label, **{f"fold {fold}": parts["test"] for fold, parts in label["on"].items()}} for label in facts["labels"]
     ]
-    with_folds = ["lacks"] if labels and "lacks" in labels[0] else []
-    return Table(["label", "first %", "any %", "major. %", "undef. %", "runs", "longest", *with_folds], rows)
+    parts = [{"fold": fold, **sizes} for fold, sizes in folds.items()]
+    return [
+        f"folds of the blocked split, {buffer}: the test part's bins with the label on (%)",
+        table_of(shares, label="label", **{f"fold {fold}": f"fold {fold}" for fold in folds}, lacks="lacks"),
+        table_of(parts, fold="fold", train="train (bins)", val="validation", test="test", unused="unused"),
+    ]
 
 
-def differences_table(differences: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a row for each array of each pair of keys that differs."""
-    rows: list[list[object]] = []
+def differences_tables(differences: Iterable[Facts]) -> list[Table]:
+    """Return a row for each array of each pair of keys that differs, and for each attribute; nothing if none does."""
+    arrays: list[Facts] = []
+    attributes: dict[str, dict[str, Any]] = {}
     for pair in differences:
         if pair["first"] is None or pair["second"] is None:
-            rows.append([pair["first"] or pair["second"], "", f"only in {'A' if pair['first'] else 'B'}", "", "", ""])
-        for array in pair["arrays"]:
-            rows.append([pair["first"], array["name"], *_difference_cells(array)])
-    return Table(["key of A", "array", "differ", "first at", "A", "B"], rows)
+            side = "A" if pair["first"] else "B"
+            arrays.append({"key": pair["first"] or pair["second"], "differ": f"only in {side}"})
+        arrays += [{"key": pair["first"], "array": array["name"], **_array_cells(array)} for array in pair["arrays"]]
+        for one in pair["attributes"]:
+            values = {side: f"{one[side]!s:.40}" for side in ("first", "second")}
+            row = attributes.setdefault(one["name"], {"name": one["name"].replace("_", " "), "n": 0, **values})
+            row["n"] += 1
+    tables = [
+        table_of(arrays, key="key of A", array="array", differ="differ", where="first at", A="A", B="B"),
+        table_of(attributes.values(), name="attribute", n="keys", first="A (of the first)", second="B"),
+    ]
+    return [table for table in tables if table.rows]
 
 
-def _difference_cells(array: Mapping[str, Any]) -> list[object]:
+def _array_cells(array: Facts) -> Facts:
     if "only_in" in array:
-        return [f"only in {'A' if array['only_in'] == 'first' else 'B'}", "", "", ""]
-    shapes = [" x ".join(map(str, shape)) for shape in array["shapes"]]
+        return {"differ": f"only in {'A' if array['only_in'] == 'first' else 'B'}"}
+    ours, theirs = (" x ".join(map(str, shape)) for shape in array["shapes"])
     first = array["first_difference"]
     if first is None:
-        return ["shape alone", "", *shapes]
+        return {"differ": "shape alone", "A": ours, "B": theirs}
     where = {"bin": first.get("bin"), "unit": first.get("unit"), "label": first.get("label_name")}
-    place = ", ".join(f"{name} {value}" for name, value in where.items() if value is not None)
-    place += f" ({first['film_s']:.2f} s)" if "film_s" in first else ""
-    share = f"{array['n_different']:,} of {array['n_values']:,}"
-    sizes = [f" ({shape})" if shapes[0] != shapes[1] else "" for shape in shapes]
-    return [share, place, *(f"{value}{size}" for value, size in zip(first["values"], sizes, strict=True))]
-
-
-def attributes_table(differences: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a row for each attribute that differs, with the number of pairs of keys in which it does."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for pair in differences:
-        for attribute in pair["attributes"]:
-            found.setdefault(attribute["name"], []).append(attribute)
-    rows = [
-        [name.replace("_", " "), len(pairs), *(_shortened(pairs[0][side]) for side in ("first", "second"))]
-        for name, pairs in found.items()
-    ]
-    return Table(["attribute", "keys", "A (of the first)", "B"], rows)
-
-
-def _shortened(value: object, length: int = 40) -> str:
-    text = str(value)
-    return text if len(text) <= length else f"{text[: length - 3]}..."
+    return {
+        "differ": f"{array['n_different']:,} of {array['n_values']:,}",
+        "where": ", ".join(f"{name} {value}" for name, value in where.items() if value is not None)
+        + (f" ({first['film_s']:.2f} s)" if "film_s" in first else ""),
+        **{
+            side: f"{value} ({shape})" if ours != theirs else str(value)
+            for side, value, shape in zip("AB", first["values"], (ours, theirs), strict=True)
+        },
+    }

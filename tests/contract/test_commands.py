@@ -113,7 +113,7 @@ def test_whole_path_by_hand(published_data, run, tmp_path):
     chunk.write_bytes(bytes(chunk.stat().st_size))
     damaged = run("summer_prep", "verify", cwd=tmp_path)
     assert str(chunk.relative_to(tmp_path)) in damaged.stderr
-    assert "1 of 4 keys are damaged" in error_line(damaged)
+    assert "1 of 4 failed" in error_line(damaged)
 
 
 @pytest.mark.parametrize(
@@ -131,10 +131,13 @@ def test_whole_path_by_hand(published_data, run, tmp_path):
         ("summer_prep build --data-dir {data} --bin-length eighty", "--bin-length eighty: whole numbers are allowed"),
         ("summer_prep build --nwb-path {data}/truth.json", "no patient id in the file name"),
         ("summer_prep build --nwb-path sub3.nwb", "sub3.nwb: no such file"),
-        ("summer_prep inspect", "data_cache: nothing in the cache. Build it"),
+        ("summer_prep inspect", "data_cache: nothing in the cache. Check --cache-dir, or build it"),
         ("summer_prep inspect 14 --cache-dir {cache} --bin-length 200", "no key of patient 14 at 200 ms"),
         ("summer_prep verify", "data_cache: nothing in the cache. Check --cache-dir"),
-        ("summer_prep verify --cache-dir {cache} --bin-length 40", "no such keys; found are 80, 1000 ms"),
+        (
+            "summer_prep verify --cache-dir {cache} --bin-length 40",
+            "no key at 40 ms in {cache}; found are 8 (80 1000 ms)",
+        ),
         ("summer_prep status --cache-dir {cache} --bin-length 7", "no bins of 7 ms can be made"),
         ("summer_prep inspect 14 --cache-dir {cache} --bin-length 80,1000", "one key is shown at a time"),
         ("summer_prep build --nwb-path {data}", "is a folder. Check --nwb-path"),

@@ -269,7 +269,7 @@ def test_data_keeps_letters_and_loses_control():
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("summer_prep verify --bin-length 80,81", "--bin-length 81: no such keys; found are 80, 1000 ms"),
+        ("summer_prep verify --bin-length 80,81", "no key at 81 ms in data_cache; found are 8 (80 1000 ms)"),
         ("summer_prep build --bin-length 80,80", "--bin-length 80,80: 80 stands there twice"),
         ("summer_train fit --patient-ids 14 14", "--patient-ids 14,14: 14 stands there twice"),
         ("summer_train fit --num-workers -5", "--num-workers -5: must be 0 or more"),
@@ -344,7 +344,7 @@ def test_inspect_checks_what_it_shows(work, run, tmp_path):
         )
     assert not (tmp_path / "14.png").exists()
     chunk.unlink()
-    assert "1 of 8 keys are damaged" in error_line(run("summer_prep", "inspect", cwd=tmp_path))
+    assert "1 of 8 failed" in error_line(run("summer_prep", "inspect", cwd=tmp_path))
     status = run("summer_prep", "status", "--data-dir", "none", cwd=tmp_path)
     assert "summer-prep verify reads every byte" in status.stderr
 

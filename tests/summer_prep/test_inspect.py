@@ -12,17 +12,16 @@ import pytest
 from summer_prep.cache.layout import describe, key_path
 from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
-from summer_prep.film.splits import blocked_split
+from summer_prep.film.splits import blocked_split, stretches
 from summer_prep.options import finite
 from summer_prep.show.facts import (
     describe_folds,
     describe_key,
     describe_unit,
-    draw_key,
     fano_factor,
     rates_by_label,
-    stretches,
 )
+from summer_prep.show.picture import draw_key
 from tests.conftest import error_line
 from tests.keys import rewrite_key
 
@@ -148,7 +147,7 @@ def test_units_and_folds_are_shown_as_tables_and_json(run, demo_cache):
     assert json.loads(run(*common, "--fold-layout", "10", "--json").stdout)["buffer_s"] == 10
     assert "Choose one of them" in error_line(run(*common, "--unit", "3", "--fold-layout", "10"))
     assert "Name it: summer-prep inspect PATIENT --unit" in error_line(run(*common[:2], *common[3:], "--unit", "3"))
-    assert "--fold-layout 500 leaves no segment" in error_line(run(*common, "--fold-layout", "500"))
+    assert "leaves no segment" in error_line(run(*common, "--fold-layout", "500"))
 
 
 def test_labels_are_listed_with_what_folds_lack(run, demo_cache, description):
@@ -175,8 +174,8 @@ def test_other_annotations_of_a_patient_are_told(run, demo_cache, tmp_path):
 @pytest.mark.parametrize("n_columns", [1200, 700, 5000, 100_000])
 def test_every_column_of_the_picture_is_the_rate_of_equally_many_bins(n_columns, description, monkeypatch, tmp_path):
     drawn = []
-    monkeypatch.setattr("summer_prep.show.facts._MAX_COLUMNS", n_columns)
-    monkeypatch.setattr("summer_prep.show.facts.save_picture", lambda figure, _: drawn.append(figure))
+    monkeypatch.setattr("summer_prep.show.picture._MAX_COLUMNS", n_columns)
+    monkeypatch.setattr("summer_prep.show.picture.save_picture", lambda figure, _: drawn.append(figure))
     draw_key(description, tmp_path / "14.png")
     heat, rate, _, colour_bar = drawn[0].axes
     counts, recorded_s, _ = arrays_of(description)

@@ -114,7 +114,7 @@ def test_inspect_shows_a_long_frame_as_a_pause(long_frames, work, frame, tmp_pat
     pauses = describe_key(key)["pauses"]
     assert [pause["start_ms"] for pause in pauses if pause["is_long_frame"]] == [frame.start_ms]
     assert len(pauses) == len(place_on_film(read_recording(next(work.glob("**/*.nwb")))).pauses) + 1
-    rows = key_tables({**describe_key(key)})[-1].rows
+    rows = key_tables(describe_key(key))[-1].rows
     assert [row[-1] for row in rows].count("long frame") == 1
 
 

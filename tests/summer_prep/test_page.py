@@ -12,7 +12,7 @@ from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
 from summer_prep.options import finite
 from summer_prep.show.facts import describe_key, describe_unit
-from summer_prep.show.page import usual_buffer_s, write_key_page
+from summer_prep.show.page import write_key_page
 from summer_prep.show.web import check_page
 from tests.browsers import findings
 from tests.conftest import error_line
@@ -241,19 +241,18 @@ def test_the_command_writes_a_page_or_one_line(run, demo_cache, tmp_path):
     assert not list((tmp_path / "new").glob(".*"))
     (tmp_path / "file").write_text("")
     assert "cannot be written" in error_line(run(*common, tmp_path / "file" / "page.html", "--fold-layout", "10"))
-    assert "--fold-layout 500 leaves no segment" in error_line(
+    assert "--fold-layout 500: --buffer 500 leaves no segment" in error_line(
         run(*common, tmp_path / "x.html", "--fold-layout", "500")
     )
     assert "Name it: summer-prep inspect PATIENT --html" in error_line(run(*common[:2], *common[3:], tmp_path / "x"))
 
 
 def test_a_film_that_is_too_short_for_the_usual_buffer_has_no_folds(description, tmp_path, open_page, monkeypatch):
-    assert usual_buffer_s(description) == 32
-    monkeypatch.setattr("summer_prep.show.page.DEFAULT_BUFFER_S", 500.0)
-    assert usual_buffer_s(description) is None
-    write_key_page(description, tmp_path / "page.html", None)
-    with open_page(tmp_path / "page.html") as page:
-        assert page.locator(".bk-Figure").count() == 3
+    for buffer_s, n_figures in ((32.0, 4), (500.0, 3)):
+        monkeypatch.setattr("summer_prep.show.page.DEFAULT_BUFFER_S", buffer_s)
+        write_key_page(description, tmp_path / "page.html")
+        with open_page(tmp_path / "page.html") as page:
+            assert page.locator(".bk-Figure").count() == n_figures
 
 
 def test_missing_bokeh_is_one_line(tmp_path, monkeypatch):
