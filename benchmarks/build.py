@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from summer_prep.recordings.demo import DemoConfig, write_demo_data
+from summer_prep.recordings import demo
 
 ONE_BUILD = """
 import json, sys, time
@@ -73,12 +73,12 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "nwb"
-        config = DemoConfig(folder=data, n_patients=options.patients, n_units=79, film_length=True, median_rate_hz=1.2)
-        write_demo_data(config)
+        demo.MEDIAN_RATE_HZ = 1.2
+        demo.demo_data(data, patients=options.patients, units=79, film_length=True)
         if options.dask:
             compare_with_dask(Path(folder), data, options.repeats)
             return
-        first = config.ids[0]
+        first = demo.PATIENTS_FIRST[0]
         one = [measure(ONE_BUILD, data, Path(folder) / f"cache-{i}", 0, first) for i in range(options.repeats)]
         print(f"one patient, {one[0]['spikes']:.0f} spikes, 5 bin lengths: {median_and_range(one)} s")
         print(f"  largest memory: {max(run['megabytes'] for run in one):.0f} MB")

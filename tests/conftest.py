@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 from summer_prep.cache.build import BuildConfig, build_keys
-from summer_prep.recordings.demo import DemoConfig, write_demo_data
+from summer_prep.recordings.demo import demo_data
 from summer_prep.urls import Url
 from tests.browsers import opened, started_browser
 from tests.forks import Forks
@@ -53,7 +53,7 @@ def golden() -> Path:
 def demo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Recordings of patients 14, 20, 29 and 8, ten film minutes each, ten units."""
     folder = tmp_path_factory.mktemp("demo")
-    write_demo_data(DemoConfig(folder=folder, n_patients=4, n_units=10, minutes=10))
+    demo_data(folder, patients=4, units=10, minutes=10)
     return folder
 
 

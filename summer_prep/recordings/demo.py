@@ -5,15 +5,13 @@ are made up from the seed.
 """
 
 import json
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from summer_prep.cache.layout import is_patient_id
 from summer_prep.errors import SettingsError
 from summer_prep.files import check_folder
 from summer_prep.film.facts import DATASET_BIN_LENGTHS_MS, FRAME_PERIOD_MS, FRAMES_PER_MINUTE, UNDEFINED, FileLayout
@@ -21,13 +19,13 @@ from summer_prep.options import as_number, as_path, as_patient_ids
 from summer_prep.recordings.nwb import ANNOTATION_TABLE, BINNING_TABLE, WATCHLOG_TABLE
 from summer_prep.resources import available_bytes
 
-if TYPE_CHECKING:
-    from pynwb import NWBFile
-
 FILM_FRAMES = 125_743
 FILM_FIRST_ANALYSED = 918
 FILM_ANALYSED_FRAMES = 118_161
 LAG_MS = 320
+"""Tuned units fire faster from this time after their label comes on until this time after it goes off."""
+MEDIAN_RATE_HZ = 0.9
+"""Median firing rate of untuned units; rates are log-normal."""
 DRIFT_S = 15.0
 """Time within which a drifting rate becomes another one."""
 MAX_DRIFT = 2.0
@@ -69,71 +67,7 @@ PATIENTS_FIRST = ("14", "20", "29", "8")
 """The patients that the published commands name come first."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """What recordings to make."""
-
-    folder: Path
-    """Where the files go."""
-    n_patients: int = 2
-    """How many patients; ignored when patient_ids are given."""
-    patient_ids: tuple[str, ...] = ()
-    """Ids; 14, 20, 29, 8 and then the free numbers from 1 by default."""
-    minutes: float = 10.0
-    """Length of the film."""
-    film_length: bool = False
-    """Make the film as long as the real one (83.8 minutes), with its exact frame numbers."""
-    n_units: int = 40
-    """Units per patient."""
-    median_rate_hz: float = 0.9
-    """Median firing rate of untuned units; rates are log-normal."""
-    drift: float = 0.0
-    """How much firing rates wander over the film, as a standard deviation of their logarithm."""
-    layout: FileLayout = "dandi"
-    """One of LAYOUTS."""
-    seed: int = 0
-    """Equal seeds make equal recordings."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.layout, str) or self.layout not in LAYOUTS:
-            raise SettingsError(f"no layout {self.layout!r}. Choose one of {', '.join(LAYOUTS)}")
-        if self.seed < 0:
-            raise SettingsError(f"--seed {self.seed}: must be 0 or more")
-        if self.n_units < 1 or self.n_patients < 1 or not 1 <= self.minutes < float("inf"):
-            raise SettingsError(
-                "a demo needs at least 1 patient (--patients), 1 unit (--units) and 1 minute (--minutes)"
-            )
-        if not 0 <= self.drift <= MAX_DRIFT:
-            raise SettingsError(f"--drift {self.drift}: must lie between 0 and {MAX_DRIFT:g}")
-        if self._n_bytes > available_bytes():
-            raise SettingsError(
-                f"--units {self.n_units} over {self.n_frames / FRAMES_PER_MINUTE:g} minutes take about "
-                f"{self._n_bytes / 1e9:.0f} GB, {available_bytes() / 1e9:.1f} GB are free. Choose fewer or less"
-            )
-        wrong = [patient_id for patient_id in self.patient_ids if not is_patient_id(patient_id)]
-        if wrong:
-            raise SettingsError(f"{wrong[0]!r} is no patient id; letters and digits are allowed")
-
-    @property
-    def n_frames(self) -> int:
-        """Length of the film."""
-        return FILM_FRAMES if self.film_length else round(self.minutes * FRAMES_PER_MINUTE)
-
-    @property
-    def _n_bytes(self) -> float:
-        """Memory that one patient takes: spike times and unit columns, frame names and annotations, copies included."""
-        n_spikes = self.n_units * self.n_frames * FRAME_PERIOD_MS / 1000 * 4 * self.median_rate_hz
-        return 32 * n_spikes + 4096 * self.n_units + 16 * len(SHARES_PERCENT) * self.n_frames
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The patients to make."""
-        others = (str(number) for number in range(1, self.n_patients + 5) if str(number) not in PATIENTS_FIRST)
-        return self.patient_ids or (*PATIENTS_FIRST, *others)[: self.n_patients]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Film:
+class Film(NamedTuple):
     """A film with its annotations: (n_labels, n_frames), values 0, 1, 99."""
 
     first_analysed: int
@@ -146,14 +80,11 @@ class Film:
         return int(self.indicators.shape[1])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tuning:
-    """A unit fires `gain` times as fast from `lag_ms` after the label comes on until `lag_ms` after it goes off."""
+class Watchlog(NamedTuple):
+    """Frame and recording time of each row, (n_rows,)."""
 
-    unit: int
-    label_name: str
-    gain: float
-    lag_ms: int = LAG_MS
+    frame_index: NDArray[np.int64]
+    recording_time_ms: NDArray[np.float64]
 
 
 def demo_data(
@@ -172,58 +103,63 @@ def demo_data(
 
     Parameters
     ----------
-    patients : how many, instead of `patient_ids`, like 14 or [14, "20"]
-    minutes, film_length : length of the film; as long as the real one, 83.8 minutes
+    patients : how many, instead of `patient_ids`, like 14 or [14, "20"]; 14, 20, 29, 8 and then the numbers from 1
+    minutes, film_length : length of the film; as long as the real one, 83.8 minutes, with its exact frame numbers
     units : per patient
-    drift : how much firing rates wander over the film, as those of real units do; 1 is a lot
-    layout : file names and places of the tables
+    drift : how much firing rates wander over the film, as those of real units do, as a standard deviation of their
+        logarithm; 1 is a lot
+    layout : file names and places of the tables, one of LAYOUTS
     seed : equal seeds make equal recordings
 
     Raises
     ------
     SettingsError : a file is already there, or none can be written there
     """
-    return write_demo_data(
-        DemoConfig(
-            folder=as_path(folder, "folder"),
-            n_patients=as_number(patients, int, "--patients"),
-            patient_ids=as_patient_ids(patient_ids),
-            minutes=as_number(minutes, float, "--minutes"),
-            film_length=as_number(film_length, bool, "--film-length"),
-            n_units=as_number(units, int, "--units"),
-            drift=as_number(drift, float, "--drift"),
-            layout=layout,
-            seed=as_number(seed, int, "--seed"),
+    folder = as_path(folder, "folder")
+    patients, units = as_number(patients, int, "--patients"), as_number(units, int, "--units")
+    minutes, drift = as_number(minutes, float, "--minutes"), as_number(drift, float, "--drift")
+    seed = as_number(seed, int, "--seed")
+    if not isinstance(layout, str) or layout not in LAYOUTS:
+        raise SettingsError(f"no layout {layout!r}. Choose one of {', '.join(LAYOUTS)}")
+    if seed < 0:
+        raise SettingsError(f"--seed {seed}: must be 0 or more")
+    if units < 1 or patients < 1 or not 1 <= minutes < float("inf"):
+        raise SettingsError("a demo needs at least 1 patient (--patients), 1 unit (--units) and 1 minute (--minutes)")
+    if not 0 <= drift <= MAX_DRIFT:
+        raise SettingsError(f"--drift {drift}: must lie between 0 and {MAX_DRIFT:g}")
+    n_frames = FILM_FRAMES if as_number(film_length, bool, "--film-length") else round(minutes * FRAMES_PER_MINUTE)
+    n_spikes = units * n_frames * FRAME_PERIOD_MS / 1000 * 4 * MEDIAN_RATE_HZ
+    n_bytes = 32 * n_spikes + 4096 * units + 16 * len(SHARES_PERCENT) * n_frames  # of one patient, copies included
+    if n_bytes > available_bytes():
+        raise SettingsError(
+            f"--units {units} over {n_frames / FRAMES_PER_MINUTE:g} minutes take about {n_bytes / 1e9:.0f} GB, "
+            f"{available_bytes() / 1e9:.1f} GB are free. Choose fewer or less"
         )
-    )
-
-
-def write_demo_data(config: DemoConfig) -> list[Path]:
-    """Write the recordings and `truth.json`; return the recordings' paths.
-
-    Raises
-    ------
-    SettingsError : a file is already there, or none can be written there
-    """
-    check_folder(config.folder, "demo-data")
-    file_name, _, _ = LAYOUTS[config.layout]
-    paths = {patient_id: config.folder / file_name.format(patient_id) for patient_id in config.ids}
+    check_folder(folder, "demo-data")
+    others = (str(number) for number in range(1, patients + 5) if str(number) not in PATIENTS_FIRST)
+    ids = as_patient_ids(patient_ids) or (*PATIENTS_FIRST, *others)[:patients]
+    paths = {patient_id: folder / LAYOUTS[layout][0].format(patient_id) for patient_id in ids}
     for path in paths.values():
         if path.exists():
             raise SettingsError(f"{path}: is already there. Remove it, or name another folder")
-    film = make_film(config, np.random.default_rng(config.seed))
+
+    film = _make_film(n_frames, np.random.default_rng(seed))
     truth = {}
     for patient_id, path in paths.items():
-        generator = np.random.default_rng([config.seed, *patient_id.encode()])
+        generator = np.random.default_rng([seed, *patient_id.encode()])
+        watchlog = _make_watchlog(film, generator)
+        tunings = _make_tunings(units, generator)
+        rates_hz = np.clip(generator.lognormal(np.log(MEDIAN_RATE_HZ), 1.1, units), 0.02, 40)
+        spikes = _make_spikes(film, watchlog, rates_hz, tunings, generator, drift)
         path.parent.mkdir(parents=True, exist_ok=True)
-        truth[patient_id] = _write_patient(path, patient_id, film, config, generator)
-    (config.folder / TRUTH_FILE).write_text(json.dumps(truth, indent=1) + "\n")
+        _write_nwb(path, patient_id, layout, film, watchlog, spikes, generator)
+        truth[patient_id] = {"lag_ms": LAG_MS, "n_units": units, "tuned_units": tunings}
+    (folder / TRUTH_FILE).write_text(json.dumps(truth, indent=1) + "\n")
     return list(paths.values())
 
 
-def make_film(config: DemoConfig, generator: np.random.Generator) -> Film:
+def _make_film(n_frames: int, generator: np.random.Generator) -> Film:
     """Return a film of scenes, each label on in some of them until its listed share is reached."""
-    n_frames = config.n_frames
     first = FILM_FIRST_ANALYSED * n_frames // FILM_FRAMES
     n_analysed = FILM_ANALYSED_FRAMES * n_frames // FILM_FRAMES
     indicators = np.zeros((len(SHARES_PERCENT), n_frames), dtype=np.uint8)
@@ -257,19 +193,8 @@ def _scene_frames(n_frames: int, n_on: int, generator: np.random.Generator) -> N
     )[:n_on]
 
 
-def _write_patient(
-    path: Path, patient_id: str, film: Film, config: DemoConfig, generator: np.random.Generator
-) -> dict[str, Any]:
-    frame_index, recording_time_ms = _make_watchlog(film, generator)
-    tunings = _make_tunings(config.n_units, generator)
-    rates_hz = np.clip(generator.lognormal(np.log(config.median_rate_hz), 1.1, config.n_units), 0.02, 40)
-    spikes = _make_spikes(film, (frame_index, recording_time_ms), rates_hz, tunings, generator, config.drift)
-    _write_nwb(path, patient_id, config.layout, film, (frame_index, recording_time_ms), spikes, generator)
-    return {"lag_ms": LAG_MS, "n_units": config.n_units, "tuned_units": [asdict(tuning) for tuning in tunings]}
-
-
-def _make_watchlog(film: Film, generator: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return frame and recording time of each row: about 41 ms a frame, pauses on bin edges and inside bins."""
+def _make_watchlog(film: Film, generator: np.random.Generator) -> Watchlog:
+    """Return rows of about 41 ms a frame, with pauses on bin edges and inside bins."""
     step_ms = np.clip(generator.normal(41.0, 0.5, film.n_frames), 39.0, 43.0)
     in_film = film.first_analysed + generator.integers(0, film.n_analysed, size=generator.integers(3, 8))
     # Every second pause starts a 1 s bin, and so a bin of most lengths; the others fall where they fall.
@@ -281,43 +206,47 @@ def _make_watchlog(film: Film, generator: np.random.Generator) -> tuple[NDArray[
     is_pause = np.append(np.diff(frame_index) == 0, False)
     row_step_ms[is_pause] = generator.lognormal(np.log(15_000), 0.9, is_pause.sum())
     before_film_ms = generator.uniform(2_000, 90_000)
-    return frame_index, before_film_ms + np.concatenate([[0.0], np.cumsum(row_step_ms[:-1])])
+    return Watchlog(frame_index, before_film_ms + np.concatenate([[0.0], np.cumsum(row_step_ms[:-1])]))
 
 
-def _make_tunings(n_units: int, generator: np.random.Generator) -> list[Tuning]:
-    """Tune a third of the units, at random places in the table."""
+def _make_tunings(n_units: int, generator: np.random.Generator) -> list[dict[str, Any]]:
+    """Return which units fire how many times as fast while a label is on: a third, at random places in the table."""
     tuned = np.sort(generator.permutation(n_units)[: max(1, n_units // 3)])
     gains = generator.uniform(3.0, 6.0, len(tuned))
     return [
-        Tuning(unit=int(unit), label_name=TUNED_LABELS[turn % len(TUNED_LABELS)], gain=round(float(gain), 3))
+        {
+            "unit": int(unit),
+            "label_name": TUNED_LABELS[turn % len(TUNED_LABELS)],
+            "gain": round(float(gain), 3),
+            "lag_ms": LAG_MS,
+        }
         for turn, (unit, gain) in enumerate(zip(tuned, gains, strict=True))
     ]
 
 
 def _make_spikes(
     film: Film,
-    watchlog: tuple[NDArray[np.int64], NDArray[np.float64]],
+    watchlog: Watchlog,
     rates_hz: NDArray[np.float64],
-    tunings: list[Tuning],
+    tunings: list[dict[str, Any]],
     generator: np.random.Generator,
-    drift: float = 0.0,
+    drift: float,
 ) -> list[NDArray[np.float64]]:
     """Return each unit's sorted Poisson spike times, from 0 ms to a while after the film."""
-    frame_index, recording_time_ms = watchlog
+    recording_time_ms = watchlog.recording_time_ms
     edges_ms = np.concatenate([[0.0], recording_time_ms, [recording_time_ms[-1] + 20_000]])
     durations_s = np.diff(edges_ms) / 1000
     # The interval after a row shows that row's frame; before the film and after its last row nothing is shown.
     lag_frames = LAG_MS // FRAME_PERIOD_MS
-    seen = np.clip(frame_index - lag_frames, 0, None)
+    seen = np.clip(watchlog.frame_index - lag_frames, 0, None)
     names = sorted(SHARES_PERCENT)
-    gain_of = {tuning.unit: tuning for tuning in tunings}
+    tuning_of = {tuning["unit"]: tuning for tuning in tunings}
     spikes = []
     for unit, own_rate_hz in enumerate(rates_hz):
         rate_hz = np.full(len(durations_s), own_rate_hz)
-        if unit in gain_of:
-            tuning = gain_of[unit]
-            on = film.indicators[names.index(tuning.label_name), seen] == 1
-            rate_hz[1:] *= np.where(on, tuning.gain, 1.0)
+        if unit in tuning_of:
+            on = film.indicators[names.index(tuning_of[unit]["label_name"]), seen] == 1
+            rate_hz[1:] *= np.where(on, tuning_of[unit]["gain"], 1.0)
         if drift:
             knots_s = np.arange(0, edges_ms[-1] / 1000 + DRIFT_S, DRIFT_S)
             wander = np.interp(edges_ms[:-1] / 1000, knots_s, generator.normal(0, drift, len(knots_s)))
@@ -334,12 +263,14 @@ def _write_nwb(
     patient_id: str,
     layout: FileLayout,
     film: Film,
-    watchlog: tuple[NDArray[np.int64], NDArray[np.float64]],
+    watchlog: Watchlog,
     spikes: list[NDArray[np.float64]],
     generator: np.random.Generator,
 ) -> None:
     from pynwb import NWBHDF5IO, NWBFile
+    from pynwb.core import DynamicTable
     from pynwb.file import Subject
+    from pynwb.misc import Units
 
     started = datetime(2015, 1, 1, 12, tzinfo=UTC)
     nwb_file = NWBFile(
@@ -350,68 +281,34 @@ def _write_nwb(
         session_id=f"sub{patient_id}",
         subject=Subject(subject_id=patient_id, species="Homo sapiens", sex="U", age="P35Y", description="synthetic"),
     )
-    frame_index, recording_time_ms = watchlog
+    columns: dict[str, Any] = {
+        "pts": watchlog.frame_index * (FRAME_PERIOD_MS / 1000),
+        "neural_recording_time": watchlog.recording_time_ms,
+    }
     for name in (WATCHLOG_TABLE, "raw_watchlogs"):
-        columns = {"pts": frame_index * (FRAME_PERIOD_MS / 1000), "neural_recording_time": recording_time_ms}
-        nwb_file.add_stimulus(_table(name, "film frame and recording clock of each row", columns))
-    _, binning_module, annotation_module = LAYOUTS[layout]
-    _place(nwb_file, binning_module, _binning_table(film))
-    _place(nwb_file, annotation_module, _annotation_table(film))
-    nwb_file.units = _units_table(spikes, generator)
-    with NWBHDF5IO(path, "w") as io:
-        io.write(nwb_file)
+        about = "film frame and recording clock of each row"
+        nwb_file.add_stimulus(DynamicTable(name=name, description=about, columns=_columns(columns)))
 
-
-def _place(nwb_file: "NWBFile", module: str, table: Any) -> None:
-    if module == "stimulus":
-        nwb_file.add_stimulus(table)
-        return
-    if module not in nwb_file.processing:
-        nwb_file.create_processing_module(name=module, description="film tables")
-    nwb_file.processing[module].add(table)
-
-
-def _table(name: str, description: str, columns: dict[str, Any]) -> Any:
-    """Make a table; a list of arrays is a ragged column."""
-    from pynwb.core import DynamicTable
-
-    return DynamicTable(name=name, description=description, columns=_columns(columns))
-
-
-def _columns(columns: dict[str, Any]) -> list[Any]:
-    from pynwb.core import VectorData, VectorIndex
-
-    made: list[Any] = []
-    for name, values in columns.items():
-        ragged = isinstance(values, list) and isinstance(values[0], list | np.ndarray)
-        data = np.concatenate(values) if ragged else values
-        column = VectorData(name=name, description=name.replace("_", " "), data=data)
-        made.append(column)
-        if ragged:
-            stops = np.cumsum([len(value) for value in values])
-            made.append(VectorIndex(name=f"{name}_index", data=stops, target=column))
-    return made
-
-
-def _binning_table(film: Film) -> Any:
     edges, names = [], []
     for length in DATASET_BIN_LENGTHS_MS:
         frames_per_bin = length // FRAME_PERIOD_MS
-        n_bins = film.n_analysed // frames_per_bin
-        frames = film.first_analysed + np.arange(n_bins + 1) * frames_per_bin
+        frames = film.first_analysed + np.arange(film.n_analysed // frames_per_bin + 1) * frames_per_bin
         edges.append(frames * (FRAME_PERIOD_MS / 1000))
         names.append(np.array([f"frame_{frame + 1:06d}.jpg" for frame in frames[:-1]], dtype=object))
-    columns = {"bin_length": np.array(DATASET_BIN_LENGTHS_MS), "edges": edges, "frames": names}
-    return _table(BINNING_TABLE, "edges (s, film clock) and first frames of the bins of each length (ms)", columns)
-
-
-def _annotation_table(film: Film) -> Any:
-    columns = {"label_name": sorted(SHARES_PERCENT), "indicator_function": list(film.indicators.astype(np.int64))}
-    return _table(ANNOTATION_TABLE, "one value per film frame and label", columns)
-
-
-def _units_table(spikes: list[NDArray[np.float64]], generator: np.random.Generator) -> Any:
-    from pynwb.misc import Units
+    of_bins = {"bin_length": np.array(DATASET_BIN_LENGTHS_MS), "edges": edges, "frames": names}
+    of_labels = {"label_name": sorted(SHARES_PERCENT), "indicator_function": list(film.indicators.astype(np.int64))}
+    film_tables: dict[str, tuple[str, dict[str, Any]]] = {
+        BINNING_TABLE: ("edges (s, film clock) and first frames of the bins of each length (ms)", of_bins),
+        ANNOTATION_TABLE: ("one value per film frame and label", of_labels),
+    }
+    for (name, (about, columns)), module in zip(film_tables.items(), LAYOUTS[layout][1:], strict=True):
+        table = DynamicTable(name=name, description=about, columns=_columns(columns))
+        if module == "stimulus":
+            nwb_file.add_stimulus(table)
+            continue
+        if module not in nwb_file.processing:
+            nwb_file.create_processing_module(name=module, description="film tables")
+        nwb_file.processing[module].add(table)
 
     n_units = len(spikes)
     is_single = generator.random(n_units) < 0.52
@@ -431,6 +328,23 @@ def _units_table(spikes: list[NDArray[np.float64]], generator: np.random.Generat
         "waveform_mean": generator.normal(0, 20, (n_units, 64)),
         "waveform_sem": generator.uniform(0.1, 2, (n_units, 64)),
     }
-    return Units(
-        name="units", description="sorted units; spike_times in ms, recording clock", columns=_columns(columns)
-    )
+    about = "sorted units; spike_times in ms, recording clock"
+    nwb_file.units = Units(name="units", description=about, columns=_columns(columns))
+    with NWBHDF5IO(path, "w") as io:
+        io.write(nwb_file)
+
+
+def _columns(columns: dict[str, Any]) -> list[Any]:
+    """Make the columns of a table; a list of arrays is a ragged column."""
+    from pynwb.core import VectorData, VectorIndex
+
+    made: list[Any] = []
+    for name, values in columns.items():
+        ragged = isinstance(values, list) and isinstance(values[0], np.ndarray)
+        data = np.concatenate(values) if ragged else values
+        column = VectorData(name=name, description=name.replace("_", " "), data=data)
+        made.append(column)
+        if ragged:
+            stops = np.cumsum([len(value) for value in values])
+            made.append(VectorIndex(name=f"{name}_index", data=stops, target=column))
+    return made

@@ -1,6 +1,6 @@
 """Two caches, patients or keys side by side: which numbers differ, and from which bin on."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +45,27 @@ def compare(first: str | Path, second: str | Path, local_cache: Path | None = No
     SettingsError : a cache and a key cannot be compared; nothing is there
     CacheError : a key is damaged
     """
-    places = as_place(first, "A"), as_place(second, "B")
-    try:
-        (kind, ours), (other_kind, theirs) = (_keys_at(place, local_cache) for place in places)
-    except SettingsError as error:  # which names the option of other commands
-        raise SettingsError(str(error).replace("--cache-dir ", "")) from error
+    (kind, ours), (other_kind, theirs) = (
+        _keys_at(as_place(place, name), local_cache) for place, name in ((first, "A"), (second, "B"))
+    )
     if kind != other_kind:
         raise SettingsError(f"{first} is a {kind}, {second} a {other_kind}. Name two of a kind")
     found: list[Difference] = []
-    for key in sorted({*ours, *theirs}):
-        one, other = ours.get(key), theirs.get(key)
-        if one is None or other is None:
-            missing: Difference = {
-                "first": one and str(one),
-                "second": other and str(other),
-                "arrays": [],
-                "attributes": [],
-            }
-            found.append(missing)
-        else:
-            found.append(_compare_keys(_fetched(one, local_cache), _fetched(other, local_cache)))
+    for name in sorted({*ours, *theirs}):
+        sides = {"first": ours.get(name), "second": theirs.get(name)}
+        pair: Difference = {side: place and str(place) for side, place in sides.items()}
+        pair |= {"arrays": [], "attributes": []}
+        if name in ours and name in theirs:
+            one, other = (
+                open_cache(place.parent.parent, local_cache).fetch(*key_of_path(place), every_byte=True)
+                for place in (ours[name], theirs[name])  # what is compared is what was written
+            )
+            pair["arrays"] = list(_different_arrays(one, other))
+            for attribute in dict.fromkeys([*one.attributes, *other.attributes]):
+                values = {"first": one.attributes.get(attribute), "second": other.attributes.get(attribute)}
+                if attribute not in _TOLD_BY_ARRAYS and values["first"] != values["second"]:
+                    pair["attributes"].append({"name": attribute, **values})
+        found.append(pair)
     return found
 
 
@@ -92,31 +93,14 @@ def _keys_at(place: Place, local_cache: Path | None) -> tuple[str, Keys]:
     return kind, keys
 
 
-def _fetched(key: Place, local_cache: Path | None) -> Description:
-    cache = open_cache(key.parent.parent, local_cache)
-    return cache.fetch(*key_of_path(key), every_byte=True)  # what is compared is what was written
-
-
-def _compare_keys(one: Description, other: Description) -> Difference:
-    return {
-        "first": str(one.key),
-        "second": str(other.key),
-        "arrays": list(_different_arrays(one, other)),
-        "attributes": list(_different_attributes(one.attributes, other.attributes)),
-    }
-
-
-def _different_attributes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Difference]:
-    for name in dict.fromkeys([*ours, *theirs]):
-        if name not in _TOLD_BY_ARRAYS and ours.get(name) != theirs.get(name):
-            yield {"name": name, "first": ours.get(name), "second": theirs.get(name)}
-
-
 def _different_arrays(one: Description, other: Description) -> Iterator[Difference]:
     ours, theirs = one.attributes["digests"], other.attributes["digests"]
-    has_equal_shapes = _sizes(one) == _sizes(other)
+    sizes = [
+        (key.attributes["n_bins"], key.attributes["n_units"], len(key.attributes["label_names"]))
+        for key in (one, other)
+    ]
     for name in dict.fromkeys([*ours, *theirs]):
-        if has_equal_shapes and ours.get(name) == theirs.get(name):  # the digest is of the bytes alone
+        if sizes[0] == sizes[1] and ours.get(name) == theirs.get(name):  # the digest is of the bytes alone
             continue
         if name not in ours or name not in theirs:
             yield {"name": name, "only_in": "first" if name in ours else "second"}
@@ -131,16 +115,12 @@ def _different_arrays(one: Description, other: Description) -> Iterator[Differen
             yield different
 
 
-def _sizes(key: Description) -> list[int]:
-    return [key.attributes["n_bins"], key.attributes["n_units"], len(key.attributes["label_names"])]
-
-
 def _compare_arrays(name: str, ours: NDArray[Any], theirs: NDArray[Any]) -> Difference:
     """Return how two arrays differ, over the part that both have."""
     shared = tuple(slice(min(sizes)) for sizes in zip(ours.shape, theirs.shape, strict=True))
     one, other = ours[shared], theirs[shared]
-    is_text = [values.dtype.kind == "T" for values in (one, other)]
-    differs = one != other if is_text[0] == is_text[1] else np.ones(one.shape, bool)
+    is_same_kind = (one.dtype.kind == "T") == (other.dtype.kind == "T")
+    differs = one != other if is_same_kind else np.ones(one.shape, bool)
     if one.dtype.kind == other.dtype.kind == "f":
         differs &= ~(np.isnan(one) & np.isnan(other))
     found: Difference = {
@@ -152,18 +132,9 @@ def _compare_arrays(name: str, ours: NDArray[Any], theirs: NDArray[Any]) -> Diff
     }
     if differs.any():
         dimensions = DIMENSIONS.get(name, ("unit",))
-        place = _earliest(differs, dimensions)
-        values = [_plain(one[place]), _plain(other[place])]
+        places = np.argwhere(differs)
+        by = dimensions.index("bin") if "bin" in dimensions else 0  # the first is that of the lowest bin
+        place = tuple(places[places[:, by].argmin()].tolist())
+        values = [value.item() if isinstance(value, np.generic) else str(value) for value in (one[place], other[place])]
         found["first_difference"] = {**dict(zip(dimensions, place, strict=True)), "values": values}
     return found
-
-
-def _earliest(differs: NDArray[np.bool_], dimensions: Sequence[str]) -> tuple[int, ...]:
-    """Return where the first difference is: that of the lowest bin, where an array has bins."""
-    places = np.argwhere(differs)
-    by = dimensions.index("bin") if "bin" in dimensions else 0
-    return tuple(int(index) for index in places[places[:, by].argmin()])
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else str(value)

@@ -24,7 +24,7 @@ import summer_train
 from summer_prep.cache.layout import key_path
 from summer_prep.console import as_data
 from summer_prep.errors import SettingsError
-from summer_prep.recordings.demo import DemoConfig, write_demo_data
+from summer_prep.recordings.demo import demo_data
 from tests.conftest import error_line, hear_interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -229,9 +229,7 @@ ODD, ODDER = "[/b]x\x1b[31m\ny", "$\\frac$[red]"
 def odd_cache(tmp_path_factory, run):
     """A key whose recording has odd text as a label and as a region."""
     folder = tmp_path_factory.mktemp("odd")
-    (path,) = write_demo_data(
-        DemoConfig(folder=folder / "nwb", patient_ids=("14",), n_units=4, minutes=2, layout="misc")
-    )
+    (path,) = demo_data(folder / "nwb", patient_ids=("14",), units=4, minutes=2, layout="misc")
     with h5py.File(path, "r+") as file:
         file["processing/misc/movie_annotations_indicator_functions/label_name"][:2] = [ODD, ODDER]
         file["units/brain_region"][0] = "[old]"

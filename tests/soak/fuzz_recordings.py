@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 from summer_prep.cache.build import BuildConfig, build_keys
-from summer_prep.recordings.demo import DemoConfig, write_demo_data
+from summer_prep.recordings.demo import demo_data
 
 LIMIT_S = 10
 LIMIT_BYTES = 2**30
@@ -70,8 +70,7 @@ def main() -> None:
     generator = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = DemoConfig(folder=folder / "demo", patient_ids=("14",), n_units=3, minutes=1, layout="misc")
-        (original,) = write_demo_data(config)
+        (original,) = demo_data(folder / "demo", patient_ids=("14",), units=3, minutes=1, layout="misc")
         content = original.read_bytes()
         path = folder / "data" / "sub14.nwb"
         path.parent.mkdir()

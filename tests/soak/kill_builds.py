@@ -28,7 +28,7 @@ import summer_prep.cache.publish
 import summer_prep.cache.write
 from summer_prep.cache.build import BuildConfig, build_keys
 from summer_prep.cache.layout import cached_keys, describe, key_path
-from summer_prep.recordings.demo import DemoConfig, write_demo_data
+from summer_prep.recordings.demo import demo_data
 
 BIN_LENGTHS_MS = (200, 1000)
 FEWEST_WRITE_POINTS = 100
@@ -128,8 +128,8 @@ def main() -> None:
         versions = []
         for seed in (1, 2):
             data_dir = folder / f"data-{seed}"
-            config = DemoConfig(folder=data_dir, patient_ids=("14",), n_units=4, minutes=1, seed=seed)
-            assert in_process(lambda config=config: write_demo_data(config) and None) == 0
+            make = partial(demo_data, data_dir, patient_ids=("14",), units=4, minutes=1, seed=seed)
+            assert in_process(lambda make=make: make() and None) == 0
             versions.append(data_dir)
         started = time.perf_counter()
         assert in_process(lambda: build_all(versions[0], folder / "old")) == 0

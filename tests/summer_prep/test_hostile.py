@@ -10,7 +10,7 @@ import pytest
 from summer_prep.cache.build import BuildConfig, build_keys
 from summer_prep.cache.layout import key_path
 from summer_prep.cache.write import verify_key
-from summer_prep.recordings.demo import DemoConfig, write_demo_data
+from summer_prep.recordings.demo import demo_data
 
 LOG = "stimulus/presentation/cleaned_watchlogs"
 BINNING = "processing/misc/movie_binning_info"
@@ -178,7 +178,7 @@ CORPUS |= {
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
-    (path,) = write_demo_data(DemoConfig(folder=folder, patient_ids=("14",), n_units=3, minutes=1, layout="misc"))
+    (path,) = demo_data(folder, patient_ids=("14",), units=3, minutes=1, layout="misc")
     return path
 
 

@@ -15,7 +15,7 @@ from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
 from summer_prep.film.align import align, place_on_film
 from summer_prep.film.clock import FilmState, Pause, film_clock, find_long_frames, find_pauses
-from summer_prep.recordings.demo import DemoConfig, write_demo_data
+from summer_prep.recordings.demo import demo_data
 from summer_prep.recordings.nwb import read_recording
 from summer_prep.show.facts import describe_key
 from summer_prep.show.tables import key_tables
@@ -66,7 +66,7 @@ def test_an_earlier_viewing_counts_where_the_later_one_is_a_pause():
 def work(tmp_path_factory):
     """A folder with a recording in which one frame took ten seconds longer."""
     folder = tmp_path_factory.mktemp("long") / "data"
-    (path,) = write_demo_data(DemoConfig(folder=folder, patient_ids=("14",), n_units=3, minutes=5))
+    (path,) = demo_data(folder, patient_ids=("14",), units=3, minutes=5)
     with h5py.File(path, "r+") as file:
         file[f"{LOG}/neural_recording_time"][ROW:] += 10_000
     return folder

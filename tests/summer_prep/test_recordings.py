@@ -16,7 +16,7 @@ from summer_prep.cache.build import BuildConfig, build, build_keys
 from summer_prep.cache.layout import describe, key_path
 from summer_prep.errors import RecordingError, SettingsError
 from summer_prep.film.clock import film_clock, find_pauses
-from summer_prep.recordings.demo import LAYOUTS, DemoConfig, write_demo_data
+from summer_prep.recordings.demo import LAYOUTS, demo_data
 from summer_prep.recordings.find import find_recordings, other_nwb_files
 from summer_prep.recordings.nwb import read_recording
 
@@ -69,9 +69,9 @@ def test_golden_pauses_are_found(expected):
 def test_every_layout_holds_the_same_recording_and_is_valid_nwb(layout, tmp_path):
     import pynwb
 
-    config = {"patient_ids": ("14",), "n_units": 4, "minutes": 1}
-    (reference_path,) = write_demo_data(DemoConfig(folder=tmp_path / "reference", layout="misc", **config))
-    (path,) = write_demo_data(DemoConfig(folder=tmp_path / "other", layout=layout, **config))
+    config = {"patient_ids": ("14",), "units": 4, "minutes": 1}
+    (reference_path,) = demo_data(tmp_path / "reference", layout="misc", **config)
+    (path,) = demo_data(tmp_path / "other", layout=layout, **config)
     assert pynwb.validate(path=str(path)) in ([], ([], 0))
     assert find_recordings(tmp_path / "other") == {"14": path}
     reference, recording = read_recording(reference_path), read_recording(path)
@@ -126,7 +126,7 @@ def test_folder_that_may_not_be_searched_is_one_line(folder, tmp_path, monkeypat
 @pytest.fixture(scope="module")
 def small_recording(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
-    (path,) = write_demo_data(DemoConfig(folder=folder, patient_ids=("14",), n_units=5, minutes=1, layout="misc"))
+    (path,) = demo_data(folder, patient_ids=("14",), units=5, minutes=1, layout="misc")
     return path
 
 

@@ -20,7 +20,7 @@ from summer_prep.cache.layout import cached_keys, check_files, describe, key_pat
 from summer_prep.cache.publish import clear_debris, staging_name
 from summer_prep.cache.write import verify_key
 from summer_prep.errors import CacheError
-from summer_prep.recordings.demo import DemoConfig, write_demo_data
+from summer_prep.recordings.demo import demo_data
 from summer_train.data.mapped import open_patient
 from tests.conftest import error_line, hear_interrupts
 
@@ -33,7 +33,7 @@ def versions(tmp_path_factory):
     folders = []
     for seed in (1, 2):
         folder = tmp_path_factory.mktemp(f"version-{seed}")
-        write_demo_data(DemoConfig(folder=folder, patient_ids=("14",), n_units=3, minutes=1, seed=seed))
+        demo_data(folder, patient_ids=("14",), units=3, minutes=1, seed=seed)
         folders.append(folder)
     return folders
 

@@ -12,7 +12,7 @@ from torch import nn
 from summer_prep.cache.build import BuildConfig, build_keys
 from summer_prep.errors import SettingsError
 from summer_prep.options import plain
-from summer_prep.recordings.demo import DemoConfig, write_demo_data
+from summer_prep.recordings.demo import demo_data
 from summer_train import decoder, evaluate, film_data, fit, open_selection
 from summer_train.data.batches import OrderedBlocks, ResidentSamples, ShuffledBlocks
 from summer_train.data.module import FilmData
@@ -281,7 +281,7 @@ def test_impossible_setting_is_refused_when_it_is_made(changes, message, options
 
 
 def test_decoding_finds_a_tuned_label_and_no_untuned_one(tmp_path):
-    write_demo_data(DemoConfig(folder=tmp_path / "nwb", n_units=40, film_length=True))
+    demo_data(tmp_path / "nwb", units=40, film_length=True)
     build_keys(BuildConfig(data_dir=tmp_path / "nwb", cache_dir=tmp_path / "cache", bin_lengths_ms=(80,)))
     truth = json.loads((tmp_path / "nwb" / "truth.json").read_text())
     tuned = {unit["label_name"] for patient in truth.values() for unit in patient["tuned_units"]}

@@ -6,7 +6,7 @@ import pytest
 import summer_train
 from summer_prep.cache.build import BuildConfig, build_keys
 from summer_prep.film.facts import UNDEFINED
-from summer_prep.recordings.demo import LAG_MS, DemoConfig, write_demo_data
+from summer_prep.recordings.demo import LAG_MS, demo_data
 from summer_train.data.film import FilmSamples
 from summer_train.data.selection import open_selection
 from summer_train.models.stack import train_stack
@@ -18,7 +18,7 @@ TUNED, UNTUNED = "summer", "summer-presence"
 
 
 def make_cache(folder, bin_lengths_ms, **options):
-    write_demo_data(DemoConfig(folder=folder / "nwb", patient_ids=("14",), seed=1, **options))
+    demo_data(folder / "nwb", patient_ids=("14",), seed=1, **options)
     build_keys(
         BuildConfig(data_dir=folder / "nwb", cache_dir=folder / "cache", bin_lengths_ms=bin_lengths_ms, n_workers=0)
     )
@@ -28,7 +28,7 @@ def make_cache(folder, bin_lengths_ms, **options):
 @pytest.fixture(scope="module")
 def tuned_cache(tmp_path_factory):
     """One patient, twenty minutes, 48 units, a third of them tuned; at 80 ms and, for speed, at 400 ms."""
-    return make_cache(tmp_path_factory.mktemp("tuned"), (80, 400), n_units=48, minutes=20)
+    return make_cache(tmp_path_factory.mktemp("tuned"), (80, 400), units=48, minutes=20)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_random_split_leaks(study, tmp_path):
 
     docs/leak.md shows the same.
     """
-    cache = make_cache(tmp_path, (1000,), n_units=40, minutes=40, drift=1.0)
+    cache = make_cache(tmp_path, (1000,), units=40, minutes=40, drift=1.0)
     common = {"cache_dir": cache, "bin_length": 1000, "label_name": UNTUNED, "fold": "1-5", "max_epochs": 20}
     common |= {"patience": 3, "batch_size": 32, "lr": 1e-3, "window": (3, 3), "hidden_size": 128}
     random = study(split="random", buffer=None, **common)

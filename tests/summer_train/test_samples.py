@@ -9,7 +9,7 @@ import summer_train
 from summer_prep.errors import SettingsError
 from summer_prep.film.align import align, place_on_film
 from summer_prep.film.splits import Window, window_of
-from summer_prep.recordings.demo import DemoConfig, write_demo_data
+from summer_prep.recordings.demo import demo_data
 from summer_prep.recordings.nwb import read_recording
 from summer_train.data.samples import reaches_only, runs_on
 
@@ -45,7 +45,7 @@ def test_a_sample_runs_on_if_nothing_breaks_within_it(data, window):
 def paused(tmp_path_factory):
     """The arrays of a demo recording at 1 s, and the same recording for comparison."""
     folder = tmp_path_factory.mktemp("paused")
-    (path,) = write_demo_data(DemoConfig(folder=folder, patient_ids=("14",), n_units=3, minutes=5))
+    (path,) = demo_data(folder, patient_ids=("14",), units=3, minutes=5)
     return read_recording(path), folder
 
 
