@@ -18,8 +18,7 @@ from summer_prep.film.bins import (
     recording_spans_ms,
     tally_spikes,
 )
-from summer_prep.film.clock import FilmClock, Pause, cut_frames, film_clock, find_long_frames, find_pauses
-from summer_prep.film.clock_units import check_clocks
+from summer_prep.film.clock import FilmClock, Pause, check_clocks, cut_frames, film_clock, find_long_frames, find_pauses
 from summer_prep.film.facts import ALGORITHM_VERSION, LONG_FRAME_MS, LongFrames
 from summer_prep.film.labels import align_labels
 from summer_prep.film.recording import Recording

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from summer_prep.errors import RecordingError
-from summer_prep.film.clock_units import check_clocks
+from summer_prep.film.clock import check_clocks
 
 FRAME = np.arange(1500)
 LOG_MS = 9_000 + FRAME * 41.0

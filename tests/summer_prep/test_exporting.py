@@ -10,7 +10,6 @@ import summer_prep
 from summer_prep.cache.layout import describe, key_path
 from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
-from summer_prep.show.export import _named_beside
 from tests.conftest import error_line
 
 
@@ -78,33 +77,19 @@ def test_a_cache_holds_keys_alone(demo_cache, tmp_path, run):
     assert run("summer_prep", "verify", "--cache-dir", copy).returncode == 0
 
 
-def test_tables_are_replaced_all_or_none(demo_cache, tmp_path, run):
-    (tmp_path / "labels.parquet").mkdir()
-    (tmp_path / "bins.parquet").write_text("old")
-    line = error_line(run("summer_prep", "export", "14", tmp_path, "--cache-dir", demo_cache, "--force"))
-    assert "labels.parquet: is a folder" in line
-    assert (tmp_path / "bins.parquet").read_text() == "old"
-
-
 def test_the_folder_one_stands_in_is_a_folder(demo_cache, tmp_path, run):
     written = run("summer_prep", "export", "14", ".", "--cache-dir", demo_cache, cwd=tmp_path)
     assert written.returncode == 0, written.stderr
     assert len(list(tmp_path.glob("*.parquet"))) == 3
 
 
-def test_columns_of_the_recording_that_are_called_like_ours_are_kept():
-    columns = {"unit": 1, "unit_of_file": 2, "x": 3}
-    assert _named_beside("unit", columns) == {"unit_of_file_of_file": 1, "unit_of_file": 2, "x": 3}
-    assert _named_beside("bin", {"bin": 1, "label_bin": 2}) == {"bin_of_file": 1, "label_bin": 2}
-
-
 @pytest.mark.parametrize(
     ("target", "options", "says"),
     [
-        ("file", (), "is a file. Name a folder"),
-        ("14.nwb", (), "ends in .nwb. Name a folder"),
+        ("file", (), "name a folder"),
+        ("14.nwb", (), "14.nwb: name a folder"),
         ("file/below", (), "cannot be written (Not a directory)"),
-        ("/", ("--force",), "is the root of the file system"),
+        ("/", ("--force",), "/: name a folder"),
         ("out", ("--bin-length", "200"), "not in the cache. Build it"),
         ("out", ("--bin-length", "80,200"), "Name one bin length"),
     ],
