@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from threading import Timer
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
@@ -69,21 +68,20 @@ def new_app(help_text: str) -> typer.Typer:
         rich_markup_mode=None,  # plain help answers in half the time
     )
 
+    def print_version(is_asked_for: bool) -> None:
+        if is_asked_for:
+            show(__version__)
+            raise typer.Exit
+
     @app.callback(help=help_text)
     def take_common_options(
         version: Annotated[
-            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+            bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
         ] = False,
     ) -> None:
         pass
 
     return app
-
-
-def _print_version(is_asked_for: bool) -> None:
-    if is_asked_for:
-        show(__version__)
-        raise typer.Exit
 
 
 def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> NoReturn:
@@ -224,23 +222,11 @@ def progress_on_terminal(*columns: Any, **options: Any) -> Any:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal, **options)
 
 
-_SLOW_S = 1.0
-"""People are shown that something is at work when it takes longer."""
-
-
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Show on a terminal that something is at work that takes its time, and for how long."""
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    bar = progress_on_terminal(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    bar.add_task(what, total=None)
-    timer = Timer(_SLOW_S, bar.start)
-    timer.daemon = True
-    timer.start()
-    try:
+    with progress_on_terminal(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
+        bar.add_task(what, total=None)
         yield
-    finally:
-        timer.cancel()
-        timer.join()  # else it could start after the end
-        bar.stop()

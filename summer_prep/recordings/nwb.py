@@ -1,7 +1,7 @@
 """SUMMER's tables in an NWB file: one recording in, plain arrays with their units in their names out."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,12 @@ def read_recording(path: Path) -> Recording:
     with ThreadPoolExecutor(1) as hasher:  # hashing releases the interpreter, so it costs no time of its own
         sha256 = hasher.submit(recording_sha256, path)
         with opened(path) as file:
-            _check_session(file)
+            date = text_at(file, "session_start_time")
+            if date and not _DATE.match(date):
+                raise RecordingError(
+                    f"session_start_time is {date[:40]!r}, not a date, so programs for NWB refuse the file. "
+                    "Write a date into it; a shifted one will do, like 1900-01-01T00:00:00+00:00"
+                )
             fields = _read_tables(file)
             identifiers = {
                 "nwb_identifier": text_at(file, "identifier"),
@@ -107,44 +112,23 @@ def _read_tables(file: h5py.File) -> dict[str, Any]:
     }
 
 
-def _check_session(file: h5py.File) -> None:
-    date = text_at(file, "session_start_time")
-    if date and not _DATE.match(date):
-        raise RecordingError(
-            f"session_start_time is {date[:40]!r}, not a date, so programs for NWB refuse the file. "
-            "Write a date into it; a shifted one will do, like 1900-01-01T00:00:00+00:00"
-        )
-
-
 def _find_table(tables: Tables, name: str) -> h5py.Group:
     if not tables[name]:
         raise RecordingError(f"no table {name} in any module. Is this file of the SUMMER data set (DANDI 001616)?")
     first, *others = tables[name]
     for other in others:
-        if not _same_table(first, other):
+        if set(first) != set(other) or not all(
+            np.array_equal(read(column(first, one)), read(column(other, one))) for one in first
+        ):
             raise RecordingError(f"two tables {name} that differ, {first.name} and {other.name}. Remove the wrong one")
     return first
 
 
-def _same_table(first: h5py.Group, second: h5py.Group) -> bool:
-    return set(first) == set(second) and all(
-        np.array_equal(read(column(first, name)), read(column(second, name))) for name in first
-    )
-
-
-def _spike_column(file: h5py.File) -> tuple[h5py.Dataset, NDArray[np.int64]]:
-    """Return the spike times, unread, and where each unit's stop, (n_units,)."""
+def _read_spikes(file: h5py.File) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
     units = child(file, "units")
     if not isinstance(units, h5py.Group) or len(units.get("id", [0])) == 0:
         raise RecordingError("no units: the table is missing or empty, so there is nothing to bin")
-    spike_times, stops = ragged_column(units, "spike_times")
-    if not is_numbers(spike_times):
-        raise RecordingError("column spike_times of table units does not hold numbers")
-    return spike_times, stops
-
-
-def _read_spikes(file: h5py.File) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
-    data, stops = _spike_column(file)
+    data, stops = ragged_column(units, "spike_times", is_numbers)
     spike_times_ms = read(data, _BYTES_PER_SPIKE).astype(np.float64)
     unit_of_spike = np.repeat(np.arange(len(stops)), np.diff(stops, prepend=0))
     bad = ~np.isfinite(spike_times_ms)
@@ -190,18 +174,19 @@ def _read_unit_columns(units: h5py.Group, n_units: int) -> tuple[dict[str, NDArr
             columns[name] = read_texts(units, name)
         else:
             unfit_values.append(name)
-    notes = [f"left unit columns in the file whose names are taken or unfit: {_some(unfit_names)}"] * bool(unfit_names)
-    if unfit_values:
-        notes.append(f"left unit columns in the file that hold neither numbers, flags nor text: {_some(unfit_values)}")
+    notes = [
+        f"left unit columns in the file {why}: {', '.join(names)[:400]}"
+        for names, why in (
+            (unfit_names, "whose names are taken or unfit"),
+            (unfit_values, "that hold neither numbers, flags nor text"),
+        )
+        if names
+    ]
     flags = columns.get("is_single_unit")
     n_unknown = int(np.isnan(flags).sum()) if isinstance(flags, np.ndarray) else 0
     if n_unknown:
         notes.append(f"is_single_unit is NaN for {n_unknown} of {n_units} units, which count as multi-units")
     return columns, notes
-
-
-def _some(names: Iterable[str]) -> str:
-    return ", ".join(names)[:400]
 
 
 def _read_watchlog(tables: Tables) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -214,11 +199,15 @@ def _read_watchlog(tables: Tables) -> tuple[NDArray[np.int64], NDArray[np.float6
     return frame_indices(pts_s, "the watch log has pts"), recording_time_ms
 
 
-def _read_binning(
-    tables: Tables,
-) -> tuple[dict[int, BinGrid], dict[int, NDArray[np.int64]]]:
+def _read_binning(tables: Tables) -> tuple[dict[int, BinGrid], dict[int, NDArray[np.int64]]]:
+    """Return bin length (ms) -> bins, and -> the film frames that the file names, 0-based."""
     table = _find_table(tables, BINNING_TABLE)
-    lengths, edge_data, edge_stops = _bins_of_lengths(table)
+    bin_lengths = read_numbers(table, "bin_length")
+    edge_data, edge_stops = ragged_column(table, "edges", is_numbers)
+    check_rows(table, bin_length=len(bin_lengths), edges=len(edge_stops))
+    if not np.isfinite(bin_lengths).all():
+        raise RecordingError(f"column bin_length of table {BINNING_TABLE} does not hold numbers")
+    lengths = bin_lengths.astype(np.int64).tolist()
     edges_s = np.split(read(edge_data).astype(np.float64), edge_stops[:-1])
     grids = {
         length: _grid_of_edges(length, edges)
@@ -230,10 +219,8 @@ def _read_binning(
         raise RecordingError(f"table {BINNING_TABLE} lists no bins of whole {FRAME_PERIOD_MS} ms frames")
     if "frames" not in column_names(table):
         return grids, {}
-    name_data, name_stops = ragged_column(table, "frames")
+    name_data, name_stops = ragged_column(table, "frames", is_texts)
     check_rows(table, bin_length=len(lengths), frames=len(name_stops))
-    if not is_texts(name_data):
-        raise RecordingError(f"column frames of table {BINNING_TABLE} does not hold names like frame_000919.jpg")
     names = np.split(read(name_data), name_stops[:-1])
     named_frames = {
         length: _frames_of_names(length, names_of_length, grids[length].n_bins)
@@ -241,16 +228,6 @@ def _read_binning(
         if length in grids
     }
     return grids, named_frames
-
-
-def _bins_of_lengths(table: h5py.Group) -> tuple[list[int], h5py.Dataset, NDArray[np.int64]]:
-    """Return the bin lengths (ms), the film times of all bins' edges, unread, and where those of each length stop."""
-    lengths = read_numbers(table, "bin_length")
-    edges, stops = ragged_column(table, "edges")
-    check_rows(table, bin_length=len(lengths), edges=len(stops))
-    if not (np.isfinite(lengths).all() and is_numbers(edges)):
-        raise RecordingError(f"column bin_length or edges of table {BINNING_TABLE} does not hold numbers")
-    return lengths.astype(np.int64).tolist(), edges, stops
 
 
 def _grid_of_edges(bin_length_ms: int, edges_s: NDArray[np.float64]) -> BinGrid:
@@ -285,9 +262,7 @@ def _frames_of_names(bin_length_ms: int, names: NDArray[Any], n_bins: int) -> ND
 def _read_annotations(tables: Tables) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     table = _find_table(tables, ANNOTATION_TABLE)
     label_names = tuple(read_texts(table, "label_name"))
-    data, stops = ragged_column(table, "indicator_function")
-    if not is_numbers(data):
-        raise RecordingError(f"column indicator_function of table {ANNOTATION_TABLE} does not hold numbers")
+    data, stops = ragged_column(table, "indicator_function", is_numbers)
     if not label_names or len(set(label_names)) != len(label_names) or len(label_names) != len(stops):
         raise RecordingError(f"table {ANNOTATION_TABLE} does not name each of its {len(stops)} labels once")
     lengths = np.diff(stops, prepend=0)
@@ -299,10 +274,9 @@ def _read_annotations(tables: Tables) -> tuple[tuple[str, ...], NDArray[np.uint8
         )
     values = read(data)
     indicators = values.astype(np.uint8)
-    is_allowed = np.zeros(256, dtype=bool)
-    is_allowed[list(LABEL_VALUES)] = True
-    if not (is_allowed[indicators].all() and np.array_equal(indicators, values)):
-        position = int(np.argmin(is_allowed[indicators] & (indicators == values)))
+    is_allowed = np.isin(np.arange(256), LABEL_VALUES)[indicators] & (indicators == values)
+    if not is_allowed.all():
+        position = int(np.argmin(is_allowed))
         label = label_names[position // int(lengths[0])]
         raise RecordingError(
             f"label {label} has the value {values[position]} in frame {position % int(lengths[0]) + 1}; "

@@ -6,7 +6,7 @@ h5py and not pynwb, which builds an object of everything in a file and refuses a
 import errno
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -44,30 +44,28 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 
 def _problem(path: Path, error: BaseException) -> str:
-    code = getattr(error, "errno", None)
+    code, words = getattr(error, "errno", None), " ".join(f"{type(error).__name__}: {error}".split())[:200]
     if code is not None:
-        return _problem_of_system(code)
+        return _SYSTEM_ERRORS.get(code, "cannot be read ({})").format(os.strerror(code))
     if isinstance(error, MemoryError):
         return "memory ran out while it was read. Use fewer --workers, or compare its SHA-256 with the archive's"
     if path.stat().st_size == 0:
         return "the file is empty. Download it again"
     if not h5py.is_hdf5(path):
         return "not an HDF5 file, so not an NWB recording. Check what it is: a pointer file, or a page with an error?"
-    words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     if "truncated file" in str(error):  # HDF5 tells it in no other way
         return f"cannot be read as an NWB file: it is cut short ({words}). Download it again"
     return f"cannot be read as an NWB file: it is damaged ({words}). Compare its size and SHA-256 with the archive's"
 
 
-def _problem_of_system(code: int) -> str:
-    if code == errno.ENOENT:
-        return "no such file. Check --data-dir and --nwb-path"
-    if code in (errno.EAGAIN, errno.ENOLCK, errno.EOPNOTSUPP):
-        return (
-            f"cannot be locked ({os.strerror(code)}): it is open in another program, or its file system has no locks. "
-            "Close it there, or set the environment variable HDF5_USE_FILE_LOCKING=FALSE if nothing writes to it"
-        )
-    return f"cannot be read ({os.strerror(code)})"
+_LOCKED = (
+    "cannot be locked ({}): it is open in another program, or its file system has no locks. "
+    "Close it there, or set the environment variable HDF5_USE_FILE_LOCKING=FALSE if nothing writes to it"
+)
+_SYSTEM_ERRORS = {
+    errno.ENOENT: "no such file. Check --data-dir and --nwb-path",
+    **dict.fromkeys((errno.EAGAIN, errno.ENOLCK, errno.EOPNOTSUPP), _LOCKED),
+}
 
 
 def is_elsewhere(group: h5py.Group, name: str) -> bool:
@@ -91,31 +89,15 @@ def child(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
 
 
 def find_tables(file: h5py.File, *names: str) -> dict[str, list[h5py.Group]]:
-    """Return the tables of these names wherever they stand: every layout in use, and the next one.
-
-    Raises
-    ------
-    RecordingError : one of them lies in another file
-    """
+    """Return the tables of these names wherever they stand: every layout in use, and the next one."""
     found: dict[str, list[h5py.Group]] = {name: [] for name in names}
-    waiting, known = [file], set()
-    while waiting:
-        group = waiting.pop(0)
-        address = _object_of(group).addr
-        if address in known:  # a group of two names, or one that contains itself
-            continue
-        known.add(address)
-        for name in group:
-            if name in found and is_elsewhere(group, name):
-                child(group, name)
-            # What a soft link names is reached by its own name.
-            if (
-                isinstance(group.get(name, getlink=True), h5py.HardLink)
-                and group.get(name, getclass=True) is h5py.Group
-            ):
-                waiting.append(group[name])
-                if name in found and "colnames" in group[name].attrs:
-                    found[name].append(group[name])
+
+    def take_table(path: str) -> None:  # visits every object once, and follows no link
+        tables = found.get(path.rpartition("/")[2])
+        if tables is not None and "colnames" in file[path].attrs:
+            tables.append(file[path])
+
+    file.visit(take_table)
     return found
 
 
@@ -131,7 +113,7 @@ def name_of(table: h5py.Group) -> str:
 def column_names(table: h5py.Group) -> list[str]:
     """Return the names of a table's columns, in its order."""
     names: Any = np.atleast_1d(table.attrs["colnames"]) if "colnames" in table.attrs else []
-    return [as_text(name, f"colnames of table {name_of(table)}") for name in names]
+    return [as_text(name) for name in names]
 
 
 def column(table: h5py.Group, name: str) -> h5py.Dataset:
@@ -175,23 +157,18 @@ def read(data: h5py.Dataset, bytes_per_value: int = BYTES_PER_VALUE) -> NDArray[
             f"{where} declares {math.prod(data.shape)} values, which take about {n_bytes / 1e9:.1f} GB; "
             f"{available_bytes() / 1e9:.1f} GB are free. Use fewer --workers, or a machine with more memory"
         )
-    _load_filters(data, where)
-    return np.asarray(data[()]).reshape(len(data))
-
-
-def _load_filters(data: h5py.Dataset, where: str) -> None:
-    """Register the compressions that a data set needs: HDF5 itself has few."""
     properties = data.id.get_create_plist()
     for number in range(properties.get_nfilters()):
         code, _, _, name = properties.get_filter(number)
         if not h5py.h5z.filter_avail(code):
             with suppress(ImportError):
-                import_module("hdf5plugin")
+                import_module("hdf5plugin")  # registers compressions that HDF5 itself does not have
         if not h5py.h5z.filter_avail(code):
             raise RecordingError(
                 f"{where} is compressed by HDF5 filter {code} ({name.partition(b';')[0].decode(errors='replace')}), "
                 "which is not installed. Install it: pip install hdf5plugin"
             )
+    return np.asarray(data[()]).reshape(len(data))
 
 
 def is_numbers(data: h5py.Dataset) -> bool:
@@ -206,26 +183,24 @@ def is_texts(data: h5py.Dataset) -> bool:
 
 def read_numbers(table: h5py.Group, name: str, bytes_per_value: int = BYTES_PER_VALUE) -> NDArray[Any]:
     """Read a column of one number a row, (n_rows,); raises RecordingError."""
-    data = column(table, name)
-    if not is_numbers(data) or f"{name}_index" in table:
-        raise RecordingError(f"column {name} of table {name_of(table)} does not hold one number a row")
-    return read(data, bytes_per_value)
+    return read(_column_of(table, name, is_numbers, "one number a row"), bytes_per_value)
 
 
 def read_texts(table: h5py.Group, name: str) -> list[str]:
     """Read a column of one text a row, (n_rows,); raises RecordingError."""
+    return [as_text(value) for value in read(_column_of(table, name, is_texts, "one text a row"))]
+
+
+def _column_of(table: h5py.Group, name: str, is_kind: Callable[[h5py.Dataset], bool], kind: str) -> h5py.Dataset:
     data = column(table, name)
-    if not is_texts(data) or f"{name}_index" in table:
-        raise RecordingError(f"column {name} of table {name_of(table)} does not hold one text a row")
-    return [as_text(value, f"column {name} of table {name_of(table)}") for value in read(data)]
+    if not is_kind(data) or f"{name}_index" in table:
+        raise RecordingError(f"column {name} of table {name_of(table)} does not hold {kind}")
+    return data
 
 
-def as_text(value: Any, where: str) -> str:
-    """Return a text of a file; raises RecordingError if it is not UTF-8."""
-    try:
-        return value.decode() if isinstance(value, bytes) else str(value)
-    except UnicodeDecodeError as error:
-        raise RecordingError(f"{where} holds text that is not UTF-8: {value!r}") from error
+def as_text(value: Any) -> str:
+    """Return a text of a file."""
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def text_at(file: h5py.File, name: str) -> str:
@@ -233,18 +208,20 @@ def text_at(file: h5py.File, name: str) -> str:
     data = child(file, name)
     if not isinstance(data, h5py.Dataset) or not is_texts(data) or data.shape is None or math.prod(data.shape) != 1:
         return ""
-    return as_text(np.ravel(data[()])[0], name)
+    return as_text(np.ravel(data[()])[0])
 
 
-def ragged_column(table: h5py.Group, name: str) -> tuple[h5py.Dataset, NDArray[np.int64]]:
+def ragged_column(
+    table: h5py.Group, name: str, is_kind: Callable[[h5py.Dataset], bool]
+) -> tuple[h5py.Dataset, NDArray[np.int64]]:
     """Return a ragged column's data set, unread, and where each row stops in it, (n_rows,); raises RecordingError."""
     where = f"column {name} of table {name_of(table)}"
     data = column(table, name)
     if f"{name}_index" not in table:
         raise RecordingError(f"{where} is not ragged: its {name}_index is missing")
     stops = read_numbers(table, f"{name}_index")
-    if n_rows(data) is None or stops.dtype.kind not in "iu":
-        raise RecordingError(f"{where} does not hold one list a row")
+    if n_rows(data) is None or stops.dtype.kind not in "iu" or not is_kind(data):
+        raise RecordingError(f"{where} does not hold one list of {'text' if is_kind is is_texts else 'numbers'} a row")
     stops = stops.astype(np.int64)
     if len(stops) and (stops[0] < 0 or (np.diff(stops) < 0).any() or stops[-1] != len(data)):
         raise RecordingError(

@@ -3,13 +3,12 @@
 import html
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from summer_prep.console import Table, as_data
+from summer_prep.console import Table, as_data, has_text
 from summer_prep.errors import SettingsError
 from summer_prep.files import staged
 from summer_prep.optional import load_extra
@@ -55,6 +54,9 @@ def render(
     from bokeh.resources import INLINE
     from jinja2 import Template
 
+    def text_of(folder: str, file: str) -> str:
+        return files(folder).joinpath(file).read_text(encoding="utf-8")
+
     document = Document()
     for root, figure in roots.items():
         figure.name = root
@@ -64,27 +66,19 @@ def render(
         document,
         INLINE,
         title=title,
-        template=Template(_file(package, f"{name}.html")),
+        template=Template(text_of(package, f"{name}.html")),
         template_variables={
-            "layout": Template(_file("summer_prep.show", "web.html")),
-            "style": _file("summer_prep.show", "web.css"),
-            "shared_script": _file("summer_prep.show", "web.js"),
-            "script": _file(package, f"{name}.js"),
+            "layout": Template(text_of("summer_prep.show", "web.html")),
+            "style": text_of("summer_prep.show", "web.css"),
+            "shared_script": text_of("summer_prep.show", "web.js"),
+            "script": text_of(package, f"{name}.js"),
             "heading": html.escape(title),
             "root_names": list(roots),
-            "data": _as_script(finite({**facts, "colors": COLORS})),
+            # Text of files ends no script element.
+            "data": json.dumps(finite({**facts, "colors": COLORS})).replace("<", "\\u003c"),
             **texts,
         },
     )
-
-
-def _file(package: str, name: str) -> str:
-    return files(package).joinpath(name).read_text(encoding="utf-8")
-
-
-def _as_script(value: object) -> str:
-    """Return JSON that may stand in a script element: text of files ends none."""
-    return json.dumps(value).replace("<", "\\u003c")
 
 
 def write_page(page: Path, text: str) -> None:
@@ -169,24 +163,24 @@ def html_table(table: Table, name: str, numbered: str = "", first: int = 0) -> s
     numbered, first : rows get this data attribute, from a first number on, and their first cell a button that a click
         chooses the row by
     """
-    cells = [["-" if cell is None else str(cell) for cell in row] for row in table.rows]
-    is_text = [any(not _NUMBER.match(row[column]) for row in cells) for column in range(len(table.header))]
-    marks = [' class="text"' if text else "" for text in is_text]
+    from jinja2 import Template
 
-    def row_of(number: int, row: Sequence[str]) -> str:
-        named, *others = (html.escape(cell) for cell in row)
-        data = f' data-{numbered}="{number}"' if numbered else ""
-        shown = "".join(f"<td{mark}>{cell}</td>" for cell, mark in zip(others, marks[1:], strict=True))
-        return (
-            f'<tr{data}><th scope="row"{marks[0]}>{f"<button>{named}</button>" if numbered else named}</th>{shown}</tr>'
-        )
-
-    head = "".join(
-        f'<th scope="col"{mark}><button data-column="{column}">{html.escape(title)}</button></th>'
-        for column, (title, mark) in enumerate(zip(table.header, marks, strict=True))
+    rows = [["-" if cell is None else str(cell) for cell in row] for row in table.rows]
+    marks = [' class="text"' if is_text else "" for is_text in has_text(table._replace(rows=rows))]
+    made: str = Template(_TABLE, autoescape=True).render(
+        name=name, header=table.header, rows=rows, marks=marks, numbered=numbered, first=first
     )
-    rows = "\n".join(row_of(number, row) for number, row in enumerate(cells, start=first))
-    return f'<table id="{name}"><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>'
+    return made
 
 
-_NUMBER = re.compile(r"[-+]?[\d.]|-$|n/a$|$")
+_TABLE = """\
+<table id="{{ name }}"><thead><tr>
+{%- for title in header -%}
+<th scope="col"{{ marks[loop.index0] | safe }}><button data-column="{{ loop.index0 }}">{{ title }}</button></th>
+{%- endfor %}</tr></thead>
+<tbody>
+{% for row in rows -%}
+<tr{% if numbered %} data-{{ numbered }}="{{ first + loop.index0 }}"{% endif %}><th scope="row"{{ marks[0] | safe }}>
+{%- if numbered %}<button>{{ row[0] }}</button>{% else %}{{ row[0] }}{% endif %}</th>
+{%- for cell in row[1:] %}<td{{ marks[loop.index] | safe }}>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table>"""

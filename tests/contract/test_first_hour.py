@@ -397,8 +397,8 @@ def test_a_slow_epoch_shows_its_progress_on_a_terminal_only(demo_cache, tmp_path
 
 
 SLOW_LIST = """
-import time, summer_prep.cache.keys as caches, summer_prep.console as console
-fast, console._SLOW_S = caches.facts_of_keys, 0.0
+import time, summer_prep.cache.keys as caches
+fast = caches.facts_of_keys
 caches.facts_of_keys = lambda *arguments: time.sleep(0.5) or fast(*arguments)
 from summer_prep.cli import main
 main()

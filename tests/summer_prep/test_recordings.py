@@ -393,7 +393,7 @@ def test_hdf5_user_block_is_skipped(small_recording, tmp_path):
         (replace("units/peak_SNR", np.zeros(6)), "spike_times has 5 rows, peak_SNR has 6 rows"),
         (replace(f"{LOG}/pts", lambda pts: pts[:-1]), "table cleaned_watchlogs differ in length"),
         (replace(f"{BINNING}/bin_length", np.array([40, 80])), "bin_length has 2 rows, edges has 5 rows"),
-        (replace(f"{BINNING}/bin_length", np.full(5, np.nan)), "bin_length or edges .* does not hold numbers"),
+        (replace(f"{BINNING}/bin_length", np.full(5, np.nan)), "bin_length .* does not hold numbers"),
     ],
     ids=["date", "short text column", "long number column", "short log", "short binning table", "no bin lengths"],
 )
