@@ -73,43 +73,42 @@ def read_recording(path: Path) -> Recording:
                     f"session_start_time is {date[:40]!r}, not a date, so programs for NWB refuse the file. "
                     "Write a date into it; a shifted one will do, like 1900-01-01T00:00:00+00:00"
                 )
-            fields = _read_tables(file)
-            identifiers = {
-                "nwb_identifier": text_at(file, "identifier"),
-                "session_id": text_at(file, "general/session_id"),
-            }
-        source = Source(file_name=path.name, bytes=int(before["n_bytes"]), sha256=sha256.result(), **identifiers)
+            tables = find_tables(file, BINNING_TABLE, ANNOTATION_TABLE, WATCHLOG_TABLE)
+            with ThreadPoolExecutor(1) as pool:  # annotations are most of a file; they read while Python parses names
+                annotations = pool.submit(_read_annotations, tables)
+                spike_times_ms, spike_stops, notes = _read_spikes(file)
+                columns, notes_on_columns = _read_unit_columns(file["units"], len(spike_stops))
+                frame_index, recording_time_ms = _read_watchlog(tables)
+                grids, named_frames = _read_binning(tables)
+                label_names, indicators = annotations.result()
+            descriptions = {name: str(file["units"][name].attrs.get("description", ""))[:200] for name in columns}
+            identifier, session_id = text_at(file, "identifier"), text_at(file, "general/session_id")
+        source = Source(
+            file_name=path.name, bytes=int(before["n_bytes"]), sha256=sha256.result(), nwb_identifier=identifier,
+            session_id=session_id,
+        )  # fmt: skip
     if file_identity(path) != before:
         raise RecordingError(f"{path}: the file changed while it was read. Run the build again")
-    session = _SESSION_ID.fullmatch(source.session_id)
+    notes += notes_on_columns
+    session = _SESSION_ID.fullmatch(session_id)
     if session is not None and session[1] != patient_id:
-        fields["notes"] += (f"{path.name} says that it is session {source.session_id}",)
-    return Recording(patient_id=patient_id, source=source, **fields)
-
-
-def _read_tables(file: h5py.File) -> dict[str, Any]:
-    tables = find_tables(file, BINNING_TABLE, ANNOTATION_TABLE, WATCHLOG_TABLE)
-    with ThreadPoolExecutor(1) as pool:  # the annotations are most of a file; they read while Python parses names
-        annotations = pool.submit(_read_annotations, tables)
-        spike_times_ms, spike_stops, notes = _read_spikes(file)
-        columns, notes_on_columns = _read_unit_columns(file["units"], len(spike_stops))
-        frame_index, recording_time_ms = _read_watchlog(tables)
-        grids, named_frames = _read_binning(tables)
-        label_names, indicators = annotations.result()
-    return {
-        "spike_times_ms": spike_times_ms,
-        "spike_stops": spike_stops,
-        "frame_index": frame_index,
-        "recording_time_ms": recording_time_ms,
-        "grids": grids,
-        "named_frames": named_frames,
-        "label_names": label_names,
-        "indicators": indicators,
-        "numeric_columns": {name: values for name, values in columns.items() if isinstance(values, np.ndarray)},
-        "text_columns": {name: values for name, values in columns.items() if isinstance(values, list)},
-        "column_descriptions": {name: str(file["units"][name].attrs.get("description", ""))[:200] for name in columns},
-        "notes": (*notes, *notes_on_columns),
-    }
+        notes.append(f"{path.name} says that it is session {session_id}")
+    return Recording(
+        patient_id=patient_id,
+        source=source,
+        spike_times_ms=spike_times_ms,
+        spike_stops=spike_stops,
+        frame_index=frame_index,
+        recording_time_ms=recording_time_ms,
+        grids=grids,
+        named_frames=named_frames,
+        label_names=label_names,
+        indicators=indicators,
+        numeric_columns={name: values for name, values in columns.items() if isinstance(values, np.ndarray)},
+        text_columns={name: values for name, values in columns.items() if isinstance(values, list)},
+        column_descriptions=descriptions,
+        notes=tuple(notes),
+    )
 
 
 def _find_table(tables: Tables, name: str) -> h5py.Group:

@@ -95,6 +95,10 @@
     document.getElementById("n-shown").textContent = `${n} of ${facts.n_units} units`;
   }
 
+  // What may be chosen, by number: browsers change the white space of a value.
+  const choices = {...facts.choices, label: facts.labels.map(label => label.label)};
+  for (const [name, values] of Object.entries(choices))
+    document.getElementById(name).append(...values.map((value, number) => new Option(value || "(none)", number)));
   document.getElementById("label").addEventListener("change", show_label);
   document.getElementById("region").addEventListener("change", filter);
   document.getElementById("type").addEventListener("change", filter);

@@ -3,8 +3,7 @@
 The counts stand in the page and are sampled anew at every zoom.
 """
 
-import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,6 @@ from summer_prep.show.web import (
 _N_COLUMNS = 1000
 _ROW_PX = 14
 _UNIT_PX, _TICK_PX = 6, 14
-_UNIT_COLUMNS = {
-    "unit": "unit", "brain_region": "region", "cell_type": "type", "spikes": "spikes", "rate_hz": "rate (Hz)",
-    "fano_factor": "Fano factor",
-}  # fmt: skip
 
 
 def write_key_page(description: Description, page: Path, buffer_s: float | None = None) -> None:
@@ -82,10 +77,15 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
         *facts["notes"],
     ]
     columns = {"region": "brain_region", "type": "cell_type"}
-    choices = {name: sorted({unit.get(column, "") for unit in facts["units"]}) for name, column in columns.items()}
+    units = table_of(
+        facts["units"], unit="unit", brain_region="region", cell_type="type", spikes="spikes", rate_hz="rate (Hz)",
+        fano_factor="Fano factor",
+    )  # fmt: skip
     on_hz, off_hz = film.rates_by_label.round(4).tolist()
     of_page = {
-        "choices": choices,
+        "choices": {
+            name: sorted({unit.get(column, "") for unit in facts["units"]}) for name, column in columns.items()
+        },
         "rates_by_label": {"on_hz": on_hz, "off_hz": off_hz},
         "film": {
             "start_min": film.start_min, "bin_min": film.bin_min, "n_bins": film.n_bins, "n_units": facts["n_units"],
@@ -98,20 +98,10 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
         f"Patient {facts['patient_id']}, bins of {facts['bin_length_ms']} ms",
         {"pictures": column(*panels, sizing_mode="stretch_width")},
         {**facts, **of_page},
-        summary="".join(f"<li>{html.escape(str(line))}</li>" for line in summary),
-        units=html_table(table_of(facts["units"], **_UNIT_COLUMNS), "units", "unit"),
-        regions=_options(choices["region"]),
-        types=_options(choices["type"]),
-        labels=_options([label["label"] for label in facts["labels"]]),
+        summary=summary,
+        units=html_table(units, "units", "unit"),
     )
     write_page(page, text)
-
-
-def _options(values: Sequence[str]) -> str:
-    """Return what may be chosen, by number: browsers change the white space of a value."""
-    return "".join(
-        f'<option value="{number}">{html.escape(value) or "(none)"}</option>' for number, value in enumerate(values)
-    )
 
 
 class _Film:

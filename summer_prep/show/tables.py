@@ -10,8 +10,6 @@ from summer_prep.console import Table
 
 Facts = Mapping[str, Any]
 
-RATES = {"label": "label", "on_hz": "on (Hz)", "off_hz": "off (Hz)", "ratio": "ratio"}
-
 LABELS = {
     "label": "label", "first": "first %", "any": "any %", "majority": "major. %", "undefined": "undef. %",
     "n_stretches": "runs", "longest_s": "longest", "lacks": "lacks",
@@ -117,7 +115,8 @@ def labels_table(labels: Sequence[Facts]) -> Table:
 def unit_tables(facts: Facts) -> list[Table | str]:
     """Return what is read of one unit: its numbers, and its rates by label."""
     numbers = [[name.replace("_", " "), readable(value)] for name, value in facts.items() if name != "labels"]
-    return [Table(["unit", str(facts["unit"])], numbers[1:]), table_of(facts["labels"], **RATES)]
+    rates = table_of(facts["labels"], label="label", on_hz="on (Hz)", off_hz="off (Hz)", ratio="ratio")
+    return [Table(["unit", str(facts["unit"])], numbers[1:]), rates]
 
 
 def fold_tables(facts: Facts) -> list[Table | str]:
