@@ -3,8 +3,9 @@
 import os
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-_kept: list[object] = []
+_kept: list[TemporaryDirectory[str]] = []
 
 
 def ensure_cache_home() -> None:
@@ -18,8 +19,6 @@ def ensure_cache_home() -> None:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
             if os.access(home, os.W_OK | os.X_OK):
                 return
-    from tempfile import TemporaryDirectory
-
     with suppress(OSError):
         folder = TemporaryDirectory(prefix="summer-cache-", ignore_cleanup_errors=True)
         _kept.append(folder)  # until this process ends
@@ -27,3 +26,8 @@ def ensure_cache_home() -> None:
         os.environ.setdefault("MPLCONFIGDIR", folder.name)
         if not home.is_absolute():
             os.environ["HOME"] = folder.name
+
+
+def is_temporary(folder: Path) -> bool:
+    """Return whether a folder is the temporary one of this process."""
+    return any(folder == Path(kept.name) for kept in _kept)

@@ -334,8 +334,9 @@ def status(
     facts = [state.as_plain() for state in states]
     show_result(facts, as_json, tables.states_table(facts))
     if not as_json:
-        say(f"summer-prep build would write {sum(one.is_to_build for one in states)} of {len(states)} keys")
-        say("files were counted and measured, not read: summer-prep verify reads every byte")
+        n_to_build = sum(one.is_to_build and not (one.state == "missing" and one.reason) for one in states)
+        say(f"of these {len(states)} keys, summer-prep build would write {n_to_build}: those missing or stale")
+        say("files of keys were counted and measured, not read: summer-prep verify reads every byte")
     _fail_if_any(list(dict.fromkeys(one.reason for one in states if one.state == "failed")), len(states))
 
 

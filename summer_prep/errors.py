@@ -37,5 +37,5 @@ def one_line(error: Exception, where: object) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     raised = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     text = f": {error}".split("\n")[0] if str(error) else ""
-    advice = "Use fewer --workers" if isinstance(error, MemoryError) else "Please report it"
+    advice = "Free memory, or use fewer processes" if isinstance(error, MemoryError) else "Please report it"
     return f"{where}: {type(error).__name__}{text}{raised}. {advice}"

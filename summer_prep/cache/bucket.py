@@ -245,6 +245,8 @@ def _keys_of(pointers: Iterable[str]) -> list[tuple[str, int]]:
 
 def remove_copies(local_cache: Path) -> list[Path]:
     """Remove the copies of keys in buckets from this machine, and return their folders; raises SettingsError."""
+    if not local_cache.is_dir():
+        raise SettingsError(f"{local_cache}: no such folder, so there are no copies. Check --local-cache")
     copies = [path for path in (local_cache / "copies").glob("*") if re.fullmatch("[0-9a-f]{64}", path.name)]
     try:
         for copy in copies:

@@ -417,7 +417,11 @@ def ensure_keys(
     """
     check_bin_length(bin_length_ms)
     is_file = nwb_path is not None and not patient_ids
-    recordings = select_recordings(data_dir, nwb_path) if is_file else find_recordings(data_dir, may_be_missing=True)
+    recordings = (
+        select_recordings(data_dir, nwb_path)
+        if is_file
+        else find_recordings(data_dir, patient_ids, may_be_missing=True)
+    )
     cache = open_cache(cache_dir, local_cache)
     every_key, unlisted = keys_and_problems(cache)
     for patient_id in patient_ids or unlisted:
@@ -432,23 +436,31 @@ def ensure_keys(
     for reason in dict.fromkeys(state.reason for state in states if state.state == "unchecked"):
         patients = ", ".join(state.patient_id for state in states if state.reason == reason)
         say(f"patient {patients}: freshness is not known ({reason})")
-    to_build = [state for state in states if state.is_to_build]
-    for state in to_build:
+    to_build: dict[tuple[Codec, LongFrames], list[str]] = {}
+    for state in states:
+        if not state.is_to_build:
+            continue
         if state.patient_id not in recordings:
             key = key_path(cache_dir, state.patient_id, bin_length_ms)
             raise CacheError(
-                f"{key}: stale ({state.reason}), and its recording is not in {data_dir} to rebuild it from"
+                f"{key}: {state.state} ({state.reason}), and its recording is not in {data_dir} to build it from"
             )
         say(f"building patient {state.patient_id} at {bin_length_ms} ms: {state.reason or state.state}")
-    if to_build:
+        # A key is rebuilt as it was built: other settings would be other counts.
+        before = state.description.attributes if state.description else {}
+        settings = before.get("codec", "none"), before.get("long_frame_rule", "count")
+        to_build.setdefault(settings, []).append(state.patient_id)
+    for (codec, long_frames), ids in to_build.items():
         _build_or_raise(
             BuildConfig(
                 data_dir=data_dir,
                 cache_dir=cache_dir,
                 local_cache=local_cache,
                 nwb_path=nwb_path if is_file else None,
-                patient_ids=() if is_file else tuple(state.patient_id for state in to_build),
+                patient_ids=() if is_file else tuple(ids),
                 bin_lengths_ms=(bin_length_ms,),
+                codec=codec,
+                long_frames=long_frames,
             ),
             say,
         )

@@ -53,7 +53,7 @@ def cache_states(
     """
     for bin_length_ms in bin_lengths_ms:
         check_bin_length(bin_length_ms)
-    recordings = find_recordings(data_dir, may_be_missing=True)
+    recordings = find_recordings(data_dir, patient_ids, may_be_missing=True)
     cached, unlisted = keys_and_problems(cache)
     known = in_natural_order({*recordings, *cached, *unlisted})
     check_known(patient_ids, known, data_dir, f"key in {cache.place}")
@@ -61,8 +61,9 @@ def cache_states(
     states = key_states(
         data_dir, cache, recordings, patient_ids or known, lengths or DATASET_BIN_LENGTHS_MS, is_for_use=False
     )
-    if all(state.state == "failed" for state in states):
-        raise UnreachableError(states[0].reason)  # once, not for every key
+    reasons = {state.reason for state in states}
+    if len(reasons) == 1 and all(state.state == "failed" for state in states):
+        raise UnreachableError(*reasons)  # once, not for every key
     return states
 
 
@@ -141,8 +142,10 @@ def _digest_now(
     data_dir: Place, cache: Cache, patient_id: str, recording: Place | None, may_note: bool
 ) -> tuple[str | None, str]:
     """Return the digest of a patient's recording as it is now, if there is a key to compare; else why there is none."""
-    if recording is None or not cache.bin_lengths(patient_id):
+    if recording is None:
         return None, f"no recording in {data_dir}; see --data-dir"
+    if not cache.bin_lengths(patient_id):
+        return None, ""
     try:
         return source_sha256(recording, patient_id, cache.folder, may_note), ""
     except RecordingError as error:
@@ -171,7 +174,7 @@ def key_state(
         reason = _difference(description, current_sha256, settings or {})
         state = "stale" if reason else "unchecked" if current_sha256 is None else "fresh"
     except MissingKeyError:
-        state, reason = "missing", ""
+        state, reason = "missing", why_unchecked
     except CacheError as error:
         state, reason = "stale", str(error).removesuffix(f". Rebuild it: {build_command(key)}")
     return KeyState(

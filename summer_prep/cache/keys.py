@@ -18,8 +18,8 @@ from summer_prep.cache.layout import (
     key_path,
 )
 from summer_prep.cache.publish import Files, publish
-from summer_prep.errors import CacheError, SettingsError, SummerError, UnreachableError, one_line
-from summer_prep.files import check_folder
+from summer_prep.cache_home import is_temporary
+from summer_prep.errors import CacheError, SummerError, UnreachableError, one_line
 from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, check_bin_length
 from summer_prep.options import as_bin_lengths, as_path, as_patient_ids, as_place
 from summer_prep.urls import Place, Url
@@ -62,12 +62,10 @@ def default_local_cache() -> Path:
     named = os.environ.get(LOCAL_CACHE_VARIABLE)
     if named:
         return as_path(named, LOCAL_CACHE_VARIABLE)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "summer-pipeline"
-    try:
-        check_folder(folder, LOCAL_CACHE_VARIABLE)
-    except SettingsError:
-        folder = Path("~")
-    return folder if folder.is_absolute() else Path(tempfile.gettempdir()) / f"summer-pipeline-{os.getuid()}"
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if is_temporary(usual):  # it goes when this process ends: another process could not find the copies
+        usual = Path(tempfile.gettempdir()) / f"summer-cache-of-{os.getuid()}"
+    return usual / "summer-pipeline"
 
 
 class FolderCache:

@@ -159,19 +159,25 @@ def describe(key: Path) -> Description:
     Raises
     ------
     CacheError : the key is missing, damaged, of another patient or bin length, or of another schema
+    UnreachableError : it is there and cannot be read
     """
     metadata = key / DESCRIPTION
     try:
         with metadata.open("rb") as file:
             identity = _identity(os.fstat(file.fileno()))
             content = file.read()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         if os.path.exists(key):
             raise CacheError(f"{metadata}: is missing. Rebuild it: {build_command(key)}") from error
         raise missing_key(key) from error
     except OSError as error:
-        raise CacheError(f"{metadata}: cannot be read ({error.strerror})") from error
+        raise unreadable(metadata, error) from error
     return description_of(key, content, identity)
+
+
+def unreadable(path: Path, error: OSError) -> UnreachableError:
+    """Return the error of a file that is there and cannot be read, which says nothing of what it holds."""
+    return UnreachableError(f"{path}: cannot be read ({error.strerror}). Check its permissions and the disk")
 
 
 def missing_key(key: Place) -> MissingKeyError:
@@ -228,7 +234,7 @@ def check_files(description: Description, every_byte: bool = False) -> None:
 
 
 def file_problems(description: Description, every_byte: bool) -> Iterator[str]:
-    """Yield what is wrong with the files of a key, one line each."""
+    """Yield what is wrong with the files of a key, one line each; raises UnreachableError if one cannot be read."""
     folder = os.fspath(description.folder)
     for name, file in description.attributes["files"].items():
         path = f"{folder}/{name}"  # a Path for each of a catalog's files would take as long as asking for them
@@ -239,8 +245,7 @@ def file_problems(description: Description, every_byte: bool) -> Iterator[str]:
             yield f"{path}: the file is missing"
             continue
         except OSError as error:
-            yield f"{path}: the file cannot be read ({error.strerror})"
-            continue
+            raise unreadable(Path(path), error) from error
         if n_bytes != file["bytes"]:
             yield f"{path}: has {n_bytes} bytes instead of {file['bytes']}"
         elif sha256 != file["sha256"]:

@@ -181,10 +181,10 @@ def clear_debris(folder: Path) -> None:
             )
         except (OSError, ValueError):
             continue
-        if is_dead and path.name.endswith(_OLD):
-            with suppress(OSError):  # a key is there
+        if is_dead and path.name.endswith(_OLD) and not os.path.lexists(folder / ".".join(target)):
+            with suppress(OSError):  # then it stays for the next build
                 os.rename(path, folder / ".".join(target))
-        if is_dead:
+        elif is_dead:
             _remove(path)
 
 

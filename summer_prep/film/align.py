@@ -23,6 +23,9 @@ from summer_prep.film.facts import ALGORITHM_VERSION, LONG_FRAME_MS, LongFrames
 from summer_prep.film.labels import align_labels
 from summer_prep.film.recording import Recording
 
+MIN_SPIKES_OF_UNIT = 20
+"""A unit with fewer spikes may well have none in the film."""
+
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -102,12 +105,20 @@ def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[Arrays, dict[st
         **recording.numeric_columns,
         **{name: _texts(values) for name, values in recording.text_columns.items()},
     }
+    spikes = tally_spikes(clock, interval_of_spike, bin_of_spike)
+    n_in_file = np.diff(recording.spike_stops, prepend=0)
+    is_lost = (n_in_file >= MIN_SPIKES_OF_UNIT) & (arrays["spike_counts"].sum(axis=0) == 0)
     attributes = {
         **_attributes(on_film, grid),
         "n_unseen_bins": int((recorded == 0).sum()),
         "recorded_total_s": float(recorded.sum(dtype=np.float64)),
-        "spikes": tally_spikes(clock, interval_of_spike, bin_of_spike).as_dict(),
-        "notes": [*recording.notes, *_note_on_names(named_frames, grid), *_note_on_long_frames(on_film)],
+        "spikes": spikes.as_dict(),
+        "notes": [
+            *recording.notes,
+            *_note_on_names(named_frames, grid),
+            *_note_on_long_frames(on_film),
+            *([f"units with spikes in the file, none of them in the film: {is_lost.sum()}"] if is_lost.any() else []),
+        ],
     }
     return arrays, attributes
 

@@ -24,11 +24,12 @@ FILE_NAME = re.compile(r"sub-?([A-Za-z0-9]+)(_.*)?\.nwb")
 """`sub14.nwb` and `sub-14_ses-sub14_ecephys.nwb`."""
 
 
-def find_recordings(data_dir: Place, may_be_missing: bool = False) -> dict[str, Place]:
+def find_recordings(data_dir: Place, patient_ids: Sequence[str] = (), may_be_missing: bool = False) -> dict[str, Place]:
     """Return patient id -> NWB file below `data_dir` (flat or up to two folders deep), in natural order.
 
     Parameters
     ----------
+    patient_ids : those that are asked for, so that folders of others need not be readable; all by default
     may_be_missing : whether a folder that is not there is one without recordings, instead of an error
 
     Raises
@@ -42,10 +43,10 @@ def find_recordings(data_dir: Place, may_be_missing: bool = False) -> dict[str, 
             return {}
         problem = "is a file, not a folder" if os.path.exists(data_dir) else "no such folder"
         raise SettingsError(f"{data_dir}: {problem}. Name the folder with the NWB files with --data-dir")
-    return _by_patient(_nwb_files(data_dir))
+    return _by_patient(_nwb_files(data_dir, patient_ids))
 
 
-def _nwb_files(data_dir: Path) -> list[Path]:
+def _nwb_files(data_dir: Path, patient_ids: Sequence[str] = ()) -> list[Path]:
     """Return the NWB files in a folder, up to two folders deep, each once; hidden files and folders are left out.
 
     A patient's file that is reached by several paths, through links, has the first of them.
@@ -66,8 +67,10 @@ def _nwb_files(data_dir: Path) -> list[Path]:
                 entries = [entry for entry in entries if not entry.name.startswith(".")]
                 inside += [entry for entry in entries if depth < 2 and entry.is_dir()]
             except OSError as error:
-                if folder != data_dir and not folder.name.startswith("sub"):
-                    continue  # like lost+found
+                patient_id = re.fullmatch(r"sub-?([A-Za-z0-9]+)", folder.name)
+                is_asked_for = patient_id is not None and (not patient_ids or patient_id[1] in patient_ids)
+                if folder != data_dir and not is_asked_for:
+                    continue  # of others, or like lost+found
                 raise SettingsError(
                     f"{folder}: may not be read ({error.strerror}). Change its permissions, or name another --data-dir"
                 ) from error
@@ -112,7 +115,7 @@ def select_recordings(data_dir: Place, nwb_path: Path | None, patient_ids: Seque
     """
     if nwb_path is not None and not patient_ids:
         return recording_at(nwb_path)
-    found = find_recordings(data_dir)
+    found = find_recordings(data_dir, patient_ids)
     if not found:
         raise SettingsError(
             f"{data_dir}: no recordings named like sub14.nwb or sub-14_ses-sub14_ecephys.nwb. Check --data-dir"

@@ -158,11 +158,11 @@ def _read_unit_columns(units: h5py.Group, n_units: int) -> tuple[dict[str, NDArr
         if not _COLUMN_NAME.fullmatch(name) or name in _TAKEN_NAMES:
             unfit_names.append(name)
             continue
-        if is_elsewhere(units, name):
-            unfit_values.append(name)
+        data = None if is_elsewhere(units, name) else units.get(name)
+        if f"{name}_index" in units or (isinstance(data, h5py.Dataset) and _is_matrix(data, n_units)):
             continue
-        data = column(units, name)
-        if f"{name}_index" in units or n_rows(data) is None:
+        if not isinstance(data, h5py.Dataset) or n_rows(data) is None:
+            unfit_values.append(name)
             continue
         check_rows(units, spike_times=n_units, **{name: n_rows(data)})
         # By type alone: following references takes minutes and gigabytes.
@@ -177,15 +177,22 @@ def _read_unit_columns(units: h5py.Group, n_units: int) -> tuple[dict[str, NDArr
         f"left unit columns in the file {why}: {', '.join(names)[:400]}"
         for names, why in (
             (unfit_names, "whose names are taken or unfit"),
-            (unfit_values, "that hold neither numbers, flags nor text"),
+            (unfit_values, "that do not hold one number, flag or text a unit"),
         )
         if names
     ]
-    flags = columns.get("is_single_unit")
-    n_unknown = int(np.isnan(flags).sum()) if isinstance(flags, np.ndarray) else 0
-    if n_unknown:
-        notes.append(f"is_single_unit is NaN for {n_unknown} of {n_units} units, which count as multi-units")
+    if "is_single_unit" in columns:
+        n_odd = n_units - int(np.isin(columns["is_single_unit"], (0, 1)).sum())
+        if n_odd:
+            notes.append(
+                f"is_single_unit is neither 0 nor 1 for {n_odd} of {n_units} units, which count as multi-units"
+            )
     return columns, notes
+
+
+def _is_matrix(data: h5py.Dataset, n_units: int) -> bool:
+    """Return whether a column holds several values a unit, like waveforms, which nobody misses in a key."""
+    return data.shape is not None and len(data.shape) > 1 and data.shape[0] == n_units and n_rows(data) is None
 
 
 def _read_watchlog(tables: Tables) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

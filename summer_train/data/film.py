@@ -85,6 +85,14 @@ class FilmSamples:
             every_byte=run.verify,
         )
         selection = open_described(descriptions, choice.brain_regions, choice.single_units)
+        for patient in selection.patients:
+            spikes = patient.attributes["spikes"]
+            if spikes["counted"] < spikes["in_file"] / 2:
+                say(
+                    f"patient {patient.patient_id}: {spikes['counted']} of the file's {spikes['in_file']} spikes are "
+                    "in the film's bins; if that is few, see "
+                    f"summer-prep inspect {patient.patient_id} --cache-dir {run.cache_dir}"
+                )
         if not all(patient.is_mapped for patient in selection.patients):
             say("the cache is compressed: counts are decompressed into memory instead of mapped")
         patient_ids = tuple(patient.patient_id for patient in selection.patients)

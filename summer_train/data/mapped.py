@@ -7,7 +7,8 @@ opening; everything that such a file must satisfy is checked first, and other co
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ class CachedPatient:
     description: Description
     chunks: list[NDArray[Any]]
     is_mapped: bool
-    _labels: dict[LabelRule, NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle where the key stands, not its counts, which another process maps itself."""
@@ -77,14 +77,11 @@ class CachedPatient:
         ------
         CacheError : the file cannot be read, or is not what was there when the key was opened
         """
-        from numcodecs.zstd import Zstd
-
-        content = read_file(self.description, f"labels_{rule}/c/0/0")
-        if rule not in self._labels:  # all labels are one chunk: a study asks for each of them
-            labels = np.frombuffer(Zstd().decode(content), dtype=np.uint8)
-            self._labels[rule] = labels.reshape(len(self.label_names), self.n_bins)
-        label: NDArray[np.uint8] = self._labels[rule][self.label_names.index(label_name)]
-        return label
+        labels = _decoded(read_file(self.description, f"labels_{rule}/c/0/0"))
+        label: NDArray[np.uint8] = labels.reshape(len(self.label_names), self.n_bins)[
+            self.label_names.index(label_name)
+        ]
+        return label.copy()  # of its own, not a part of all labels
 
     def bin_times(self, name: str) -> NDArray[np.float64]:
         """Return one of bin_start_s, recorded_s, long_frame_s, recording_start_ms and recording_stop_ms, (n_bins,).
@@ -120,6 +117,14 @@ def _open_again(description: Description) -> CachedPatient:
     if patient.attributes["digests"] != description.attributes["digests"]:
         raise CacheError(f"{patient.key}: was rebuilt with other content since it was opened. Run again")
     return patient
+
+
+@lru_cache(maxsize=1)
+def _decoded(chunk: bytes) -> NDArray[np.uint8]:
+    """Return the labels in a compressed chunk, all of a rule: a study asks for one after the other."""
+    from numcodecs.zstd import Zstd
+
+    return np.frombuffer(Zstd().decode(chunk), dtype=np.uint8)
 
 
 def open_patient(key: Path, description: Description | None = None) -> CachedPatient:

@@ -71,7 +71,9 @@ def load_checkpoint(path: Path, to_continue: bool = False) -> dict[str, Any]:
     try:
         checkpoint: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises whatever the damaged bytes lead to
-        raise SettingsError(f"{path}: not a checkpoint of summer-train fit, or damaged. Train again") from error
+        raise SettingsError(
+            f"{path}: not a checkpoint of summer-train fit, or damaged. Name a run's folder or its best.ckpt"
+        ) from error
     if not isinstance(checkpoint, dict) or "summer" not in checkpoint:
         raise SettingsError(
             f"{path}: not a checkpoint of summer-train fit: it does not say which data it was trained on. "

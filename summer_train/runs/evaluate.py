@@ -74,13 +74,16 @@ def evaluate(
     if fold is not None and own.val_fraction is not None:
         raise SettingsError(f"--fold {fold}: {path} was trained with the fraction split, which has no folds")
     choice = choice_of(trained["config"], path, patient_ids=ids, fold=own.fold if fold is None else fold)
-    run = _places(path, {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache})
+    run = _places(path, {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache}, say)
     data = FilmSamples.opened(choice, run, say)
     differences = data_differences(trained["data"], data.selection.provenance())
-    if _units(data.selection.provenance()) != _units(trained["data"]):
+    then, now = _units(trained["data"]), _units(data.selection.provenance())
+    if then != now:
+        sizes = [", ".join(f"{len(units)} of patient {one}" for one, units in found) for found in (then, now)]
         raise SettingsError(
-            f"{path}: was trained on other units ({'; '.join(differences)}), and units are the inputs of its network. "
-            "Give the patients and the cache that it was trained on, or train on these"
+            f"{path}: was trained on other units ({sizes[0]}) than {run.cache_dir} gives now ({sizes[1]}), and units "
+            "are the inputs of its network. Give the patients and the --cache-dir that it was trained on, or train "
+            "on these"
         )
     if choice.fold != own.fold:
         differences.append(f"fold {own.fold} then, {choice.fold} now")
@@ -103,7 +106,7 @@ def evaluate(
     )
 
 
-def _places(checkpoint: Path, given: Mapping[str, str | Path | None]) -> Run:
+def _places(checkpoint: Path, given: Mapping[str, str | Path | None], say: Say) -> Run:
     """Return where data are: as asked for, as in the run that the checkpoint is of, or as by default."""
     result = read_results(checkpoint.parent.parent)
     stored = {} if result is None else {name: result.config.get(name) for name in given}
@@ -113,7 +116,10 @@ def _places(checkpoint: Path, given: Mapping[str, str | Path | None]) -> Run:
         # A folder for copies is made where it is not there.
         if text and (name == "local_cache" or is_url(str(text)) or Path(str(text)).is_dir())
     }
-    return settings_from(Run, {**there, **{name: value for name, value in given.items() if value is not None}})
+    run = settings_from(Run, {**there, **{name: value for name, value in given.items() if value is not None}})
+    if stored.get("cache_dir") and "cache_dir" not in there and given["cache_dir"] is None:
+        say(f"{stored['cache_dir']}, the cache of the run, is not there from here; {run.cache_dir} is used")
+    return run
 
 
 def _trained_net(
@@ -140,10 +146,10 @@ def _units(provenance: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
 
 
 def _seen_in_training(data: FilmSamples, trained: FilmSamples) -> list[str]:
-    """Return a line for each part to be evaluated that holds samples of the training part of another fold."""
-    n_seen = {part: int(np.isin(getattr(data.split, part), trained.split.train).sum()) for part in ("val", "test")}
+    """Return a line for each part to be evaluated that holds samples which training or its choices have seen."""
     return [
-        f"{n} of {data.n_samples[part]} {part} samples were trained on: not a score on unseen data"
-        for part, n in n_seen.items()
-        if n
+        f"{n} of {data.n_samples[part]} {part} samples {what}: not a score on unseen data"
+        for part in ("val", "test")
+        for seen, what in ((trained.split.train, "were trained on"), (trained.split.val, "chose the best epoch"))
+        if (n := int(np.isin(getattr(data.split, part), seen).sum()))
     ]

@@ -30,7 +30,7 @@ from summer_train.scores.metrics import COUNT_SCORES, LABEL_SCORES
 from summer_train.settings.lists import as_columns
 from summer_train.settings.options import Choice, Run, Say
 
-FORMAT = 1
+FORMAT = 2
 STACKS, STUDY, CURVES, SHIFTS, UNITS, PREDICTIONS = (
     "stacks", "study.csv", "curves.csv", "shifts.csv", "units.csv", "predictions"
 )  # fmt: skip
@@ -149,7 +149,7 @@ def _read_stack(path: Path) -> list[Record]:
     with reading(path, "It is left as it is; models that only it holds are missing until a study of them trains them"):
         content = json.loads(path.read_bytes())
         models = content["models"] if content["format"] == FORMAT else []
-        if models and content.get("digest", digest_of(models)) != digest_of(models):  # files of before have none
+        if models and content["digest"] != digest_of(models):
             raise ValueError("it is not what was written")
         if not models or any(one["columns"].keys() != columns_of(Choice(), Run()).keys() for one in models):
             raise SettingsError(f"{path}: was written by another version of this software. Name another folder")

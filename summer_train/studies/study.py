@@ -138,23 +138,21 @@ def run_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing) 
         missing = [group.without(records) for group in plan.groups]
         n_missing = sum(len(group.models) for group in missing)
         seconds = sum((group.cost * run.max_epochs + SECONDS_TO_SCORE) * len(group.models) for group in missing)
-        say(
-            f"{plan.n_models} models, {plan.n_models - n_missing} of them there: {n_missing} to train, "
-            f"about {seconds:.0f} s of one processor if none stops early"
-        )
+        estimate = f", at most about {seconds:.0f} s of one processor" if seconds > 10 else ""
+        say(f"{plan.n_models} models, {plan.n_models - n_missing} of them there: {n_missing} to train{estimate}")
         lost, failed = _train(missing, plan.data_digests, run, records, say) if n_missing else ([], {})
         with _still_there(run.output_dir):
             rows = write_tables(run.output_dir, records.values(), list(plan.data_digests))
-    if failed:
-        raise SettingsError(
-            f"{len(failed)} stacks of models failed, the first with {next(iter(failed.values()))}. The others are "
-            "kept. The same command trains what is missing; if it fails again, choose fewer --workers, or report it"
-        )
+    problems = (
+        [f"{len(failed)} stacks of models failed, the first with: {next(iter(failed.values()))}"] if failed else []
+    )
     if lost:
-        raise SettingsError(
+        problems.append(
             f"{len(lost)} of {n_missing} models were lost with the processes that trained them: killed, or memory ran "
-            "out. The same command trains what is missing; choose fewer --workers"
+            "out, for which fewer --workers help"
         )
+    if problems:
+        raise SettingsError(f"{'; '.join(problems)}. The rest is kept, and the same command trains what is missing")
     return StudyResult(
         rows=[row for row in rows if row["id"] in plan.data_digests],
         folder=run.output_dir,
@@ -180,7 +178,7 @@ def _fresh_records(plan: Plan, run: StudyRun, say: Say) -> dict[tuple[str, int],
                 predictions_path(run.output_dir, record.id).unlink(missing_ok=True)
         if len(kept) < len(records):  # one model has one record, whoever reads the folder
             rewrite_stack(path, kept)
-    n_stale = sum(map(len, stacks.values())) - len(fresh)
+    n_stale = len({(one.id, one.shift) for one in chain.from_iterable(stacks.values())} - fresh.keys())
     if n_stale:
         say(f"{n_stale} models that are there are of other data, or lack their predictions; they are trained again")
     return fresh
