@@ -336,7 +336,7 @@ def status(
     if not as_json:
         n_to_build = sum(one.is_to_build and not (one.state == "missing" and one.reason) for one in states)
         say(f"of these {len(states)} keys, summer-prep build would write {n_to_build}: those missing or stale")
-        say("files of keys were counted and measured, not read: summer-prep verify reads every byte")
+        say("files were measured, not read; summer-prep verify reads every byte")
     _fail_if_any(list(dict.fromkeys(one.reason for one in states if one.state == "failed")), len(states))
 
 

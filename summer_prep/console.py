@@ -142,7 +142,7 @@ def as_data(text: object) -> str:
 
 def say(line: str) -> None:
     """Tell people something on stderr, beside the results that go to stdout."""
-    typer.echo(as_data(line), err=True)
+    sys.stderr.write(as_data(line) + "\n")  # which a bar on the terminal steps aside for
 
 
 def show(text: str) -> None:

@@ -149,15 +149,15 @@ def dense_gradients(parameters: Sequence[Tensor]) -> GradientsOfBatch:
     def gradients_of(x: Tensor, y: Tensor, batch_size: int, gradient: Gradient) -> tuple[Tensor, list[Tensor]]:
         first = torch.addmm(column_1, flat_weight_1, x.t())
         if not second:
-            prediction = first.view(n_networks, width, -1)
+            prediction = first.view(n_networks, width, len(x))
             d_first = gradient(prediction, y, 1).div_(batch_size)
-            return prediction, [torch.mm(d_first.view(-1, len(x)), x).view_as(weight_1), d_first.sum(2)]
-        hidden = first.relu_().view(n_networks, width, -1)
+            return prediction, [torch.mm(d_first.view(n_networks * width, len(x)), x).view_as(weight_1), d_first.sum(2)]
+        hidden = first.relu_().view(n_networks, width, len(x))
         prediction = torch.baddbmm(column_2, weight_2, hidden)
         d_made = gradient(prediction, y, 1).div_(batch_size)
         d_first = torch.ops.aten.threshold_backward(torch.bmm(transposed_2, d_made), hidden, 0)
         return prediction, [
-            torch.mm(d_first.view(-1, len(x)), x).view_as(weight_1),
+            torch.mm(d_first.view(n_networks * width, len(x)), x).view_as(weight_1),
             d_first.sum(2),
             torch.bmm(d_made, hidden.transpose(1, 2)),
             d_made.sum(2),
@@ -179,7 +179,7 @@ def predict_stack(parameters: Sequence[Tensor], counts: Tensor) -> Tensor:
     made = []
     for x in counts.float().flatten(1).split(SAMPLES_AT_ONCE):
         layer = torch.addmm(parameters[1].view(-1, 1), parameters[0].view(-1, n_inputs), x.t())
-        layer = layer.view(n_networks, width, -1)
+        layer = layer.view(n_networks, width, len(x))
         if len(parameters) == 4:
             layer = torch.baddbmm(parameters[3][:, :, None], parameters[2], layer.relu_())
         made.append(layer)

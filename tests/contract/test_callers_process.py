@@ -64,6 +64,7 @@ def of_data(demo_cache, function):
 
 
 CALLS = {
+    "blocked_split": lambda *_: lambda: summer_prep.blocked_split(10_000, 80, 4, 1),
     "demo_data": lambda cache, folder, _: lambda: summer_prep.demo_data(folder, patients=1, units=3, minutes=2),
     "build": lambda _, folder, demo: (
         lambda: summer_prep.build(data_dir=demo, cache_dir=folder, patient_ids=14, bin_length=1000, workers=0)

@@ -383,17 +383,6 @@ def test_a_folder_that_cannot_be_made_is_one_line(bucket, versions, tmp_path):
     assert not cache.verify("14", 1000)
 
 
-@pytest.mark.parametrize("home", [None, __file__], ids=["none", "no folder"])
-def test_without_a_home_copies_go_to_a_temporary_folder(home, tmp_path, monkeypatch):
-    for name in ("SUMMER_LOCAL_CACHE", "XDG_CACHE_HOME", "HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("os.path.expanduser", lambda path: path if home is None else path.replace("~", home))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert default_local_cache().parent == tmp_path
-    monkeypatch.setenv("SUMMER_LOCAL_CACHE", "named")
-    assert default_local_cache() == Path("named")
-
-
 @pytest.mark.parametrize(
     ("url", "message"),
     [

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from summer_prep.cache.keys import default_local_cache
 from summer_prep.cache_home import ensure_cache_home
 
 NAMES = ("HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR")
@@ -29,6 +31,9 @@ def test_a_home_that_cannot_be_written_is_replaced_for_caches(home, environment)
     (folder / "pynwb").mkdir()
     assert os.environ["MPLCONFIGDIR"] == str(folder)
     assert Path.home().is_absolute()
+    assert default_local_cache().parent.parent == Path(tempfile.gettempdir())  # not a folder that goes with the process
+    environment.setenv("SUMMER_LOCAL_CACHE", "named")
+    assert default_local_cache() == Path("named")
 
 
 def test_a_home_that_can_be_written_is_left_alone(environment, tmp_path):

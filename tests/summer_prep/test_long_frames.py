@@ -1,5 +1,6 @@
 """Frames that took more than 200 ms: counted as published and told of, left out of training, or made pauses."""
 
+import shutil
 from dataclasses import replace
 
 import h5py
@@ -9,7 +10,7 @@ import pytest
 import summer_prep
 import summer_train
 from summer_prep import cli
-from summer_prep.cache.build import BuildConfig, build_keys
+from summer_prep.cache.build import BuildConfig, build_keys, ensure_keys
 from summer_prep.cache.layout import describe, key_path
 from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
@@ -106,6 +107,18 @@ def test_a_long_frame_counts_and_is_told_of_or_is_a_pause_under_another_setting(
     assert build(work, tmp_path, long_frames="pause")[0].state == "fresh"
     data = summer_train.film_data(cache_dir=tmp_path, data_dir=work, patient_ids=14, bin_length=1000, buffer=2)
     assert data.selection.patients[0].attributes["long_frame_rule"] == "pause"
+
+
+def test_training_rebuilds_a_stale_key_as_it_was_built(work, tmp_path):
+    data, cache = tmp_path / "data", tmp_path / "cache"
+    shutil.copytree(work, data)
+    before = build(data, cache, long_frames="pause", codec="zstd")[1].attributes
+    with h5py.File(next(data.glob("**/*.nwb")), "r+") as file:
+        file["units/spike_times"][0] += 1e-4
+    ensure_keys(cache, ("14",), 1000, data)
+    after = describe(key_path(cache, "14", 1000)).attributes
+    assert after["source"] != before["source"]
+    assert [after[name] for name in ("long_frame_rule", "codec")] == ["pause", "zstd"]
 
 
 @pytest.mark.parametrize("long_frames", ["count", "pause"])

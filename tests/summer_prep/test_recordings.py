@@ -440,7 +440,7 @@ def test_columns_of_references_are_left_out_with_a_note(edited):
         )
     )
     assert recording.notes == (
-        "left unit columns in the file that hold neither numbers, flags nor text: electrode_group, events",
+        "left unit columns in the file that do not hold one number, flag or text a unit: electrode_group, events",
     )
     assert not {"electrode_group", "events"} & {*recording.numeric_columns, *recording.text_columns}
 
@@ -448,7 +448,7 @@ def test_columns_of_references_are_left_out_with_a_note(edited):
 def test_units_of_which_nobody_knows_whether_they_are_single_are_noted(edited):
     recording = read_recording(edited(replace("units/is_single_unit", np.array([1, 0, np.nan, 1, np.nan]))))
     (note,) = recording.notes
-    assert "is_single_unit is NaN for 2 of 5 units" in note
+    assert "is_single_unit is neither 0 nor 1 for 2 of 5 units" in note
 
 
 def test_more_than_memory_holds_is_refused_with_what_is_free(edited, monkeypatch):

@@ -15,6 +15,7 @@ import summer_train
 from summer_prep.cache import fresh as freshness
 from summer_prep.cache import keys as caches
 from summer_prep.cache.build import BuildConfig, build_keys
+from summer_prep.cache.layout import key_path
 from summer_prep.cli import app
 from summer_prep.console import run as run_program
 from summer_prep.console import show
@@ -71,6 +72,37 @@ def test_training_refuses_to_leave_out_a_patient_that_cannot_be_listed(locked, d
         summer_train.film_data(**places, bin_length=1000, patient_ids="14 20")
     data = summer_train.film_data(**places, bin_length=1000, patient_ids="14 29")
     assert data is not None
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "spike_counts/c/0/0"])
+def test_a_key_that_cannot_be_read_is_neither_stale_nor_replaced(name, demo_cache, demo_dir, monkeypatch, ask):
+    key = key_path(demo_cache, "20", 1000)
+    before = (key / "zarr.json").stat().st_ino
+    refuse = refusing(key / name)
+    monkeypatch.setattr(Path, "open", refuse(Path.open))
+    monkeypatch.setattr(os, "stat", refuse(os.stat))
+    with pytest.raises(UnreachableError, match="cannot be read"):
+        summer_train.film_data(cache_dir=demo_cache, data_dir=demo_dir, bin_length=1000, patient_ids=20)
+    code, shown, said = ask("status", "--cache-dir", demo_cache, "--data-dir", demo_dir, "--json")
+    states = {row["state"] for row in json.loads(shown) if row["patient_id"] == "20" and row["bin_length_ms"] == 1000}
+    assert (code, states) == (1, {"failed"})
+    assert "cannot be read (Input/output error)" in said
+    monkeypatch.undo()
+    assert (key / "zarr.json").stat().st_ino == before
+
+
+def refusing(forbidden):
+    """Return what makes a function of a path fail for one path."""
+
+    def refuse(function):
+        def call(path, *arguments, **options):
+            if os.fspath(path) == os.fspath(forbidden):
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            return function(path, *arguments, **options)
+
+        return call
+
+    return refuse
 
 
 def test_a_cache_that_cannot_be_listed_is_no_empty_one(tmp_path, monkeypatch, ask):

@@ -90,8 +90,9 @@ def test_evaluating_on_other_data_says_what_differs(options, demo_cache, run, tm
 @pytest.mark.parametrize("patient_ids", [[29, 8], [20, 14], [29]], ids=["as many units", "other order", "fewer units"])
 def test_evaluating_on_other_units_is_refused(patient_ids, options, demo_cache):
     checkpoint = fit(**options(task="label", max_epochs=1)).best_checkpoint
-    now = " ".join(map(str, patient_ids))
-    with pytest.raises(SettingsError, match=rf"other units \(patients 14 20 then, {now} now\).*inputs of its network"):
+    now = ", ".join(f"10 of patient {one}" for one in patient_ids)
+    then = "10 of patient 14, 10 of patient 20"
+    with pytest.raises(SettingsError, match=rf"other units \({then}\) than .* now \({now}\).*inputs of its network"):
         evaluate(checkpoint, patient_ids=patient_ids, cache_dir=demo_cache, data_dir="none")
 
 

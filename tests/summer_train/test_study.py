@@ -393,7 +393,7 @@ def test_records_of_another_version_are_refused(places, tmp_path):
     options = {**places, "max_epochs": 1, "output_dir": tmp_path / "study", "workers": 1}
     summer_train.study(**options)
     (path,) = (tmp_path / "study" / "stacks").glob("*.json")
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
     with pytest.raises(SettingsError, match="another version"):
         summer_train.study(**options)
     assert settings_from(StudyRun, {}).output_dir == Path("study")
@@ -552,7 +552,7 @@ def test_a_stack_that_fails_takes_no_other_along(places, tmp_path, monkeypatch):
 
     monkeypatch.setattr(studies, "train_stack", train_stack)
     lines = []
-    with pytest.raises(SettingsError, match="1 stacks of models failed, the first with MemoryError: no more"):
+    with pytest.raises(SettingsError, match="1 stacks of models failed, the first with: MemoryError: no more"):
         summer_train.study(**options, say=lines.append)
     assert any("fold 2, summer: MemoryError: no more" in line for line in lines)
     assert [row["fold"] for row in table(tmp_path / "study")] == ["1", "3"]

@@ -13,8 +13,8 @@ import pytest
 from summer_prep.cache.build import build
 from summer_prep.errors import CacheError
 from summer_train.settings.options import StudyRun, settings_from
+from summer_train.studies import study as studies
 from summer_train.studies.study import study
-from summer_train.studies.study import study as studies
 from tests.clusters import dask, processes_of
 
 pytest.importorskip("distributed", reason="studies on a cluster need: pip install distributed dask-jobqueue")
