@@ -199,7 +199,8 @@ def answer(results: Sequence[Result], comparison: Sequence[Summary]) -> list[str
     elif found:
         name, best = next(iter(found.items()))
         sentences.append(f"The highest kappa is {number(best.mean, 3)}: {name}{fixed}.")
-        sentences.append(f"{n_shifts} shifts of the labels do not tell whether that is above chance (19 do).")
+        kind = f"only {n_shifts} shifts of the labels were" if n_shifts else "no shifts of the labels were"
+        sentences.append(f"Whether that is above chance is not known: {kind} trained. study --shifts 19 tells.")
     counts = [result.score("r2") for result in results if result.row["task"] == "next_bin"]
     if counts:
         sentences.append(f"The highest median R² of the next bin is {number(max(counts), 3)}.")
