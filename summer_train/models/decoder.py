@@ -162,7 +162,10 @@ class Decoder(lightning.LightningModule):
 
 
 class LinearNextBin(Decoder):
-    """Predict every unit's count in the next bin, (n_samples, n_units); mean squared error."""
+    """Predict every unit's count in the next bin, (n_samples, n_units); mean squared error.
+
+    A network of two linear layers with a ReLU between, so not linear, whatever its name says.
+    """
 
     def __init__(self, n_units: int, hidden_size: int = 64, lr: float = 1e-3) -> None:
         super().__init__(two_layer_net(n_units, hidden_size, n_units), NextBin(n_units), lr)
