@@ -40,6 +40,7 @@ def write_cache(
             "recording_stop_ms": start_ms + bin_length_ms * 1.025,
             "is_single_unit": np.ones(units, dtype=bool),
         }
+        n_spikes = int(counts.sum(dtype=np.int64))
         attributes = {
             "schema_version": SCHEMA_VERSION,
             "algorithm_version": 1,
@@ -51,7 +52,7 @@ def write_cache(
             "label_names": names,
             "units": {"brain_region": ["A"] * units},
             "source": {"file_name": "simulated", "sha256": patient_id},
-            "spikes": {"counted": int(counts.sum(dtype=np.int64)), "in_pauses": 0, "outside": 0},
+            "spikes": {"in_file": n_spikes, "counted": n_spikes, "in_pauses": 0, "outside": 0},
             "pauses": [],
             "long_frames": [],
             "notes": [],
