@@ -15,6 +15,7 @@ from pathlib import Path
 from summer_prep.cache.layout import file_sha256, in_natural_order, is_patient_id, patient_path
 from summer_prep.cache.publish import staging_name
 from summer_prep.errors import RecordingError, SettingsError
+from summer_prep.options import as_patient_id
 from summer_prep.urls import Place, Url, nwb_files_below, remote_identity
 
 SOURCE_NOTE = ".source.json"
@@ -67,8 +68,8 @@ def _nwb_files(data_dir: Path, patient_ids: Sequence[str] = ()) -> list[Path]:
                 entries = [entry for entry in entries if not entry.name.startswith(".")]
                 inside += [entry for entry in entries if depth < 2 and entry.is_dir()]
             except OSError as error:
-                patient_id = re.fullmatch(r"sub-?([A-Za-z0-9]+)", folder.name)
-                is_asked_for = patient_id is not None and (not patient_ids or patient_id[1] in patient_ids)
+                patient_id = as_patient_id(folder.name)
+                is_asked_for = patient_id != folder.name and (not patient_ids or patient_id in patient_ids)
                 if folder != data_dir and not is_asked_for:
                     continue  # of others, or like lost+found
                 raise SettingsError(

@@ -16,6 +16,7 @@ from summer_prep.film.bins import BinGrid
 from summer_prep.film.clock import frame_indices
 from summer_prep.film.facts import FRAME_PERIOD_MS, LABEL_VALUES
 from summer_prep.film.recording import Recording, Source
+from summer_prep.options import as_patient_id
 from summer_prep.recordings.find import file_identity, patient_id_of, recording_sha256
 from summer_prep.recordings.nwb_file import (
     check_rows,
@@ -49,7 +50,6 @@ _COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 """Unit columns become folders of the cache; others are left in the file."""
 _TAKEN_NAMES = {*DIMENSIONS, *(dimension for dimensions in DIMENSIONS.values() for dimension in dimensions)}
 
-_SESSION_ID = re.compile(r"sub-?([A-Za-z0-9]+)")
 _DATE = re.compile(r"\d{4}-?\d\d?-?\d\d?")
 
 _FRAME_NUMBER = re.compile(rb"(\d+)\.")
@@ -90,8 +90,7 @@ def read_recording(path: Path) -> Recording:
     if file_identity(path) != before:
         raise RecordingError(f"{path}: the file changed while it was read. Run the build again")
     notes += notes_on_columns
-    session = _SESSION_ID.fullmatch(session_id)
-    if session is not None and session[1] != patient_id:
+    if as_patient_id(session_id) not in (session_id, patient_id):
         notes.append(f"{path.name} says that it is session {session_id}")
     return Recording(
         patient_id=patient_id,
