@@ -65,7 +65,7 @@ def time_extras(task: str, cache_dir: Path, n_repeats: int) -> None:
             for has_extras, epochs in times.items():
                 clock = EpochClock()
                 model = new_decoder(data)
-                model.take_blocks()
+                model.expect_blocks()
                 trainer = new_trainer(Run(max_epochs=6, devices=1), model, Path(logs), lambda _line: None)
                 if not has_extras:
                     trainer = lightning.Trainer(

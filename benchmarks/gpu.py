@@ -56,7 +56,7 @@ def main() -> None:
                 if way.endswith("graph"):
                     steps = GraphedSteps(steps, print)
                 targets = labels if name == "label" else counts
-                samples = ResidentSamples(counts=counts, targets=targets, reach=task.reach)
+                samples = ResidentSamples(counts=counts, targets=targets, target_offset=task.target_offset)
                 loader = ShuffledBlocks(samples=samples, indices=indices, batch_size=batch_size, seed=0)
                 epoch_s = time_epochs(steps, loader)
                 n_steps = -(-N_TRAIN // batch_size)

@@ -27,7 +27,7 @@ class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, data: FilmData, indices: Any) -> None:
         samples = data.samples
         assert isinstance(samples, ResidentSamples)
-        self.counts, self.reach = samples.counts.cpu().float(), samples.reach
+        self.counts, self.target_offset = samples.counts.cpu().float(), samples.target_offset
         self.targets = data.task.as_target(samples.targets.cpu())
         self.indices, self.window = indices, data.window
 
@@ -38,7 +38,7 @@ class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
         index = int(self.indices[number])
         first, last = index + self.window.first, index + self.window.last
         counts = self.counts[first] if first == last else self.counts[first : last + 1]
-        return counts, self.targets[index + self.reach]
+        return counts, self.targets[index + self.target_offset]
 
 
 class PlainModule(lightning.LightningModule):

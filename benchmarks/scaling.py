@@ -32,7 +32,7 @@ def measure(cache_dir: Path, patient_ids: list[str], bin_length_ms: int, batch_s
     blocks = ShuffledBlocks(samples=data.samples, indices=data.split.train, batch_size=batch_size, seed=0)
     placed = time.perf_counter()
     model = new_decoder(data)
-    model.take_blocks()
+    model.expect_blocks()
     steps = model.steps_with(model.configure_optimizers())
     epochs = []
     for _ in range(3):

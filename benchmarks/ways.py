@@ -16,7 +16,7 @@ from summer_train.data.module import FilmBlocks, FilmData
 from summer_train.models.decoder import new_decoder
 from summer_train.models.steps import AutogradSteps
 from summer_train.runs.trainer import new_trainer
-from summer_train.settings.options import Run, say_nothing
+from summer_train.settings.options import Run, log_nothing
 
 Way = Callable[[FilmData, int], list[float]]
 """Trains some epochs; returns the seconds of each."""
@@ -73,9 +73,9 @@ def our_epochs(data: FilmData, n_epochs: int, *callbacks: Callback) -> list[floa
     """Train as `fit` does, logs and checkpoints included."""
     clock = EpochClock()
     model = new_decoder(data)
-    model.take_blocks()
+    model.expect_blocks()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = new_trainer(Run(max_epochs=n_epochs, devices=1), model, Path(folder), say_nothing)
+        trainer = new_trainer(Run(max_epochs=n_epochs, devices=1), model, Path(folder), log_nothing)
         trainer.callbacks[:0] = [clock, *callbacks]  # type: ignore[attr-defined]  # a plain list
         trainer.fit(model, datamodule=FilmBlocks(data))
     return clock.seconds
@@ -108,7 +108,7 @@ def bare_epochs(data: FilmData, n_epochs: int) -> list[float]:
         started = time.perf_counter()
         for indices in train[torch.randperm(len(train), device=device)].split(data.choice.batch_size):
             x = samples.counts.index_select(0, indices)
-            y = samples.targets.index_select(0, indices + samples.reach)
+            y = samples.targets.index_select(0, indices + samples.target_offset)
             loss = data.task.loss(model.net(x.float()), y)
             optimizer.zero_grad()
             loss.backward()

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from summer_prep.errors import SummerError
     from summer_prep.film.splits import blocked_split
     from summer_prep.recordings.demo import demo_data
-    from summer_prep.show.compare import compare
+    from summer_prep.show.diff import diff
     from summer_prep.show.export import export
 
 __version__ = "0.1.0"
-__all__ = ["SummerError", "blocked_split", "build", "compare", "demo_data", "export", "open_key"]
+__all__ = ["SummerError", "blocked_split", "build", "demo_data", "diff", "export", "open_key"]
 
 _HOMES = {
-    "SummerError": "errors", "blocked_split": "film.splits", "build": "cache.build", "compare": "show.compare",
+    "SummerError": "errors", "blocked_split": "film.splits", "build": "cache.build", "diff": "show.diff",
     "demo_data": "recordings.demo", "export": "show.export", "open_key": "cache.keys",
 }  # fmt: skip
 

@@ -18,12 +18,12 @@ from summer_prep.console import (
     PatientIds,
     PictureOption,
     SchedulerOption,
+    log,
     new_app,
     path_option,
     place_argument,
     progress_on_terminal,
     run,
-    say,
     show_result,
     working,
 )
@@ -116,10 +116,10 @@ def build(
         results = build_keys(config, lambda n_done, n_patients: bar.update(task, completed=n_done, total=n_patients))
     if config.nwb_path is None and not config.patient_ids:
         for path in other_nwb_files(config.data_dir):
-            say(f"left out {path}: its name has no patient id, as sub14.nwb has")
+            log(f"left out {path}: its name has no patient id, as sub14.nwb has")
     for result in results:
         if result.state == "built" and result.message:
-            say(f"patient {result.patient_id}, {result.bin_length_ms} ms: {result.message}")
+            log(f"patient {result.patient_id}, {result.bin_length_ms} ms: {result.message}")
     good = [asdict(result) for result in results if result.state != "failed"]
     show_result(list(map(asdict, results)), as_json, *[tables.results_table(good)] * bool(good))
     _fail_if_any([result.message for result in results if result.state == "failed"], len(results))
@@ -193,7 +193,7 @@ def inspect(
             shown = tables.key_tables(facts)
     for path in (html, picture):
         if path is not None:
-            say(f"wrote {path}")
+            log(f"wrote {path}")
     show_result(facts, as_json, *shown)
 
 
@@ -245,7 +245,7 @@ def _fail_if_any(problems: Sequence[str], n_keys: int) -> None:
     if len(problems) == n_keys == 1:
         raise CacheError(problems[0])
     for problem in problems:
-        say(f"failed: {problem}")
+        log(f"failed: {problem}")
     if problems:
         raise CacheError(f"{len(problems)} of {n_keys} failed, listed above")
 
@@ -266,7 +266,7 @@ def labels(
     show_result(facts, as_json, tables.labels_table(facts["labels"]))
     if facts["patients_with_others"] and not as_json:
         others = ", ".join(facts["patients_with_others"])
-        say(f"these are of patient {facts['patient_id']}; other annotations have {others}: summer-prep diff tells")
+        log(f"these are of patient {facts['patient_id']}; other annotations have {others}: summer-prep diff tells")
 
 
 @app.command()
@@ -277,14 +277,15 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Tell which numbers of two caches, patients or keys differ, and from which bin on; exit code 1 if any does."""
-    from summer_prep.show.compare import compare, is_equal
+    from summer_prep.show.diff import diff as diff_of
+    from summer_prep.show.diff import is_equal
 
     with working("comparing"):
-        differences = compare(first, second, local_cache)
+        differences = diff_of(first, second, local_cache)
     n_unequal = sum(not is_equal(pair) for pair in differences)
     show_result(differences, as_json, *tables.differences_tables(differences))
     if not as_json:
-        say(f"{len(differences) - n_unequal} of {len(differences)} keys hold the same numbers")
+        log(f"{len(differences) - n_unequal} of {len(differences)} keys hold the same numbers")
     if n_unequal:
         raise typer.Exit(1)
 
@@ -335,8 +336,8 @@ def status(
     show_result(facts, as_json, tables.states_table(facts))
     if not as_json:
         n_to_build = sum(one.is_to_build and not (one.state == "missing" and one.reason) for one in states)
-        say(f"of these {len(states)} keys, summer-prep build would write {n_to_build}: those missing or stale")
-        say("files were measured, not read; summer-prep verify reads every byte")
+        log(f"of these {len(states)} keys, summer-prep build would write {n_to_build}: those missing or stale")
+        log("files were measured, not read; summer-prep verify reads every byte")
     _fail_if_any(list(dict.fromkeys(one.reason for one in states if one.state == "failed")), len(states))
 
 
@@ -382,7 +383,7 @@ def gc(
     removed = cache.collect_garbage(may_remove=not dry_run)
     show_result(list(map(str, removed)), as_json, *map(str, removed))
     if not as_json:
-        say(f"{'would remove' if dry_run else 'removed'} the data of {len(removed)} replaced or unfinished keys")
+        log(f"{'would remove' if dry_run else 'removed'} the data of {len(removed)} replaced or unfinished keys")
 
 
 @app.command("remove-copies")
@@ -392,7 +393,7 @@ def remove_local_copies(local_cache: LocalCache = None) -> None:
     from summer_prep.cache.keys import default_local_cache
 
     folder = local_cache or default_local_cache()
-    say(f"removed {len(remove_copies(folder))} copies of keys from {folder}")
+    log(f"removed {len(remove_copies(folder))} copies of keys from {folder}")
 
 
 def main() -> None:

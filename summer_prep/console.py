@@ -99,7 +99,7 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> NoReturn:
     except SummerError as error:
         if debug:
             raise
-        sys.stderr.write(f"error: {as_data(error)}\n")
+        sys.stderr.write(f"error: {printable(error)}\n")
         sys.exit(1)
     sys.exit(0)
 
@@ -135,14 +135,14 @@ def normalise(arguments: Sequence[str], several: dict[str, set[str]]) -> list[st
     return normal
 
 
-def as_data(text: object) -> str:
+def printable(text: object) -> str:
     """Return text as it may be shown: what a file says moves no cursor and starts no new line."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text))
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """Tell people something on stderr, beside the results that go to stdout."""
-    sys.stderr.write(as_data(line) + "\n")  # which a bar on the terminal steps aside for
+    sys.stderr.write(printable(line) + "\n")  # which a bar on the terminal steps aside for
 
 
 def show(text: str) -> None:
@@ -180,7 +180,7 @@ def show_result(result: object, as_json: bool, *shown: Table | str) -> None:
         return
     for number, part in enumerate(shown):
         if isinstance(part, str):
-            show(as_data(part))
+            show(printable(part))
             continue
         if number:
             show("")
@@ -189,7 +189,7 @@ def show_result(result: object, as_json: bool, *shown: Table | str) -> None:
 
 def show_table(table: Table) -> None:
     """Print a table: drawn for people, nothing cut off; tab-separated where nobody looks."""
-    cells = [[as_data(cell) for cell in row] for row in (table.header, *table.rows)]
+    cells = [[printable(cell) for cell in row] for row in (table.header, *table.rows)]
     if not sys.stdout.isatty():
         show("\n".join("\t".join(row) for row in cells))
         return

@@ -81,7 +81,7 @@ def run_tasks(
     opened: Callable[[], Opened],
     work: Callable[..., Result],
     tasks: Mapping[str, tuple[Any, ...]],
-    take: Callable[[str, Result], None],
+    on_result: Callable[[str, Result], None],
 ) -> list[str]:
     """Run tasks side by side; return the names of those whose process crashed twice.
 
@@ -91,31 +91,31 @@ def run_tasks(
     ----------
     opened : opens a pool
     tasks : name -> arguments of `work`
-    take : called with name and result of each task that is done
+    on_result : called with name and result of each task that is done
 
     Raises
     ------
     SettingsError : no process can start, or the cluster was lost
     """
-    lost = _run_all(opened, work, tasks, take)
+    lost = _run_all(opened, work, tasks, on_result)
     if len(tasks) == 1:
         return lost
     middle = (len(lost) + 1) // 2
     halves = [{name: tasks[name] for name in half} for half in (lost[:middle], lost[middle:]) if half]
-    return [name for half in halves for name in run_tasks(opened, work, half, take)]
+    return [name for half in halves for name in run_tasks(opened, work, half, on_result)]
 
 
 def _run_all(
     opened: Callable[[], Opened],
     work: Callable[..., Result],
     tasks: Mapping[str, tuple[Any, ...]],
-    take: Callable[[str, Result], None],
+    on_result: Callable[[str, Result], None],
 ) -> list[str]:
     lost: list[str] = []
     with opened() as pool:
         if pool is None:
             for name, arguments in tasks.items():
-                take(name, work(*arguments))
+                on_result(name, work(*arguments))
             return lost
         names: dict[Future[Result], str] = {}
         for name, arguments in tasks.items():
@@ -130,7 +130,7 @@ def _run_all(
                 pool.check()
             for future in done:
                 try:
-                    take(names[future], future.result())
+                    on_result(names[future], future.result())
                 except pool.lost:
                     lost.append(names[future])
     return lost

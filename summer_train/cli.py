@@ -12,12 +12,12 @@ from summer_prep.console import (
     LIST_MARK,
     JsonOption,
     PictureOption,
-    as_data,
+    log,
     new_app,
     path_option,
     place_option,
+    printable,
     run,
-    say,
     show,
     show_json,
     show_table,
@@ -32,11 +32,11 @@ from summer_train.settings.options import (
     Choice,
     Run,
     StudyRun,
+    accepts,
     check_given,
     is_first_process,
     options_of,
     settings_from,
-    takes,
 )
 
 _OF_RUN = "  [default: that of the run]"
@@ -78,7 +78,7 @@ def _given(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
 
 
 @app.command()
-@takes(Choice, Run, as_parameter=_option)
+@accepts(Choice, Run, as_parameter=_option)
 def fit(
     context: typer.Context,
     config: ConfigOption = None,
@@ -92,7 +92,7 @@ def fit(
     choice, where = settings_from(Choice, options), settings_from(Run, options)
     from summer_train.runs.fit import run_fit
 
-    result = run_fit(choice, where, say)
+    result = run_fit(choice, where, log)
     if result is None:
         return
     from summer_train.reports.tables import notes_on_scores, null_line, score_tables
@@ -101,7 +101,7 @@ def fit(
         from summer_train.reports.figures import draw_learning_curve
 
         draw_learning_curve(result, picture)
-        say(f"wrote {picture}")
+        log(f"wrote {picture}")
     if as_json:
         show_json(result.as_plain())
         return
@@ -114,7 +114,7 @@ def fit(
         show(line)
     if result.null:
         show(null_line(result.null))
-    show(as_data(f"run: {result.log_dir}"))
+    show(printable(f"run: {result.log_dir}"))
 
 
 @app.command()
@@ -145,7 +145,7 @@ def evaluate(
             local_cache=local_cache,
             patient_ids=patient_ids,
             fold=fold,
-            say=say,
+            log=log,
         )
     if as_json:
         show_json(result.as_plain())
@@ -153,10 +153,10 @@ def evaluate(
     from summer_train.reports.tables import notes_on_scores, score_tables
 
     for difference in result.differences:
-        say(f"differs from training: {difference}")
+        log(f"differs from training: {difference}")
     sizes = ", ".join(f"{n} {part}" for part, n in result.n_samples.items() if n)
-    show(as_data(f"{result.checkpoint}: epoch {result.epoch}"))
-    show(as_data(f"patients {' '.join(result.choice.patient_ids)}, fold {result.choice.fold}, samples: {sizes}"))
+    show(printable(f"{result.checkpoint}: epoch {result.epoch}"))
+    show(printable(f"patients {' '.join(result.choice.patient_ids)}, fold {result.choice.fold}, samples: {sizes}"))
     for table in score_tables(result.scores):
         show_table(table)
     for line in notes_on_scores(result.thresholds, result.undefined, result.scores):
@@ -189,7 +189,7 @@ def _of_study(name: str, field: Any) -> inspect.Parameter:
 
 
 @app.command()
-@takes(Choice, StudyRun, only=(*options_of(Choice), *STUDY_OPTIONS), as_parameter=_of_study)
+@accepts(Choice, StudyRun, only=(*options_of(Choice), *STUDY_OPTIONS), as_parameter=_of_study)
 def study(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False, **options: Any) -> None:
     """Train every combination of lists of settings; what the study's folder has already is not trained again.
 
@@ -199,16 +199,16 @@ def study(context: typer.Context, config: ConfigOption = None, as_json: JsonOpti
     from summer_train.reports.tables import settings_line, study_table
     from summer_train.studies.study import run_study, study_choices
 
-    result = run_study(study_choices(options), settings_from(StudyRun, options), say)
+    result = run_study(study_choices(options), settings_from(StudyRun, options), log)
     if as_json:
         show_json(result.rows)
         return
-    show(as_data(settings_line(result.rows)))
+    show(printable(settings_line(result.rows)))
     show_table(study_table(result.rows))
     if any("p_kappa" in row for row in result.rows):
-        show(as_data(f"p-values: of each model in study.csv, over folds by summer-train report {result.folder}"))
+        show(printable(f"p-values: of each model in study.csv, over folds by summer-train report {result.folder}"))
     trained = f"{result.n_trained} networks trained in {result.seconds:.1f} s"
-    show(as_data(f"{len(result.rows)} models, {trained}: {result.folder}"))
+    show(printable(f"{len(result.rows)} models, {trained}: {result.folder}"))
 
 
 @app.command()
@@ -236,7 +236,7 @@ def report(
 
     html = check_html(html)
     with working("drawing"):
-        found = Report.of(folders, published, say)
+        found = Report.of(folders, published, log)
         written = found.write(output_dir, html)
     facts = found.summary
     if as_json:
@@ -248,7 +248,7 @@ def report(
         show("")
         show_table(comparison_table(facts["comparison"]))
     for path in written:
-        say(f"wrote {path}")
+        log(f"wrote {path}")
 
 
 @app.command()
@@ -261,13 +261,13 @@ def runs(
     from summer_train.reports.tables import run_row, runs_table
     from summer_train.runs.folder import find_results
 
-    results = find_results(as_path(output_dir, "OUTPUT_DIR"), say)
+    results = find_results(as_path(output_dir, "OUTPUT_DIR"), log)
     if as_json:
         show_json([result.as_plain() for result in results])
     elif as_csv:
         from summer_train.studies.records import as_csv as rows_as_csv
 
-        rows = [{name: as_data(value) for name, value in run_row(result).items()} for result in results]
+        rows = [{name: printable(value) for name, value in run_row(result).items()} for result in results]
         show(rows_as_csv(rows).rstrip("\n"))
     else:
         show_table(runs_table(results))

@@ -51,7 +51,7 @@ from summer_prep.urls import Place, Url, on_this_machine
 if TYPE_CHECKING:
     from summer_prep.film.align import RecordingOnFilm
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 """Takes lines of progress, for people."""
 
 PRELOADED = ("summer_prep.film.align", "summer_prep.recordings.nwb", "summer_prep.cache.write")
@@ -232,18 +232,18 @@ def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_pati
     was_there = cache.folder.exists()
     progress(0, len(paths))
 
-    def take(patient_id: str, found: list[KeyResult]) -> None:
+    def keep_result(patient_id: str, found: list[KeyResult]) -> None:
         results[patient_id] = found
         progress(len(results), len(paths))
 
     tasks = {patient_id: (path, patient_id, config) for patient_id, path in paths.items()}
     try:
-        for patient_id in run_tasks(_pool(config), build_patient, tasks, take):
+        for patient_id in run_tasks(_pool(config), build_patient, tasks, keep_result):
             message = (
                 f"{paths[patient_id]}: the process that read it crashed or was killed: it is damaged, "
                 "or memory ran out. Download it again, or use fewer --workers"
             )
-            take(patient_id, [_failure(patient_id, 0, message)])
+            keep_result(patient_id, [_failure(patient_id, 0, message)])
     finally:
         if not was_there:  # a build that built nothing leaves nothing
             with suppress(OSError):
@@ -397,7 +397,7 @@ def ensure_keys(
     data_dir: Place,
     nwb_path: Path | None = None,
     local_cache: Path | None = None,
-    say: Say = lambda _line: None,
+    log: Log = lambda _line: None,
     every_byte: bool = False,
 ) -> list[Description]:
     """Return the keys of some patients, fresh and on this machine, in the order asked for.
@@ -435,7 +435,7 @@ def ensure_keys(
     states = key_states(data_dir, cache, recordings, wanted, [bin_length_ms])
     for reason in dict.fromkeys(state.reason for state in states if state.state == "unchecked"):
         patients = ", ".join(state.patient_id for state in states if state.reason == reason)
-        say(f"patient {patients}: freshness is not known ({reason})")
+        log(f"patient {patients}: freshness is not known ({reason})")
     to_build: dict[tuple[Codec, LongFrames], list[str]] = {}
     for state in states:
         if not state.is_to_build:
@@ -445,7 +445,7 @@ def ensure_keys(
             raise CacheError(
                 f"{key}: {state.state} ({state.reason}), and its recording is not in {data_dir} to build it from"
             )
-        say(f"building patient {state.patient_id} at {bin_length_ms} ms: {state.reason or state.state}")
+        log(f"building patient {state.patient_id} at {bin_length_ms} ms: {state.reason or state.state}")
         # A key is rebuilt as it was built: other settings would be other counts.
         before = state.description.attributes if state.description else {}
         settings = before.get("codec", "none"), before.get("long_frame_rule", "count")
@@ -462,17 +462,17 @@ def ensure_keys(
                 codec=codec,
                 long_frames=long_frames,
             ),
-            say,
+            log,
         )
     return [_on_this_machine(state, cache, every_byte) for state in states]
 
 
-def _build_or_raise(config: BuildConfig, say: Say) -> None:
+def _build_or_raise(config: BuildConfig, log: Log) -> None:
     for result in build_keys(config):
         if result.state == "failed":
             raise CacheError(result.message)
         if result.message and result.state == "built":
-            say(f"patient {result.patient_id}: {result.message}")
+            log(f"patient {result.patient_id}: {result.message}")
 
 
 def _on_this_machine(state: KeyState, cache: Cache, every_byte: bool) -> Description:

@@ -92,12 +92,12 @@ def find_tables(file: h5py.File, *names: str) -> dict[str, list[h5py.Group]]:
     """Return the tables of these names wherever they stand: every layout in use, and the next one."""
     found: dict[str, list[h5py.Group]] = {name: [] for name in names}
 
-    def take_table(path: str) -> None:  # visits every object once, and follows no link
+    def note_table(path: str) -> None:  # visits every object once, and follows no link
         tables = found.get(path.rpartition("/")[2])
         if tables is not None and "colnames" in file[path].attrs:
             tables.append(file[path])
 
-    file.visit(take_table)
+    file.visit(note_table)
     return found
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from summer_prep.cache.layout import Description
 from summer_prep.cache.write import read_array
-from summer_prep.console import as_data
+from summer_prep.console import printable
 from summer_prep.errors import SettingsError
 from summer_prep.files import new_figure, save_picture
 from summer_prep.film.facts import FRAMES_PER_MINUTE, ON, UNDEFINED
@@ -90,7 +90,7 @@ def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()
 
 
 def _as_text(name: str) -> str:
-    return as_data(name).replace("$", r"\$")  # matplotlib would read formulas
+    return printable(name).replace("$", r"\$")  # matplotlib would read formulas
 
 
 def _sums(starts: NDArray[np.int64], values: NDArray[Any]) -> NDArray[np.float64]:

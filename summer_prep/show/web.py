@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from summer_prep.console import Table, as_data, has_text
+from summer_prep.console import Table, has_text, printable
 from summer_prep.errors import SettingsError
 from summer_prep.files import staged
 from summer_prep.optional import load_extra
@@ -123,7 +123,7 @@ def figure_names(names: Sequence[str]) -> list[str]:
     """Return names as figures can show them, each another: short, and what files say is no formula."""
     found: dict[str, None] = {}
     for name in names:
-        text = as_data(name)
+        text = printable(name)
         text = text if len(text) <= _NAME_LENGTH else f"{text[: _NAME_LENGTH - 1]}…"
         # Bokeh typesets what stands between two of these marks; nothing is seen of a space without width.
         text = text.replace("$", "$\u200b").replace("\\", "\\\u200b")

@@ -58,13 +58,13 @@ class ResidentSamples:
 
     counts : (n_bins, n_units), uint8 (int32 where a count needs more)
     targets : (n_bins, ...) on the same bins; for the next bin's counts, the counts themselves
-    reach : how many bins after a sample's own its target lies
+    target_offset : how many bins after a sample's own its target lies
     window : the bins that a sample is predicted from
     """
 
     counts: Tensor
     targets: Tensor
-    reach: int
+    target_offset: int
     window: Window = OWN_BIN
 
     @property
@@ -78,7 +78,7 @@ class ResidentSamples:
             indices = torch.from_numpy(block).to(self.counts.device)
             # index_select copies whole rows; indexing with brackets goes element by element, 15 times slower.
             counts = self.counts.index_select(0, bins_of_windows(indices, self.window))
-            yield by_sample(counts, self.window), self.targets.index_select(0, indices + self.reach)
+            yield by_sample(counts, self.window), self.targets.index_select(0, indices + self.target_offset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class StreamedSamples:
 
     counts: Selection
     targets: Rows
-    reach: int
+    target_offset: int
     device: torch.device
     window: Window = OWN_BIN
     read_ahead_bytes: int = 0
@@ -135,7 +135,7 @@ class StreamedSamples:
             yield blocks
 
     def _stage(self, indices: Indices, buffers: list[Tensor]) -> list[Tensor]:
-        bins = (bins_of_windows(torch.from_numpy(indices), self.window).numpy(), indices + self.reach)
+        bins = (bins_of_windows(torch.from_numpy(indices), self.window).numpy(), indices + self.target_offset)
         if not buffers or len(buffers[1]) < len(indices):
             pin = self.device.type == "cuda" and not self.read_ahead_bytes
             buffers[:] = [
@@ -145,7 +145,7 @@ class StreamedSamples:
         staged = [buffer[: len(wanted)] for buffer, wanted in zip(buffers, bins, strict=True)]
         for rows, wanted, out in zip((self.counts, self.targets), bins, staged, strict=True):
             if isinstance(rows, Selection):
-                rows.take_rows(wanted, out.numpy())
+                rows.read_rows(wanted, out.numpy())
             else:
                 np.take(rows, wanted, axis=0, out=out.numpy())
         return [by_sample(staged[0], self.window), staged[1]]

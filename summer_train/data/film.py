@@ -22,7 +22,7 @@ from summer_train.data.batches import (
 from summer_train.data.samples import Mask, reaches_only, runs_on, shift_labels
 from summer_train.data.selection import Selection, open_described
 from summer_train.data.targets import NothingToLearnError, Task, stored_targets, task_of
-from summer_train.settings.options import Choice, Run, Say, say_nothing
+from summer_train.settings.options import Choice, Log, Run, log_nothing
 
 DEFAULT_MEMORY_SHARE = 0.8
 """Of the memory that is free, how much counts may take by default."""
@@ -48,24 +48,24 @@ class FilmSamples:
         selection: Selection,
         choice: Choice,
         device_memory_gb: float | None = None,
-        say: Say = say_nothing,
+        log: Log = log_nothing,
     ) -> None:
         super().__init__()  # of Lightning's data module, for `FilmData`
-        self.selection, self.choice, self.device_memory_gb, self.say = selection, choice, device_memory_gb, say
+        self.selection, self.choice, self.device_memory_gb, self.log = selection, choice, device_memory_gb, log
         self.notes: list[str] = []
         self.window = window_of(choice.window_s, choice.bin_length_ms)
         self.targets, is_defined = stored_targets(selection, choice, self._note)
         self.n_units = selection.n_units
         n_samples = len(is_defined)
-        reach = selection.n_bins - n_samples
-        self.has_target = is_defined & self._usable(n_samples, reach)
-        self.split = self._leave_out(_split(n_samples, choice, self.window, reach), self.has_target)
+        target_offset = selection.n_bins - n_samples
+        self.has_target = is_defined & self._usable(n_samples, target_offset)
+        self.split = self._leave_out(_split(n_samples, choice, self.window, target_offset), self.has_target)
         self.task: Task = task_of(self.targets, choice, self.split.train)
         self.device = torch.device("cpu")
         self._samples: Samples | None = None
 
     @classmethod
-    def opened(cls, choice: Choice, run: Run, say: Say = say_nothing) -> Self:
+    def opened(cls, choice: Choice, run: Run, log: Log = log_nothing) -> Self:
         """Open the samples of a run, building keys that are missing or stale first.
 
         Raises
@@ -81,34 +81,34 @@ class FilmSamples:
             run.data_dir,
             run.nwb_path,
             run.local_cache,
-            say,
+            log,
             every_byte=run.verify,
         )
         selection = open_described(descriptions, choice.brain_regions, choice.single_units)
         for patient in selection.patients:
             spikes = patient.attributes["spikes"]
             if spikes["counted"] < spikes["in_file"] / 2:
-                say(
+                log(
                     f"patient {patient.patient_id}: {spikes['counted']} of the file's {spikes['in_file']} spikes are "
                     "in the film's bins; if that is few, see "
                     f"summer-prep inspect {patient.patient_id} --cache-dir {run.cache_dir}"
                 )
         if not all(patient.is_mapped for patient in selection.patients):
-            say("the cache is compressed: counts are decompressed into memory instead of mapped")
+            log("the cache is compressed: counts are decompressed into memory instead of mapped")
         patient_ids = tuple(patient.patient_id for patient in selection.patients)
-        return cls(selection, replace(choice, patient_ids=patient_ids), run.device_memory_gb, say)
+        return cls(selection, replace(choice, patient_ids=patient_ids), run.device_memory_gb, log)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what another process makes itself (samples on a device), or cannot have (a caller's `say`)."""
-        return {**vars(self), "_samples": None, "say": say_nothing}
+        return {**vars(self), "_samples": None, "log": log_nothing}
 
     def _note(self, line: str) -> None:
         self.notes.append(line)
-        self.say(line)
+        self.log(line)
 
-    def _usable(self, n_samples: int, reach: int) -> Mask:
+    def _usable(self, n_samples: int, target_offset: int) -> Mask:
         """Return which samples reach only bins that may be used, (n_samples,)."""
-        choice, touched = self.choice, self.window.touched(reach)
+        choice, touched = self.choice, self.window.touched(target_offset)
         usable = self.selection.recorded_share() > 0
         self._note_left_out(~usable, "that a patient never saw")
         if choice.min_recorded > 0:
@@ -116,8 +116,8 @@ class FilmSamples:
             self._note_left_out(too_short, f"of which less than a share of {choice.min_recorded:g} was recorded")
             usable &= ~too_short
         samples = reaches_only(usable, n_samples, touched)
-        if touched.n_bins > 1 + reach:
-            lost = reaches_only(usable, n_samples, Window(0, reach)) & ~samples
+        if touched.n_bins > 1 + target_offset:
+            lost = reaches_only(usable, n_samples, Window(0, target_offset)) & ~samples
             self._note_left_out(lost, "whose window reaches a bin that is left out, or beyond the film", "samples")
         if choice.pauses == "drop":
             unbroken = runs_on(*self.selection.breaks(), n_samples, touched)
@@ -138,12 +138,12 @@ class FilmSamples:
                 )
         return Split(**parts)
 
-    def take_counts_of(self, other: "FilmSamples") -> None:
+    def share_counts_of(self, other: "FilmSamples") -> None:
         """Use the counts that other data of the same selection have placed on the same device."""
         self.place(other.device)
         mine: Any = other.samples
         targets = self._resident_targets(mine.counts) if isinstance(mine, ResidentSamples) else self.targets
-        self._samples = replace(mine, targets=targets, reach=self.task.reach, window=self.window)
+        self._samples = replace(mine, targets=targets, target_offset=self.task.target_offset, window=self.window)
 
     def _resident_targets(self, counts: Tensor) -> Tensor:
         # Of the next bin: the same rows, not a copy.
@@ -191,7 +191,7 @@ class FilmSamples:
         """The samples, placed on the device."""
         if self._samples is None:
             selection, device, budget_bytes = self.selection, self.device, self._budget_bytes(self.device)
-            common: dict[str, Any] = {"reach": self.task.reach, "window": self.window}
+            common: dict[str, Any] = {"target_offset": self.task.target_offset, "window": self.window}
             is_mapped_as_it_is = device.type == "cpu" and selection.counts_if_mapped() is not None
             if selection.n_bytes > budget_bytes and not is_mapped_as_it_is:
                 self._note(
@@ -232,7 +232,7 @@ class FilmSamples:
         )
 
 
-def _split(n_samples: int, choice: Choice, window: Window, reach: int) -> Split:
+def _split(n_samples: int, choice: Choice, window: Window, target_offset: int) -> Split:
     if choice.val_fraction is not None:
         return fraction_split(n_samples, choice.val_fraction)
     assert choice.fold is not None
@@ -240,5 +240,11 @@ def _split(n_samples: int, choice: Choice, window: Window, reach: int) -> Split:
         return random_split(n_samples, choice.fold, choice.seed)
     assert choice.buffer_s is not None
     return blocked_split(
-        n_samples, choice.bin_length_ms, choice.buffer_s, choice.fold, choice.sequence_s, window, target_offset=reach
+        n_samples,
+        choice.bin_length_ms,
+        choice.buffer_s,
+        choice.fold,
+        choice.sequence_s,
+        window,
+        target_offset=target_offset,
     )

@@ -1,7 +1,7 @@
 """Which bins a sample reaches, and which samples can be used. Pure arithmetic.
 
-A sample is named by a bin. It is predicted from a window of bins around that one, and its target lies `reach` bins on:
-0 for a label of the same bin, 1 for the counts of the next.
+A sample is named by a bin. It is predicted from a window of bins around that one, and its target lies
+`target_offset` bins on: 0 for a label of the same bin, 1 for the counts of the next.
 
     bins        | 5 | 6 | 7 | 8 | 9 | 10 |
     sample 8      window (-2, 1): 6 7 8 9

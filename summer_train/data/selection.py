@@ -107,7 +107,7 @@ class Selection:
                 row += n_rows
             to += len(columns)
 
-    def take_rows(self, indices: NDArray[np.int64], out: NDArray[Any]) -> None:
+    def read_rows(self, indices: NDArray[np.int64], out: NDArray[Any]) -> None:
         """Fill `out`, (n_rows, n_units), with the counts of the bins named, in that order.
 
         They are read in the order of the files: a disk is as slow with shuffled rows as it is fast with rows in turn.

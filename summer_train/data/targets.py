@@ -26,7 +26,7 @@ from summer_train.data.losses import (
 )
 from summer_train.data.samples import UNDEFINED_CLASS, Mask, class_indices
 from summer_train.data.selection import Selection
-from summer_train.settings.options import Choice, Loss, Say
+from summer_train.settings.options import Choice, Log, Loss
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class NextBin:
     name: ClassVar[str] = "next_bin"
     log_name: ClassVar[str] = "dhv"
     score_names: ClassVar[tuple[str, ...]] = ()
-    reach: ClassVar[int] = 1
+    target_offset: ClassVar[int] = 1
 
     @property
     def n_outputs(self) -> int:
@@ -85,7 +85,7 @@ class FilmLabel:
     name: ClassVar[str] = "label"
     log_name: ClassVar[str] = "dhv_label"
     score_names: ClassVar[tuple[str, ...]] = ("accuracy",)
-    reach: ClassVar[int] = 0
+    target_offset: ClassVar[int] = 0
 
     @property
     def n_outputs(self) -> int:
@@ -121,7 +121,7 @@ Task = NextBin | FilmLabel
 
 log_name : folder of the runs, as in the published pipeline
 score_names : what is logged beside the loss while a network trains
-reach : how many bins after a sample's own its target lies
+target_offset : how many bins after a sample's own its target lies
 n_outputs : width of a prediction
 loss(prediction, target) : mean over samples
 prepare(target) : targets as `loss_gradient` takes them
@@ -135,7 +135,7 @@ class NothingToLearnError(SettingsError):
     """A part of the split holds no usable sample, or the training part one class alone."""
 
 
-def stored_targets(selection: Selection, choice: Choice, note: Say) -> tuple[Rows, Mask]:
+def stored_targets(selection: Selection, choice: Choice, note: Log) -> tuple[Rows, Mask]:
     """Return what is to be predicted in all bins, and which samples have it, (n_samples,).
 
     Parameters
@@ -147,7 +147,7 @@ def stored_targets(selection: Selection, choice: Choice, note: Say) -> tuple[Row
     SettingsError : no such label
     """
     if choice.task == NextBin.name:
-        return selection, np.ones(max(0, selection.n_bins - NextBin.reach), dtype=bool)
+        return selection, np.ones(max(0, selection.n_bins - NextBin.target_offset), dtype=bool)
     classes = class_indices(selection.labels(choice.label_name, choice.label_rule))
     if choice.undefined == "class" and not (classes == UNDEFINED_CLASS).any():
         note(f"label {choice.label_name} is defined everywhere; --undefined class changes nothing")

@@ -137,7 +137,7 @@ class Decoder(lightning.LightningModule):
             count.ready += n_steps
             count.completed += n_steps
 
-    def take_blocks(self) -> None:
+    def expect_blocks(self) -> None:
         """Expect blocks of batches instead of batches; `trainer.BlockSteps` then says how their steps are taken."""
         self.automatic_optimization = False
 

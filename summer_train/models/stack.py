@@ -19,7 +19,7 @@ from summer_train.data.targets import FilmLabel
 from summer_train.models.linear import LinearSolver
 from summer_train.models.networks import n_weights, untrained_net
 from summer_train.models.steps import AutogradSteps, DenseSteps, choose_steps, dense_parameters, predict_stack
-from summer_train.settings.options import Choice, Say, say_nothing
+from summer_train.settings.options import Choice, Log, log_nothing
 
 MAX_STACK = 27
 """Networks in a stack; more gain nothing (docs/performance.md)."""
@@ -76,15 +76,15 @@ class DenseNetworks:
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], datas: Sequence[FilmSamples], numbers: Sequence[int], say: Say
+        self, parameters: Sequence[Tensor], datas: Sequence[FilmSamples], numbers: Sequence[int], log: Log
     ) -> None:
         self.parameters = [nn.Parameter(parameter) for parameter in parameters]
-        self.datas, self.numbers, self.say = datas, numbers, say
+        self.datas, self.numbers, self.log = datas, numbers, log
         device = parameters[0].device
         self.columns = torch.tensor(numbers, device=device)
         self.optimizer = _adam(self.parameters, datas[0])
         steps = DenseSteps(self.parameters, self._prepare, datas[0].task.loss_gradient, self.optimizer)
-        self.steps = choose_steps(steps, device, say)
+        self.steps = choose_steps(steps, device, log)
         self.solver = None
         if len(parameters) == 2:
             self.solver = LinearSolver(
@@ -115,7 +115,7 @@ class DenseNetworks:
             [parameter.detach().index_select(0, chosen) for parameter in self.parameters],
             [self.datas[place] for place in places],
             [self.numbers[place] for place in places],
-            self.say,
+            self.log,
         )
         for old, new in zip(self.parameters, kept.parameters, strict=True):
             kept.optimizer.state[new] = {
@@ -133,11 +133,11 @@ class DenseNetworks:
 class OneNetwork:
     """A network of any kind, trained through autograd as `fit` does."""
 
-    def __init__(self, net: nn.Module, data: FilmSamples, say: Say) -> None:
+    def __init__(self, net: nn.Module, data: FilmSamples, log: Log) -> None:
         self.net, self.datas, self.numbers = net.to(data.device), [data], [0]
         self.parameters = [parameter.detach()[None] for parameter in net.parameters()]
         optimizer = _adam(net.parameters(), data)
-        self.autograd = choose_steps(AutogradSteps(net, data.task.loss, optimizer), data.device, say)
+        self.autograd = choose_steps(AutogradSteps(net, data.task.loss, optimizer), data.device, log)
 
     def steps(self, block: Block) -> Tensor:
         """Take the steps of a block whose targets stand in the only column."""
@@ -173,7 +173,7 @@ def train_stack(
     datas: Sequence[FilmSamples],
     max_epochs: int,
     patience: int | None = None,
-    say: Say = say_nothing,
+    log: Log = log_nothing,
 ) -> tuple[list[Trained], Outputs]:
     """Train one network on each of some data, which share their samples.
 
@@ -185,11 +185,11 @@ def train_stack(
     nets = [untrained_net(data, data.choice) for data in datas]
     networks: DenseNetworks | OneNetwork
     if dense_parameters(nets[0]) is None:
-        networks = OneNetwork(nets[0], first, say)
+        networks = OneNetwork(nets[0], first, log)
     else:
         layers = zip(*(net.parameters() for net in nets), strict=True)
         weights = [torch.stack([weight.detach() for weight in layer]).to(first.device) for layer in layers]
-        networks = DenseNetworks(weights, datas, range(len(datas)), say)
+        networks = DenseNetworks(weights, datas, range(len(datas)), log)
     samples = _with_columns(datas)
     train, val = (OrderedBlocks(samples=samples, indices=part) for part in (first.split.train, first.split.val))
     trained: list[Trained] = [Trained() for _ in datas]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from summer_train.data.batches import Block, is_distributed
 from summer_train.data.targets import FilmLabel, NextBin, Task
-from summer_train.settings.options import Say, say_nothing
+from summer_train.settings.options import Log, log_nothing
 
 SAMPLES_AT_ONCE = 1024
 """Samples that a stack predicts at once: the hidden layers of more leave the processor's cache."""
@@ -248,8 +248,8 @@ class GraphedSteps:
     every later one is one launch. Where capturing fails the usual steps go on, and one line says why.
     """
 
-    def __init__(self, steps: Steps, say: Say) -> None:
-        self.steps, self.say = steps, say
+    def __init__(self, steps: Steps, log: Log) -> None:
+        self.steps, self.log = steps, log
         self.is_possible = True
         self.seen: set[tuple[int, ...]] = set()
         self.graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Block, Tensor]] = {}
@@ -265,7 +265,7 @@ class GraphedSteps:
                 self.graphs[size] = self._capture(block)
             except RuntimeError as error:
                 self.is_possible = False
-                self.say(f"no CUDA graph, steps run one by one: {str(error).splitlines()[0]}")
+                self.log(f"no CUDA graph, steps run one by one: {str(error).splitlines()[0]}")
                 return self.steps(block)
         graph, static, predictions = self.graphs[size]
         static.counts.copy_(block.counts)
@@ -283,10 +283,10 @@ class GraphedSteps:
         return graph, static, predictions
 
 
-def choose_steps(steps: DenseSteps | AutogradSteps, device: torch.device, say: Say = say_nothing) -> Steps:
+def choose_steps(steps: DenseSteps | AutogradSteps, device: torch.device, log: Log = log_nothing) -> Steps:
     """Return steps as a CUDA graph where the device allows it; the learning rate is then the one of the start."""
     if device.type == "cuda" and not is_distributed():
-        return GraphedSteps(steps, say)
+        return GraphedSteps(steps, log)
     return steps
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from summer_prep.files import new_figure, save_picture
 from summer_train.reports.findings import (
     Result,
+    against_null,
     by_label,
-    compare,
     confusion_of,
     groups_of,
     mean_of,
@@ -161,7 +161,7 @@ def draw_labels(groups: Mapping[str, Sequence[Result]], published: bool) -> Any:
         for place, group in enumerate(groups.values()):
             colour = COLORS[folders.index(group[0].folder) % len(COLORS)]
             kappas = [result.score("kappa") for result in group]
-            if band := compare(group, "kappa").band:
+            if band := against_null(group, "kappa").band:
                 low, middle, high = band
                 axes.barh(place, high - low, 0.7, left=low, color=NULL, label="shifted labels, 5 to 95 %")
                 axes.plot([middle] * 2, [place - 0.35, place + 0.35], color="white", lw=1)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from summer_prep.console import as_data
+from summer_prep.console import printable
 from summer_prep.errors import SettingsError
 from summer_train.reports.tables import REPEATS, as_cell, varied_options
 from summer_train.runs.folder import METRICS, FitResult, find_results, read_metrics, reading
@@ -18,7 +18,7 @@ from summer_train.runs.folder import PREDICTIONS as RUN_PREDICTIONS
 from summer_train.scores import nulls
 from summer_train.scores.metrics import curves
 from summer_train.settings.lists import as_columns
-from summer_train.settings.options import Choice, Run, Say, choice_of, say_nothing
+from summer_train.settings.options import Choice, Log, Run, choice_of, log_nothing
 from summer_train.studies.records import (
     STACKS,
     Null,
@@ -83,7 +83,7 @@ class Result:
         return arrays
 
 
-def read_results_of(folder: Path, say: Say = say_nothing) -> list[Result]:
+def read_results_of(folder: Path, log: Log = log_nothing) -> list[Result]:
     """Return the models of a study's folder, of a run's, or of one with runs: of equal ones the newest.
 
     Raises
@@ -93,17 +93,17 @@ def read_results_of(folder: Path, say: Say = say_nothing) -> list[Result]:
     if not folder.is_dir():
         raise SettingsError(f"{folder}: no such folder. Name the --output-dir of summer-train study or fit")
     if (folder / STACKS).is_dir():
-        stacks = read_stacks(folder, say).values()
+        stacks = read_stacks(folder, log).values()
         records = {(record.id, record.shift): record for of_file in stacks for record in of_file}.values()
         results = [
             Result(record=record, null=null_of(shifted, record.part), predictions=predictions_path(folder, record.id))
             for record, shifted in with_shifted(records, ids_in_order(folder))
         ]
     else:
-        results = [_of_run(result) for result in find_results(folder, say)]
+        results = [_of_run(result) for result in find_results(folder, log)]
     newest = {(result.record.id, result.record.data_digest): result for result in results}
     if len(newest) < len(results):
-        say(
+        log(
             f"{folder}: {len(results) - len(newest)} models were trained more than once; the newest of each is reported"
         )
     if not newest:
@@ -171,9 +171,9 @@ def mean_of(values: Sequence[float]) -> float:
     return statistics.fmean(defined) if defined else float("nan")
 
 
-def compare(group: Sequence[Result], name: str) -> nulls.Comparison:
+def against_null(group: Sequence[Result], name: str) -> nulls.Comparison:
     """Return how the mean of some models compares with that of their nulls."""
-    return nulls.compare([one.score(name) for one in group], [one.null.get(name, {}) for one in group])
+    return nulls.permutation_test([one.score(name) for one in group], [one.null.get(name, {}) for one in group])
 
 
 def groups_of(results: Sequence[Result], names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], list[Result]]]:
@@ -211,7 +211,7 @@ def others_equal(results: Sequence[Result], *settings: str) -> tuple[list[Result
     text = "; ".join(f"{folder}: {one}" for folder, one in fixed.items() if one)
     if len(set(fixed.values())) == 1:
         text = next(iter(fixed.values()))
-    return shown, f" ({as_data(text)})" if text else ""
+    return shown, f" ({printable(text)})" if text else ""
 
 
 def by_label(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -220,7 +220,7 @@ def by_label(results: Sequence[Result]) -> dict[str, list[Result]]:
     labels = [(name, group) for (name,), group in groups_of(results, ["label_name"])]
     labels.sort(key=lambda one: -np.nan_to_num(mean_of([result.score("kappa") for result in one[1]]), nan=-2.0))
     return {
-        as_data((name or "next bin") + (f" ({folder})" if folders else "")): group
+        printable((name or "next bin") + (f" ({folder})" if folders else "")): group
         for name, of_label in labels
         for (folder,), group in groups_of(of_label, ["folder"])
     }

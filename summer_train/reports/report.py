@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from summer_prep.console import Table, as_data
+from summer_prep.console import Table, printable
 from summer_prep.errors import SettingsError
 from summer_prep.files import check_folder
 from summer_prep.options import as_number, as_path
@@ -29,7 +29,7 @@ from summer_train.reports.tables import (
     varied_options,
 )
 from summer_train.runs.folder import writing_below
-from summer_train.settings.options import Say, say_nothing
+from summer_train.settings.options import Log, log_nothing
 from summer_train.studies.records import SCORES_OF_TASK
 
 PAGE = "report.md"
@@ -42,7 +42,7 @@ def report(
     output_dir: str | Path | None = None,
     published: bool = False,
     html: str | Path | None = None,
-    say: Say = say_nothing,
+    log: Log = log_nothing,
 ) -> list[Path]:
     """Draw what studies and runs found, and write one Markdown page, as `summer-train report` does.
 
@@ -63,7 +63,7 @@ def report(
     SummerError : there is nothing to report, or it cannot be written
     """
     page = check_html(html)
-    return Report.of(folders, published, say).write(output_dir, page)
+    return Report.of(folders, published, log).write(output_dir, page)
 
 
 def check_html(html: str | Path | None) -> Path | None:
@@ -100,10 +100,10 @@ class Report:
     paths: dict[str, Path]
     results: Sequence[Result]
     published: bool
-    say: Say
+    log: Log
 
     @classmethod
-    def of(cls, folders: Sequence[str | Path], published: bool, say: Say) -> "Report":
+    def of(cls, folders: Sequence[str | Path], published: bool, log: Log) -> "Report":
         """Read folders; errors as `report`."""
         published = as_number(published, bool, "--published")
         by_place = {path.resolve(): path for path in reversed([as_path(folder, "FOLDER") for folder in folders])}
@@ -112,9 +112,9 @@ class Report:
         n_parts = 1  # folders are named by as much of their ends as tells them apart
         while len({place.parts[-n_parts:] for place in by_place}) < len(by_place):
             n_parts += 1
-        paths = {as_data("/".join(place.parts[-n_parts:])): by_place[place] for place in reversed(by_place)}
-        results = [replace(one, folder=name) for name, path in paths.items() for one in read_results_of(path, say)]
-        return cls(paths=paths, results=results, published=published, say=say)
+        paths = {printable("/".join(place.parts[-n_parts:])): by_place[place] for place in reversed(by_place)}
+        results = [replace(one, folder=name) for name, path in paths.items() for one in read_results_of(path, log)]
+        return cls(paths=paths, results=results, published=published, log=log)
 
     @cached_property
     def summary(self) -> Summary:
@@ -130,7 +130,7 @@ class Report:
     def write(self, output_dir: str | Path | None, html: Path | None) -> list[Path]:
         """Write what is asked for, pictures with a Markdown page or one page with all; parameters as `report`."""
         if not any(result.predictions.exists() for result in self.results):
-            self.say("no predictions were kept: curves and the film are left out. study --keep-predictions keeps them")
+            self.log("no predictions were kept: curves and the film are left out. study --keep-predictions keeps them")
         written: list[Path] = []
         if html is None or output_dir is not None:
             # That of several folders is none of theirs, whose own reports it would replace.
@@ -236,4 +236,4 @@ def _models_table(results: Sequence[Result]) -> Table:
 
 def _as_markdown(value: object) -> str:
     """Return text as Markdown shows it: what a file says is no markup."""
-    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#!" else letter for letter in as_data(value))
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#!" else letter for letter in printable(value))

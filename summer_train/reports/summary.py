@@ -8,8 +8,8 @@ import pandas as pd
 
 from summer_train.reports.findings import (
     Result,
+    against_null,
     by_label,
-    compare,
     confusion_of,
     groups_of,
     mean_of,
@@ -94,7 +94,7 @@ def _summary_of(
         },
         "null": {
             name: {"n_shifts": len(one.null), **dict(zip(("low", "middle", "high"), one.band, strict=True)), "p": one.p}
-            for name, one in ((name, compare(group, name)) for name in nulls.SCORES)
+            for name, one in ((name, against_null(group, name)) for name in nulls.SCORES)
             if one.band is not None
         },
         "published": None if known is None else {"kappa": known.mean, "sd": known.sd},
@@ -186,7 +186,7 @@ def answer(results: Sequence[Result], comparison: Sequence[Summary]) -> list[str
     results = usual_first(results)
     labels = [result for result in results if result.row["task"] == "label"]
     shown, fixed = others_equal(labels)
-    found = {name: compare(group, "kappa") for name, group in by_label(shown).items()}
+    found = {name: against_null(group, "kappa") for name, group in by_label(shown).items()}
     tested = {name: one for name, one in found.items() if len(one.null)}
     n_shifts = min((len(one.null) for one in tested.values()), default=0)
     if n_shifts >= 19:

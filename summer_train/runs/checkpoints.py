@@ -9,10 +9,10 @@ import torch
 
 from summer_prep.errors import SettingsError
 from summer_train.runs.folder import last_checkpoint, run_folders
-from summer_train.settings.options import Choice, Say, choice_of, say_nothing
+from summer_train.settings.options import Choice, Log, choice_of, log_nothing
 
 
-def find_run(parent: Path, choice: Choice, data: Mapping[str, Any], say: Say = say_nothing) -> Path:
+def find_run(parent: Path, choice: Choice, data: Mapping[str, Any], log: Log = log_nothing) -> Path:
     """Return the folder of the newest run of this choice on these data.
 
     Runs whose checkpoint cannot be read are skipped with a line.
@@ -37,7 +37,7 @@ def find_run(parent: Path, choice: Choice, data: Mapping[str, Any], say: Say = s
         differences += data_differences(then["data"], data)
         if not differences:
             for problem in unreadable:
-                say(f"not continued: {problem}")
+                log(f"not continued: {problem}")
             return folder
         others[path] = differences
     if unreadable:

@@ -18,7 +18,7 @@ from summer_train.runs.checkpoints import data_differences, load_checkpoint, n_e
 from summer_train.runs.folder import Scores, best_checkpoint, read_results
 from summer_train.runs.processes import process_restored, use_threads
 from summer_train.scores.scoring import score_baselines, score_networks, thresholds_of
-from summer_train.settings.options import Choice, Run, Say, choice_of, say_nothing, settings_from
+from summer_train.settings.options import Choice, Log, Run, choice_of, log_nothing, settings_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def evaluate(
     local_cache: str | Path | None = None,
     patient_ids: object = None,
     fold: int | None = None,
-    say: Say = say_nothing,
+    log: Log = log_nothing,
 ) -> EvaluationResult:
     """Evaluate a checkpoint with the settings it was trained with, on the fold given or its own.
 
@@ -58,7 +58,7 @@ def evaluate(
     data_dir, cache_dir : by default those of the run, where they are still there
     local_cache : folder into which keys in a bucket are fetched; that of the run by default
     patient_ids : must have the units that it was trained on; its patients by default
-    say : takes lines of progress, for people
+    log : takes lines of progress, for people
 
     Raises
     ------
@@ -74,8 +74,8 @@ def evaluate(
     if fold is not None and own.val_fraction is not None:
         raise SettingsError(f"--fold {fold}: {path} was trained with the fraction split, which has no folds")
     choice = choice_of(trained["config"], path, patient_ids=ids, fold=own.fold if fold is None else fold)
-    run = _places(path, {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache}, say)
-    data = FilmSamples.opened(choice, run, say)
+    run = _places(path, {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache}, log)
+    data = FilmSamples.opened(choice, run, log)
     differences = data_differences(trained["data"], data.selection.provenance())
     then, now = _units(trained["data"]), _units(data.selection.provenance())
     if then != now:
@@ -106,7 +106,7 @@ def evaluate(
     )
 
 
-def _places(checkpoint: Path, given: Mapping[str, str | Path | None], say: Say) -> Run:
+def _places(checkpoint: Path, given: Mapping[str, str | Path | None], log: Log) -> Run:
     """Return where data are: as asked for, as in the run that the checkpoint is of, or as by default."""
     result = read_results(checkpoint.parent.parent)
     stored = {} if result is None else {name: result.config.get(name) for name in given}
@@ -118,7 +118,7 @@ def _places(checkpoint: Path, given: Mapping[str, str | Path | None], say: Say) 
     }
     run = settings_from(Run, {**there, **{name: value for name, value in given.items() if value is not None}})
     if stored.get("cache_dir") and "cache_dir" not in there and given["cache_dir"] is None:
-        say(f"{stored['cache_dir']}, the cache of the run, is not there from here; {run.cache_dir} is used")
+        log(f"{stored['cache_dir']}, the cache of the run, is not there from here; {run.cache_dir} is used")
     return run
 
 

@@ -31,8 +31,8 @@ from summer_train.runs.folder import (
     alone_in,
     best_checkpoint,
     last_checkpoint,
+    new_folder,
     read_results,
-    take_folder,
     write_results,
     writing_below,
 )
@@ -52,21 +52,21 @@ from summer_train.scores.shifts import shifted_null, shifts_of
 from summer_train.settings.file import SETTINGS, with_config
 from summer_train.settings.options import (
     Choice,
+    Log,
     Run,
-    Say,
+    accepts,
     check_given,
     check_names,
     check_one_process,
     is_first_process,
+    log_nothing,
     options_of,
-    say_nothing,
     settings_from,
-    takes,
 )
 
 
-@takes(Choice, Run)
-def fit(*, config: str | Path | None = None, say: Say = say_nothing, **options: Any) -> FitResult:
+@accepts(Choice, Run)
+def fit(*, config: str | Path | None = None, log: Log = log_nothing, **options: Any) -> FitResult:
     """Train and evaluate one model, as `summer-train fit` does; missing or stale keys are built first.
 
     In a script, call it below `if __name__ == "__main__":`, since building starts processes.
@@ -74,7 +74,7 @@ def fit(*, config: str | Path | None = None, say: Say = say_nothing, **options: 
     Parameters
     ----------
     config : `hparams.yaml` of a run, or its folder, for what is not given
-    say : takes lines of progress, for people
+    log : takes lines of progress, for people
 
     Returns
     -------
@@ -94,7 +94,7 @@ def fit(*, config: str | Path | None = None, say: Say = say_nothing, **options: 
             "film_data and decoder with a lightning.Trainer of your own"
         )
     with process_restored():
-        result = run_fit(settings_from(Choice, options), replace(run, devices=1), say)
+        result = run_fit(settings_from(Choice, options), replace(run, devices=1), log)
     assert result is not None  # one process is the first
     return result
 
@@ -114,14 +114,14 @@ _OF_DATA = (
 )
 
 
-@takes(Choice, Run, only=_OF_DATA)
-def film_data(*, config: str | Path | None = None, say: Say = say_nothing, **options: Any) -> FilmData:
+@accepts(Choice, Run, only=_OF_DATA)
+def film_data(*, config: str | Path | None = None, log: Log = log_nothing, **options: Any) -> FilmData:
     """Return the samples of a run as a Lightning data module of plain batches (x, y), building missing keys first.
 
     Parameters
     ----------
     config : `hparams.yaml` of a run, or its folder, for what is not given
-    say : takes lines of progress, for people
+    log : takes lines of progress, for people
 
     Raises
     ------
@@ -130,7 +130,7 @@ def film_data(*, config: str | Path | None = None, say: Say = say_nothing, **opt
     check_names(options, _OF_DATA)
     options = with_config({**options, "config": config})
     check_given(options)
-    return FilmData.opened(settings_from(Choice, options), settings_from(Run, options), say)
+    return FilmData.opened(settings_from(Choice, options), settings_from(Run, options), log)
 
 
 def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = None) -> Decoder:
@@ -154,7 +154,7 @@ def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = N
     return made
 
 
-def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | None:
+def run_fit(choice: Choice, run: Run, log: Log = log_nothing) -> FitResult | None:
     """Train one model and evaluate it, building missing or stale keys first.
 
     Returns
@@ -168,7 +168,7 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
     if is_first_process():
         check_one_process()
     else:
-        say = say_nothing
+        log = log_nothing
     if choice.patient_ids:
         run = replace(run, nwb_path=None)  # what is kept of a run is what it used
     started = time.perf_counter()
@@ -180,33 +180,33 @@ def run_fit(choice: Choice, run: Run, say: Say = say_nothing) -> FitResult | Non
         raise SettingsError(
             f"--output-dir {run.output_dir}: Lightning takes :: for a URL in another. Name another folder"
         )
-    data = FilmSamples.opened(choice, run, say)
+    data = FilmSamples.opened(choice, run, log)
     _check_memory(data, data.choice, data.n_prediction_bytes)
     shifts_of(data, run.shifts)
     n_devices = n_devices_of(run)
     if run.devices is None and n_devices > 1 and choice.batch_size < MIN_SHARED_BATCH:
-        say(
+        log(
             f"training on all {n_devices} GPUs; --devices 1 is faster: below batches of about {MIN_SHARED_BATCH} "
             "samples processes wait for each other longer than they compute (at 512, 1.12 s an epoch for 0.39 s)"
         )
     use_threads(run.threads, flops_per_step(data))
     quieten_lightning()
     model = new_decoder(data)
-    model.take_blocks()
+    model.expect_blocks()
     with writing_below(run.output_dir):
         previous = None
         if run.resume:
-            previous = find_run(run.output_dir / data.task.log_name, data.choice, data.provenance["data"], say)
-            if (finished := _finished(previous, run, say)) is not None:
+            previous = find_run(run.output_dir / data.task.log_name, data.choice, data.provenance["data"], log)
+            if (finished := _finished(previous, run, log)) is not None:
                 return finished
-            say(f"continuing {previous}")
+            log(f"continuing {previous}")
         with ExitStack() as stack:
             if previous and is_first_process():  # a new run's folder nobody knows
                 stack.enter_context(alone_in(previous, "another process is continuing this run"))
-            log_dir, n_epochs, best_epoch = _train(model, data, run, say, previous)
+            log_dir, n_epochs, best_epoch = _train(model, data, run, log, previous)
             if not is_first_process():
                 return None
-            return _evaluated(model, data, run, say, log_dir, n_epochs, best_epoch, time.perf_counter() - started)
+            return _evaluated(model, data, run, log, log_dir, n_epochs, best_epoch, time.perf_counter() - started)
 
 
 def _check_memory(data: FilmSamples, choice: Choice, prediction_bytes: int = 0) -> None:
@@ -223,10 +223,10 @@ def _check_memory(data: FilmSamples, choice: Choice, prediction_bytes: int = 0) 
             f"smaller --hidden-size than {choice.hidden_size}"
         )
     if n_bytes > _MUCH_BYTES:
-        data.say(f"{needs}, beside the counts; {free_bytes / 1e9:.1f} GB are free")
+        data.log(f"{needs}, beside the counts; {free_bytes / 1e9:.1f} GB are free")
 
 
-def _finished(log_dir: Path, run: Run, say: Say) -> FitResult | None:
+def _finished(log_dir: Path, run: Run, log: Log) -> FitResult | None:
     """Return the results of a run that has nothing left to do."""
     try:
         result = read_results(log_dir)
@@ -240,11 +240,11 @@ def _finished(log_dir: Path, run: Run, say: Say) -> FitResult | None:
     more = "For more: a larger --max-epochs"
     if stopped_early:
         more = "For more: a larger --patience" if result.config["patience"] else "More would not change them"
-    say(f"{log_dir}: is finished, {result.n_epochs} epochs; these are its results. {more}")
+    log(f"{log_dir}: is finished, {result.n_epochs} epochs; these are its results. {more}")
     return result
 
 
-def _train(model: Decoder, data: FilmSamples, run: Run, say: Say, previous: Path | None) -> tuple[Path, int, int]:
+def _train(model: Decoder, data: FilmSamples, run: Run, log: Log, previous: Path | None) -> tuple[Path, int, int]:
     """Train; in the first process, load the best epoch's weights.
 
     Returns
@@ -256,10 +256,10 @@ def _train(model: Decoder, data: FilmSamples, run: Run, say: Say, previous: Path
     log_dir, n_before = previous or Path(), 0  # the first process writes, and tells the others its folder
     if is_first_process():
         n_before = n_epochs_of(load_checkpoint(resumed)) if resumed else 0
-        log_dir = previous or take_folder(run.output_dir / data.task.log_name)
+        log_dir = previous or new_folder(run.output_dir / data.task.log_name)
         (log_dir / RESULTS).unlink(missing_ok=True)  # the previous results are not those of what will be trained
         save_hparams_to_yaml(log_dir / SETTINGS, settings)
-    trainer = new_trainer(run, model, log_dir, say, n_before)
+    trainer = new_trainer(run, model, log_dir, log, n_before)
     for logger in trainer.loggers:
         logger.log_hyperparams(settings)
     hold_terminations(trainer.world_size)
@@ -270,7 +270,7 @@ def _train(model: Decoder, data: FilmSamples, run: Run, say: Say, previous: Path
             raise
         last = last_checkpoint(log_dir)
         if last.exists():
-            say(f"interrupted: {last} holds the last whole epoch; the same command with --resume continues")
+            log(f"interrupted: {last} holds the last whole epoch; the same command with --resume continues")
         raise KeyboardInterrupt from stop  # Lightning exits with 1 after Ctrl-C
     if not is_first_process():
         return log_dir, 0, 0
@@ -280,7 +280,7 @@ def _train(model: Decoder, data: FilmSamples, run: Run, say: Say, previous: Path
 
 
 def _evaluated(
-    model: Decoder, data: FilmSamples, run: Run, say: Say, log_dir: Path, n_epochs: int, best_epoch: int, seconds: float
+    model: Decoder, data: FilmSamples, run: Run, log: Log, log_dir: Path, n_epochs: int, best_epoch: int, seconds: float
 ) -> FitResult:
     """Score the trained model and leave its results in the run's folder."""
     model.eval().to(data.device)
@@ -300,7 +300,7 @@ def _evaluated(
         thresholds=thresholds_of(rows),
         undefined=own.undefined,
         units=own.units,
-        null=shifted_null(data, own, run, say) if run.shifts else {},
+        null=shifted_null(data, own, run, log) if run.shifts else {},
         best_epoch=best_epoch,
         n_epochs=n_epochs,
         seconds=seconds,

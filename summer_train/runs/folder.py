@@ -30,7 +30,7 @@ Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
 _VERSION = re.compile(r"version_(\d+)")
 
 
-def take_folder(parent: Path) -> Path:
+def new_folder(parent: Path) -> Path:
     """Make and return a new folder `version_N`: making it takes it, so two runs never share one."""
     parent.mkdir(parents=True, exist_ok=True)
     number = max(run_folders(parent), default=-1) + 1
@@ -254,14 +254,14 @@ def _check_types(result: FitResult) -> None:
         raise TypeError(result)
 
 
-def find_results(output_dir: Path, say: Callable[[str], None]) -> list[FitResult]:
+def find_results(output_dir: Path, log: Callable[[str], None]) -> list[FitResult]:
     """Return the results of a run, or of all below a folder; say of which runs there are none, and why.
 
     Raises
     ------
     SettingsError : there is no run
     """
-    walked = os.walk(output_dir, onerror=lambda error: say(f"{error.filename}: cannot be read ({error.strerror})"))
+    walked = os.walk(output_dir, onerror=lambda error: log(f"{error.filename}: cannot be read ({error.strerror})"))
     below = [Path(parent) / name for parent, names, _ in walked for name in names]
     parents = sorted({path.parent for path in below if _VERSION.fullmatch(path.name)})
     is_run = os.path.exists(output_dir / RESULTS)
@@ -274,9 +274,9 @@ def find_results(output_dir: Path, say: Callable[[str], None]) -> list[FitResult
             if (result := read_results(folder)) is not None:
                 results.append(result)
             else:
-                say(f"no results in {folder}: killed, or still at work")
+                log(f"no results in {folder}: killed, or still at work")
         except SettingsError as error:
-            say(f"left out: {error}")
+            log(f"left out: {error}")
     return results
 
 

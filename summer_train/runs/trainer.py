@@ -25,7 +25,7 @@ from summer_train.models.decoder import Decoder
 from summer_train.models.steps import choose_steps
 from summer_train.runs.folder import METRICS, PARTS, MetricsFile, best_checkpoint, last_checkpoint, replace_file
 from summer_train.runs.processes import n_devices_of
-from summer_train.settings.options import Run, Say, is_first_process
+from summer_train.settings.options import Log, Run, is_first_process
 
 SLOW_EPOCH_S = 1.0
 """An epoch that takes longer shows its progress on a terminal."""
@@ -33,7 +33,7 @@ SLOW_EPOCH_S = 1.0
 _COLLECTIVE_TIMEOUT = timedelta(minutes=5)
 
 
-def new_trainer(run: Run, decoder: Decoder, log_dir: Path, say: Say, n_epochs_before: int = 0) -> lightning.Trainer:
+def new_trainer(run: Run, decoder: Decoder, log_dir: Path, log: Log, n_epochs_before: int = 0) -> lightning.Trainer:
     """Return a trainer that leaves checkpoints and metrics in a run's folder.
 
     Parameters
@@ -54,8 +54,8 @@ def new_trainer(run: Run, decoder: Decoder, log_dir: Path, say: Say, n_epochs_be
         max_epochs=run.max_epochs,
         logger=loggers or False,  # beside our metrics.csv, which all reports are made of
         callbacks=[
-            BlockSteps(say),
-            Epochs(log_dir, decoder, n_epochs_before, say),
+            BlockSteps(log),
+            Epochs(log_dir, decoder, n_epochs_before, log),
             *early,
             *checkpoint_callbacks(log_dir),
         ],
@@ -94,8 +94,8 @@ class UnwrappedDDP(DDPStrategy):
 class BlockSteps(Callback):
     """Sets how the steps of a block are taken on this device."""
 
-    def __init__(self, say: Say) -> None:
-        self.say = say
+    def __init__(self, log: Log) -> None:
+        self.log = log
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Choose the fastest way that decoder and optimizer allow; handle signals as usual again."""
@@ -106,7 +106,7 @@ class BlockSteps(Callback):
                 signal.signal(signal.SIGINT, signal.default_int_handler)
         assert isinstance(pl_module, Decoder)
         optimizer: Any = pl_module.optimizers(use_pl_optimizer=False)
-        pl_module.steps = choose_steps(pl_module.steps_with(optimizer), pl_module.device, self.say)
+        pl_module.steps = choose_steps(pl_module.steps_with(optimizer), pl_module.device, self.log)
 
 
 class Epochs(Callback):
@@ -115,8 +115,8 @@ class Epochs(Callback):
     Lightning's progress bars redraw once per step, which costs more than our steps.
     """
 
-    def __init__(self, log_dir: Path, decoder: Decoder, n_epochs_before: int, say: Say) -> None:
-        self.log_dir, self.n_epochs_before, self.say = log_dir, n_epochs_before, say
+    def __init__(self, log_dir: Path, decoder: Decoder, n_epochs_before: int, log: Log) -> None:
+        self.log_dir, self.n_epochs_before, self.log = log_dir, n_epochs_before, log
         self.columns = metric_columns(decoder.task)
         self.file: MetricsFile
         self.started = 0.0
@@ -162,7 +162,7 @@ class Epochs(Callback):
         names = [name.removeprefix("val_") for name in metrics if name.startswith("val_")]
         values = "  ".join(f"{name} {metrics[f'train_{name}']:.4f} val {metrics[f'val_{name}']:.4f}" for name in names)
         seconds = time.perf_counter() - self.started
-        self.say(f"epoch {epoch + 1}/{trainer.max_epochs}  {values}  {seconds:.2f} s")
+        self.log(f"epoch {epoch + 1}/{trainer.max_epochs}  {values}  {seconds:.2f} s")
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException

@@ -47,7 +47,7 @@ class Comparison:
         return float(low), float(middle), float(high)
 
 
-def compare(observed: Sequence[float], nulls: Sequence[Mapping[int, float]]) -> Comparison:
+def permutation_test(observed: Sequence[float], nulls: Sequence[Mapping[int, float]]) -> Comparison:
     """Return how the mean of some models compares with that of their nulls.
 
     Parameters

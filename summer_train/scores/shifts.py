@@ -13,9 +13,9 @@ from summer_train.data.film import FilmSamples
 from summer_train.data.samples import choose_shifts
 from summer_train.data.targets import FilmLabel, NothingToLearnError
 from summer_train.models.stack import Trained, stack_size, train_stack
-from summer_train.scores.nulls import SCORES, compare
+from summer_train.scores.nulls import SCORES, permutation_test
 from summer_train.scores.scoring import Scored, score_networks
-from summer_train.settings.options import Run, Say, say_nothing
+from summer_train.settings.options import Log, Run, log_nothing
 
 
 def score_stack(datas: Sequence[FilmSamples], trained: Sequence[Trained], outputs: Outputs) -> list[Scored | None]:
@@ -43,7 +43,7 @@ def shifts_of(data: FilmSamples, n_shifts: int) -> list[int]:
     return choose_shifts(int(data.has_target.sum()), least, n_shifts)
 
 
-def shifted_null(data: FilmSamples, scored: Scored, run: Run, say: Say = say_nothing) -> dict[str, Any]:
+def shifted_null(data: FilmSamples, scored: Scored, run: Run, log: Log = log_nothing) -> dict[str, Any]:
     """Train networks on shifted labels as one was on the true ones.
 
     Returns
@@ -60,12 +60,12 @@ def shifted_null(data: FilmSamples, scored: Scored, run: Run, say: Say = say_not
             with suppress(NothingToLearnError):
                 datas[shift] = data.shifted(shift)
         if datas:
-            next(iter(datas.values())).take_counts_of(data)
-            trained, outputs = train_stack(list(datas.values()), run.max_epochs, run.patience, say)
+            next(iter(datas.values())).share_counts_of(data)
+            trained, outputs = train_stack(list(datas.values()), run.max_epochs, run.patience, log)
             found.update(zip(datas, score_stack(list(datas.values()), trained, outputs), strict=True))
     null: dict[str, Any] = {"part": part, "shifts": shifts}
     for name in SCORES:
         values = {shift: np.nan if one is None else one.scores[part][name] for shift, one in found.items()}
         null[name] = list(values.values())
-        null[f"p_{name}"] = compare([scored.scores[part][name]], [values]).p
+        null[f"p_{name}"] = permutation_test([scored.scores[part][name]], [values]).p
     return null

@@ -48,7 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 _UNITS = ("_ms", "_s", "_gb")
 _KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 """Takes lines of progress, for people."""
 
 Convert = Callable[[Any, str], Any]
@@ -384,7 +384,7 @@ def check_names(options: Mapping[str, Any], known: Iterable[str]) -> None:
             raise SettingsError(f"no option {name!r}. Choose among {', '.join(near)}")
 
 
-def takes(
+def accepts(
     *kinds: type[Settings],
     only: Sequence[str] = (),
     defaults: Mapping[str, Any] = {},
@@ -423,7 +423,7 @@ def takes(
     return decorate
 
 
-def say_nothing(_line: str) -> None:
+def log_nothing(_line: str) -> None:
     """Keep a line of progress from people."""
 
 

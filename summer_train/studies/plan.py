@@ -20,7 +20,7 @@ from summer_train.models.stack import stack_size
 from summer_train.models.steps import SAMPLES_AT_ONCE
 from summer_train.scores.shifts import shifts_of
 from summer_train.settings.lists import ALL, MAX_MODELS
-from summer_train.settings.options import Choice, Say, StudyRun, say_nothing
+from summer_train.settings.options import Choice, Log, StudyRun, log_nothing
 from summer_train.studies.records import Record, columns_of, digest_of, id_of
 
 SECONDS_A_STEP, SECONDS_A_PRODUCT = 5e-5, 9e-11
@@ -79,7 +79,7 @@ class Plan:
         return sum(len(group.models) for group in self.groups) + len(self.hopeless)
 
 
-def plan_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing) -> Plan:
+def plan_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing) -> Plan:
     """Open the data of a study, building missing keys first, and say which models share their samples.
 
     Raises
@@ -89,14 +89,14 @@ def plan_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing)
     groups: dict[str, Group] = {}
     hopeless: list[Record] = []
     digests, reasons, notes = {}, list[SettingsError](), dict[str, None]()
-    for selection, choice in _with_selections(choices, run, say):
+    for selection, choice in _with_selections(choices, run, log):
         model_id = id_of(choice, run)
         if model_id in digests:  # `14;all` where 14 is all there is
             continue
         try:
             if isinstance(selection, NoUnitsError):
                 raise selection
-            data = FilmSamples(selection, choice, run.device_memory_gb, say=notes.setdefault)
+            data = FilmSamples(selection, choice, run.device_memory_gb, log=notes.setdefault)
         except (NoUnitsError, NothingToLearnError) as reason:
             unknown = [name for name in choice.brain_regions if name not in (*BRAIN_REGIONS, *BRAIN_REGION_GROUPS)]
             if isinstance(reason, NoUnitsError) and unknown:  # no region that a patient happens to lack: a slip
@@ -115,12 +115,12 @@ def plan_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing)
     if reasons and len(hopeless) == len(digests):
         raise reasons[0]
     for note in notes:
-        say(note)
+        log(note)
     return Plan(groups=list(groups.values()), data_digests=digests, hopeless=hopeless)
 
 
 def _with_selections(
-    choices: Sequence[Choice], run: StudyRun, say: Say
+    choices: Sequence[Choice], run: StudyRun, log: Log
 ) -> Iterator[tuple[Selection | NoUnitsError, Choice]]:
     """Yield each choice with its selection of units, or why there is none; patients and labels named.
 
@@ -134,7 +134,7 @@ def _with_selections(
     for choice in choices:
         of_keys = choice.patient_ids, choice.bin_length_ms
         if of_keys not in opened:
-            opened[of_keys] = ensure_keys(run.cache_dir, *of_keys, run.data_dir, run.nwb_path, run.local_cache, say)
+            opened[of_keys] = ensure_keys(run.cache_dir, *of_keys, run.data_dir, run.nwb_path, run.local_cache, log)
         of_units = *of_keys, choice.brain_regions, choice.single_units
         if of_units not in opened:
             try:

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from summer_prep.console import progress_on_terminal
-from summer_train.settings.options import Say
+from summer_train.settings.options import Log
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -12,8 +12,8 @@ SECONDS_BETWEEN_LINES = 10.0
 class Progress:
     """Counts the models of a study that are trained; the time left follows from how long those took."""
 
-    def __init__(self, n_models: int, say: Say) -> None:
-        self.n_models, self.say, self.n_finished = n_models, say, 0
+    def __init__(self, n_models: int, log: Log) -> None:
+        self.n_models, self.log, self.n_finished = n_models, log, 0
         self.started = self.said = time.monotonic()
         self.bar: Any = None
 
@@ -37,4 +37,4 @@ class Progress:
         if self.bar.disable and now - self.said > SECONDS_BETWEEN_LINES and self.n_finished < self.n_models:
             self.said = now
             left_s = (now - self.started) * (self.n_models / self.n_finished - 1)
-            self.say(f"{self.n_finished}/{self.n_models} models, about {left_s:.0f} s left")
+            self.log(f"{self.n_finished}/{self.n_models} models, about {left_s:.0f} s left")

@@ -28,7 +28,7 @@ from summer_train.runs.folder import PARTS, DamagedError, probability_of, readin
 from summer_train.scores import nulls
 from summer_train.scores.metrics import COUNT_SCORES, LABEL_SCORES
 from summer_train.settings.lists import as_columns
-from summer_train.settings.options import Choice, Run, Say
+from summer_train.settings.options import Choice, Log, Run
 
 FORMAT = 2
 STACKS, STUDY, CURVES, SHIFTS, UNITS, PREDICTIONS = (
@@ -126,7 +126,7 @@ def predictions_path(folder: Path, model_id: str) -> Path:
     return folder / PREDICTIONS / f"{model_id}.npz"
 
 
-def read_stacks(folder: Path, say: Say) -> dict[Path, list[Record]]:
+def read_stacks(folder: Path, log: Log) -> dict[Path, list[Record]]:
     """Return what each file of a study holds; of one that is damaged nothing, which is said.
 
     Raises
@@ -141,7 +141,7 @@ def read_stacks(folder: Path, say: Say) -> dict[Path, list[Record]]:
         try:
             stacks[path] = _read_stack(path)
         except DamagedError as error:
-            say(str(error))
+            log(str(error))
     return stacks
 
 
@@ -256,7 +256,7 @@ def null_columns(record: Record, null: Null) -> Row:
     part, cells = record.part, Row()
     for name, by_shift in null.items():
         if part in record.scores:
-            found = nulls.compare([record.scores[part][name]], [by_shift])
+            found = nulls.permutation_test([record.scores[part][name]], [by_shift])
             cells["n_shifts"] = len(by_shift)
             cells[f"null_{part}_{name}"] = found.null.mean() if len(found.null) else np.nan
             cells[f"null_{part}_{name}_95"] = np.quantile(found.null, 0.95) if len(found.null) else np.nan

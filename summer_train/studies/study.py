@@ -36,13 +36,13 @@ from summer_train.settings.options import (
     STUDY_DEFAULTS,
     STUDY_OPTIONS,
     Choice,
-    Say,
+    Log,
     StudyRun,
+    accepts,
     check_names,
+    log_nothing,
     options_of,
-    say_nothing,
     settings_from,
-    takes,
     with_preset,
 )
 from summer_train.studies.plan import Group, Model, Plan, hopeless_record, plan_study
@@ -85,8 +85,8 @@ class StudyResult:
         return f"<StudyResult: {len(self.rows)} models in {self.folder}; .rows is the table, one dict per model>"
 
 
-@takes(Choice, StudyRun, only=(*options_of(Choice), *STUDY_OPTIONS), defaults=STUDY_DEFAULTS)
-def study(*, config: str | Path | None = None, say: Say = say_nothing, **options: Any) -> StudyResult:
+@accepts(Choice, StudyRun, only=(*options_of(Choice), *STUDY_OPTIONS), defaults=STUDY_DEFAULTS)
+def study(*, config: str | Path | None = None, log: Log = log_nothing, **options: Any) -> StudyResult:
     """Train and evaluate every combination of lists of settings, as `summer-train study` does.
 
     Every option that decides numbers takes a list: `label_name=["summer", "tom"]` (or "all"), `fold=range(1, 6)`;
@@ -96,7 +96,7 @@ def study(*, config: str | Path | None = None, say: Say = say_nothing, **options
     Parameters
     ----------
     config : `hparams.yaml` of a run, or its folder, for what is not given
-    say : takes lines of progress, for people
+    log : takes lines of progress, for people
 
     Returns
     -------
@@ -108,7 +108,7 @@ def study(*, config: str | Path | None = None, say: Say = say_nothing, **options
     """
     check_names(options, (*options_of(Choice), *STUDY_OPTIONS))
     options = for_study(options, config)
-    return run_study(study_choices(options), settings_from(StudyRun, options), say)
+    return run_study(study_choices(options), settings_from(StudyRun, options), log)
 
 
 def study_choices(options: Mapping[str, Any]) -> list[Choice]:
@@ -116,7 +116,7 @@ def study_choices(options: Mapping[str, Any]) -> list[Choice]:
     return choices_of({**STUDY_DEFAULTS, **with_preset(options)})
 
 
-def run_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing) -> StudyResult:
+def run_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing) -> StudyResult:
     """Train what is missing of a study, and write its tables.
 
     Raises
@@ -127,10 +127,10 @@ def run_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing) 
     if current_process().name != "MainProcess" and run.workers != 1:  # it has run the script once more
         raise SettingsError(f"study: started by a process that another one started. {MAIN_GUARD}")
     check_folder(run.output_dir, "--output-dir")
-    plan = plan_study(choices, run, say)
+    plan = plan_study(choices, run, log)
     with alone_in(run.output_dir, "another process is at work on this study"):
         with writing_below(run.output_dir):
-            records = _fresh_records(plan, run, say)
+            records = _fresh_records(plan, run, log)
             hopeless = [record for record in plan.hopeless if (record.id, 0) not in records]
             if hopeless:
                 write_stack(run.output_dir, digest_of([record.id for record in hopeless]), hopeless)
@@ -139,8 +139,8 @@ def run_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing) 
         n_missing = sum(len(group.models) for group in missing)
         seconds = sum((group.cost * run.max_epochs + SECONDS_TO_SCORE) * len(group.models) for group in missing)
         estimate = f", at most about {seconds:.0f} s of one processor" if seconds > 10 else ""
-        say(f"{plan.n_models} models, {plan.n_models - n_missing} of them there: {n_missing} to train{estimate}")
-        lost, failed = _train(missing, plan.data_digests, run, records, say) if n_missing else ([], {})
+        log(f"{plan.n_models} models, {plan.n_models - n_missing} of them there: {n_missing} to train{estimate}")
+        lost, failed = _train(missing, plan.data_digests, run, records, log) if n_missing else ([], {})
         with _still_there(run.output_dir):
             rows = write_tables(run.output_dir, records.values(), list(plan.data_digests))
     problems = (
@@ -161,9 +161,9 @@ def run_study(choices: Sequence[Choice], run: StudyRun, say: Say = say_nothing) 
     )
 
 
-def _fresh_records(plan: Plan, run: StudyRun, say: Say) -> dict[tuple[str, int], Record]:
+def _fresh_records(plan: Plan, run: StudyRun, log: Log) -> dict[tuple[str, int], Record]:
     """Return what models left that need not be trained again, and clear the others from the folder."""
-    stacks = read_stacks(run.output_dir, say)  # all of them, before anything is changed
+    stacks = read_stacks(run.output_dir, log)  # all of them, before anything is changed
     fresh: dict[tuple[str, int], Record] = {}
     for record in chain.from_iterable(stacks.values()):
         digest = plan.data_digests.get(record.id, record.data_digest)  # of another list: not ours to judge
@@ -180,7 +180,7 @@ def _fresh_records(plan: Plan, run: StudyRun, say: Say) -> dict[tuple[str, int],
             rewrite_stack(path, kept)
     n_stale = len({(one.id, one.shift) for one in chain.from_iterable(stacks.values())} - fresh.keys())
     if n_stale:
-        say(f"{n_stale} models that are there are of other data, or lack their predictions; they are trained again")
+        log(f"{n_stale} models that are there are of other data, or lack their predictions; they are trained again")
     return fresh
 
 
@@ -189,7 +189,7 @@ def _train(
     data_digests: Mapping[str, str],
     run: StudyRun,
     records: dict[tuple[str, int], Record],
-    say: Say,
+    log: Log,
 ) -> tuple[list[Model], dict[str, str]]:
     """Train stacks side by side, adding to the records as each ends.
 
@@ -203,7 +203,7 @@ def _train(
     failed: dict[str, str] = {}
     last_tables = time.monotonic()
 
-    def take(name: str, found: Sequence[Record] | str) -> None:
+    def keep_result(name: str, found: Sequence[Record] | str) -> None:
         nonlocal last_tables
         if isinstance(found, str):
             failed[name] = found
@@ -211,7 +211,7 @@ def _train(
             labels = list(dict.fromkeys(one.label_name if one.task == "label" else one.task for one in choices))
             shown = ", ".join([*labels[:3], *(["..."] if len(labels) > 3 else [])])
             of = f"patient {' '.join(choices[0].patient_ids)}, fold {choices[0].fold}, {shown}"
-            say(f"{len(choices)} models of {of}: {found}; the others go on")
+            log(f"{len(choices)} models of {of}: {found}; the others go on")
             return
         with _still_there(run.output_dir):
             write_stack(run.output_dir, name, found)
@@ -224,18 +224,18 @@ def _train(
 
     sent = with_absolute_paths(run) if run.scheduler else run
     tasks = {name: (models, data_digests[models[0].id], sent) for name, models in names.items()}
-    pool = _pool([group for group, _ in stacks], run, say)
+    pool = _pool([group for group, _ in stacks], run, log)
     n_threads = torch.get_num_threads()
     try:
-        with Progress(sum(map(len, names.values())), say) as progress:
-            lost = run_tasks(pool, train_or_say_why, tasks, take)
+        with Progress(sum(map(len, names.values())), log) as progress:
+            lost = run_tasks(pool, train_or_say_why, tasks, keep_result)
     finally:  # of this process, which is somebody else's, too
         _opened.clear()
         torch.set_num_threads(n_threads)
     return [model for name in lost for model in names[name]], failed
 
 
-def _pool(groups: Sequence[Group], run: StudyRun, say: Say) -> Callable[[], Opened]:
+def _pool(groups: Sequence[Group], run: StudyRun, log: Log) -> Callable[[], Opened]:
     """Return what opens the pool that trains stacks side by side, as many as memory allows, which is said.
 
     Raises
@@ -253,7 +253,7 @@ def _pool(groups: Sequence[Group], run: StudyRun, say: Say) -> Callable[[], Open
             "free. Choose fewer patients, a smaller --hidden-size or --window, or a smaller --device-memory"
         )
     fewer = f" (of {wanted}: more do not fit)" if fitting < wanted else ""
-    say(
+    log(
         f"{len(groups)} stacks on {fitting} processes{fewer}: about {fitting * needed / 1e9:.1f} GB of memory, "
         f"{free / 1e9:.1f} GB are free"
     )
@@ -335,7 +335,7 @@ def _open_models(
     }
     first = next(iter(of_choice.values()))
     if before:
-        first.take_counts_of(before)
+        first.share_counts_of(before)
     else:
         first.place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         _opened.clear()
@@ -348,7 +348,7 @@ def _open_models(
         except NothingToLearnError as reason:
             hopeless.append(hopeless_record(model.choice, run, data_digest, str(reason), model.shift))
     if datas:
-        next(iter(datas.values())).take_counts_of(first)
+        next(iter(datas.values())).share_counts_of(first)
     return datas, hopeless
 
 

@@ -73,7 +73,7 @@ CALLS = {
         lambda: summer_prep.build(data_dir=demo, cache_dir=folder, patient_ids=[14, 20], bin_length=1000, workers=2)
     ),
     "open_key": lambda cache, *_: lambda: summer_prep.open_key(cache, 14),
-    "compare": lambda cache, *_: lambda: summer_prep.compare(cache / "sub-14", cache / "sub-20"),
+    "diff": lambda cache, *_: lambda: summer_prep.diff(cache / "sub-14", cache / "sub-20"),
     "export": lambda cache, folder, _: exported(cache, folder, "tables"),
     "open_selection": lambda cache, *_: lambda: summer_train.open_selection(cache, 14).counts(),
     "film_data": lambda cache, *_: of_data(cache, lambda data: next(iter(data.train_dataloader()))),

@@ -22,7 +22,7 @@ import torch
 
 import summer_train
 from summer_prep.cache.layout import key_path
-from summer_prep.console import as_data
+from summer_prep.console import printable
 from summer_prep.errors import SettingsError
 from summer_prep.recordings.demo import demo_data
 from tests.conftest import error_line, hear_interrupts
@@ -262,7 +262,7 @@ def test_text_of_files_is_shown_as_data(odd_cache, run):
 
 
 def test_data_keeps_letters_and_loses_control():
-    assert as_data("Zoë [b] 日本\t\r\x07") == "Zoë [b] 日本\\t\\r\\x07"
+    assert printable("Zoë [b] 日本\t\r\x07") == "Zoë [b] 日本\\t\\r\\x07"
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_functions_stay_functions_when_every_module_is_loaded():
 
 def test_help_of_fit_names_every_option():
     parameters = inspect.signature(summer_train.fit).parameters
-    assert set(parameters) == {"config", "say", *options_of(Choice, Run)}
+    assert set(parameters) == {"config", "log", *options_of(Choice, Run)}
     assert "bin_length : Bin length in ms." in summer_train.fit.__doc__
 
 

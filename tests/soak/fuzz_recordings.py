@@ -55,9 +55,9 @@ def mutate(content: bytes, generator: random.Random) -> bytes:
     changed = bytearray(content)
     if generator.random() < 0.1:
         return bytes(changed[: generator.randrange(len(changed))])
-    reach = len(changed) if generator.random() < 0.5 else min(len(changed), 4096)
+    target_offset = len(changed) if generator.random() < 0.5 else min(len(changed), 4096)
     for _ in range(generator.choice([1, 1, 2, 8, 64])):
-        at = generator.randrange(reach)
+        at = generator.randrange(target_offset)
         changed[at] = generator.choice([0, 255, changed[at] ^ (1 << generator.randrange(8)), generator.randrange(256)])
     return bytes(changed)
 

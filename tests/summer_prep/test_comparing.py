@@ -12,7 +12,7 @@ import summer_prep
 from summer_prep.cache.layout import describe, key_path
 from summer_prep.cache.write import read_array
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.show.compare import _compare_arrays, is_equal
+from summer_prep.show.diff import _compare_arrays, is_equal
 from tests.conftest import error_line
 from tests.keys import rewrite_key
 
@@ -24,7 +24,7 @@ def copy(demo_cache, tmp_path):
 
 
 def test_equal_caches_hold_the_same_numbers(demo_cache, copy, run):
-    pairs = summer_prep.compare(demo_cache, copy)
+    pairs = summer_prep.diff(demo_cache, copy)
     assert len(pairs) == 8
     assert all(map(is_equal, pairs))
     assert all(pair["attributes"] == [] for pair in pairs)
@@ -41,7 +41,7 @@ def test_the_first_bin_that_differs_is_named(demo_cache, copy, run):
     rewrite_key(copy, "20", 80, change)
     before = read_array(key_path(demo_cache, "20", 80), "spike_counts")
     starts_s = read_array(key_path(demo_cache, "20", 80), "bin_start_s")
-    (pair,) = [pair for pair in summer_prep.compare(demo_cache, copy) if not is_equal(pair)]
+    (pair,) = [pair for pair in summer_prep.diff(demo_cache, copy) if not is_equal(pair)]
     (array,) = pair["arrays"]
     assert (array["name"], array["n_different"], array["n_values"]) == ("spike_counts", 2, before.size)
     value = int(before[500, 7])
@@ -56,7 +56,7 @@ def test_the_first_bin_that_differs_is_named(demo_cache, copy, run):
 
 def test_two_software_versions_are_told_apart_from_two_numbers(demo_cache, copy, run):
     rewrite_key(copy, "14", 80, software_version="9.9")
-    pairs = summer_prep.compare(demo_cache / "sub-14", copy / "sub-14")
+    pairs = summer_prep.diff(demo_cache / "sub-14", copy / "sub-14")
     (pair,) = [pair for pair in pairs if pair["attributes"]]
     assert pair["attributes"] == [{"name": "software_version", "first": summer_prep.__version__, "second": "9.9"}]
     assert is_equal(pair)
@@ -66,7 +66,7 @@ def test_two_software_versions_are_told_apart_from_two_numbers(demo_cache, copy,
 
 
 def test_two_patients_are_compared_key_by_key(demo_cache):
-    pairs = summer_prep.compare(demo_cache / "sub-14", demo_cache / "sub-20")
+    pairs = summer_prep.diff(demo_cache / "sub-14", demo_cache / "sub-20")
     assert [pair["second"] for pair in pairs] == [str(key_path(demo_cache, "20", length)) for length in (80, 1000)]
     for pair in pairs:
         names = [array["name"] for array in pair["arrays"]]
@@ -76,7 +76,7 @@ def test_two_patients_are_compared_key_by_key(demo_cache):
 
 def test_keys_of_other_bins_are_compared_as_far_as_both_go(demo_cache):
     one, other = (key_path(demo_cache, "14", length) for length in (80, 1000))
-    (pair,) = summer_prep.compare(one, other)
+    (pair,) = summer_prep.diff(one, other)
     (counts,) = [array for array in pair["arrays"] if array["name"] == "spike_counts"]
     short, long = read_array(other, "spike_counts"), read_array(one, "spike_counts")
     assert counts["shapes"] == [list(long.shape), list(short.shape)]
@@ -100,7 +100,7 @@ def test_equal_bytes_of_another_shape_are_a_difference(demo_cache, copy):
         arrays["spike_counts"] = arrays["spike_counts"].reshape(n_bins // 3, n_units * 3)
 
     rewrite_key(copy.parent / "other", "14", 80, reshape, n_units=30)
-    (pair,) = summer_prep.compare(key_path(copy, "14", 80), key_path(copy.parent / "other", "14", 80))
+    (pair,) = summer_prep.diff(key_path(copy, "14", 80), key_path(copy.parent / "other", "14", 80))
     (array,) = pair["arrays"]
     assert array["name"] == "spike_counts"
     assert array["first_difference"] is None
@@ -119,7 +119,7 @@ def test_a_label_that_differs_is_named(demo_cache, copy):
         arrays["labels_any"][4, 33] ^= 1
 
     rewrite_key(copy, "14", 80, change)
-    (pair,) = summer_prep.compare(key_path(demo_cache, "14", 80), key_path(copy, "14", 80))
+    (pair,) = summer_prep.diff(key_path(demo_cache, "14", 80), key_path(copy, "14", 80))
     first = pair["arrays"][0]["first_difference"]
     names = describe(key_path(demo_cache, "14", 80)).attributes["label_names"]
     assert (first["bin"], first["label"], first["label_name"]) == (33, 4, names[4])
@@ -128,7 +128,7 @@ def test_a_label_that_differs_is_named(demo_cache, copy):
 def test_an_array_that_one_has_alone_is_told(demo_cache, copy, run):
     rewrite_key(copy, "14", 80, lambda arrays: arrays.pop("peak_SNR"))
     keys = key_path(demo_cache, "14", 80), key_path(copy, "14", 80)
-    (pair,) = summer_prep.compare(*keys)
+    (pair,) = summer_prep.diff(*keys)
     assert pair["arrays"] == [{"name": "peak_SNR", "only_in": "first"}]
     assert "peak_SNR\tonly in A" in run("summer_prep", "diff", *keys).stdout
 
@@ -136,9 +136,9 @@ def test_an_array_that_one_has_alone_is_told(demo_cache, copy, run):
 def test_places_are_known_from_where_one_stands(demo_cache, tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(demo_cache / "sub-14")
     monkeypatch.chdir(demo_cache / "sub-14")
-    assert len(summer_prep.compare(".", "../sub-20")) == 2
-    assert len(summer_prep.compare("bin-80ms.zarr", "../sub-20/bin-80ms.zarr")) == 1
-    assert len(summer_prep.compare(tmp_path / "link", "../sub-20")) == 2
+    assert len(summer_prep.diff(".", "../sub-20")) == 2
+    assert len(summer_prep.diff("bin-80ms.zarr", "../sub-20/bin-80ms.zarr")) == 1
+    assert len(summer_prep.diff(tmp_path / "link", "../sub-20")) == 2
 
 
 def test_a_key_on_one_side_only_is_told(demo_cache, copy, run):
@@ -155,12 +155,12 @@ def test_a_damaged_key_is_not_compared(demo_cache, copy):
     content[100] ^= 1
     file.write_bytes(content)
     with pytest.raises(CacheError, match="its bytes were changed"):
-        summer_prep.compare(demo_cache, copy)
+        summer_prep.diff(demo_cache, copy)
 
 
 def test_what_cannot_be_compared_is_one_line(demo_cache, tmp_path, run):
     with pytest.raises(SettingsError, match="is a cache, .* a patient. Name two of a kind"):
-        summer_prep.compare(demo_cache, demo_cache / "sub-14")
+        summer_prep.diff(demo_cache, demo_cache / "sub-14")
     line = error_line(run("summer_prep", "diff", "http://127.0.0.1:9/a", demo_cache))
     assert "http://127.0.0.1:9/a" in line
     assert "no keys. Name a cache" in error_line(run("summer_prep", "diff", tmp_path, demo_cache))

@@ -76,14 +76,14 @@ def test_a_target_in_the_next_bin_lengthens_the_gap_only_where_the_sequence_does
 
 
 def test_the_gap_covers_the_longer_of_sequence_and_window():
-    def split(**reach):
-        return blocked_split(59_080, 80, 32, 2, **reach)
+    def split(**target_offset):
+        return blocked_split(59_080, 80, 32, 2, **target_offset)
 
     def bins(window_s):
         return window_of(window_s, 80)
 
-    def train(**reach):
-        return split(**reach).train
+    def train(**target_offset):
+        return split(**target_offset).train
 
     published = (3.0, 1.0)
     assert np.array_equal(train(sequence_s=published, window=bins((0.8, 0.72))), train(sequence_s=published))

@@ -19,7 +19,7 @@ from filelock import FileLock
 from summer_prep.cache.layout import key_path
 from summer_prep.errors import SettingsError
 from summer_train import evaluate, fit
-from summer_train.runs.folder import MetricsFile, find_results, take_folder
+from summer_train.runs.folder import MetricsFile, find_results, new_folder
 from tests.conftest import error_line, hear_interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -180,7 +180,7 @@ def test_resuming_a_finished_run_gives_its_results_again(options, tmp_path):
     (tmp_path / "logs" / "dhv" / "version_old").mkdir()
     lines = []
     for max_epochs in (1, 2):
-        assert fit(say=lines.append, **options(max_epochs=max_epochs, resume=True)) == first
+        assert fit(log=lines.append, **options(max_epochs=max_epochs, resume=True)) == first
     assert f"{first.log_dir}: is finished, 2 epochs; these are its results" in lines[-1]
 
 
@@ -249,7 +249,7 @@ def test_a_damaged_checkpoint_of_another_run_is_skipped_with_a_line(options):
     first, other = fit(**options()), fit(**options(lr=0.01))
     other.last_checkpoint.write_bytes(b"damaged")
     lines = []
-    assert fit(say=lines.append, **options(max_epochs=3, resume=True)).log_dir == first.log_dir
+    assert fit(log=lines.append, **options(max_epochs=3, resume=True)).log_dir == first.log_dir
     assert [line for line in lines if str(other.last_checkpoint) in line]
     first.last_checkpoint.write_bytes(b"damaged, too")
     with pytest.raises(SettingsError, match=f"{other.last_checkpoint}: not a checkpoint"):
@@ -270,7 +270,7 @@ def test_damaged_results_are_no_results(damage, options):
 
 def test_what_of_a_run_cannot_be_read_is_not_taken_for_killed_or_empty(options, monkeypatch):
     result = fit(**options())
-    take_folder(result.log_dir.parent)
+    new_folder(result.log_dir.parent)
     metrics, lines = result.log_dir / "metrics.csv", []
     before, real = metrics.read_bytes(), io.open
 
@@ -373,10 +373,10 @@ def test_stale_key_is_rebuilt_before_training_and_refused_where_it_cannot_be(dem
         file.write(b"\0")
     lines = []
     settings = options(data_dir=data_dir, cache_dir=cache_dir, patient_ids=("14",), max_epochs=1)
-    fit(say=lines.append, **settings)
+    fit(log=lines.append, **settings)
     assert lines[0] == f"building patient 14 at 80 ms: the content of {path.name} changed"
     lines.clear()
-    fit(say=lines.append, **settings)
+    fit(log=lines.append, **settings)
     assert not lines[0].startswith("building")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("summer_prep.cache.fresh.ALGORITHM_VERSION", 2)

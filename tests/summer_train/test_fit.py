@@ -48,7 +48,7 @@ def data_of(options):
 def samples_of(n_bins, n_units=3, labels=False):
     counts = (torch.arange(n_bins * n_units).reshape(n_bins, n_units) % 251).to(torch.uint8)
     targets = torch.arange(n_bins, dtype=torch.uint8) if labels else counts
-    return ResidentSamples(counts=counts, targets=targets, reach=0 if labels else 1)
+    return ResidentSamples(counts=counts, targets=targets, target_offset=0 if labels else 1)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 1000])
@@ -310,7 +310,7 @@ def test_streamed_training_gives_the_weights_of_resident_training(task, options,
     monkeypatch.setattr("summer_train.data.batches.BLOCK_SAMPLES", 512)  # many blocks, so that buffers are used again
     lines = []
     resident = fit(**options(task=task))
-    streamed = fit(say=lines.append, **options(task=task, device_memory=1e-6))
+    streamed = fit(log=lines.append, **options(task=task, device_memory=1e-6))
     assert any("streaming" in line for line in lines)
     expected = torch.load(resident.last_checkpoint, weights_only=True)["state_dict"]
     weights = torch.load(streamed.last_checkpoint, weights_only=True)["state_dict"]
@@ -329,5 +329,5 @@ def test_what_does_not_fit_into_memory_is_refused_before_the_work(options, tmp_p
     said = []
     monkeypatch.setattr("summer_train.runs.fit.available_bytes", lambda: 1e10)
     monkeypatch.setattr("summer_train.runs.fit._MUCH_BYTES", 0)
-    fit(**options(max_epochs=1), say=said.append)
+    fit(**options(max_epochs=1), log=said.append)
     assert any("predictions of 20 units, beside the counts" in line for line in said)

@@ -67,7 +67,7 @@ def test_batches_are_of_the_size_asked_for_and_hold_floats_and_targets(task, opt
 
 @pytest.mark.parametrize("task", ["next_bin", "label"])
 def test_the_data_module_goes_to_other_processes_without_its_counts(task, options):
-    data = summer_train.film_data(**data_options(options(task=task)), say=lambda _line: None)
+    data = summer_train.film_data(**data_options(options(task=task)), log=lambda _line: None)
     expected = [x for x, _ in data.val_dataloader()]
     content = pickle.dumps(data)
     again = pickle.loads(content)
@@ -271,7 +271,7 @@ def test_a_loader_given_alone_is_noted_too(options, tmp_path):
 def test_processes_of_a_plain_trainer_get_as_many_batches_and_miss_no_sample(n_samples, n_processes):
     from summer_train.data.batches import Batches, ResidentSamples
 
-    samples = ResidentSamples(counts=torch.zeros(9, 2), targets=torch.arange(9), reach=0)
+    samples = ResidentSamples(counts=torch.zeros(9, 2), targets=torch.arange(9), target_offset=0)
     shares = [
         list(
             Batches(

@@ -136,7 +136,7 @@ def test_names_from_files_are_no_markup(demo_cache, tmp_path, monkeypatch):
 def test_equal_models_of_two_folders_are_both_drawn(studied, tmp_path):
     shutil.copytree(studied, tmp_path / "copy")
     lines = []
-    page, *_ = summer_train.report(studied, tmp_path / "copy", output_dir=tmp_path / "both", say=lines.append)
+    page, *_ = summer_train.report(studied, tmp_path / "copy", output_dir=tmp_path / "both", log=lines.append)
     n_models = len(read_results_of(studied))
     assert f"{2 * n_models} models" in page.read_text()
     assert not any("trained more than once" in line for line in lines)

@@ -195,7 +195,7 @@ def result_of(study, label_name="summer", kappa=0.5, fold=1, **changes):
 
 def test_undefined_folds_are_said_in_the_table(studied, open_page, tmp_path, monkeypatch):
     results = [result_of(studied, fold=1), result_of(studied, fold=2, kappa=float("nan")), result_of(studied, "tom")]
-    monkeypatch.setattr("summer_train.reports.report.read_results_of", lambda path, say: results)
+    monkeypatch.setattr("summer_train.reports.report.read_results_of", lambda path, log: results)
     summer_train.report(studied, html=tmp_path / "page.html")
     with open_page(tmp_path / "page.html") as page:
         assert [row["models"] for row in rows_of(page, "groups-label")] == ["1 of 2", "1"]
@@ -270,7 +270,7 @@ def test_a_folder_whose_name_is_no_text_is_reported(studied, tmp_path):
 
 def test_more_rows_than_a_figure_draws_are_in_the_table(studied, tmp_path, open_page, monkeypatch):
     results = [result_of(studied, f"label {number:03}", kappa=0.5 - number / 1000) for number in range(250)]
-    monkeypatch.setattr("summer_train.reports.report.read_results_of", lambda path, say: results)
+    monkeypatch.setattr("summer_train.reports.report.read_results_of", lambda path, log: results)
     summer_train.report(studied, html=tmp_path / "page.html")
     with open_page(tmp_path / "page.html") as page:
         assert page.locator("#groups-label tbody tr").count() == 250
@@ -320,7 +320,7 @@ def test_text_of_files_is_no_markup(open_page, studied, tmp_path, monkeypatch):
     for result in results:
         if result.record.columns["label_name"]:
             result.record.columns["label_name"] = odd + result.record.columns["label_name"]
-    monkeypatch.setattr("summer_train.reports.report.read_results_of", lambda path, say: results)
+    monkeypatch.setattr("summer_train.reports.report.read_results_of", lambda path, log: results)
     summer_train.report(studied, html=tmp_path / "odd.html")
     with open_page(tmp_path / "odd.html") as page:
         assert "Decoding report" in page.title()

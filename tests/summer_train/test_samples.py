@@ -71,12 +71,12 @@ def test_spans_on_the_recording_clock_show_pauses_between_and_inside_bins(paused
 
 def test_dropping_pauses_leaves_out_the_samples_across_them_and_says_so(demo_cache, tmp_path):
     options = {"cache_dir": demo_cache, "data_dir": tmp_path, "patient_ids": [14, 20], "bin_length": 1000, "buffer": 5}
-    for task, reach in (("label", 0), ("next_bin", 1)):
+    for task, target_offset in (("label", 0), ("next_bin", 1)):
         kept = summer_train.film_data(task=task, **options)
         dropped = summer_train.film_data(task=task, pauses="drop", **options)
         inside, after = kept.selection.breaks()
-        crossing = inside | (after if reach else False)
-        if reach:
+        crossing = inside | (after if target_offset else False)
+        if target_offset:
             crossing[:-1] |= inside[1:]
         for part in ("train", "val", "test"):
             indices = getattr(kept.split, part)
@@ -146,7 +146,7 @@ def test_windows_are_those_of_a_plain_loop_and_none_reaches_beyond_the_film(
     for part in ("train", "val", "test"):
         indices = getattr(data.split, part)
         assert indices.min() + first >= 0
-        assert indices.max() + max(last, data.task.reach) < len(counts)
+        assert indices.max() + max(last, data.task.target_offset) < len(counts)
         seen = 0
         for block in data.blocks(part):
             for number in range(0, len(block.counts), 97):

@@ -240,7 +240,7 @@ def shuffled_blocks(data):
 @pytest.mark.parametrize("n_samples", [50, 53])
 def test_processes_share_every_batch_and_miss_no_sample(n_processes, n_samples):
     samples = ResidentSamples(
-        counts=torch.zeros(64, 3, dtype=torch.uint8), targets=torch.arange(64, dtype=torch.uint8), reach=0
+        counts=torch.zeros(64, 3, dtype=torch.uint8), targets=torch.arange(64, dtype=torch.uint8), target_offset=0
     )
     indices = np.arange(n_samples)
 

@@ -237,7 +237,7 @@ def test_damaged_records_are_trained_again_and_said(places, tmp_path):
     first.write_bytes(first.read_bytes()[:100])
     second.write_text(second.read_text().replace('"best_epoch": 1', '"best_epoch": 2'))
     lines = []
-    result = summer_train.study(**options, say=lines.append)
+    result = summer_train.study(**options, log=lines.append)
     assert result.n_trained == 2
     assert all(any(f"{path}: damaged" in line for line in lines) for path in (first, second))
     for row, before in zip(result.rows, expected, strict=True):
@@ -253,7 +253,7 @@ def test_models_of_other_data_are_trained_again(places, tmp_path, monkeypatch):
         "summer_train.data.selection.Selection.provenance", lambda self: {**real(self), "rebuilt": "since then"}
     )
     lines = []
-    assert summer_train.study(**options, say=lines.append).n_trained == 1
+    assert summer_train.study(**options, log=lines.append).n_trained == 1
     assert any("of other data" in line for line in lines)
     assert len(table(tmp_path / "study")) == 1
     assert summer_train.study(**options).n_trained == 0
@@ -382,7 +382,7 @@ def test_the_preset_sets_what_is_not_given():
 def test_a_study_says_what_memory_it_will_need_and_takes_no_more_processes_than_fit(places, tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr(studies, "available_bytes", lambda: 0.7e9)
-    summer_train.study(**places, max_epochs=1, fold="1-2", output_dir=tmp_path / "study", workers=2, say=lines.append)
+    summer_train.study(**places, max_epochs=1, fold="1-2", output_dir=tmp_path / "study", workers=2, log=lines.append)
     assert any("on 1 processes (of 2: more do not fit): about 0." in line for line in lines)
     monkeypatch.setattr(studies, "available_bytes", lambda: 0.3e9)
     with pytest.raises(SettingsError, match=r"needs about 0\.\d GB of memory, 0\.3 GB are free"):
@@ -521,7 +521,7 @@ def test_a_damaged_record_of_another_list_is_left_as_it_is(studied_copy, places)
     path.write_bytes(path.read_bytes().replace(b"best_epoch", b"best epoch"))
     before, lines = path.read_bytes(), []
     options = {**places, "label_name": "tom", "max_epochs": 1, "workers": 1, "output_dir": studied_copy}
-    assert summer_train.study(**options, say=lines.append).n_trained == 1
+    assert summer_train.study(**options, log=lines.append).n_trained == 1
     assert path.read_bytes() == before
     assert sum(f"{path}: damaged" in line and "left as it is" in line for line in lines) == 1
     assert not any("trained again" in line for line in lines)
@@ -553,7 +553,7 @@ def test_a_stack_that_fails_takes_no_other_along(places, tmp_path, monkeypatch):
     monkeypatch.setattr(studies, "train_stack", train_stack)
     lines = []
     with pytest.raises(SettingsError, match="1 stacks of models failed, the first with: MemoryError: no more"):
-        summer_train.study(**options, say=lines.append)
+        summer_train.study(**options, log=lines.append)
     assert any("fold 2, summer: MemoryError: no more" in line for line in lines)
     assert [row["fold"] for row in table(tmp_path / "study")] == ["1", "3"]
     monkeypatch.undo()

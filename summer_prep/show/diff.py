@@ -24,7 +24,7 @@ Difference = dict[str, Any]
 Keys = dict[tuple[str, int], Place]
 
 
-def compare(first: str | Path, second: str | Path, local_cache: Path | None = None) -> list[Difference]:
+def diff(first: str | Path, second: str | Path, local_cache: Path | None = None) -> list[Difference]:
     """Return what differs between two caches, two patients of caches, or two keys, as `summer-prep diff` tells.
 
     Parameters
