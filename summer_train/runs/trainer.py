@@ -95,7 +95,7 @@ class BlockSteps(Callback):
     """Sets how the steps of a block are taken on this device."""
 
     def __init__(self, log: Log) -> None:
-        self.log = log
+        self.log_line = log  # Lightning sets `log` of a callback
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Choose the fastest way that decoder and optimizer allow; handle signals as usual again."""
@@ -106,7 +106,7 @@ class BlockSteps(Callback):
                 signal.signal(signal.SIGINT, signal.default_int_handler)
         assert isinstance(pl_module, Decoder)
         optimizer: Any = pl_module.optimizers(use_pl_optimizer=False)
-        pl_module.steps = choose_steps(pl_module.steps_with(optimizer), pl_module.device, self.log)
+        pl_module.steps = choose_steps(pl_module.steps_with(optimizer), pl_module.device, self.log_line)
 
 
 class Epochs(Callback):
@@ -116,7 +116,7 @@ class Epochs(Callback):
     """
 
     def __init__(self, log_dir: Path, decoder: Decoder, n_epochs_before: int, log: Log) -> None:
-        self.log_dir, self.n_epochs_before, self.log = log_dir, n_epochs_before, log
+        self.log_dir, self.n_epochs_before, self.log_line = log_dir, n_epochs_before, log
         self.columns = metric_columns(decoder.task)
         self.file: MetricsFile
         self.started = 0.0
@@ -162,7 +162,7 @@ class Epochs(Callback):
         names = [name.removeprefix("val_") for name in metrics if name.startswith("val_")]
         values = "  ".join(f"{name} {metrics[f'train_{name}']:.4f} val {metrics[f'val_{name}']:.4f}" for name in names)
         seconds = time.perf_counter() - self.started
-        self.log(f"epoch {epoch + 1}/{trainer.max_epochs}  {values}  {seconds:.2f} s")
+        self.log_line(f"epoch {epoch + 1}/{trainer.max_epochs}  {values}  {seconds:.2f} s")
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
