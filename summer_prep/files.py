@@ -1,17 +1,20 @@
-"""Where results go: places are checked before the work whose results they are to hold; pictures are saved here."""
+"""Files of results: checked before the work starts, written whole or not at all, and locked.
+
+(`cache.publish` replaces whole folders.)
+"""
 
 import os
-import re
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 from summer_prep.errors import SettingsError
 from summer_prep.options import as_path
 
+LOCK = ".lock"
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 
 
@@ -75,32 +78,59 @@ def save_picture(figure: Any, picture: Path) -> None:
 
 
 @contextmanager
-def staged(target: Path, advice: str) -> Iterator[Path]:
-    """Yield a place beside a file or folder to write it at, of which nothing is left, whatever happens.
-
-    Parameters
-    ----------
-    advice : what to do if it cannot be written
+def writing(target: Path, advice: str = "Free space, or name another folder with --output-dir") -> Iterator[None]:
+    """Report in one line that a file or a folder cannot be written.
 
     Raises
     ------
-    SettingsError : it cannot be written
+    SettingsError : no space, no permission or no such folder
     """
-    # A suffix of its kind: pynwb warns of files of others.
-    place = target.with_name(f".{uuid.uuid4().hex}.staging{target.suffix.lower()}")
     try:
-        yield place
+        yield
     except OSError as error:
-        raise SettingsError(f"{target}: cannot be written ({_reason(error)}). {advice}") from error
+        raise SettingsError(f"{target}: cannot be written ({error.strerror or error}). {advice}") from error
+
+
+def replace_file(path: Path, content: bytes | memoryview) -> None:
+    """Write a file; a killed process leaves the old one or the new one."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside its path, to which it is renamed after it has been written."""
+    staged = path.with_name(f".{path.name}.staging")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with staged.open("wb") as file:
+            yield file
+        staged.replace(path)
     finally:
-        if place.is_dir():
-            shutil.rmtree(place, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                place.unlink()
+        staged.unlink(missing_ok=True)
 
 
-def _reason(error: OSError) -> str:
-    """Return why something could not be written; HDF5 hides the number of the error in a long text."""
-    number = re.search(r"errno = (\d+)", str(error))
-    return error.strerror or (os.strerror(int(number[1])) if number else str(error).split("\n")[0])
+@contextmanager
+def alone_in(folder: Path, problem: str) -> Iterator[None]:
+    """Lock a folder against other processes, and remove the half-written files that a killed one left in it.
+
+    Raises
+    ------
+    SettingsError : another process has the lock, and what that means; or the folder cannot be written
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise SettingsError(f"{folder}: {problem}. Wait for its end") from error
+    try:
+        with writing(folder):
+            for debris in (*folder.glob(".*.staging"), *folder.glob("*/.*.staging")):
+                debris.unlink(missing_ok=True)
+        yield
+    finally:
+        with suppress(OSError):  # the folder may be gone
+            lock.release()
+            (folder / LOCK).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from summer_prep.cache.keys import open_cache
 from summer_prep.cache.layout import DIMENSIONS, Description
 from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
-from summer_prep.files import staged
+from summer_prep.files import replacing, writing
 from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, LABEL_RULES, ON, UNDEFINED, LabelRule
 from summer_prep.optional import load_extra
 from summer_prep.options import as_bin_lengths, as_number, as_path, as_patient_ids, as_place
@@ -74,16 +74,13 @@ def export(
         "source_sha256": source["sha256"],
         "written_by": f"summer-pipeline {__version__}",
     }
-    with staged(path, "Name another folder") as beside:
-        beside.mkdir(parents=True)
-        for name, columns in _tables(key, label_rule).items():
+    written = []
+    with writing(path, "Name another folder"):
+        for name, columns in sorted(_tables(key, label_rule).items()):
             table = pyarrow.table(columns).replace_schema_metadata(about)
-            with (beside / f"{name}.parquet").open("wb") as file:  # by a path, only one in UTF-8
+            written.append(path / f"{name}.parquet")
+            with replacing(written[-1]) as file:  # by a path, only one in UTF-8
                 pyarrow.parquet.write_table(table, file)
-        path.mkdir(exist_ok=True)
-        written = [path / one.name for one in sorted(beside.iterdir())]
-        for one in written:
-            os.replace(beside / one.name, one)
     return written
 
 

@@ -2,7 +2,6 @@
 
 import html
 import json
-import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from summer_prep.console import Table, has_text, printable
 from summer_prep.errors import SettingsError
-from summer_prep.files import staged
+from summer_prep.files import replace_file, writing
 from summer_prep.optional import load_extra
 from summer_prep.options import finite
 
@@ -88,10 +87,8 @@ def write_page(page: Path, text: str) -> None:
     ------
     SettingsError : it cannot be written
     """
-    with staged(page, "Name another file") as place:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
-        os.replace(place, page)
+    with writing(page, "Name another file"):
+        replace_file(page, text.encode("utf-8", errors="backslashreplace"))  # names of files may be no text
 
 
 def new_figure(height_px: int, **options: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from summer_prep.console import Table, printable
 from summer_prep.errors import SettingsError
-from summer_prep.files import check_folder
+from summer_prep.files import check_folder, writing
 from summer_prep.options import as_number, as_path
 from summer_prep.show.web import html_table, write_page
 from summer_train.reports.figures import as_data_url, draw_all, save_figure
@@ -28,7 +28,6 @@ from summer_train.reports.tables import (
     table_of,
     varied_options,
 )
-from summer_train.runs.folder import writing_below
 from summer_train.settings.options import Log, log_nothing
 from summer_train.studies.records import SCORES_OF_TASK
 
@@ -143,7 +142,7 @@ class Report:
 
     def _write_pictures(self, target: Path) -> list[Path]:
         check_folder(target, "--output-dir")
-        with writing_below(target):
+        with writing(target):
             written = [target / PAGE]
             for name, _, figure in self.figures:
                 for suffix in SUFFIXES:

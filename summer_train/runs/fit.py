@@ -12,7 +12,7 @@ from lightning.pytorch.core.saving import save_hparams_to_yaml
 
 from summer_prep import __version__
 from summer_prep.errors import SettingsError
-from summer_prep.files import check_folder
+from summer_prep.files import alone_in, check_folder, writing
 from summer_prep.options import as_number
 from summer_prep.resources import available_bytes
 from summer_train.data.film import FilmSamples
@@ -28,13 +28,11 @@ from summer_train.runs.folder import (
     DamagedError,
     FitResult,
     MetricsFile,
-    alone_in,
     best_checkpoint,
     last_checkpoint,
     new_folder,
     read_results,
     write_results,
-    writing_below,
 )
 from summer_train.runs.processes import (
     MIN_SHARED_BATCH,
@@ -193,7 +191,7 @@ def run_fit(choice: Choice, run: Run, log: Log = log_nothing) -> FitResult | Non
     quieten_lightning()
     model = new_decoder(data)
     model.expect_blocks()
-    with writing_below(run.output_dir):
+    with writing(run.output_dir):
         previous = None
         if run.resume:
             previous = find_run(run.output_dir / data.task.log_name, data.choice, data.provenance["data"], log)

@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from summer_prep.errors import SettingsError
+from summer_prep.files import replace_file, replacing
 from summer_prep.options import finite
 
-METRICS, RESULTS, PREDICTIONS, LOCK = "metrics.csv", "results.json", "predictions.npz", ".lock"
+METRICS, RESULTS, PREDICTIONS = "metrics.csv", "results.json", "predictions.npz"
 PARTS = ("train", "val", "test")
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -46,32 +46,6 @@ def run_folders(parent: Path) -> dict[int, Path]:
     """Return number -> folder of the runs below a folder, the newest last."""
     found = {int(match[1]): path for path in parent.glob("version_*") if (match := _VERSION.fullmatch(path.name))}
     return dict(sorted(found.items()))
-
-
-@contextmanager
-def alone_in(folder: Path, problem: str) -> Iterator[None]:
-    """Keep other processes from working in a folder at the same time; remove what a killed one left half-written.
-
-    Raises
-    ------
-    SettingsError : another one is at work there, with what that means
-    """
-    with writing_below(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise SettingsError(f"{folder}: {problem}. Wait for its end") from error
-    try:
-        with writing_below(folder):
-            for debris in (*folder.glob(".*.staging"), *folder.glob("*/.*.staging")):
-                debris.unlink(missing_ok=True)
-        yield
-    finally:
-        with suppress(OSError):  # the folder may be gone
-            lock.release()
-            (folder / LOCK).unlink(missing_ok=True)
 
 
 class MetricsFile:
@@ -307,39 +281,3 @@ def reading(path: Path, advice: str) -> Iterator[None]:
         ) from error
     except _DAMAGE as error:
         raise DamagedError(f"{path}: damaged ({type(error).__name__}: {error}). {advice}") from error
-
-
-@contextmanager
-def writing_below(output_dir: Path) -> Iterator[None]:
-    """Tell in one line that a folder of results cannot be written.
-
-    Raises
-    ------
-    SettingsError : no space, or no permission
-    """
-    try:
-        yield
-    except OSError as error:
-        raise SettingsError(
-            f"{output_dir}: results cannot be written ({error.strerror or error}). "
-            "Free space, or name another folder with --output-dir"
-        ) from error
-
-
-def replace_file(path: Path, content: bytes | memoryview) -> None:
-    """Write a file, so that a killed run leaves the old one or the new one."""
-    with replacing(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file beside its place, which it is renamed to when it has been written."""
-    staged = path.with_name(f".{path.name}.staging")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with staged.open("wb") as file:
-            yield file
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)

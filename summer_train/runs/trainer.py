@@ -19,11 +19,12 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from summer_prep.console import progress_on_terminal
 from summer_prep.errors import SettingsError
+from summer_prep.files import replace_file
 from summer_prep.optional import load_extra
 from summer_train.data.targets import Task
 from summer_train.models.decoder import Decoder
 from summer_train.models.steps import choose_steps
-from summer_train.runs.folder import METRICS, PARTS, MetricsFile, best_checkpoint, last_checkpoint, replace_file
+from summer_train.runs.folder import METRICS, PARTS, MetricsFile, best_checkpoint, last_checkpoint
 from summer_train.runs.processes import n_devices_of
 from summer_train.settings.options import Log, Run, is_first_process
 

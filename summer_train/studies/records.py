@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from summer_prep.errors import SettingsError
+from summer_prep.files import replace_file
 from summer_prep.options import finite
-from summer_train.runs.folder import PARTS, DamagedError, probability_of, reading, replace_file, with_nan
+from summer_train.runs.folder import PARTS, DamagedError, probability_of, reading, with_nan
 from summer_train.scores import nulls
 from summer_train.scores.metrics import COUNT_SCORES, LABEL_SCORES
 from summer_train.settings.lists import as_columns

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from summer_prep.errors import CacheError, SettingsError, SummerError
-from summer_prep.files import check_folder
+from summer_prep.files import LOCK, alone_in, check_folder, replacing, writing
 from summer_prep.options import with_absolute_paths
 from summer_prep.parallel import LOCAL, MAIN_GUARD, Opened, dask_workers, local_pool, run_tasks
 from summer_prep.resources import available_bytes, usable_processors
@@ -27,7 +27,6 @@ from summer_train.data.film import FilmSamples
 from summer_train.data.selection import open_selection
 from summer_train.data.targets import NothingToLearnError
 from summer_train.models.stack import Trained, train_stack
-from summer_train.runs.folder import LOCK, alone_in, replacing, writing_below
 from summer_train.scores.scoring import Scored, score_baselines
 from summer_train.scores.shifts import score_stack
 from summer_train.settings.file import for_study
@@ -129,7 +128,7 @@ def run_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing) 
     check_folder(run.output_dir, "--output-dir")
     plan = plan_study(choices, run, log)
     with alone_in(run.output_dir, "another process is at work on this study"):
-        with writing_below(run.output_dir):
+        with writing(run.output_dir):
             records = _fresh_records(plan, run, log)
             hopeless = [record for record in plan.hopeless if (record.id, 0) not in records]
             if hopeless:
@@ -356,7 +355,7 @@ def _record(
     model: Model, data: FilmSamples, run: StudyRun, how: Trained, what: Scored | None, seconds: float
 ) -> Record:
     if what is not None and not model.shift and run.keep_predictions:
-        with writing_below(run.output_dir), replacing(predictions_path(run.output_dir, model.id)) as file:
+        with writing(run.output_dir), replacing(predictions_path(run.output_dir, model.id)) as file:
             np.savez(file, **what.predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
     diverged = {part: f"training diverged in epoch {len(how.curve)}" for part in data.n_samples}
     return Record(
@@ -386,7 +385,7 @@ def _still_there(folder: Path) -> Iterator[None]:
     ------
     SettingsError : it was, or nothing can be written
     """
-    with writing_below(folder):
+    with writing(folder):
         if not (folder / LOCK).exists():
             raise SettingsError(
                 f"{folder}: was moved or removed while the study was at work. Put it back, and run the same command"

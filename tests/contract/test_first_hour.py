@@ -175,11 +175,11 @@ def test_patience_ends_a_run_that_gets_no_better(demo_cache, run, tmp_path):
     assert report["n_epochs"] == report["best_epoch"] + 2 < 40
 
 
-def test_runs_that_start_together_take_folders_of_their_own(tmp_path):
+def test_runs_that_start_together_new_folders_of_their_own(tmp_path):
     code = (
-        "import sys, time, pathlib; from summer_train.runs.folder import take_folder\n"
+        "import sys, time, pathlib; from summer_train.runs.folder import new_folder\n"
         "time.sleep(max(0, float(sys.argv[1]) - time.time()))\n"
-        "for _ in range(20): print(take_folder(pathlib.Path('logs')).name)"
+        "for _ in range(20): print(new_folder(pathlib.Path('logs')).name)"
     )
     together = str(time.time() + 1.5)
     processes = [

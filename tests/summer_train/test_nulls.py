@@ -4,33 +4,33 @@ import numpy as np
 import pytest
 
 from summer_train.data.samples import choose_shifts
-from summer_train.scores.nulls import compare
+from summer_train.scores.nulls import permutation_test
 
 
 def test_p_counts_the_observation_and_leaves_out_what_is_undefined():
     null = {1: 0.1, 2: 0.5, 3: 0.9, 4: np.nan}
-    assert compare([0.5], [null]).p == 3 / 4
-    assert compare([1.0], [dict.fromkeys(range(99), 0.0)]).p == 1 / 100
-    assert np.isnan(compare([np.nan], [null]).p)
-    assert np.isnan(compare([0.3], [{1: np.nan}]).p)
-    assert np.isnan(compare([0.3], [{}]).p)
-    assert compare([0.3], [{}]).band is None
+    assert permutation_test([0.5], [null]).p == 3 / 4
+    assert permutation_test([1.0], [dict.fromkeys(range(99), 0.0)]).p == 1 / 100
+    assert np.isnan(permutation_test([np.nan], [null]).p)
+    assert np.isnan(permutation_test([0.3], [{1: np.nan}]).p)
+    assert np.isnan(permutation_test([0.3], [{}]).p)
+    assert permutation_test([0.3], [{}]).band is None
 
 
 def test_folds_are_compared_shift_by_shift_as_means_over_the_same_folds():
     nulls = [{7: 0.1, 9: 0.3, 11: 0.2}, {9: 0.5, 7: 0.0}, {7: 0.9, 9: 0.9}]
-    found = compare([0.4, 0.2, np.nan], nulls)
+    found = permutation_test([0.4, 0.2, np.nan], nulls)
     assert (found.mean, found.n_models) == (pytest.approx(0.3), 2)
     assert found.null.tolist() == pytest.approx([0.05, 0.4])  # shifts 7 and 9, which both have; the third fold is out
     assert found.p == 2 / 3
 
 
 def test_a_fold_without_a_null_leaves_none():
-    assert len(compare([0.4, 0.2], [{7: 0.1}, {}]).null) == 0
+    assert len(permutation_test([0.4, 0.2], [{7: 0.1}, {}]).null) == 0
 
 
 def test_a_shift_that_one_fold_leaves_undefined_counts_in_none():
-    found = compare([0.4, 0.2], [{7: 0.1, 9: 0.3}, {7: np.nan, 9: 0.1}])
+    found = permutation_test([0.4, 0.2], [{7: 0.1, 9: 0.3}, {7: np.nan, 9: 0.1}])
     assert found.null.tolist() == [pytest.approx(0.2)]
 
 
@@ -41,7 +41,7 @@ def test_the_p_of_means_over_folds_is_uniform_where_there_is_nothing():
     for _ in range(400):
         of_shift = generator.normal(size=20)
         scores = of_shift[:, None] + 0.5 * generator.normal(size=(20, 5))
-        p.append(compare(scores[0], [dict(enumerate(fold)) for fold in scores[1:].T]).p)
+        p.append(permutation_test(scores[0], [dict(enumerate(fold)) for fold in scores[1:].T]).p)
     # Kolmogorov-Smirnov at 1 in 1,000: 0.0975 of 400 values, and p goes in steps of 0.05.
     assert np.abs(np.arange(1, 401) / 400 - np.sort(p)).max() < 0.0975 + 0.05
     assert 0.02 < np.mean(np.array(p) <= 0.05) < 0.09

@@ -11,7 +11,7 @@ import pytest
 
 import summer_train
 from summer_prep.errors import SettingsError
-from summer_train.reports.findings import compare, others_equal, read_results_of, usual_first
+from summer_train.reports.findings import against_null, others_equal, read_results_of, usual_first
 from summer_train.reports.published import KAPPA_BY_BUFFER, KAPPA_BY_LABEL
 
 
@@ -80,7 +80,7 @@ def test_the_null_of_several_folds_and_seeds_is_of_the_same_shifts(studied):
     group = [one for one in results if one.row["buffer"] == 10 and one.row["brain_regions"] == "all"]
     assert len(group) == 2
     assert len({tuple(one.null["auroc"]) for one in group}) == 1  # the shifts
-    found = compare(group, "auroc")
+    found = against_null(group, "auroc")
     expected = np.mean([list(one.null["auroc"].values()) for one in group], axis=0)
     assert found.null == pytest.approx(expected)
     assert found.p == (1 + np.sum(expected >= np.mean([one.score("auroc") for one in group]))) / 5
