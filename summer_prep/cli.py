@@ -4,20 +4,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from summer_prep.cache.layout import Codec
+from summer_prep.cache.settings import CACHE_DIR, DATA_DIR, BuildConfig
 from summer_prep.console import (
     CacheDir,
     DataDir,
     JsonOption,
     LocalCache,
-    NwbPath,
     PatientIds,
     PictureOption,
-    SchedulerOption,
     log,
     new_app,
     path_option,
@@ -25,11 +23,13 @@ from summer_prep.console import (
     progress_on_terminal,
     run,
     show_result,
+    typed_option,
     working,
 )
 from summer_prep.errors import CacheError, SettingsError, one_line
-from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule, LongFrames
-from summer_prep.options import as_bin_lengths, as_names, as_patient_id, as_patient_ids
+from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule
+from summer_prep.options import as_bin_length, as_bin_lengths, as_names, as_patient_id, as_patient_ids
+from summer_prep.settings import accepts
 from summer_prep.show import tables
 
 if TYPE_CHECKING:
@@ -38,17 +38,15 @@ if TYPE_CHECKING:
 BinLengths = Annotated[
     str | None, typer.Option(metavar="MS...", help="Bin lengths in ms.  [default: those in the cache]")
 ]
-BinLength = Annotated[str | None, typer.Option(help="Bin length in ms.  [default: 80]")]
+BinLength = Annotated[
+    int | None, typer.Option(parser=as_bin_length, metavar="MS", help="Bin length in ms.  [default: 80]")
+]
 FoldLayout = Annotated[
     float | None,
     typer.Option(metavar="BUFFER", help="Show what the blocked split with this buffer (s) leaves of each label."),
 ]
 
 app = new_app("Bin the SUMMER recordings into film bins and cache them as Zarr arrays.")
-
-CODEC_HELP = "How spike counts are stored: none can be memory-mapped; zstd and blosc are smaller, for archiving."
-
-LONG_FRAMES_HELP = "Frames that took more than 200 ms: count their spikes, as published, or take them as pauses."
 
 
 @app.command("demo-data")
@@ -79,38 +77,13 @@ def demo_data(
 
 
 @app.command()
-def build(
-    data_dir: DataDir = Path("/data"),
-    cache_dir: CacheDir = Path("data_cache"),
-    nwb_path: NwbPath = None,
-    patient_ids: PatientIds = None,
-    bin_length: Annotated[
-        str | None,
-        typer.Option(metavar="MS...", help="Bin lengths in ms, like 80 or 80,200.  [default: all that the files list]"),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; one builds one patient at a time.  [default: processors]")
-    ] = None,
-    codec: Annotated[Codec, typer.Option(help=CODEC_HELP)] = "none",
-    long_frames: Annotated[LongFrames, typer.Option(help=LONG_FRAMES_HELP)] = "count",
-    force: Annotated[bool, typer.Option("--force", help="Build also what is fresh.")] = False,
-    unusual_clocks: Annotated[
-        bool,
-        typer.Option("--unusual-clocks", help="Build also where spike times or watch log seem to be in another unit."),
-    ] = False,
-    local_cache: LocalCache = None,
-    scheduler: SchedulerOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@accepts(BuildConfig, as_parameter=typed_option)
+def build(as_json: JsonOption = False, **options: Any) -> None:
     """Bin NWB recordings into the cache; what is fresh is skipped, and a killed build can simply be repeated."""
-    from summer_prep.cache.build import build_config, build_keys
+    from summer_prep.cache.build import build_keys
     from summer_prep.recordings.find import other_nwb_files
 
-    config = build_config(
-        data_dir=data_dir, cache_dir=cache_dir, local_cache=local_cache, nwb_path=nwb_path, patient_ids=patient_ids,
-        bin_length=bin_length, workers=workers, codec=codec, long_frames=long_frames, force=force,
-        unusual_clocks=unusual_clocks, scheduler=scheduler,
-    )  # fmt: skip
+    config = BuildConfig.from_options(options)
     with progress_on_terminal() as bar:
         task = bar.add_task("binning", total=None)
         results = build_keys(config, lambda n_done, n_patients: bar.update(task, completed=n_done, total=n_patients))
@@ -128,7 +101,7 @@ def build(
 @app.command()
 def inspect(
     patient: Annotated[str | None, typer.Argument(help="A patient id.  [default: a list of all keys]")] = None,
-    cache_dir: CacheDir = Path("data_cache"),
+    cache_dir: CacheDir = CACHE_DIR,
     bin_length: BinLength = None,
     picture: PictureOption = None,
     labels: Annotated[
@@ -159,7 +132,7 @@ def inspect(
     if picture is None and labels is not None:
         raise SettingsError(f"--labels {labels}: chooses what --picture draws. Name a picture, too")
     check_page(html)
-    length_ms = _one_bin_length(bin_length)
+    length_ms = bin_length or DEFAULT_BIN_LENGTH_MS
     cache = open_cache(cache_dir, local_cache)
     if patient is None:
         keys, unlisted = _keys_of(cache, [], [] if bin_length is None else [length_ms])
@@ -195,14 +168,6 @@ def inspect(
         if path is not None:
             log(f"wrote {path}")
     show_result(facts, as_json, *shown)
-
-
-def _one_bin_length(text: str | None) -> int:
-    """Return the one bin length (ms) of a command that shows one key; raises SettingsError if several are named."""
-    lengths_ms = as_bin_lengths(text)
-    if len(lengths_ms) > 1:
-        raise SettingsError(f"--bin-length {text}: one key is shown at a time. Name one bin length")
-    return lengths_ms[0] if lengths_ms else DEFAULT_BIN_LENGTH_MS
 
 
 def _keys_of(
@@ -252,7 +217,7 @@ def _fail_if_any(problems: Sequence[str], n_keys: int) -> None:
 
 @app.command()
 def labels(
-    cache_dir: CacheDir = Path("data_cache"),
+    cache_dir: CacheDir = CACHE_DIR,
     bin_length: BinLength = None,
     fold_layout: FoldLayout = None,
     local_cache: LocalCache = None,
@@ -262,7 +227,7 @@ def labels(
     from summer_prep.cache.keys import open_cache
     from summer_prep.show.facts import labels_of_cache
 
-    facts = labels_of_cache(open_cache(cache_dir, local_cache), _one_bin_length(bin_length), fold_layout)
+    facts = labels_of_cache(open_cache(cache_dir, local_cache), bin_length or DEFAULT_BIN_LENGTH_MS, fold_layout)
     show_result(facts, as_json, tables.labels_table(facts["labels"]))
     if facts["patients_with_others"] and not as_json:
         others = ", ".join(facts["patients_with_others"])
@@ -294,7 +259,7 @@ def diff(
 def export_key(
     patient: Annotated[str, typer.Argument(help="A patient id.")],
     target: Annotated[Path, typer.Argument(help="A folder for the Parquet tables.")],
-    cache_dir: CacheDir = Path("data_cache"),
+    cache_dir: CacheDir = CACHE_DIR,
     bin_length: BinLength = None,
     label_rule: Annotated[LabelRule, typer.Option(help="Which frames decide a bin's label.")] = "first",
     force: Annotated[bool, typer.Option("--force", help="Replace the tables in the folder.")] = False,
@@ -304,7 +269,7 @@ def export_key(
     """Write a key for other tools: Parquet tables of bins, units and labels."""
     from summer_prep.show.export import export
 
-    length_ms = _one_bin_length(bin_length)
+    length_ms = bin_length or DEFAULT_BIN_LENGTH_MS
     with working("exporting"):
         written = export(
             patient, target, cache_dir=cache_dir, bin_length=length_ms, label_rule=label_rule, force=force,
@@ -315,8 +280,8 @@ def export_key(
 
 @app.command()
 def status(
-    data_dir: DataDir = Path("/data"),
-    cache_dir: CacheDir = Path("data_cache"),
+    data_dir: DataDir = DATA_DIR,
+    cache_dir: CacheDir = CACHE_DIR,
     patient_ids: PatientIds = None,
     bin_length: BinLengths = None,
     local_cache: LocalCache = None,
@@ -343,7 +308,7 @@ def status(
 
 @app.command()
 def verify(
-    cache_dir: CacheDir = Path("data_cache"),
+    cache_dir: CacheDir = CACHE_DIR,
     patient_ids: PatientIds = None,
     bin_length: BinLengths = None,
     as_json: JsonOption = False,

@@ -89,7 +89,7 @@ def test_one_patient_alone_is_understood(written, demo_cache):
         ({"patient_ids": 14.5}, "--patient-ids 14.5"),
         ({"patient_ids": [1.5, None]}, "--patient-ids 1.5 None"),
         ({"patient_ids": True}, "--patient-ids True"),
-        ({"patient_ids": "../14"}, "'../14' is no patient id"),
+        ({"patient_ids": "../14"}, "'../14': a patient id has letters and digits only"),
         ({"patient_ids": ""}, "names none"),
         ({"patient_ids": []}, "names none"),
         ({"patient_ids": [14, "14"]}, "14 stands there twice"),
