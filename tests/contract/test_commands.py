@@ -139,7 +139,7 @@ def test_whole_path_by_hand(published_data, run, tmp_path):
             "no key at 40 ms in {cache}; found are 8 (80 1000 ms)",
         ),
         ("summer_prep status --cache-dir {cache} --bin-length 7", "no bins of 7 ms can be made"),
-        ("summer_prep inspect 14 --cache-dir {cache} --bin-length 80,1000", "--bin-length 80,1000: name one bin length"),
+        ("summer_prep inspect 14 --cache-dir {cache} --bin-length 80,1000", "80,1000: name one bin length"),
         ("summer_prep build --nwb-path {data}", "is a folder. Check --nwb-path"),
         ("summer_prep build --data-dir {data}/truth.json", "truth.json: is a file, not a folder"),
         ("summer_prep build --data-dir {data} --cache-dir {data}/truth.json", "truth.json is a file, not a folder"),

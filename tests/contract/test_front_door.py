@@ -96,7 +96,7 @@ def test_one_patient_alone_is_understood(written, demo_cache):
         ({"cache_dir": 3}, "--cache-dir 3: must be a path"),
         ({"cache_dir": "a" * 300}, "no possible path (File name too long)"),
         ({"cache_dir": "a\0b"}, "possible path"),
-        ({"bin_length": "80 200"}, "a run has one bin length"),
+        ({"bin_length": "80 200"}, "name one bin length"),
         ({"bin_length": 80.5}, "--bin-length 80.5"),
         ({"buffer": "ten"}, "--buffer 'ten': must be a number"),
         ({"buffer": 1e308}, "--buffer 1e+308: must be 0 or more seconds, at most 86400"),
@@ -114,7 +114,7 @@ def test_one_patient_alone_is_understood(written, demo_cache):
         ({"task": "both"}, "--task both: choose one of next_bin, label"),
         ({"min_recorded": 2}, "--min-recorded 2.0: must lie between 0 and 1"),
         ({"labelname": "tom"}, "no option 'labelname'. Choose among label_name"),
-        ({"brain_regions": 3.5}, "--brain-regions 3.5: regions, like A EC"),
+        ({"brain_regions": 3.5}, "--brain-regions 3.5: must be regions, like A EC"),
         ({"devices": 2}, "devices 2: further processes start the command again"),
     ],
 )
