@@ -19,7 +19,7 @@ from summer_prep.cache.settings import BuildConfig
 from summer_prep.errors import SettingsError, SummerError
 from summer_prep.files import check_picture
 from summer_prep.options import as_path, as_place, as_written, finite
-from summer_prep.settings import default_of, options_of, spelled
+from summer_prep.settings import options_of, python_parameter, spelled
 from summer_prep.urls import Place
 
 EPILOG = "Any command with --debug shows the traceback of an error."
@@ -44,7 +44,12 @@ def place_argument(help_text: str, name: str) -> Any:
 
 def typed_option(name: str, one: "Field[Any]") -> inspect.Parameter:
     """Return the parameter that typer makes an option of, from a field of `Settings`."""
-    spelling, kind, default, typed = spelled(name), one.type, default_of(one), dict(one.metadata["typed"])
+    spelling, kind, default, typed = (
+        spelled(name),
+        one.type,
+        python_parameter(name, one).default,
+        dict(one.metadata["typed"]),
+    )
     if one.metadata["several"]:
         kind, default, typed["metavar"] = str | None, as_written(default) or None, one.metadata["several"] + LIST_MARK
     elif kind == Place:
@@ -72,26 +77,22 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[object]]
 
 
+def _print_version(is_asked_for: bool) -> None:
+    if is_asked_for:
+        show(__version__)
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")]
+
+
 def new_app(help_text: str) -> typer.Typer:
     """Return a program without commands yet."""
-    app = typer.Typer(
-        epilog=EPILOG,
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,  # plain help answers in half the time
-    )
-
-    def print_version(is_asked_for: bool) -> None:
-        if is_asked_for:
-            show(__version__)
-            raise typer.Exit
+    # Without rich's markup, help answers in half the time.
+    app = typer.Typer(epilog=EPILOG, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
     @app.callback(help=help_text)
-    def take_common_options(
-        version: Annotated[
-            bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
-        ] = False,
-    ) -> None:
+    def take_common_options(version: Version = False) -> None:
         pass
 
     return app
@@ -102,15 +103,13 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal that cannot show R² is no reason to fail
             stream.reconfigure(errors="backslashreplace")
-    debug = "--debug" in arguments
     os.environ.pop("MPLBACKEND", None)  # a notebook's, where matplotlib would fail
     command = typer.main.get_command(app)
-    several = list_options(command)
+    plain = [argument for argument in arguments if argument != "--debug"]
     try:
-        plain = [argument for argument in arguments if argument != "--debug"]
-        command(normalise(plain, several), prog_name=program)
+        command(normalise(plain, list_options(command)), prog_name=program)
     except SummerError as error:
-        if debug:
+        if "--debug" in arguments:
             raise
         sys.stderr.write(f"error: {printable(error)}\n")
         sys.exit(1)
@@ -215,10 +214,8 @@ def show_table(table: Table) -> None:
 
 def has_text(table: Table) -> list[bool]:
     """Return of each column whether it holds text; columns of numbers are aligned at the right."""
-    return [any(not _NUMBER.match(str(row[column])) for row in table.rows) for column in range(len(table.header))]
-
-
-_NUMBER = re.compile(r"[-+]?[\d.]|-$|n/a$|$")
+    number = re.compile(r"[-+]?[\d.]|-$|n/a$|$")
+    return [any(not number.match(str(row[column])) for row in table.rows) for column in range(len(table.header))]
 
 
 def progress_on_terminal(*columns: Any, **options: Any) -> Any:

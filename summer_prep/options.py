@@ -112,7 +112,7 @@ def as_patient_ids(value: object, option: str = "--patient-ids") -> tuple[str, .
     return ids
 
 
-def as_names(value: object, option: str, example: str) -> tuple[str, ...]:
+def as_names(value: object, option: str, example: str = "must be names, like A EC") -> tuple[str, ...]:
     """Return names (of regions, labels) from `"A EC"`, `"A,EC"` or `["A", "EC"]`; none from None.
 
     Raises
@@ -140,9 +140,13 @@ def as_bin_length(value: object, option: str = "--bin-length") -> int:
     return lengths_ms[0]
 
 
-def as_numbers(value: object, option: str, example: str) -> tuple[float, ...]:
-    """Return numbers from `"3 1"`, `"3,1"` or `(3, 1)`; raises SettingsError for anything else."""
-    return _each(value, option, example, lambda part: number(part, float) + 0.0)  # -0 is 0
+def as_seconds(value: object, option: str) -> tuple[float, ...]:
+    """Return past and future seconds from `"3 1"`, `"3,1"` or `(3, 1)`; raises SettingsError for anything else."""
+    example = "must be two numbers of seconds, past and future, like 3 1"
+    seconds = _each(value, option, example, lambda part: number(part, float) + 0.0)  # -0 is 0
+    if len(seconds) != 2:
+        raise SettingsError(f"{option} {as_written(value)}: {example}")
+    return seconds
 
 
 def number(value: object, kind: type[Number]) -> Number:

@@ -4,39 +4,27 @@ A field has the name of its option, or that name with a unit: `buffer_s` is `buf
 """
 
 import difflib
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
+from inspect import Parameter, Signature, getdoc, signature
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
 from summer_prep.errors import SettingsError
-from summer_prep.options import as_number, as_path, as_place, as_text, as_written, plain
+from summer_prep.options import as_names, as_number, as_path, as_place, as_seconds, as_text, as_written, plain
 from summer_prep.urls import Place, Url
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Convert = Callable[[Any, str], Any]
-"""Takes a value as people write it and the option's name for errors, and returns the value of the field."""
-
-Must = tuple[str, Callable[[Any], bool]]
-"""What a value must be, in words that follow "must", and whether it is."""
-
-_UNITS = ("_ms", "_s", "_gb")
-
-POSITIVE: Must = ("be a number greater than 0", lambda value: 0 < value < float("inf"))
-
-
-def at_least(least: int) -> Must:
-    """Return the rule for whole numbers with a smallest value."""
-    return f"be {least} or more", lambda value: least <= value < 2**63
 
 
 def option(
     default: Any,
     help_text: str,
-    convert: Convert | None = None,
+    convert: Callable[[Any, str], Any] | None = None,
     *,
-    must: Must | None = None,
+    least: float | None = None,
+    most: float = 2**63 - 1,
+    above: float | None = None,
     name: str = "",
     several: str = "",
     off: str = "",
@@ -47,16 +35,16 @@ def option(
     Parameters
     ----------
     default : a value, or a function that returns it
-    convert : by default, the field's type says how a value is understood
-    must : the values that are allowed; None always is
-    name : where it is not the field's name without its unit
+    convert : value as people write it, name of the option for errors -> value of the field; by default, by its type
+    least, most, above : the numbers that are allowed: at least, at most, greater than; None always is
+    name : of the option, where it is not the field's name without its unit
     several : of an option that takes a list, the name of one value in the help
     off : the flag that takes this flag back, if there is one
     typed : further arguments of typer.Option
     """
-    facts = {"help": help_text, "convert": convert, "must": must, "name": name, "several": several, "off": off}
+    facts = {"help": help_text, "convert": convert, "name": name, "several": several, "off": off, "typed": typed}
     given: Any = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**given, metadata={**facts, "typed": typed})
+    return field(**given, metadata={**facts, "least": least, "most": most, "above": above})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +53,22 @@ class Settings:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            value, must = getattr(self, one.name), one.metadata["must"]
+            value, allowed = getattr(self, one.name), choices_among(one)
+            least, most, above = (one.metadata[name] for name in ("least", "most", "above"))
+            rule = ""
             for member in value if isinstance(value, tuple) else (value,):
-                if (allowed := choices_among(one)) and member not in allowed:
-                    raise SettingsError(f"{spelled(option_of(one))} {member}: choose one of {', '.join(allowed)}")
-            if value is not None and must is not None and not must[1](value):
-                raise SettingsError(f"{spelled(option_of(one))} {as_written(value)}: must {must[0]}")
+                if allowed and member not in allowed:
+                    rule = f"choose one of {', '.join(allowed)}"
+                elif least is not None and member is not None and not least <= member <= most:
+                    rule = (
+                        f"must be {least:g} or more"
+                        if most == 2**63 - 1
+                        else f"must lie between {least:g} and {most:g}"
+                    )
+                elif above is not None and member is not None and not above < member < float("inf"):
+                    rule = f"must be a number greater than {above}"
+            if rule:
+                raise SettingsError(f"{spelled(option_of(one))} {as_written(value)}: {rule}")
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -80,11 +78,20 @@ class Settings:
         ------
         SettingsError : a value that an option cannot have
         """
-        known = options_of(cls)
-        given = {name: plain(value) for name, value in options.items() if name in known}
-        return cls(
-            **{known[name].name: _value(known[name], value) for name, value in given.items() if value not in (None, ())}
-        )
+        values = {}
+        for name, one in options_of(cls).items():
+            value, kind = plain(options.get(name)), kind_of(one)
+            if value in (None, ()):
+                continue
+            if (convert := one.metadata["convert"]) is not None:
+                values[one.name] = convert(value, spelled(name))
+            elif one.metadata["several"]:
+                values[one.name] = (as_seconds if kind is float else as_names)(value, spelled(name))
+            elif kind in (bool, int, float):
+                values[one.name] = as_number(value, kind, spelled(name))
+            else:
+                values[one.name] = {Path: as_path, Place: as_place}.get(kind, as_text)(value, spelled(name))
+        return cls(**values)
 
     def as_plain(self) -> dict[str, Any]:
         """Return the settings as plain values, for YAML, JSON and checkpoints."""
@@ -97,8 +104,7 @@ class Settings:
 
 def option_of(one: "Field[Any]") -> str:
     """Return the name of a field's option in Python: the field's own without its unit."""
-    without_unit = (one.name.removesuffix(unit) for unit in _UNITS if one.name.endswith(unit))
-    return one.metadata["name"] or next(without_unit, one.name)
+    return one.metadata["name"] or one.name.removesuffix("_ms").removesuffix("_s").removesuffix("_gb")
 
 
 def spelled(name: str) -> str:
@@ -111,39 +117,19 @@ def options_of(*kinds: type[Settings]) -> dict[str, "Field[Any]"]:
     return {option_of(one): one for kind in kinds for one in fields(kind)}
 
 
-def default_of(one: "Field[Any]") -> Any:
-    """Return the default of an option; None where it is known only when the settings are made."""
-    return None if one.default is MISSING else one.default
-
-
 def kind_of(one: "Field[Any]") -> Any:
-    """Return the type of a field's values, other than None."""
+    """Return the type of a field's values, or of the members of its list, other than None."""
     kinds = get_args(one.type)
-    return kinds[0] if type(None) in kinds else one.type
+    return kinds[0] if type(None) in kinds or get_origin(one.type) is tuple else one.type
 
 
 def choices_among(one: "Field[Any]") -> tuple[str, ...]:
     """Return the values that a field, or each member of its list, is chosen from; empty if it is not chosen."""
-    kind = get_args(one.type)[0] if get_origin(one.type) is tuple else one.type
-    return get_args(kind) if get_origin(kind) is Literal else ()
-
-
-def _value(one: "Field[Any]", value: Any) -> Any:
-    """Return the value of a field from an option as people write it."""
-    kind, convert = kind_of(one), one.metadata["convert"]
-    if convert is None and kind in (bool, int, float):
-        return as_number(value, kind, spelled(option_of(one)))
-    convert = convert or {Path: as_path, Place: as_place}.get(kind, as_text)
-    return convert(value, spelled(option_of(one)))
+    return get_args(kind_of(one)) if get_origin(kind_of(one)) is Literal else ()
 
 
 def check_names(options: Iterable[str], known: Iterable[str], where: str = "") -> None:
-    """Refuse options that have no effect.
-
-    Raises
-    ------
-    SettingsError : an unknown option
-    """
+    """Raise SettingsError if an option is not known, and name those that are similar."""
     names = list(known)
     for name in options:
         if name not in names:
@@ -151,39 +137,36 @@ def check_names(options: Iterable[str], known: Iterable[str], where: str = "") -
             raise SettingsError(f"{where}no option {name!r}. Choose among {', '.join(near)}")
 
 
+def python_parameter(name: str, one: "Field[Any]") -> Parameter:
+    """Return an option as a parameter; its default is None where it is known only when the settings are made."""
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=None if one.default is MISSING else one.default)
+
+
 def accepts(
     *kinds: type[Settings],
     only: Sequence[str] = (),
     defaults: Mapping[str, Any] = {},
-    as_parameter: Callable[[str, "Field[Any]"], inspect.Parameter] | None = None,
+    as_parameter: Callable[[str, "Field[Any]"], Parameter] = python_parameter,
 ) -> Callable[[Function], Function]:
-    """Say in a function's signature which options its `**options` are.
+    """Say in a function's signature, and of a Python function in its docstring, which options its `**options` are.
 
     Parameters
     ----------
     only : some of the options; all by default
     defaults : of options that have another one than their field
-    as_parameter : name and field -> parameter, for a command line; by default it is for `help`, which then says more
+    as_parameter : name and field -> parameter, for a command line
     """
 
     def decorate(function: Function) -> Function:
         known = {name: one for name, one in options_of(*kinds).items() if not only or name in only}
-        own = [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
-        if as_parameter is not None:
-            in_order = [*(as_parameter(name, one) for name, one in known.items()), *own]
-        else:
-            in_order = own + [
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(name, default_of(one)))
-                for name, one in known.items()
-            ]
+        options = [as_parameter(name, one) for name, one in known.items()]
+        options = [one.replace(default=defaults.get(one.name, one.default)) for one in options]
+        own = signature(function).parameters.values()
+        own_ones = [one.replace(kind=Parameter.KEYWORD_ONLY) for one in own if one.kind is not Parameter.VAR_KEYWORD]
+        function.__signature__ = Signature([*options, *own_ones])  # type: ignore[attr-defined]
+        if as_parameter is python_parameter:
             lines = [f"{name} : {one.metadata['help']}" for name, one in known.items()]
-            described = [inspect.getdoc(function) or "", "", "Options, as on the command line", "", *lines]
-            function.__doc__ = "\n".join(described)
-        function.__signature__ = inspect.Signature(in_order)  # type: ignore[attr-defined]
+            function.__doc__ = "\n".join([getdoc(function) or "", "", "Options, as on the command line", "", *lines])
         return function
 
     return decorate

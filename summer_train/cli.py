@@ -41,8 +41,7 @@ from summer_train.settings.options import (
 _OF_RUN = "  [default: that of the run]"
 
 ConfigOption = Annotated[
-    Path | None,
-    path_option("hparams.yaml of a run, or its folder: its settings, where no option says otherwise.", "--config"),
+    Path | None, path_option("hparams.yaml of a run, or its folder: settings that are not given here.", "--config")
 ]
 
 app = new_app("Train decoders on the cached SUMMER arrays.")
@@ -99,14 +98,9 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its best.ckpt or last.ckpt.")],
     data_dir: Annotated[Path | None, place_option(f"Folder with the NWB files.{_OF_RUN}", "--data-dir")] = None,
     cache_dir: Annotated[Path | None, place_option(f"Folder of the cache, or its URL.{_OF_RUN}", "--cache-dir")] = None,
-    local_cache: Annotated[
-        Path | None, path_option(f"Where keys in a bucket are fetched to.{_OF_RUN}", "--local-cache")
-    ] = None,
+    local_cache: Annotated[Path | None, path_option(f"Where keys are fetched to.{_OF_RUN}", "--local-cache")] = None,
     patient_ids: Annotated[
-        str | None,
-        typer.Option(
-            metavar=f"ID{LIST_MARK}", help="Must have the units that it was trained on.  [default: its patients]"
-        ),
+        str | None, typer.Option(metavar="ID...", help="Must have the units of training.  [default: its patients]")
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Another fold.  [default: the one it was trained on]")] = None,
     as_json: JsonOption = False,
@@ -115,15 +109,8 @@ def evaluate(
     from summer_train.runs.evaluate import evaluate as evaluate_checkpoint
 
     with working("evaluating"):
-        result = evaluate_checkpoint(
-            checkpoint,
-            data_dir=data_dir,
-            cache_dir=cache_dir,
-            local_cache=local_cache,
-            patient_ids=patient_ids,
-            fold=fold,
-            log=log,
-        )
+        places = {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache}
+        result = evaluate_checkpoint(checkpoint, **places, patient_ids=patient_ids, fold=fold, log=log)
     if as_json:
         show_json(result.as_plain())
         return

@@ -100,6 +100,10 @@ def _wait(pid):
 
 
 def main():
+    import summer_train.cli
+    import summer_train.reports.report
+    import summer_train.runs.fit
+    import summer_train.studies.study  # noqa: F401
 
     for line in sys.stdin:
         request = json.loads(line)

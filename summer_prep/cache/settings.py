@@ -57,20 +57,16 @@ class BuildConfig(Places):
     n_workers: int = option(
         usable_processors,
         "Processes; one builds one patient at a time.  [default: processors]",
-        must=("be 1 or more, or 0 to build in this process", lambda value: value >= 0),
+        least=0,
         name="workers",
         min=1,
     )
-    codec: Codec = option(
-        "none", "How spike counts are stored: none can be memory-mapped; zstd and blosc are smaller, for archiving."
-    )
+    codec: Codec = option("none", "How spike counts are stored: none can be memory-mapped; zstd and blosc are smaller.")
     long_frames: LongFrames = option(
-        "count", "Frames that took more than 200 ms: count their spikes, as published, or take them as pauses."
+        "count", "Frames of over 200 ms: count their spikes, as published, or take them as pauses."
     )
     force: bool = option(False, "Build also what is fresh.")
-    unusual_clocks: bool = option(
-        False, "Build also where spike times or watch log seem to be in another unit than ms, or of different clocks."
-    )
+    unusual_clocks: bool = option(False, "Build also where spike times or watch log seem to be in another unit.")
     scheduler: str | None = scheduler_option()
 
     def __post_init__(self) -> None:

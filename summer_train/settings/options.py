@@ -6,25 +6,14 @@ Each field is an option of the command line and of the Python front door, named 
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from summer_prep.cache.settings import Places, patients_option, scheduler_option
 from summer_prep.errors import SettingsError
 from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, DEFAULT_BUFFER_S, MAX_SECONDS, LabelRule, check_bin_length
-from summer_prep.options import as_bin_length, as_names, as_numbers
-from summer_prep.settings import (
-    POSITIVE,
-    Settings,
-    accepts,
-    at_least,
-    check_names,
-    option,
-    option_of,
-    options_of,
-    spelled,
-)
+from summer_prep.options import as_bin_length
+from summer_prep.settings import Settings, accepts, check_names, option, option_of, options_of, spelled
 
 __all__ = ["accepts", "check_names", "options_of"]
 """Names of `summer_prep.settings` that modules import from here, together with Choice and Run."""
@@ -54,17 +43,6 @@ Log = Callable[[str], None]
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
-def _seconds_option(default: tuple[float, float], help_text: str, example: str, least: float) -> Any:
-    """Return the field of past and future seconds."""
-    allowed = f"be two numbers of seconds, past and future, {example}, at most {MAX_SECONDS:g}"
-
-    def is_allowed(numbers: tuple[float, ...]) -> bool:
-        return len(numbers) == 2 and all(least <= number <= MAX_SECONDS for number in numbers)
-
-    convert = partial(as_numbers, example=f"must {allowed}")
-    return option(default, help_text, convert, must=(allowed, is_allowed), several="SECONDS")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Choice(Settings):
     """What decides the numbers of a run; equal choices on equal data give equal scores."""
@@ -74,50 +52,38 @@ class Choice(Settings):
     patient_ids: tuple[str, ...] = patients_option("; units side by side")
     bin_length_ms: int = option(DEFAULT_BIN_LENGTH_MS, "Bin length in ms.", as_bin_length)
     brain_regions: tuple[str, ...] = option(
-        (),
-        "Regions to keep, like A EC; H stands for AH MH PH, PHC also for APH MPH PPH.  [default: all]",
-        partial(as_names, example="must be regions, like A EC"),
-        several="REGION",
+        (), "Regions to keep, like A EC; H means AH MH PH, PHC also APH MPH PPH.  [default: all]", several="REGION"
     )
     single_units: bool = option(False, "Keep single units only.", off="--no-single-units")
     label_rule: LabelRule = option(
-        "first", "Which frames decide a bin's label: the first, any that is on, or most of them."
+        "first", "Frames that decide a bin's label: the first, any that is on, or most of them."
     )
     undefined: Undefined = option("drop", "Leave bins with undefined labels out, or make them a class.")
-    pauses: Pauses = option(
-        "keep", "Samples that reach across a pause, a skip or a frame of over 200 ms: keep or drop."
-    )
-    min_recorded: float = option(
-        0.0,
-        "Leave out bins of which less than this share was recorded, 0 to 1.",
-        must=("lie between 0 and 1, 0.5 is usual", lambda value: 0 <= value <= 1),
-    )
-    split: Split = option(
-        "blocked", "blocked, or random single bins: neighbours leak, so this shows the leak and is no result."
-    )
-    val_fraction: float | None = option(
-        None, "Fraction split instead of the blocked one: this last part validates, no test."
-    )
+    pauses: Pauses = option("keep", "Samples across a pause, a skip or a frame of over 200 ms: keep or drop.")
+    min_recorded: float = option(0.0, "Leave out bins with a smaller share recorded, 0 to 1.", least=0, most=1)
+    split: Split = option("blocked", "blocked, or random single bins: neighbours leak: this shows it and is no result.")
+    val_fraction: float | None = option(None, "Fraction split instead of blocked: this last part validates, no test.")
     buffer_s: float | None = option(
         None, f"Blocked split: seconds between training, validation, test.  [default: {DEFAULT_BUFFER_S:g}]"
     )
     fold: int | None = option(None, f"Blocked split: the segment that validates, 1 to 5.  [default: {DEFAULT_FOLD}]")
-    sequence_s: tuple[float, float] = _seconds_option(
-        (3.0, 1.0), "Past and future seconds added to the buffer.", "like 3 1", least=0
+    sequence_s: tuple[float, float] = option(
+        (3.0, 1.0), "Past and future seconds added to the buffer.", least=0, most=MAX_SECONDS, several="SECONDS"
     )
-    window_s: tuple[float, float] = _seconds_option(
+    window_s: tuple[float, float] = option(
         (0.0, 0.0),
         "Past and future seconds around a bin that the network sees; negative ones leave bins out.",
-        "like 0.8 0.72; negative ones leave bins out",
         least=-MAX_SECONDS,
+        most=MAX_SECONDS,
+        several="SECONDS",
     )
     model: Model = option("mlp", "mlp (two layers), linear (solved logistic regression or least squares), lstm or gru.")
     loss: Loss = option("mse", "Loss of next-bin prediction: mean squared error, or Poisson likelihood.")
     class_weight: ClassWeight = option("none", "balanced: the classes of a label weigh the same in the loss.")
-    batch_size: int = option(32, "Samples per optimizer step.", must=at_least(1))
-    hidden_size: int = option(64, "Width of the hidden layer.", must=at_least(1))
-    lr: float = option(1e-3, "Learning rate of Adam.", must=POSITIVE)
-    seed: int = option(0, "Equal seeds give equal runs of one process on a CPU.", must=at_least(0))
+    batch_size: int = option(32, "Samples per optimizer step.", least=1)
+    hidden_size: int = option(64, "Width of the hidden layer.", least=1)
+    lr: float = option(1e-3, "Learning rate of Adam.", above=0)
+    seed: int = option(0, "Equal seeds give equal runs of one process on a CPU.", least=0)
 
     def __post_init__(self) -> None:
         # NumPy, which --help does without
@@ -199,46 +165,25 @@ class Run(Places):
     """Where a run takes its data from and leaves its results, for how long it trains, and on what."""
 
     output_dir: Path = option(Path("lightning_logs"), "Where logs and checkpoints go.")
-    max_epochs: int = option(
-        20, "Passes over the training samples, at most; of linear 20 iterations each.", must=at_least(1)
-    )
+    max_epochs: int = option(20, "Passes over the training samples, at most; of linear 20 iterations each.", least=1)
     patience: int | None = option(
-        None,
-        "Stop after so many epochs without a lower validation loss.  [default: train all epochs]",
-        must=at_least(1),
+        None, "Stop after so many epochs without a lower validation loss.  [default: never]", least=1
     )
-    shifts: int = option(
-        0,
-        "Labels: train so many more networks on labels shifted along the film, for a null and p-values.",
-        must=at_least(0),
-    )
-    preset: Preset = option(
-        "none", "paper: the published decoder, an LSTM on windows of 20 bins of 80 ms, batches of 128."
-    )
+    shifts: int = option(0, "Labels: train so many networks on shifted labels, for a null and p-values.", least=0)
+    preset: Preset = option("none", "paper: the published LSTM on windows of 20 bins of 80 ms, batches of 128.")
     devices: int | None = option(
         None,
-        "Number of GPUs (CPU processes without); 1 is fastest at batches below some 8,000.  [default: all visible]",
-        must=at_least(1),
+        "GPUs, or CPU processes without; 1 is fastest at batches below some 8,000.  [default: all visible]",
+        least=1,
     )
-    threads: int | None = option(
-        None, "Processor threads of each process.  [default: 1; more for large nets]", must=at_least(1)
-    )
+    threads: int | None = option(None, "Threads of each process.  [default: 1; more for large nets]", least=1)
     device_memory_gb: float | None = option(
-        None,
-        "GB of device memory that counts may take; more than that streams.  [default: 80 % of what is free]",
-        must=POSITIVE,
+        None, "GB of device memory for counts; more than that streams.  [default: 80 % of what is free]", above=0
     )
-    num_workers: int = option(
-        0,
-        "Accepted for old command lines: counts come from the mapped cache, so no worker processes load them.",
-        must=at_least(0),
-    )
+    num_workers: int = option(0, "Accepted for old command lines; no worker processes load counts.", least=0)
     verify: bool = option(False, "Read every byte of the cache against its digests first.")
     logger: tuple[Logger, ...] = option(
-        ("csv",),
-        "Also log to tensorboard, wandb; metrics.csv is always written.",
-        partial(as_names, example="must be loggers, like csv tensorboard"),
-        several="NAME",
+        ("csv",), "Also log to tensorboard, wandb; metrics.csv is always written.", several="NAME"
     )
     resume: bool = option(False, "Continue the newest run in --output-dir that has these settings.")
 
@@ -248,9 +193,7 @@ class StudyRun(Run):
     """Where a study takes its data from and leaves its table, for how long it trains, and on what."""
 
     output_dir: Path = option(Path("study"), "The study's folder; what is in it already is not trained again.")
-    workers: int | None = option(
-        None, "Processes, of one thread each.  [default: as many as processors; 1 on a GPU]", must=at_least(1)
-    )
+    workers: int | None = option(None, "Processes, of one thread each.  [default: processors; 1 on a GPU]", least=1)
     keep_predictions: bool = option(False, "Keep each model's predictions, as fit does.")
     scheduler: str | None = scheduler_option()
 

@@ -100,7 +100,7 @@ def test_one_patient_alone_is_understood(written, demo_cache):
         ({"bin_length": 80.5}, "--bin-length 80.5"),
         ({"buffer": "ten"}, "--buffer 'ten': must be a number"),
         ({"buffer": 1e308}, "--buffer 1e+308: must be 0 or more seconds, at most 86400"),
-        ({"sequence": (1e308, 1e308)}, "--sequence 1e+308 1e+308: must be two numbers"),
+        ({"sequence": (1e308, 1e308)}, "--sequence 1e+308 1e+308: must lie between 0 and 86400"),
         ({"sequence": 3}, "--sequence 3: must be two numbers"),
         ({"fold": 2.5}, "--fold 2.5: must be a whole number"),
         ({"fold": True}, "--fold True: must be a whole number"),
@@ -114,7 +114,7 @@ def test_one_patient_alone_is_understood(written, demo_cache):
         ({"task": "both"}, "--task both: choose one of next_bin, label"),
         ({"min_recorded": 2}, "--min-recorded 2.0: must lie between 0 and 1"),
         ({"labelname": "tom"}, "no option 'labelname'. Choose among label_name"),
-        ({"brain_regions": 3.5}, "--brain-regions 3.5: must be regions, like A EC"),
+        ({"brain_regions": 3.5}, "--brain-regions 3.5: must be names, like A EC"),
         ({"devices": 2}, "devices 2: further processes start the command again"),
     ],
 )
