@@ -1,4 +1,7 @@
-"""Values as people write them, on the command line and in Python, as what the library takes."""
+"""Values as people write them, on the command line and in Python, as what the library takes.
+
+Functions that take the name of an option raise SettingsError for a value that it cannot have.
+"""
 
 import math
 import os
@@ -16,9 +19,8 @@ Value = TypeVar("Value")
 Number = TypeVar("Number", bool, int, float)
 AnySettings = TypeVar("AnySettings", bound=Any)
 
-_LIKE_A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+-]+:(/|$)|.*::")
 _NO_NUMBER = (TypeError, ValueError, OverflowError)
-"""What `number` and Python's own conversions raise."""
+"""What `number` raises."""
 
 
 def plain(value: object) -> object:
@@ -49,17 +51,12 @@ def as_written(value: object) -> str:
 
 
 def as_path(value: object, option: str) -> Path:
-    """Return a path that this system can have, whether or not something is there.
-
-    Raises
-    ------
-    SettingsError : it is not a path, or is like a URL
-    """
+    """Return a path that this system can have, whether or not something is there."""
     value = plain(value)
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise SettingsError(f"{option} {value!r}: must be a path, as text or a Path")
     path = Path(value)
-    if _LIKE_A_URL.match(str(path)):
+    if re.match(r"[A-Za-z][A-Za-z0-9+-]+:(/|$)|.*::", str(path)):
         raise SettingsError(
             f"{option} {value}: is like a URL, but none that this option takes. Write a URL as text with "
             "both slashes, like s3://bucket/folder, where an option takes one"
@@ -76,7 +73,7 @@ def as_path(value: object, option: str) -> Path:
 
 
 def as_place(value: object, option: str) -> Place:
-    """Return a path, or the URL that a text is; raises SettingsError if it is neither."""
+    """Return a path, or the URL that a text is."""
     value = plain(value)
     if isinstance(value, str) and is_url(value.lower()):
         scheme, rest = value.split("://", 1)
@@ -99,13 +96,8 @@ def as_patient_id(name: str) -> str:
 
 
 def as_patient_ids(value: object, option: str = "--patient-ids") -> tuple[str, ...]:
-    """Return patient ids from `14`, `"14 20"`, `"14,20"` or `[14, "20"]`; none from None.
-
-    Raises
-    ------
-    SettingsError : something else, none at all, or one of them twice
-    """
-    ids = _each_once(value, option, "must be patient ids, like 14 20", lambda part: as_patient_id(_as_name(part)))
+    """Return patient ids from `14`, `"14 20"`, `"14,20"` or `[14, "20"]`; none from None."""
+    ids = _each(value, option, "must be patient ids, like 14 20", lambda part: as_patient_id(_as_name(part)))
     for patient_id in ids:
         if not is_patient_id(patient_id):
             raise SettingsError(f"{option} {patient_id!r}: a patient id has letters and digits only, like 14")
@@ -113,48 +105,37 @@ def as_patient_ids(value: object, option: str = "--patient-ids") -> tuple[str, .
 
 
 def as_names(value: object, option: str, example: str = "must be names, like A EC") -> tuple[str, ...]:
-    """Return names (of regions, labels) from `"A EC"`, `"A,EC"` or `["A", "EC"]`; none from None.
-
-    Raises
-    ------
-    SettingsError : something else, none at all, or one of them twice
-    """
-    return _each_once(value, option, example, _as_name)
+    """Return names (of regions, labels) from `"A EC"`, `"A,EC"` or `["A", "EC"]`; none from None."""
+    return _each(value, option, example, _as_name)
 
 
 def as_bin_lengths(value: object, option: str = "--bin-length") -> tuple[int, ...]:
-    """Return bin lengths (ms) from `80`, `"80,200"` or `[80, 200]`; none from None.
-
-    Raises
-    ------
-    SettingsError : something else, none at all, or one of them twice
-    """
-    return _each_once(value, option, "must be whole numbers, like 80 or 80,200", lambda part: number(part, int))
+    """Return bin lengths (ms) from `80`, `"80,200"` or `[80, 200]`; none from None."""
+    return _each(value, option, "must be whole numbers, like 80 or 80,200", lambda part: number(part, int))
 
 
 def as_bin_length(value: object, option: str = "--bin-length") -> int:
-    """Return the one bin length (ms) that is named; raises SettingsError if it is none, or several."""
+    """Return the one bin length (ms) that is named."""
     lengths_ms = as_bin_lengths(value, option)
     if len(lengths_ms) != 1:
         raise SettingsError(f"{option} {as_written(value)}: name one bin length, like 80")
     return lengths_ms[0]
 
 
-def as_seconds(value: object, option: str) -> tuple[float, ...]:
-    """Return past and future seconds from `"3 1"`, `"3,1"` or `(3, 1)`; raises SettingsError for anything else."""
-    example = "must be two numbers of seconds, past and future, like 3 1"
-    seconds = _each(value, option, example, lambda part: number(part, float) + 0.0)  # -0 is 0
-    if len(seconds) != 2:
-        raise SettingsError(f"{option} {as_written(value)}: {example}")
-    return seconds
+def as_seconds(value: object, option: str) -> tuple[float, float]:
+    """Return past and future seconds from `"3 1"`, `"3,1"` or `(3, 1)`."""
+    try:
+        past, future = (number(part, float) + 0.0 for part in parts(value))  # -0 is 0
+    except _NO_NUMBER as error:
+        example = "must be two numbers of seconds, past and future, like 3 1"
+        raise SettingsError(f"{option} {as_written(value)}: {example}") from error
+    return past, future
 
 
 def number(value: object, kind: type[Number]) -> Number:
     """Return the number that a value or a text is, or the flag that a flag is; 2.5 is no int.
 
-    Raises
-    ------
-    TypeError, ValueError, OverflowError : it is none
+    Raises TypeError, ValueError or OverflowError as Python's own conversions do.
     """
     result: Number = kind(value)  # type: ignore[arg-type,call-overload]  # whatever else it is raises TypeError
     is_rounded = not isinstance(value, str) and result != value and result == result  # noqa: PLR0124  # NaN stays
@@ -164,7 +145,7 @@ def number(value: object, kind: type[Number]) -> Number:
 
 
 def as_number(value: object, kind: type[Number], option: str) -> Number:
-    """Return the number or flag that a Python value is; text is no number here. Raises SettingsError if it is none."""
+    """Return the number or flag that a Python value is; text is no number here."""
     value = plain(value)
     try:
         return number(None if isinstance(value, str) else value, kind)
@@ -174,7 +155,7 @@ def as_number(value: object, kind: type[Number], option: str) -> Number:
 
 
 def as_text(value: object, option: str) -> str:
-    """Return a value that is text; raises SettingsError if it is not."""
+    """Return a value that is text."""
     value = plain(value)
     if not isinstance(value, str):
         raise SettingsError(f"{option} {value!r}: must be text")
@@ -191,15 +172,13 @@ def finite(value: object) -> object:
 
 
 def _each(value: object, option: str, example: str, convert: Callable[[object], Value]) -> tuple[Value, ...]:
+    if value is None:
+        return ()
     try:
-        return tuple(convert(part) for part in parts(value))
+        values = tuple(convert(part) for part in parts(value))
     except _NO_NUMBER as error:
         raise SettingsError(f"{option} {as_written(value)}: {example}") from error
-
-
-def _each_once(value: object, option: str, example: str, convert: Callable[[object], Value]) -> tuple[Value, ...]:
-    values = () if value is None else _each(value, option, example, convert)
-    if not values and value is not None:
+    if not values:
         raise SettingsError(f"{option} {as_written(value)}: names none. Leave it out, or name some: {example}")
     check_once(values, option, value)
     return values

@@ -16,6 +16,9 @@ from summer_prep.urls import Place, Url
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+MOST = 2**63 - 1
+"""The greatest number of an option that names none."""
+
 
 def option(
     default: Any,
@@ -23,7 +26,7 @@ def option(
     convert: Callable[[Any, str], Any] | None = None,
     *,
     least: float | None = None,
-    most: float = 2**63 - 1,
+    most: float = MOST,
     above: float | None = None,
     name: str = "",
     several: str = "",
@@ -54,30 +57,21 @@ class Settings:
     def __post_init__(self) -> None:
         for one in fields(self):
             value, allowed = getattr(self, one.name), choices_among(one)
-            least, most, above = (one.metadata[name] for name in ("least", "most", "above"))
-            rule = ""
-            for member in value if isinstance(value, tuple) else (value,):
-                if allowed and member not in allowed:
-                    rule = f"choose one of {', '.join(allowed)}"
-                elif least is not None and member is not None and not least <= member <= most:
-                    rule = (
-                        f"must be {least:g} or more"
-                        if most == 2**63 - 1
-                        else f"must lie between {least:g} and {most:g}"
-                    )
-                elif above is not None and member is not None and not above < member < float("inf"):
-                    rule = f"must be a number greater than {above}"
-            if rule:
-                raise SettingsError(f"{spelled(option_of(one))} {as_written(value)}: {rule}")
+            least, most, above = one.metadata["least"], one.metadata["most"], one.metadata["above"]
+            members = () if value is None else value if isinstance(value, tuple) else (value,)
+            if allowed and not all(member in allowed for member in members):
+                rule = f"choose one of {', '.join(allowed)}"
+            elif least is not None and not all(least <= member <= most for member in members):
+                rule = f"must lie between {least:g} and {most:g}" if most < MOST else f"must be {least:g} or more"
+            elif above is not None and not all(above < member < float("inf") for member in members):
+                rule = f"must be a number greater than {above:g}"
+            else:
+                continue
+            raise SettingsError(f"{spelled(option_of(one))} {as_written(value)}: {rule}")
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """Return settings from options as people write them; those of other kinds are left alone.
-
-        Raises
-        ------
-        SettingsError : a value that an option cannot have
-        """
+        """Return settings from options as people write them, without those of other kinds; raises SettingsError."""
         values = {}
         for name, one in options_of(cls).items():
             value, kind = plain(options.get(name)), kind_of(one)

@@ -209,12 +209,7 @@ STUDY_DEFAULTS = {"task": "label"}
 
 
 def settings_from(kind: type[AnySettings], options: Mapping[str, Any]) -> AnySettings:
-    """Return settings from options as people write them, and from their preset; those of other kinds are left alone.
-
-    Raises
-    ------
-    SettingsError : a value that an option cannot have
-    """
+    """Return settings from options as people write them, and from their preset; raises SettingsError."""
     return kind.from_options(with_preset(options))
 
 

@@ -1,9 +1,10 @@
 """The library as it is found: a few public names, loaded late; what people write is understood or refused in a line."""
 
+import importlib
 import inspect
+import pkgutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ import zarr
 import summer_prep
 import summer_train
 from summer_prep.cache.layout import key_path
+from summer_prep.cache.settings import BuildConfig
 from summer_prep.errors import SettingsError, SummerError
-from summer_train.settings.options import Choice, Run, options_of
+from summer_prep.settings import options_of
+from summer_train.settings.options import Choice, Run
 
 
 @pytest.mark.parametrize("package", [summer_prep, summer_train])
@@ -32,21 +35,26 @@ def test_importing_a_package_loads_nothing_heavy(package):
     assert result.stdout.strip() == "set()"
 
 
-def test_functions_stay_functions_when_every_module_is_loaded():
-    code = (
-        "import pkgutil, importlib, summer_prep, summer_train\n"
-        "for package in (summer_prep, summer_train):\n"
-        "    for module in pkgutil.iter_modules(package.__path__):\n"
-        "        if module.name != '__main__': importlib.import_module(f'{package.__name__}.{module.name}')\n"
-        "    for name in package.__all__: assert callable(getattr(package, name)), name\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+@pytest.mark.parametrize("package", [summer_prep, summer_train])
+def test_functions_stay_functions_when_every_module_is_loaded(package):
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.name != "__main__":
+            importlib.import_module(f"{package.__name__}.{module.name}")
+    for name in package.__all__:
+        assert callable(getattr(package, name)), name
 
 
-def test_help_of_fit_names_every_option():
-    parameters = inspect.signature(summer_train.fit).parameters
-    assert set(parameters) == {"config", "log", *options_of(Choice, Run)}
-    assert "bin_length : Bin length in ms." in summer_train.fit.__doc__
+@pytest.mark.parametrize(
+    ("function", "own", "kinds"),
+    [
+        (summer_train.fit, {"config", "log"}, (Choice, Run)),
+        (summer_prep.build, {"progress"}, (BuildConfig,)),
+    ],
+)
+def test_signature_and_help_name_every_option(function, own, kinds):
+    assert set(inspect.signature(function).parameters) == own | set(options_of(*kinds))
+    for name, one in options_of(*kinds).items():
+        assert f"\n{name} : {one.metadata['help']}" in function.__doc__
 
 
 def test_the_whole_path_from_python(tmp_path, monkeypatch):
@@ -150,6 +158,8 @@ def test_what_is_not_understood_is_one_line(options, message, demo_cache, tmp_pa
         lambda cache: summer_train.open_selection(cache, 14, 80).labels(3),
         lambda cache: summer_train.open_selection(cache, 14, 80).labels("summer", "best"),
         lambda cache: summer_prep.build(data_dir=cache, cache_dir=cache, workers="2"),
+        lambda cache: summer_prep.build(data_dir=cache, cache_dir=cache, codec="zip"),
+        lambda cache: summer_prep.build(data_dir=cache, cache_dir=cache, codecs="none"),
         lambda cache: summer_prep.demo_data(cache / "new", units="x"),
         lambda cache: summer_prep.demo_data(cache / "new", patients=2.5),
         lambda cache: summer_prep.demo_data(cache / "new", seed=-1),
