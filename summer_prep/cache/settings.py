@@ -34,9 +34,7 @@ class Places(Settings):
     data_dir: Place = option(DATA_DIR, "Folder with the NWB files, or a URL.")
     nwb_path: Path | None = option(None, "One NWB file; ignored when --patient-ids is given.")
     cache_dir: Place = option(CACHE_DIR, "Folder of the cache, or its URL in a bucket.")
-    local_cache: Path | None = option(
-        None, "Where keys in a bucket are fetched to.  [default: ~/.cache/summer-pipeline]"
-    )
+    local_cache: Path | None = option(None, "For copies of keys in buckets.  [default: ~/.cache/summer-pipeline]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,22 +47,16 @@ class BuildConfig(Places):
     patient_ids: tuple[str, ...] = patients_option()
     bin_lengths_ms: tuple[int, ...] = option(
         (),
-        "Bin lengths in ms, like 80 or 80,200.  [default: all that the files list]",
+        "In ms, like 80 or 80,200.  [default: all that the files list]",
         as_bin_lengths,
         name="bin_length",
         several="MS",
     )
     n_workers: int = option(
-        usable_processors,
-        "Processes; one builds one patient at a time.  [default: processors]",
-        least=0,
-        name="workers",
-        min=1,
+        usable_processors, "Processes, of one patient each.  [default: processors]", least=0, name="workers", min=1
     )
     codec: Codec = option("none", "How spike counts are stored: none can be memory-mapped; zstd and blosc are smaller.")
-    long_frames: LongFrames = option(
-        "count", "Frames of over 200 ms: count their spikes, as published, or take them as pauses."
-    )
+    long_frames: LongFrames = option("count", "Frames of over 200 ms: count their spikes, as published, or pause.")
     force: bool = option(False, "Build also what is fresh.")
     unusual_clocks: bool = option(False, "Build also where spike times or watch log seem to be in another unit.")
     scheduler: str | None = scheduler_option()

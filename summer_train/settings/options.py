@@ -6,6 +6,7 @@ Each field is an option of the command line and of the Python front door, named 
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -42,6 +43,8 @@ Log = Callable[[str], None]
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
+_seconds = partial(option, most=MAX_SECONDS, several="SECONDS")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Settings):
@@ -55,9 +58,7 @@ class Choice(Settings):
         (), "Regions to keep, like A EC; H means AH MH PH, PHC also APH MPH PPH.  [default: all]", several="REGION"
     )
     single_units: bool = option(False, "Keep single units only.", off="--no-single-units")
-    label_rule: LabelRule = option(
-        "first", "Frames that decide a bin's label: the first, any that is on, or most of them."
-    )
+    label_rule: LabelRule = option("first", "Frames that decide a bin's label: the first, any that is on, or most.")
     undefined: Undefined = option("drop", "Leave bins with undefined labels out, or make them a class.")
     pauses: Pauses = option("keep", "Samples across a pause, a skip or a frame of over 200 ms: keep or drop.")
     min_recorded: float = option(0.0, "Leave out bins with a smaller share recorded, 0 to 1.", least=0, most=1)
@@ -67,15 +68,9 @@ class Choice(Settings):
         None, f"Blocked split: seconds between training, validation, test.  [default: {DEFAULT_BUFFER_S:g}]"
     )
     fold: int | None = option(None, f"Blocked split: the segment that validates, 1 to 5.  [default: {DEFAULT_FOLD}]")
-    sequence_s: tuple[float, float] = option(
-        (3.0, 1.0), "Past and future seconds added to the buffer.", least=0, most=MAX_SECONDS, several="SECONDS"
-    )
-    window_s: tuple[float, float] = option(
-        (0.0, 0.0),
-        "Past and future seconds around a bin that the network sees; negative ones leave bins out.",
-        least=-MAX_SECONDS,
-        most=MAX_SECONDS,
-        several="SECONDS",
+    sequence_s: tuple[float, float] = _seconds((3.0, 1.0), "Past and future seconds added to the buffer.", least=0)
+    window_s: tuple[float, float] = _seconds(
+        (0.0, 0.0), "Past and future seconds that the network sees; negative ones leave bins out.", least=-MAX_SECONDS
     )
     model: Model = option("mlp", "mlp (two layers), linear (solved logistic regression or least squares), lstm or gru.")
     loss: Loss = option("mse", "Loss of next-bin prediction: mean squared error, or Poisson likelihood.")
@@ -167,7 +162,7 @@ class Run(Places):
     output_dir: Path = option(Path("lightning_logs"), "Where logs and checkpoints go.")
     max_epochs: int = option(20, "Passes over the training samples, at most; of linear 20 iterations each.", least=1)
     patience: int | None = option(
-        None, "Stop after so many epochs without a lower validation loss.  [default: never]", least=1
+        None, "Epochs without a lower validation loss that end it.  [default: never]", least=1
     )
     shifts: int = option(0, "Labels: train so many networks on shifted labels, for a null and p-values.", least=0)
     preset: Preset = option("none", "paper: the published LSTM on windows of 20 bins of 80 ms, batches of 128.")
@@ -183,7 +178,7 @@ class Run(Places):
     num_workers: int = option(0, "Accepted for old command lines; no worker processes load counts.", least=0)
     verify: bool = option(False, "Read every byte of the cache against its digests first.")
     logger: tuple[Logger, ...] = option(
-        ("csv",), "Also log to tensorboard, wandb; metrics.csv is always written.", several="NAME"
+        ("csv",), "Also tensorboard, wandb; metrics.csv is always there.", several="NAME"
     )
     resume: bool = option(False, "Continue the newest run in --output-dir that has these settings.")
 
