@@ -133,18 +133,15 @@ def inspect(
 
             draw_key(key, picture, as_names(labels, "--labels", "labels"))
         if unit is not None:
-            facts = describe_unit(key, unit)
-            shown = tables.unit_tables(facts)
+            facts, tables_of = describe_unit(key, unit), tables.unit_tables
         elif fold_layout is not None:
-            facts = describe_folds(key, fold_layout)
-            shown = tables.fold_tables(facts)
+            facts, tables_of = describe_folds(key, fold_layout), tables.fold_tables
         else:
-            facts = describe_key(key)
-            shown = tables.key_tables(facts)
+            facts, tables_of = describe_key(key), tables.key_tables
     for path in (html, picture):
         if path is not None:
             console.log(f"wrote {path}")
-    console.show_result(facts, as_json, *shown)
+    console.show_result(facts, as_json, *tables_of(facts))
 
 
 def _keys_of(
@@ -166,10 +163,11 @@ def _keys_of(
     patients = patient_ids or list({**cached, **unlisted})
     unlisted = {patient_id: line for patient_id, line in unlisted.items() if patient_id in patients}
     keys = [(patient_id, length) for patient_id in patients for length in cached.get(patient_id, [])]
-    keys = [(patient_id, length) for patient_id, length in keys if not lengths_ms or length in lengths_ms]
-    found = {patient_id for patient_id, _ in keys} | unlisted.keys(), {length for _, length in keys}
-    missing = [f"of patient {patient_id}" for patient_id in patient_ids if patient_id not in found[0]]
-    missing += [f"at {length} ms" for length in lengths_ms if length not in found[1] and not unlisted]
+    keys = [key for key in keys if not lengths_ms or key[1] in lengths_ms]
+    with_keys = {patient_id for patient_id, _ in keys} | unlisted.keys()
+    missing = [f"of patient {patient_id}" for patient_id in patient_ids if patient_id not in with_keys]
+    if not unlisted:
+        missing += [f"at {one} ms" for one in lengths_ms if one not in {length for _, length in keys}]
     if missing:
         listed = ", ".join(f"{patient_id} ({' '.join(map(str, ms))} ms)" for patient_id, ms in cached.items())
         raise SettingsError(

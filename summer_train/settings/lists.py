@@ -69,18 +69,12 @@ def _values(one: "Field[Any]", value: Any) -> list[Any]:
 def _groups(value: Any) -> list[Any]:
     """Return groups of patients or regions, or pairs of seconds; None stands for all."""
     if isinstance(value, str):
-        groups: list[Any] = value.replace(",;", ";").replace(";,", ";").split(";")
-    elif isinstance(value, Iterable):
-        members = list(value)
-        if any(isinstance(member, str) and ";" in member for member in members):
-            return [group for member in members for group in _groups(str(member))]
-        is_nested = any(
-            member is None or (isinstance(member, Iterable) and not isinstance(member, str)) for member in members
-        )
-        groups = members if is_nested else [members]
+        groups: list[Any] = value.split(";")
     else:
-        groups = [value]
-    is_all = [group in (None, [], ()) or (isinstance(group, str) and group.strip(" ,") == ALL) for group in groups]
+        groups = list(value) if isinstance(value, Iterable) else [value]
+        if not any(group is None or (isinstance(group, Iterable) and not isinstance(group, str)) for group in groups):
+            groups = [groups]
+    is_all = [group in (None, [], ()) or str(group).strip(" ,") == ALL for group in groups]
     groups = [tuple(group) if isinstance(group, list) else group for group in groups]
     return [None if every else group for every, group in zip(is_all, groups, strict=True)]
 
@@ -105,10 +99,6 @@ def _as_typed(one: "Field[Any]", part: Any, option: str) -> list[Any]:
 
 def as_columns(choice: Choice) -> dict[str, Any]:
     """Return a choice as cells of a table, named like its options; empty where one has no effect."""
-    idle = idle_options(vars(choice))
-    cells: dict[str, Any] = {}
-    for one in fields(choice):
-        value = getattr(choice, one.name)
-        cell = (as_written(value) or ALL) if isinstance(value, tuple) else value
-        cells[option_of(one)] = "" if option_of(one) in idle or cell is None else cell
-    return cells
+    idle, values = idle_options(vars(choice)), {option_of(one): getattr(choice, one.name) for one in fields(choice)}
+    cells = {name: as_written(value) or ALL if isinstance(value, tuple) else value for name, value in values.items()}
+    return {name: "" if name in idle or cell is None else cell for name, cell in cells.items()}

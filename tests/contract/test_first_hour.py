@@ -157,11 +157,10 @@ def test_a_finished_run_is_resumed_to_its_results(work, run):
     assert (work / "lightning_logs" / "dhv_label" / "version_0" / "metrics.csv").read_bytes() == before
 
 
-def test_patience_ends_a_run_that_gets_no_better(demo_cache, run, tmp_path):
-    options = f"--task label --cache-dir {demo_cache} --data-dir none --patient-ids 14 --buffer 10 --lr 0.05".split()
-    result = run("summer_train", "fit", *options, "--patience", "2", "--max-epochs", "40", "--json", cwd=tmp_path)
-    report = json.loads(result.stdout)
-    assert report["n_epochs"] == report["best_epoch"] + 2 < 40
+def test_patience_ends_a_run_that_gets_no_better(demo_cache, tmp_path):
+    common = {"cache_dir": demo_cache, "data_dir": "none", "output_dir": tmp_path, "patient_ids": 14, "buffer": 10}
+    result = summer_train.fit(task="label", lr=0.05, patience=2, max_epochs=40, **common)
+    assert result.n_epochs == result.best_epoch + 2 < 40
 
 
 def test_runs_that_start_together_new_folders_of_their_own(tmp_path):
