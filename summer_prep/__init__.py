@@ -6,7 +6,7 @@
     summer_prep.build(data_dir="recordings", cache_dir="cache", bin_length=80, workers=0)
     group = summer_prep.open_key("cache", 14, 80)
 
-The commands are those of `summer-prep --help`; what raises a SummerError tells what to do in one line.
+The commands are those of `summer-prep --help`; a SummerError says in one line what to do.
 """
 
 from importlib import import_module
@@ -35,7 +35,7 @@ ensure_cache_home()  # before any library writes below it
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name when it is first asked for: pynwb and Zarr take their time."""
+    """Load a public name when it is first asked for: pynwb and Zarr take a second."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

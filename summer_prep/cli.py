@@ -4,51 +4,29 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from summer_prep.cache.layout import Codec
-from summer_prep.console import (
-    CacheDir,
-    DataDir,
-    JsonOption,
-    LocalCache,
-    NwbPath,
-    PatientIds,
-    PictureOption,
-    SchedulerOption,
-    log,
-    new_app,
-    path_option,
-    place_argument,
-    progress_on_terminal,
-    run,
-    show_result,
-    working,
-)
+from summer_prep import console
+from summer_prep.cache.settings import CACHE_DIR, DATA_DIR, BuildConfig
 from summer_prep.errors import CacheError, SettingsError, one_line
-from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule, LongFrames
-from summer_prep.options import as_bin_lengths, as_names, as_patient_id, as_patient_ids
+from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule
+from summer_prep.options import as_bin_length, as_bin_lengths, as_names, as_patient_id, as_patient_ids
+from summer_prep.settings import accepts
 from summer_prep.show import tables
 
 if TYPE_CHECKING:
     from summer_prep.cache.keys import Cache
 
-BinLengths = Annotated[
-    str | None, typer.Option(metavar="MS...", help="Bin lengths in ms.  [default: those in the cache]")
-]
-BinLength = Annotated[str | None, typer.Option(help="Bin length in ms.  [default: 80]")]
+BinLengths = Annotated[str | None, typer.Option(metavar="MS...", help="Bin lengths in ms.  [default: as cached]")]
+BinLength = Annotated[int | None, typer.Option(parser=as_bin_length, metavar="MS", help="Length in ms.  [default: 80]")]
 FoldLayout = Annotated[
     float | None,
     typer.Option(metavar="BUFFER", help="Show what the blocked split with this buffer (s) leaves of each label."),
 ]
 
-app = new_app("Bin the SUMMER recordings into film bins and cache them as Zarr arrays.")
-
-CODEC_HELP = "How spike counts are stored: none can be memory-mapped; zstd and blosc are smaller, for archiving."
-
-LONG_FRAMES_HELP = "Frames that took more than 200 ms: count their spikes, as published, or take them as pauses."
+app = console.new_app("Bin the SUMMER recordings into film bins and cache them as Zarr arrays.")
 
 
 @app.command("demo-data")
@@ -61,76 +39,49 @@ def demo_data(
     minutes: Annotated[float, typer.Option(min=1, help="Length of the film in minutes.")] = 10.0,
     film_length: Annotated[bool, typer.Option("--film-length", help="As long as the real film, 83.8 minutes.")] = False,
     units: Annotated[int, typer.Option(min=1, help="Units per patient.")] = 40,
-    drift: Annotated[
-        float, typer.Option(min=0, max=2, help="How much firing rates wander over the film; 1 is a lot.")
-    ] = 0.0,
+    drift: Annotated[float, typer.Option(min=0, max=2, help="How much firing rates wander; 1 is a lot.")] = 0.0,
     layout: Annotated[FileLayout, typer.Option(help="File names and places of the tables.")] = "dandi",
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds make equal recordings.")] = 0,
 ) -> None:
     """Write SUMMER-shaped synthetic recordings, and which unit is tuned to what in truth.json."""
     from summer_prep.recordings.demo import demo_data as write
 
-    with working("making recordings"):
+    with console.working("making recordings"):
         paths = write(
             folder, patients=patients, patient_ids=patient_ids, minutes=minutes, film_length=film_length, units=units,
             drift=drift, layout=layout, seed=seed,
         )  # fmt: skip
-    show_result(paths, False, *map(str, paths))
+    console.show_result(paths, False, *map(str, paths))
 
 
 @app.command()
-def build(
-    data_dir: DataDir = Path("/data"),
-    cache_dir: CacheDir = Path("data_cache"),
-    nwb_path: NwbPath = None,
-    patient_ids: PatientIds = None,
-    bin_length: Annotated[
-        str | None,
-        typer.Option(metavar="MS...", help="Bin lengths in ms, like 80 or 80,200.  [default: all that the files list]"),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; one builds one patient at a time.  [default: processors]")
-    ] = None,
-    codec: Annotated[Codec, typer.Option(help=CODEC_HELP)] = "none",
-    long_frames: Annotated[LongFrames, typer.Option(help=LONG_FRAMES_HELP)] = "count",
-    force: Annotated[bool, typer.Option("--force", help="Build also what is fresh.")] = False,
-    unusual_clocks: Annotated[
-        bool,
-        typer.Option("--unusual-clocks", help="Build also where spike times or watch log seem to be in another unit."),
-    ] = False,
-    local_cache: LocalCache = None,
-    scheduler: SchedulerOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@accepts(BuildConfig, as_parameter=console.typed_option)
+def build(as_json: console.JsonOption = False, **options: Any) -> None:
     """Bin NWB recordings into the cache; what is fresh is skipped, and a killed build can simply be repeated."""
-    from summer_prep.cache.build import build_config, build_keys
+    from summer_prep.cache.build import build_keys
     from summer_prep.recordings.find import other_nwb_files
 
-    config = build_config(
-        data_dir=data_dir, cache_dir=cache_dir, local_cache=local_cache, nwb_path=nwb_path, patient_ids=patient_ids,
-        bin_length=bin_length, workers=workers, codec=codec, long_frames=long_frames, force=force,
-        unusual_clocks=unusual_clocks, scheduler=scheduler,
-    )  # fmt: skip
-    with progress_on_terminal() as bar:
+    config = BuildConfig.from_options(options)
+    with console.progress_on_terminal() as bar:
         task = bar.add_task("binning", total=None)
         results = build_keys(config, lambda n_done, n_patients: bar.update(task, completed=n_done, total=n_patients))
     if config.nwb_path is None and not config.patient_ids:
         for path in other_nwb_files(config.data_dir):
-            log(f"left out {path}: its name has no patient id, as sub14.nwb has")
+            console.log(f"left out {path}: its name has no patient id, as sub14.nwb has")
     for result in results:
         if result.state == "built" and result.message:
-            log(f"patient {result.patient_id}, {result.bin_length_ms} ms: {result.message}")
+            console.log(f"patient {result.patient_id}, {result.bin_length_ms} ms: {result.message}")
     good = [asdict(result) for result in results if result.state != "failed"]
-    show_result(list(map(asdict, results)), as_json, *[tables.results_table(good)] * bool(good))
+    console.show_result(list(map(asdict, results)), as_json, *[tables.results_table(good)] * bool(good))
     _fail_if_any([result.message for result in results if result.state == "failed"], len(results))
 
 
 @app.command()
 def inspect(
     patient: Annotated[str | None, typer.Argument(help="A patient id.  [default: a list of all keys]")] = None,
-    cache_dir: CacheDir = Path("data_cache"),
+    cache_dir: console.CacheDir = CACHE_DIR,
     bin_length: BinLength = None,
-    picture: PictureOption = None,
+    picture: console.PictureOption = None,
     labels: Annotated[
         str | None, typer.Option(metavar="NAME...", help="Labels to draw.  [default: a few of them]")
     ] = None,
@@ -139,11 +90,10 @@ def inspect(
     ] = None,
     fold_layout: FoldLayout = None,
     html: Annotated[
-        Path | None,
-        path_option("Write a page to zoom into, with the folds of --fold-layout (32).", "--html"),
+        Path | None, console.path_option("Write a page to zoom into, with the folds of --fold-layout (32).", "--html")
     ] = None,
-    local_cache: LocalCache = None,
-    as_json: JsonOption = False,
+    local_cache: console.LocalCache = None,
+    as_json: console.JsonOption = False,
 ) -> None:
     """Show what is in the cache: all patients, or one's arrays, rates, labels and pauses, or one unit."""
     from summer_prep.cache.keys import facts_of_keys, open_cache
@@ -159,20 +109,20 @@ def inspect(
     if picture is None and labels is not None:
         raise SettingsError(f"--labels {labels}: chooses what --picture draws. Name a picture, too")
     check_page(html)
-    length_ms = _one_bin_length(bin_length)
+    length_ms = bin_length or DEFAULT_BIN_LENGTH_MS
     cache = open_cache(cache_dir, local_cache)
     if patient is None:
         keys, unlisted = _keys_of(cache, [], [] if bin_length is None else [length_ms])
-        with working("reading keys"):
+        with console.working("reading keys"):
             found = facts_of_keys(cache, keys)
         listed = [one for one in found if isinstance(one, dict)]
-        show_result(listed, as_json, tables.patients_table(listed))
+        console.show_result(listed, as_json, tables.patients_table(listed))
         _fail_if_any([*(str(one) for one in found if not isinstance(one, dict)), *unlisted.values()], len(keys))
         return
     patient = as_patient_id(patient)
     _, unlisted = _keys_of(cache, [patient], [length_ms])
     _fail_if_any(list(unlisted.values()), 1)
-    with working("reading the key"):
+    with console.working("reading the key"):
         key = cache.fetch(patient, length_ms, every_byte=True)  # what is shown of it is what was written
         if html is not None:
             from summer_prep.show.page import write_key_page
@@ -183,26 +133,15 @@ def inspect(
 
             draw_key(key, picture, as_names(labels, "--labels", "labels"))
         if unit is not None:
-            facts = describe_unit(key, unit)
-            shown = tables.unit_tables(facts)
+            facts, tables_of = describe_unit(key, unit), tables.unit_tables
         elif fold_layout is not None:
-            facts = describe_folds(key, fold_layout)
-            shown = tables.fold_tables(facts)
+            facts, tables_of = describe_folds(key, fold_layout), tables.fold_tables
         else:
-            facts = describe_key(key)
-            shown = tables.key_tables(facts)
+            facts, tables_of = describe_key(key), tables.key_tables
     for path in (html, picture):
         if path is not None:
-            log(f"wrote {path}")
-    show_result(facts, as_json, *shown)
-
-
-def _one_bin_length(text: str | None) -> int:
-    """Return the one bin length (ms) of a command that shows one key; raises SettingsError if several are named."""
-    lengths_ms = as_bin_lengths(text)
-    if len(lengths_ms) > 1:
-        raise SettingsError(f"--bin-length {text}: one key is shown at a time. Name one bin length")
-    return lengths_ms[0] if lengths_ms else DEFAULT_BIN_LENGTH_MS
+            console.log(f"wrote {path}")
+    console.show_result(facts, as_json, *tables_of(facts))
 
 
 def _keys_of(
@@ -221,23 +160,21 @@ def _keys_of(
         raise SettingsError(
             f"{cache.place}: nothing in the cache. Check --cache-dir, or build it: summer-prep build --data-dir DIR"
         )
-    unlisted = {patient_id: line for patient_id, line in unlisted.items() if patient_id in (patient_ids or unlisted)}
-    chosen = [
-        (patient_id, length)
-        for patient_id in (patient_ids or cached)
-        for length in cached.get(patient_id, [])
-        if length in (lengths_ms or [length])
-    ]
-    patients, lengths = {patient_id for patient_id, _ in chosen} | unlisted.keys(), {length for _, length in chosen}
-    missing = [f"of patient {patient_id}" for patient_id in patient_ids if patient_id not in patients]
-    missing += [f"at {length} ms" for length in lengths_ms if length not in lengths and not unlisted]
+    patients = patient_ids or list({**cached, **unlisted})
+    unlisted = {patient_id: line for patient_id, line in unlisted.items() if patient_id in patients}
+    keys = [(patient_id, length) for patient_id in patients for length in cached.get(patient_id, [])]
+    keys = [key for key in keys if not lengths_ms or key[1] in lengths_ms]
+    with_keys = {patient_id for patient_id, _ in keys} | unlisted.keys()
+    missing = [f"of patient {patient_id}" for patient_id in patient_ids if patient_id not in with_keys]
+    if not unlisted:
+        missing += [f"at {one} ms" for one in lengths_ms if one not in {length for _, length in keys}]
     if missing:
-        found = ", ".join(f"{name} ({' '.join(map(str, lengths))} ms)" for name, lengths in cached.items())
+        listed = ", ".join(f"{patient_id} ({' '.join(map(str, ms))} ms)" for patient_id, ms in cached.items())
         raise SettingsError(
-            f"no key {' '.join(missing)} in {cache.place}; found are {found}. "
+            f"no key {' '.join(missing)} in {cache.place}; found are {listed}. "
             "Choose one of these, or build it: summer-prep build --data-dir DIR"
         )
-    return chosen, unlisted
+    return keys, unlisted
 
 
 def _fail_if_any(problems: Sequence[str], n_keys: int) -> None:
@@ -245,47 +182,46 @@ def _fail_if_any(problems: Sequence[str], n_keys: int) -> None:
     if len(problems) == n_keys == 1:
         raise CacheError(problems[0])
     for problem in problems:
-        log(f"failed: {problem}")
+        console.log(f"failed: {problem}")
     if problems:
         raise CacheError(f"{len(problems)} of {n_keys} failed, listed above")
 
 
 @app.command()
 def labels(
-    cache_dir: CacheDir = Path("data_cache"),
+    cache_dir: console.CacheDir = CACHE_DIR,
     bin_length: BinLength = None,
     fold_layout: FoldLayout = None,
-    local_cache: LocalCache = None,
-    as_json: JsonOption = False,
+    local_cache: console.LocalCache = None,
+    as_json: console.JsonOption = False,
 ) -> None:
     """List the labels of the film: how often and how long each is on, and which folds lack it."""
     from summer_prep.cache.keys import open_cache
     from summer_prep.show.facts import labels_of_cache
 
-    facts = labels_of_cache(open_cache(cache_dir, local_cache), _one_bin_length(bin_length), fold_layout)
-    show_result(facts, as_json, tables.labels_table(facts["labels"]))
+    facts = labels_of_cache(open_cache(cache_dir, local_cache), bin_length or DEFAULT_BIN_LENGTH_MS, fold_layout)
+    console.show_result(facts, as_json, tables.labels_table(facts["labels"]))
     if facts["patients_with_others"] and not as_json:
         others = ", ".join(facts["patients_with_others"])
-        log(f"these are of patient {facts['patient_id']}; other annotations have {others}: summer-prep diff tells")
+        console.log(f"labels of patient {facts['patient_id']}; other annotations have {others}: see summer-prep diff")
 
 
 @app.command()
 def diff(
-    first: Annotated[Path, place_argument("A cache, a patient's folder in it, or a key.", "A")],
-    second: Annotated[Path, place_argument("Another one of that kind.", "B")],
-    local_cache: LocalCache = None,
-    as_json: JsonOption = False,
+    first: Annotated[Path, console.place_argument("A cache, a patient's folder in it, or a key.", "A")],
+    second: Annotated[Path, console.place_argument("Another one of that kind.", "B")],
+    local_cache: console.LocalCache = None,
+    as_json: console.JsonOption = False,
 ) -> None:
-    """Tell which numbers of two caches, patients or keys differ, and from which bin on; exit code 1 if any does."""
-    from summer_prep.show.diff import diff as diff_of
-    from summer_prep.show.diff import is_equal
+    """Show which numbers of two caches, patients or keys differ, and from which bin on; exit code 1 if any does."""
+    from summer_prep.show import diff as comparison
 
-    with working("comparing"):
-        differences = diff_of(first, second, local_cache)
-    n_unequal = sum(not is_equal(pair) for pair in differences)
-    show_result(differences, as_json, *tables.differences_tables(differences))
+    with console.working("comparing"):
+        differences = comparison.diff(first, second, local_cache)
+    n_unequal = sum(not comparison.is_equal(pair) for pair in differences)
+    console.show_result(differences, as_json, *tables.differences_tables(differences))
     if not as_json:
-        log(f"{len(differences) - n_unequal} of {len(differences)} keys hold the same numbers")
+        console.log(f"{len(differences) - n_unequal} of {len(differences)} keys hold the same numbers")
     if n_unequal:
         raise typer.Exit(1)
 
@@ -294,33 +230,32 @@ def diff(
 def export_key(
     patient: Annotated[str, typer.Argument(help="A patient id.")],
     target: Annotated[Path, typer.Argument(help="A folder for the Parquet tables.")],
-    cache_dir: CacheDir = Path("data_cache"),
+    cache_dir: console.CacheDir = CACHE_DIR,
     bin_length: BinLength = None,
     label_rule: Annotated[LabelRule, typer.Option(help="Which frames decide a bin's label.")] = "first",
     force: Annotated[bool, typer.Option("--force", help="Replace the tables in the folder.")] = False,
-    local_cache: LocalCache = None,
-    as_json: JsonOption = False,
+    local_cache: console.LocalCache = None,
+    as_json: console.JsonOption = False,
 ) -> None:
     """Write a key for other tools: Parquet tables of bins, units and labels."""
     from summer_prep.show.export import export
 
-    length_ms = _one_bin_length(bin_length)
-    with working("exporting"):
+    with console.working("exporting"):
         written = export(
-            patient, target, cache_dir=cache_dir, bin_length=length_ms, label_rule=label_rule, force=force,
-            local_cache=local_cache,
+            patient, target, cache_dir=cache_dir, bin_length=bin_length or DEFAULT_BIN_LENGTH_MS,
+            label_rule=label_rule, force=force, local_cache=local_cache,
         )  # fmt: skip
-    show_result(list(map(str, written)), as_json, *map(str, written))
+    console.show_result(list(map(str, written)), as_json, *map(str, written))
 
 
 @app.command()
 def status(
-    data_dir: DataDir = Path("/data"),
-    cache_dir: CacheDir = Path("data_cache"),
-    patient_ids: PatientIds = None,
+    data_dir: console.DataDir = DATA_DIR,
+    cache_dir: console.CacheDir = CACHE_DIR,
+    patient_ids: console.PatientIds = None,
     bin_length: BinLengths = None,
-    local_cache: LocalCache = None,
-    as_json: JsonOption = False,
+    local_cache: console.LocalCache = None,
+    as_json: console.JsonOption = False,
 ) -> None:
     """Report which keys are fresh, missing or stale, why, and their bytes; a build writes the missing and the stale.
 
@@ -330,23 +265,23 @@ def status(
     from summer_prep.cache.keys import open_cache
 
     chosen = as_patient_ids(patient_ids), as_bin_lengths(bin_length)
-    with working("comparing recordings and keys"):
+    with console.working("comparing recordings and keys"):
         states = cache_states(data_dir, open_cache(cache_dir, local_cache), *chosen)
     facts = [state.as_plain() for state in states]
-    show_result(facts, as_json, tables.states_table(facts))
+    console.show_result(facts, as_json, tables.states_table(facts))
     if not as_json:
         n_to_build = sum(one.is_to_build and not (one.state == "missing" and one.reason) for one in states)
-        log(f"of these {len(states)} keys, summer-prep build would write {n_to_build}: those missing or stale")
-        log("files were measured, not read; summer-prep verify reads every byte")
+        console.log(f"of these {len(states)} keys, summer-prep build would write {n_to_build}: those missing or stale")
+        console.log("files were measured, not read; summer-prep verify reads every byte")
     _fail_if_any(list(dict.fromkeys(one.reason for one in states if one.state == "failed")), len(states))
 
 
 @app.command()
 def verify(
-    cache_dir: CacheDir = Path("data_cache"),
-    patient_ids: PatientIds = None,
+    cache_dir: console.CacheDir = CACHE_DIR,
+    patient_ids: console.PatientIds = None,
     bin_length: BinLengths = None,
-    as_json: JsonOption = False,
+    as_json: console.JsonOption = False,
 ) -> None:
     """Read every byte of the cache against its digests; exit code 1 if anything is wrong."""
     from summer_prep.cache.keys import open_cache
@@ -355,7 +290,7 @@ def verify(
     cache = open_cache(cache_dir)
     keys, unlisted = _keys_of(cache, as_patient_ids(patient_ids), as_bin_lengths(bin_length))
     problems = {str(patient_path(cache_dir, patient_id)): [line] for patient_id, line in unlisted.items()}
-    with progress_on_terminal() as bar:
+    with console.progress_on_terminal() as bar:
         for key in bar.track(keys, description="reading"):
             path = key_path(cache_dir, *key)
             try:
@@ -363,15 +298,16 @@ def verify(
             except Exception as error:
                 problems[str(path)] = [one_line(error, path)]
     lines = [line for found in problems.values() for line in found]
-    show_result(problems, as_json, *[f"{len(keys)} keys verified: every byte is as it was written"] * (not lines))
+    good = f"{len(keys)} keys verified: every byte is as it was written"
+    console.show_result(problems, as_json, *[good] * (not lines))
     _fail_if_any(lines, len(keys))
 
 
 @app.command()
 def gc(
-    cache_dir: CacheDir,
+    cache_dir: console.CacheDir,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
-    as_json: JsonOption = False,
+    as_json: console.JsonOption = False,
 ) -> None:
     """Remove from a bucket the data of replaced and unfinished keys, a day after they were written or replaced."""
     from summer_prep.cache.bucket import BucketCache
@@ -381,21 +317,22 @@ def gc(
     if not isinstance(cache, BucketCache):
         raise SettingsError(f"--cache-dir {cache_dir}: a folder has nothing to collect; builds clear it. Name a bucket")
     removed = cache.collect_garbage(may_remove=not dry_run)
-    show_result(list(map(str, removed)), as_json, *map(str, removed))
+    console.show_result(list(map(str, removed)), as_json, *map(str, removed))
     if not as_json:
-        log(f"{'would remove' if dry_run else 'removed'} the data of {len(removed)} replaced or unfinished keys")
+        done = "would remove" if dry_run else "removed"
+        console.log(f"{done} the data of {len(removed)} replaced or unfinished keys")
 
 
 @app.command("remove-copies")
-def remove_local_copies(local_cache: LocalCache = None) -> None:
+def remove_local_copies(local_cache: console.LocalCache = None) -> None:
     """Remove the copies of keys in buckets from this machine; they are fetched again when they are needed."""
     from summer_prep.cache.bucket import remove_copies
     from summer_prep.cache.keys import default_local_cache
 
     folder = local_cache or default_local_cache()
-    log(f"removed {len(remove_copies(folder))} copies of keys from {folder}")
+    console.log(f"removed {len(remove_copies(folder))} copies of keys from {folder}")
 
 
 def main() -> None:
     """Run `summer-prep`."""
-    run(app, "summer-prep", sys.argv[1:])
+    console.run(app, "summer-prep", sys.argv[1:])

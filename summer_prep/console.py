@@ -1,11 +1,13 @@
-"""What the two programs share: option spellings, tables, data shown as data, and errors as one line."""
+"""What the two programs share: options of the command line, tables, data shown as data, and errors as one line."""
 
+import inspect
 import json
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import Field
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
@@ -13,9 +15,12 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 import typer
 
 from summer_prep import __version__
+from summer_prep.cache.settings import BuildConfig
 from summer_prep.errors import SettingsError, SummerError
 from summer_prep.files import check_picture
-from summer_prep.options import as_path, as_place, finite
+from summer_prep.options import as_path, as_place, as_written, finite
+from summer_prep.settings import options_of, python_parameter, spelled
+from summer_prep.urls import Place
 
 EPILOG = "Any command with --debug shows the traceback of an error."
 LIST_MARK = "..."
@@ -37,19 +42,32 @@ def place_argument(help_text: str, name: str) -> Any:
     return typer.Argument(help=help_text, metavar=name, parser=lambda text: as_place(text, name))
 
 
+def typed_option(name: str, one: "Field[Any]") -> inspect.Parameter:
+    """Return the parameter that typer makes an option of, from a field of `Settings`."""
+    spelling, kind, default, typed = (
+        spelled(name),
+        one.type,
+        python_parameter(name, one).default,
+        dict(one.metadata["typed"]),
+    )
+    if one.metadata["several"]:
+        kind, default, typed["metavar"] = str | None, as_written(default) or None, one.metadata["several"] + LIST_MARK
+    elif kind == Place:
+        kind, default, typed["metavar"] = str, str(default), "PATH|URL"
+    if one.metadata["off"]:
+        spelling = f"{spelling}/{one.metadata['off']}"
+    option = typer.Option(spelling, help=one.metadata["help"], **typed)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+_HELP = {name: one.metadata["help"] for name, one in options_of(BuildConfig).items()}
+
+DataDir = Annotated[Path, place_option(_HELP["data_dir"], "--data-dir")]
+CacheDir = Annotated[Path, place_option(_HELP["cache_dir"], "--cache-dir")]
+LocalCache = Annotated[Path | None, path_option(_HELP["local_cache"], "--local-cache")]
+PatientIds = Annotated[str | None, typer.Option(metavar=f"ID{LIST_MARK}", help=_HELP["patient_ids"])]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-DataDir = Annotated[Path, place_option("Folder with the NWB files, or a URL.", "--data-dir")]
-CacheDir = Annotated[Path, place_option("Folder of the cache, or its URL in a bucket.", "--cache-dir")]
-LocalCache = Annotated[
-    Path | None,
-    path_option("Where keys in a bucket are fetched to.  [default: ~/.cache/summer-pipeline]", "--local-cache"),
-]
-NwbPath = Annotated[Path | None, path_option("One NWB file; ignored when --patient-ids is given.", "--nwb-path")]
 PictureOption = Annotated[Path | None, typer.Option(callback=check_picture, help="Draw it here (.png, .pdf or .svg).")]
-SCHEDULER_HELP = "Work on a Dask cluster: its scheduler's address, or local.  [default: processes of this machine]"
-SchedulerOption = Annotated[str | None, typer.Option(metavar="ADDRESS", help=SCHEDULER_HELP)]
-PATIENTS_HELP = "Patients, like 14 20 or 14,20.  [default: every one found]"
-PatientIds = Annotated[str | None, typer.Option(metavar=f"ID{LIST_MARK}", help=PATIENTS_HELP)]
 
 
 class Table(NamedTuple):
@@ -59,26 +77,22 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[object]]
 
 
+def _print_version(is_asked_for: bool) -> None:
+    if is_asked_for:
+        show(__version__)
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")]
+
+
 def new_app(help_text: str) -> typer.Typer:
     """Return a program without commands yet."""
-    app = typer.Typer(
-        epilog=EPILOG,
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,  # plain help answers in half the time
-    )
-
-    def print_version(is_asked_for: bool) -> None:
-        if is_asked_for:
-            show(__version__)
-            raise typer.Exit
+    # Without rich's markup, help answers in half the time.
+    app = typer.Typer(epilog=EPILOG, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
     @app.callback(help=help_text)
-    def take_common_options(
-        version: Annotated[
-            bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
-        ] = False,
-    ) -> None:
+    def take_common_options(version: Version = False) -> None:
         pass
 
     return app
@@ -87,17 +101,15 @@ def new_app(help_text: str) -> typer.Typer:
 def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> NoReturn:
     """Run a program by its name; a SummerError becomes one line on stderr and exit code 1."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show the letters of R² is no reason to fail
+        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show R² is no reason to fail
             stream.reconfigure(errors="backslashreplace")
-    debug = "--debug" in arguments
-    os.environ.pop("MPLBACKEND", None)  # of a notebook that started us: matplotlib fails where it is not installed
+    os.environ.pop("MPLBACKEND", None)  # a notebook's, where matplotlib would fail
     command = typer.main.get_command(app)
-    several = list_options(command)
+    plain = [argument for argument in arguments if argument != "--debug"]
     try:
-        plain = [argument for argument in arguments if argument != "--debug"]
-        command(normalise(plain, several), prog_name=program)
+        command(normalise(plain, list_options(command)), prog_name=program)
     except SummerError as error:
-        if debug:
+        if "--debug" in arguments:
             raise
         sys.stderr.write(f"error: {printable(error)}\n")
         sys.exit(1)
@@ -115,66 +127,61 @@ def list_options(command: Any) -> dict[str, set[str]]:
 def normalise(arguments: Sequence[str], several: dict[str, set[str]]) -> list[str]:
     """Spell options with dashes and join the values of list options: `--patient_ids 14 20` -> `--patient-ids 14,20`.
 
-    A value that looks like a path is no member of a list: it is the command's argument.
+    A value that looks like a path is not a member of a list, but the command's argument.
+
+    Parameters
+    ----------
+    several : command -> its list options, as of `list_options`
     """
     command = next((argument for argument in arguments if not argument.startswith("-")), "")
     lists = several.get(command, set())
     normal: list[str] = []
-    takes_values = False
+    in_list = has_value = False  # whether the last option takes a list, and has a value already
     for argument in arguments:
+        looks_like_path = "/" in argument or argument.endswith(".ckpt")
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
             name = name.replace("_", "-")
             normal.append(name + equals + value)
-            takes_values = name in lists and not equals
-        elif takes_values and normal[-1] not in lists and "/" not in argument and not argument.endswith(".ckpt"):
+            in_list, has_value = name in lists and not equals, False
+        elif in_list and has_value and not looks_like_path:
             normal[-1] += f",{argument}"
         else:
-            takes_values = takes_values and normal[-1] in lists
             normal.append(argument)
+            in_list, has_value = in_list and not has_value, True
     return normal
 
 
 def printable(text: object) -> str:
-    """Return text as it may be shown: what a file says moves no cursor and starts no new line."""
+    """Return text without control characters: text of a file may not move the cursor or start a line."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text))
 
 
 def log(line: str) -> None:
-    """Tell people something on stderr, beside the results that go to stdout."""
-    sys.stderr.write(printable(line) + "\n")  # which a bar on the terminal steps aside for
+    """Write a line to stderr; results go to stdout."""
+    sys.stderr.write(printable(line) + "\n")  # a bar on the terminal moves on
 
 
 def show(text: str) -> None:
-    """Write a result to stdout.
-
-    Raises
-    ------
-    SettingsError : stdout cannot be written
-    """
+    """Write a result to stdout; raises SettingsError if it cannot be written."""
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
     except OSError as error:
-        # What is left in Python's buffer would be tried, and complained about, once more at the end.
+        # Python would try to write what is left in its buffer once more at the end, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # the reader (head, less) has had what it wanted
+        if isinstance(error, BrokenPipeError):  # the reader (head, less) has read enough
             raise SystemExit(0) from error
         raise SettingsError(f"the result cannot be written to standard output ({error.strerror})") from error
 
 
 def show_json(value: object) -> None:
-    """Write plain values to stdout as JSON, in which a number that is none is null.
-
-    Raises
-    ------
-    SettingsError : stdout cannot be written
-    """
+    """Write plain values to stdout as JSON, in which a number that is not finite is null."""
     show(json.dumps(finite(value), indent=1))
 
 
 def show_result(result: object, as_json: bool, *shown: Table | str) -> None:
-    """Print a result as JSON, or what people read of it: lines, and tables with an empty line before each."""
+    """Print a result as JSON, or as lines and tables for people, with an empty line before each further table."""
     if as_json:
         show_json(result)
         return
@@ -188,7 +195,7 @@ def show_result(result: object, as_json: bool, *shown: Table | str) -> None:
 
 
 def show_table(table: Table) -> None:
-    """Print a table: drawn for people, nothing cut off; tab-separated where nobody looks."""
+    """Print a table: drawn on a terminal, with nothing cut off; tab-separated elsewhere."""
     cells = [[printable(cell) for cell in row] for row in (table.header, *table.rows)]
     if not sys.stdout.isatty():
         show("\n".join("\t".join(row) for row in cells))
@@ -207,14 +214,12 @@ def show_table(table: Table) -> None:
 
 def has_text(table: Table) -> list[bool]:
     """Return of each column whether it holds text; columns of numbers are aligned at the right."""
-    return [any(not _NUMBER.match(str(row[column])) for row in table.rows) for column in range(len(table.header))]
-
-
-_NUMBER = re.compile(r"[-+]?[\d.]|-$|n/a$|$")
+    number = re.compile(r"[-+]?[\d.]|-$|n/a$|$")
+    return [any(not number.match(str(row[column])) for row in table.rows) for column in range(len(table.header))]
 
 
 def progress_on_terminal(*columns: Any, **options: Any) -> Any:
-    """Return rich's progress bar on stderr, silent where nobody looks."""
+    """Return rich's progress bar on stderr, which is shown on a terminal only."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -224,7 +229,7 @@ def progress_on_terminal(*columns: Any, **options: Any) -> Any:
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Show on a terminal that something is at work that takes its time, and for how long."""
+    """Show on a terminal what is being done, and for how long it has been."""
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
     with progress_on_terminal(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:

@@ -1,11 +1,11 @@
-"""The errors that a user or a file can cause; anything else that is raised is a bug of ours."""
+"""The errors that a user or a file can cause; anything else that is raised is a bug."""
 
 import traceback
 from pathlib import Path
 
 
 class SummerError(Exception):
-    """A problem with data or settings, told in one line: what, where, found, allowed, what to do next."""
+    """A problem with data or settings, in one line: what, where, found, allowed, what to do next."""
 
 
 class RecordingError(SummerError):
@@ -29,7 +29,7 @@ class SettingsError(SummerError):
 
 
 def one_line(error: Exception, where: object) -> str:
-    """Return an error as one line; one that nobody expected with its type, and where in the code it was raised."""
+    """Return an error as one line; an unexpected one with its type, and where in the code it was raised."""
     if isinstance(error, SummerError):
         return str(error)
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""Optional engines: loaded where they are asked for, and where one is missing, one line with how to install it."""
+"""Optional engines: loaded where they are needed; one that is missing is one line with how to install it."""
 
 from importlib import import_module
 from typing import Any
@@ -7,17 +7,7 @@ from summer_prep.errors import SettingsError
 
 
 def load_extra(module: str, asked_for: str) -> Any:
-    """Return an optional module.
-
-    Parameters
-    ----------
-    module : its name; that of its package is the same
-    asked_for : the option that needs it, for the error
-
-    Raises
-    ------
-    SettingsError : it is not installed
-    """
+    """Return an optional module; raises SettingsError, with the option that needs it, if it is not installed."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

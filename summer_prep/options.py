@@ -1,4 +1,7 @@
-"""What people write for a path, ids or numbers, on the command line and in Python, as what the library takes."""
+"""Values as people write them, on the command line and in Python, as what the library takes.
+
+Functions that take the name of an option raise SettingsError for a value that it cannot have.
+"""
 
 import math
 import os
@@ -13,9 +16,11 @@ from summer_prep.errors import SettingsError
 from summer_prep.urls import Place, Url, is_url
 
 Value = TypeVar("Value")
-Settings = TypeVar("Settings", bound=Any)
+Number = TypeVar("Number", bool, int, float)
+AnySettings = TypeVar("AnySettings", bound=Any)
 
-_LIKE_A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+-]+:(/|$)|.*::")
+_NO_NUMBER = (TypeError, ValueError, OverflowError)
+"""What `number` raises."""
 
 
 def plain(value: object) -> object:
@@ -28,41 +33,47 @@ def plain(value: object) -> object:
     return tuple(plain(one) for one in value) if isinstance(value, tuple) else value
 
 
-def as_path(value: object, option: str) -> Path:
-    """Return a path that this system can have, whether or not something is there.
+def parts(value: object) -> list[object]:
+    """Split text at spaces and commas, take a list apart, and leave one value alone."""
+    value = plain(value)
+    if isinstance(value, str):
+        return [part for part in value.replace(",", " ").split() if part]
+    if isinstance(value, Iterable) and not isinstance(value, bytes | dict):
+        return [part for one in map(plain, value) for part in (parts(one) if isinstance(one, str) else [one])]
+    return [value]
 
-    Raises
-    ------
-    SettingsError : it is none
-    """
+
+def as_written(value: object) -> str:
+    """Return a value for an error, as a person would write it."""
+    if isinstance(value, list | tuple | set):
+        return " ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in value)
+    return repr(value) if value == "" else str(value)
+
+
+def as_path(value: object, option: str) -> Path:
+    """Return a path that this system can have, whether or not something is there."""
     value = plain(value)
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise SettingsError(f"{option} {value!r}: must be a path, as text or a Path")
     path = Path(value)
-    if _LIKE_A_URL.match(str(path)):
+    if re.match(r"[A-Za-z][A-Za-z0-9+-]+:(/|$)|.*::", str(path)):
         raise SettingsError(
-            f"{option} {value}: is like a URL, but none that this option takes. Write a URL as text with both slashes, "
-            "like s3://bucket/folder, where an option takes one"
+            f"{option} {value}: is like a URL, but none that this option takes. Write a URL as text with "
+            "both slashes, like s3://bucket/folder, where an option takes one"
         )
     try:
         os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except PermissionError as error:
-        raise SettingsError(f"{option} {path}: the folder that it is in may not be searched. Name another") from error
     except (OSError, ValueError) as error:
-        reason = "embedded null byte" if "\0" in str(path) else getattr(error, "strerror", None) or error
-        raise SettingsError(f"{option} {str(path)[:60]}...: no possible path ({reason}). Name another") from error
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            reason = getattr(error, "strerror", None) or "embedded null byte"
+            if isinstance(error, PermissionError):
+                reason = "the folder that it is in may not be searched"
+            raise SettingsError(f"{option} {str(path)[:60]}: no possible path ({reason}). Name another") from error
     return path
 
 
 def as_place(value: object, option: str) -> Place:
-    """Return a path, or the URL that a text is.
-
-    Raises
-    ------
-    SettingsError : it is neither
-    """
+    """Return a path, or the URL that a text is."""
     value = plain(value)
     if isinstance(value, str) and is_url(value.lower()):
         scheme, rest = value.split("://", 1)
@@ -70,29 +81,12 @@ def as_place(value: object, option: str) -> Place:
     return as_path(value, option)
 
 
-def with_absolute_paths(settings: Settings) -> Settings:
+def with_absolute_paths(settings: AnySettings) -> AnySettings:
     """Return settings, a dataclass, whose paths mean the same in processes that work in other folders."""
-    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    changed: Settings = replace(
-        settings, **{name: value.absolute() for name, value in values.items() if isinstance(value, Path)}
-    )
+    values = {one.name: getattr(settings, one.name) for one in fields(settings)}
+    paths = {name: value.absolute() for name, value in values.items() if isinstance(value, Path)}
+    changed: AnySettings = replace(settings, **paths)
     return changed
-
-
-def as_patient_ids(value: object, option: str = "--patient-ids") -> tuple[str, ...]:
-    """Return patient ids from `14`, `"14 20"`, `"14,20"` or `[14, "20"]`; none from None.
-
-    Raises
-    ------
-    SettingsError : something else, none at all, or one of them twice
-    """
-    ids = _each_once(value, option, "patient ids, like 14 20", lambda part: as_patient_id(_as_name(part)))
-    for patient_id in ids:
-        if not is_patient_id(patient_id):
-            raise SettingsError(
-                f"{option}: {patient_id!r} is no patient id; letters and digits are allowed, like 14 20"
-            )
-    return ids
 
 
 def as_patient_id(name: str) -> str:
@@ -101,65 +95,67 @@ def as_patient_id(name: str) -> str:
     return match[1] if match else name
 
 
-def as_names(value: object, option: str, example: str) -> tuple[str, ...]:
-    """Return names (of regions, labels) from `"A EC"`, `"A,EC"` or `["A", "EC"]`; none from None.
+def as_patient_ids(value: object, option: str = "--patient-ids") -> tuple[str, ...]:
+    """Return patient ids from `14`, `"14 20"`, `"14,20"` or `[14, "20"]`; none from None."""
+    ids = _each(value, option, "must be patient ids, like 14 20", lambda part: as_patient_id(_as_name(part)))
+    for patient_id in ids:
+        if not is_patient_id(patient_id):
+            raise SettingsError(f"{option} {patient_id!r}: a patient id has letters and digits only, like 14")
+    return ids
 
-    Raises
-    ------
-    SettingsError : something else, none at all, or one of them twice
-    """
-    return _each_once(value, option, example, _as_name)
+
+def as_names(value: object, option: str, example: str = "must be names, like A EC") -> tuple[str, ...]:
+    """Return names (of regions, labels) from `"A EC"`, `"A,EC"` or `["A", "EC"]`; none from None."""
+    return _each(value, option, example, _as_name)
 
 
 def as_bin_lengths(value: object, option: str = "--bin-length") -> tuple[int, ...]:
-    """Return bin lengths (ms) from `80`, `"80,200"` or `[80, 200]`; none from None.
+    """Return bin lengths (ms) from `80`, `"80,200"` or `[80, 200]`; none from None."""
+    return _each(value, option, "must be whole numbers, like 80 or 80,200", lambda part: number(part, int))
 
-    Raises
-    ------
-    SettingsError : something else, none at all, or one of them twice
+
+def as_bin_length(value: object, option: str = "--bin-length") -> int:
+    """Return the one bin length (ms) that is named."""
+    lengths_ms = as_bin_lengths(value, option)
+    if len(lengths_ms) != 1:
+        raise SettingsError(f"{option} {as_written(value)}: name one bin length, like 80")
+    return lengths_ms[0]
+
+
+def as_seconds(value: object, option: str) -> tuple[float, float]:
+    """Return past and future seconds from `"3 1"`, `"3,1"` or `(3, 1)`."""
+    try:
+        past, future = (number(part, float) + 0.0 for part in parts(value))  # -0 is 0
+    except _NO_NUMBER as error:
+        example = "must be two numbers of seconds, past and future, like 3 1"
+        raise SettingsError(f"{option} {as_written(value)}: {example}") from error
+    return past, future
+
+
+def number(value: object, kind: type[Number]) -> Number:
+    """Return the number that a value or a text is, or the flag that a flag is; 2.5 is no int.
+
+    Raises TypeError, ValueError or OverflowError as Python's own conversions do.
     """
-    return _each_once(value, option, "whole numbers are allowed, like 80 or 80,200", _as_whole_number)
-
-
-def as_numbers(value: object, option: str, example: str) -> tuple[float, ...]:
-    """Return numbers from `"3 1"`, `"3,1"` or `(3, 1)`.
-
-    Raises
-    ------
-    SettingsError : something else
-    """
-    return tuple(_convert(part, option, value, example, _as_number) for part in _parts(value))
-
-
-Number = TypeVar("Number", bool, int, float)
+    result: Number = kind(value)  # type: ignore[arg-type,call-overload]  # whatever else it is raises TypeError
+    is_rounded = not isinstance(value, str) and result != value and result == result  # noqa: PLR0124  # NaN stays
+    if isinstance(value, bool) != (kind is bool) or is_rounded:
+        raise ValueError(value)
+    return result
 
 
 def as_number(value: object, kind: type[Number], option: str) -> Number:
-    """Return a value as the number or flag that it stands for; 2.5 is no int, 1 no flag, and text no number.
-
-    Raises
-    ------
-    SettingsError : it is none
-    """
+    """Return the number or flag that a Python value is; text is no number here."""
     value = plain(value)
-    is_right = isinstance(value, bool) == (kind is bool) and not isinstance(value, str)
     try:
-        number: Number = kind(value)  # type: ignore[arg-type,call-overload]  # whatever else it is raises TypeError
-    except (TypeError, ValueError, OverflowError):
-        is_right = False
-    if not is_right or (number != value and number == number):  # noqa: PLR0124  # NaN is for those who ask for ranges
+        return number(None if isinstance(value, str) else value, kind)
+    except _NO_NUMBER as error:
         names = {bool: "True or False", int: "a whole number", float: "a number"}
-        raise SettingsError(f"{option} {value!r}: must be {names[kind]}")
-    return number
+        raise SettingsError(f"{option} {value!r}: must be {names[kind]}") from error
 
 
 def as_text(value: object, option: str) -> str:
-    """Return a value that is text.
-
-    Raises
-    ------
-    SettingsError : it is none
-    """
+    """Return a value that is text."""
     value = plain(value)
     if not isinstance(value, str):
         raise SettingsError(f"{option} {value!r}: must be text")
@@ -167,7 +163,7 @@ def as_text(value: object, option: str) -> str:
 
 
 def finite(value: object) -> object:
-    """Return plain values for JSON, in which a number that is none is null."""
+    """Return plain values for JSON, in which a number that is not finite is null."""
     if isinstance(value, dict):
         return {name: finite(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
@@ -175,57 +171,27 @@ def finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _each_once(value: object, option: str, example: str, convert: Callable[[object], Value]) -> tuple[Value, ...]:
+def _each(value: object, option: str, example: str, convert: Callable[[object], Value]) -> tuple[Value, ...]:
     if value is None:
         return ()
-    values = tuple(_convert(part, option, value, example, convert) for part in _parts(value))
+    try:
+        values = tuple(convert(part) for part in parts(value))
+    except _NO_NUMBER as error:
+        raise SettingsError(f"{option} {as_written(value)}: {example}") from error
     if not values:
-        raise SettingsError(f"{option} {_as_written(value)!r}: names none. Leave it out, or name some: {example}")
-    twice = [one for number, one in enumerate(values) if one in values[:number]]
-    if twice:
-        raise SettingsError(f"{option} {_as_written(value)}: {twice[0]} stands there twice. Name each once")
+        raise SettingsError(f"{option} {as_written(value)}: names none. Leave it out, or name some: {example}")
+    check_once(values, option, value)
     return values
 
 
-def _parts(value: object) -> list[object]:
-    """Split text at spaces and commas, take a list apart, and leave one value alone."""
-    value = plain(value)
-    if isinstance(value, str):
-        return [part for part in value.replace(",", " ").split() if part]
-    if isinstance(value, Iterable) and not isinstance(value, bytes | dict):
-        return [part for one in map(plain, value) for part in (_parts(one) if isinstance(one, str) else [one])]
-    return [value]
-
-
-def _convert(part: object, option: str, value: object, example: str, convert: Callable[[object], Value]) -> Value:
-    try:
-        return convert(part)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise SettingsError(f"{option} {_as_written(value)}: {example}") from error
+def check_once(values: Iterable[object], option: str, value: object) -> None:
+    """Raise SettingsError if something stands twice in a list; `value` is the list as it was written."""
+    seen: list[object] = []
+    for one in values:
+        if one in seen:
+            raise SettingsError(f"{option} {as_written(value)}: {as_written(one)} stands there twice. Name each once")
+        seen.append(one)
 
 
 def _as_name(part: object) -> str:
-    if isinstance(part, str):
-        return part
-    return str(_as_whole_number(part))
-
-
-def _as_whole_number(part: object) -> int:
-    if isinstance(part, bool):
-        raise TypeError(part)
-    number = int(part)  # type: ignore[call-overload]  # whatever else it is raises TypeError
-    if not isinstance(part, str) and number != part:
-        raise ValueError(part)
-    return int(number)
-
-
-def _as_number(part: object) -> float:
-    if isinstance(part, bool):
-        raise TypeError(part)
-    return float(part)  # type: ignore[arg-type]  # as above
-
-
-def _as_written(value: object) -> object:
-    if isinstance(value, list | tuple | set):
-        return " ".join(map(str, value))
-    return value
+    return part if isinstance(part, str) else str(number(part, int))

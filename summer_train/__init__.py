@@ -10,7 +10,7 @@
     result = summer_train.fit(task="label", patient_ids=[14, 20], cache_dir="cache", max_epochs=5)   # ours, fast
     counts = summer_train.open_selection("cache", [14, 20], 80).counts()                             # plain NumPy
 
-Options are named as those of `summer-train fit`; what raises a SummerError tells what to do in one line.
+Options are named as those of `summer-train fit`; a SummerError says in one line what to do.
 """
 
 from importlib import import_module
@@ -31,25 +31,22 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "Decoder": "summer_train.models.decoder",
-    "LinearLabel": "summer_train.models.decoder",
-    "LinearNextBin": "summer_train.models.decoder",
-    "SummerError": "summer_prep.errors",
-    "decoder": "summer_train.runs.fit",
-    "evaluate": "summer_train.runs.evaluate",
-    "film_data": "summer_train.runs.fit",
-    "fit": "summer_train.runs.fit",
-    "open_selection": "summer_train.data.selection",
-    "report": "summer_train.reports.report",
-    "study": "summer_train.studies.study",
+    "summer_prep.errors": ["SummerError"],
+    "summer_train.data.selection": ["open_selection"],
+    "summer_train.models.decoder": ["Decoder", "LinearLabel", "LinearNextBin"],
+    "summer_train.reports.report": ["report"],
+    "summer_train.runs.evaluate": ["evaluate"],
+    "summer_train.runs.fit": ["decoder", "film_data", "fit"],
+    "summer_train.studies.study": ["study"],
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name when it is first asked for: torch and lightning take their time."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    """Load a public name when it is first asked for: torch and lightning take seconds."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

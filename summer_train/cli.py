@@ -4,7 +4,7 @@ import inspect
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
 
@@ -21,10 +21,11 @@ from summer_prep.console import (
     show,
     show_json,
     show_table,
+    typed_option,
     working,
 )
-from summer_prep.options import as_path
-from summer_prep.urls import Place
+from summer_prep.options import as_path, as_written
+from summer_prep.settings import accepts, choices_among, options_of, spelled
 from summer_train.settings.file import for_study, with_config
 from summer_train.settings.options import (
     STUDY_DEFAULTS,
@@ -32,43 +33,18 @@ from summer_train.settings.options import (
     Choice,
     Run,
     StudyRun,
-    accepts,
     check_given,
     is_first_process,
-    options_of,
     settings_from,
 )
 
 _OF_RUN = "  [default: that of the run]"
 
 ConfigOption = Annotated[
-    Path | None,
-    path_option("hparams.yaml of a run, or its folder: its settings, where no option says otherwise.", "--config"),
+    Path | None, path_option("hparams.yaml of a run, or its folder: settings that are not given here.", "--config")
 ]
 
 app = new_app("Train decoders on the cached SUMMER arrays.")
-
-
-def _option(name: str, field: Any) -> inspect.Parameter:
-    """Return the parameter that typer makes an option of; its name, default and help stand with the field."""
-    help_text, default, kind = field.metadata["help"], field.default, field.type
-    option = typer.Option(help=help_text)
-    if field.metadata["several"]:
-        option = typer.Option(help=help_text, metavar=field.metadata["several"] + LIST_MARK)
-        kind, default = (
-            str | None,
-            " ".join(f"{value:g}" if isinstance(value, float) else value for value in default) or None,
-        )
-    elif kind == Place:
-        option, kind = place_option(help_text, f"--{name.replace('_', '-')}"), Path
-    elif isinstance(default, Path) or kind == Path | None:
-        option = path_option(help_text, f"--{name.replace('_', '-')}")
-    elif kind is bool:
-        spelt = f"--{name.replace('_', '-')}"
-        option = typer.Option(
-            f"{spelt}/--no-{name.replace('_', '-')}" if name in options_of(Choice) else spelt, help=help_text
-        )
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
 def _given(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +54,7 @@ def _given(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
 
 
 @app.command()
-@accepts(Choice, Run, as_parameter=_option)
+@accepts(Choice, Run, as_parameter=typed_option)
 def fit(
     context: typer.Context,
     config: ConfigOption = None,
@@ -122,14 +98,9 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its best.ckpt or last.ckpt.")],
     data_dir: Annotated[Path | None, place_option(f"Folder with the NWB files.{_OF_RUN}", "--data-dir")] = None,
     cache_dir: Annotated[Path | None, place_option(f"Folder of the cache, or its URL.{_OF_RUN}", "--cache-dir")] = None,
-    local_cache: Annotated[
-        Path | None, path_option(f"Where keys in a bucket are fetched to.{_OF_RUN}", "--local-cache")
-    ] = None,
+    local_cache: Annotated[Path | None, path_option(f"Where keys are fetched to.{_OF_RUN}", "--local-cache")] = None,
     patient_ids: Annotated[
-        str | None,
-        typer.Option(
-            metavar=f"ID{LIST_MARK}", help="Must have the units that it was trained on.  [default: its patients]"
-        ),
+        str | None, typer.Option(metavar="ID...", help="Must have the units of training.  [default: its patients]")
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Another fold.  [default: the one it was trained on]")] = None,
     as_json: JsonOption = False,
@@ -138,15 +109,8 @@ def evaluate(
     from summer_train.runs.evaluate import evaluate as evaluate_checkpoint
 
     with working("evaluating"):
-        result = evaluate_checkpoint(
-            checkpoint,
-            data_dir=data_dir,
-            cache_dir=cache_dir,
-            local_cache=local_cache,
-            patient_ids=patient_ids,
-            fold=fold,
-            log=log,
-        )
+        places = {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache}
+        result = evaluate_checkpoint(checkpoint, **places, patient_ids=patient_ids, fold=fold, log=log)
     if as_json:
         show_json(result.as_plain())
         return
@@ -163,29 +127,21 @@ def evaluate(
         show(line)
 
 
-def _of_study(name: str, field: Any) -> inspect.Parameter:
-    """Return the parameter of an option that takes a list, if it decides numbers."""
+def _of_study(name: str, one: Any) -> inspect.Parameter:
+    """Return the parameter of an option of a study, which takes a list if it decides numbers."""
     if name not in options_of(Choice):
-        return _option(name, field)
-    help_text, metavar = field.metadata["help"], field.metadata["several"]
-    if metavar:
-        help_text += (
-            "  Groups: separate them with ; and all, as in 'A;H;all'."
-            if metavar != "SECONDS"
-            else ("  Several: separate them with ;, as in '0 0;0.8 0.72'.")
-        )
-    default = STUDY_DEFAULTS.get(name, field.default)
+        return typed_option(name, one)
+    help_text, member, default = one.metadata["help"], one.metadata["several"], STUDY_DEFAULTS.get(name, one.default)
+    if member == "SECONDS":
+        help_text += "  Several: separate them with ;, as in '0 0;0.8 0.72'."
+    elif member:
+        help_text += "  Groups: separate them with ; and all, as in 'A;H;all'."
     if "[default:" not in help_text and default is not None:
-        shown = " ".join(f"{one:g}" for one in default) if isinstance(default, tuple) else default
-        help_text += f"  [default: {'no' if shown is False else shown}]"
-    kinds = "|".join(get_args(field.type)) if get_origin(field.type) is Literal else ""
-    option = typer.Option(
-        f"--{name.replace('_', '-')}", help=help_text, metavar=f"{metavar or kinds or 'VALUE'}{LIST_MARK}",
-        show_default=False,
-    )  # fmt: skip
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
-    )
+        help_text += f"  [default: {'no' if default is False else as_written(default)}]"
+    metavar = (member or "|".join(choices_among(one)) or "VALUE") + LIST_MARK
+    option = typer.Option(spelled(name), help=help_text, metavar=metavar, show_default=False)
+    annotation = Annotated[str | None, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 @app.command()
@@ -275,6 +231,6 @@ def runs(
 
 def main() -> None:
     """Run `summer-train`."""
-    if not is_first_process() and "--debug" not in sys.argv:  # the first one speaks for all, of errors too
+    if not is_first_process() and "--debug" not in sys.argv:  # the first one prints for all, errors too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     run(app, "summer-train", sys.argv[1:])

@@ -69,6 +69,8 @@ def _become(request):
             descriptor = os.open(name, flags)
             os.dup2(descriptor, number)
             os.close(descriptor)
+        # The parent's streams are those of a pipe; a command may write to a terminal.
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
         sys.argv = request["arguments"]
         sys.path[0] = request["cwd"]
         sys.path.insert(1, str(ROOT))
@@ -100,6 +102,10 @@ def _wait(pid):
 
 
 def main():
+    import summer_train.cli
+    import summer_train.reports.report
+    import summer_train.runs.fit
+    import summer_train.studies.study  # noqa: F401
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -10,32 +10,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from summer_prep.cache.fresh import KeyState, check_known, key_state, key_states
 from summer_prep.cache.keys import Cache, keys_and_problems, open_cache
-from summer_prep.cache.layout import (
-    CODECS,
-    Codec,
-    Description,
-    key_path,
-    patient_path,
-)
+from summer_prep.cache.layout import Codec, Description, key_path, patient_path
 from summer_prep.cache.publish import clear_debris
+from summer_prep.cache.settings import BuildConfig
 from summer_prep.errors import CacheError, RecordingError, SettingsError, UnreachableError, one_line
 from summer_prep.files import check_folder
-from summer_prep.film.facts import LONG_FRAMES, LongFrames, check_bin_length
-from summer_prep.options import (
-    as_bin_lengths,
-    as_number,
-    as_path,
-    as_patient_ids,
-    as_place,
-    as_text,
-    with_absolute_paths,
-)
+from summer_prep.film.facts import LongFrames, check_bin_length
+from summer_prep.options import with_absolute_paths
 from summer_prep.parallel import Opened, dask_workers, local_pool, run_tasks
 from summer_prep.recordings.find import (
     find_recordings,
@@ -45,7 +32,7 @@ from summer_prep.recordings.find import (
     source_identity,
     source_sha256,
 )
-from summer_prep.resources import usable_processors
+from summer_prep.settings import accepts, check_names, options_of
 from summer_prep.urls import Place, Url, on_this_machine
 
 if TYPE_CHECKING:
@@ -65,53 +52,6 @@ _LOCK_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildConfig:
-    """What to build; the command line fills it, `build` takes it."""
-
-    data_dir: Place
-    """Folder with the NWB files, or a URL that fsspec knows."""
-    cache_dir: Place
-    """Folder of the cache, or its URL in a bucket."""
-    local_cache: Path | None = None
-    """Folder for what is kept on this machine of a cache in a bucket."""
-    nwb_path: Path | None = None
-    """One NWB file instead of a folder; ignored when patient_ids are given."""
-    patient_ids: tuple[str, ...] = ()
-    """Patients to build; empty for every one found."""
-    bin_lengths_ms: tuple[int, ...] = ()
-    """Bin lengths; empty for all that the file lists."""
-    n_workers: int = field(default_factory=usable_processors)
-    """Processes; a patient is built by one. 0 builds in this process, which a file that crashes HDF5 takes along."""
-    codec: Codec = "none"
-    """How spike_counts are stored: none (can be mapped), zstd or blosc."""
-    long_frames: LongFrames = "count"
-    """Frames of more than 200 ms: count their spikes, as the published code does, or take them as pauses."""
-    force: bool = False
-    """Build also what is fresh."""
-    unusual_clocks: bool = False
-    """Build also where spike times and watch log seem to be in another unit than ms, or of different clocks."""
-    scheduler: str | None = None
-    """Address of a Dask scheduler whose workers build instead of processes here; "local" starts one."""
-
-    def __post_init__(self) -> None:
-        if self.codec not in CODECS:
-            raise SettingsError(f"no codec {self.codec!r}. Choose one of {', '.join(CODECS)}")
-        if self.long_frames not in LONG_FRAMES:
-            raise SettingsError(f"--long-frames {self.long_frames!r}: choose one of {', '.join(LONG_FRAMES)}")
-        if self.n_workers < 0:
-            raise SettingsError(
-                f"{self.n_workers} workers cannot build anything. Choose 1 or more, or 0 for this process"
-            )
-        for bin_length_ms in self.bin_lengths_ms:
-            check_bin_length(bin_length_ms)
-
-    @property
-    def of_keys(self) -> dict[str, str]:
-        """The attributes of keys that are settings; one built under others is stale for a build."""
-        return {"codec": self.codec, "long_frame_rule": self.long_frames}
-
-
-@dataclass(frozen=True, kw_only=True)
 class KeyResult:
     """What became of one key; the counts are those of its spike tally."""
 
@@ -127,43 +67,17 @@ class KeyResult:
     seconds: float = 0.0
 
 
-def build(
-    *,
-    data_dir: str | Path = "/data",
-    cache_dir: str | Path = "data_cache",
-    local_cache: str | Path | None = None,
-    nwb_path: str | Path | None = None,
-    patient_ids: object = None,
-    bin_length: object = None,
-    workers: int | None = None,
-    codec: Codec = "none",
-    long_frames: LongFrames = "count",
-    force: bool = False,
-    unusual_clocks: bool = False,
-    scheduler: str | None = None,
-    progress: Progress = lambda _n_done, _n_patients: None,
-) -> list[KeyResult]:
+@accepts(BuildConfig)
+def build(*, progress: Progress = lambda _n_done, _n_patients: None, **options: Any) -> list[KeyResult]:
     """Bin NWB recordings into the cache, as `summer-prep build` does; what is fresh is skipped.
 
-    In a script, call it below `if __name__ == "__main__":` or with `workers=0`, since it starts processes; a script
-    that comes through a pipe (`python - < script.py`) builds in its own process.
+    In a script, call it below `if __name__ == "__main__":` or with `workers=0`, which builds in this process, since it
+    starts processes; a script that comes through a pipe (`python - < script.py`) builds in its own process.
 
     Parameters
     ----------
-    data_dir : folder with the NWB files, or a URL, like https://...
-    cache_dir : folder of the cache, or its URL in a bucket, like s3://lab/summer
-    local_cache : folder for what is kept on this machine of a bucket
-    nwb_path : one NWB file instead of a folder
-    patient_ids : like 14, "14 20" or [14, 20]; every one found by default
-    bin_length : ms, like 80 or [80, 200]; all that the files list by default
-    workers : processes, as many as there are processors that this process may use by default
-    codec : how spike counts are stored: none (can be memory-mapped), zstd or blosc
-    long_frames : frames of more than 200 ms: "count" their spikes, as the published code does, or "pause", take them as
-        pauses
-    force : build also what is fresh
-    unusual_clocks : build also where spike times or watch log seem to be in another unit than ms
-    scheduler : address of a Dask scheduler whose workers build instead, like tcp://host:8786; "local" starts one
     progress : called with the number of patients done, and that of all
+    options : of the command, below; patients like 14, "14 20" or [14, 20], bin lengths (ms) like 80 or [80, 200]
 
     Returns
     -------
@@ -173,44 +87,8 @@ def build(
     ------
     SettingsError : the selection is impossible, or no worker can start
     """
-    config = build_config(
-        data_dir=data_dir, cache_dir=cache_dir, local_cache=local_cache, nwb_path=nwb_path, patient_ids=patient_ids,
-        bin_length=bin_length, workers=workers, codec=codec, long_frames=long_frames, force=force,
-        unusual_clocks=unusual_clocks, scheduler=scheduler,
-    )  # fmt: skip
-    return build_keys(config, progress)
-
-
-def build_config(
-    *,
-    data_dir: str | Path,
-    cache_dir: str | Path,
-    local_cache: str | Path | None,
-    nwb_path: str | Path | None,
-    patient_ids: object,
-    bin_length: object,
-    workers: int | None,
-    codec: Codec,
-    long_frames: LongFrames,
-    force: bool,
-    unusual_clocks: bool,
-    scheduler: str | None,
-) -> BuildConfig:
-    """Return what to build from options as people write them; raises SettingsError."""
-    return BuildConfig(
-        data_dir=as_place(data_dir, "--data-dir"),
-        cache_dir=as_place(cache_dir, "--cache-dir"),
-        local_cache=None if local_cache is None else as_path(local_cache, "--local-cache"),
-        nwb_path=None if nwb_path is None else as_path(nwb_path, "--nwb-path"),
-        patient_ids=as_patient_ids(patient_ids),
-        bin_lengths_ms=as_bin_lengths(bin_length),
-        n_workers=usable_processors() if workers is None else as_number(workers, int, "--workers"),
-        codec=as_text(codec, "--codec"),  # type: ignore[arg-type]  # BuildConfig checks it
-        long_frames=as_text(long_frames, "--long-frames"),  # type: ignore[arg-type]  # as above
-        force=as_number(force, bool, "--force"),
-        unusual_clocks=as_number(unusual_clocks, bool, "--unusual-clocks"),
-        scheduler=None if scheduler is None else as_text(scheduler, "--scheduler"),
-    )
+    check_names(options, options_of(BuildConfig))
+    return build_keys(BuildConfig.from_options(options), progress)
 
 
 def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_patients: None) -> list[KeyResult]:

@@ -1,4 +1,4 @@
-"""The two programs as a user meets them: real processes, exit codes, one-line errors, both option spellings."""
+"""The two programs as a user meets them: exit codes, one-line errors, both option spellings."""
 
 import json
 import shutil
@@ -14,14 +14,6 @@ from summer_prep.console import list_options, normalise
 from summer_prep.console import run as run_program
 from summer_train.cli import app as train
 from tests.conftest import error_line
-
-PUBLISHED = (
-    "--patient_ids 14 20",
-    "--patient_ids 14 20 --buffer 20 --fold 3 --sequence 5 2",
-    "--task label --patient_ids 29 8",
-    "--task label --label_name alison --patient_ids 29 8 --buffer 10 --fold 1",
-    "--patient_ids 14 20 --devices 1",
-)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +38,7 @@ def test_both_spellings_and_both_separators_are_understood(typed, understood):
 
 @pytest.fixture(scope="module")
 def published_data(tmp_path_factory, run):
+    """A folder with recordings, in which the published commands leave their cache and runs."""
     folder = tmp_path_factory.mktemp("published")
     made = run("summer_prep", "demo-data", "nwb", "--patients", "4", "--units", "8", cwd=folder)
     assert made.returncode == 0, made.stderr
@@ -53,45 +46,41 @@ def published_data(tmp_path_factory, run):
     return folder
 
 
-@pytest.mark.parametrize("options", PUBLISHED)
-def test_published_command_runs_as_it_stands(options, published_data, run, tmp_path):
-    arguments = [*options.split(), "--max_epochs", "1", "--data_dir", published_data / "nwb", "--json"]
-    result = run("summer_train", "fit", *arguments, cwd=tmp_path)
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--patient_ids 14 20",
+        "--patient_ids 14 20 --buffer 20 --fold 3 --sequence 5 2",
+        "--task label --patient_ids 29 8",
+        "--task label --label_name alison --patient_ids 29 8 --buffer 10 --fold 1",
+        "--patient_ids 14 20 --devices 1",
+    ],
+)
+def test_published_command_runs_as_it_stands(options, published_data, run):
+    arguments = [*options.split(), "--max_epochs", "1", "--data_dir", "nwb", "--json"]
+    result = run("summer_train", "fit", *arguments, cwd=published_data)
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     name = "dhv_label" if "label" in options else "dhv"
-    assert report["log_dir"] == f"lightning_logs/{name}/version_0"
-    assert torch.load(tmp_path / report["best_checkpoint"], weights_only=True)["state_dict"]
-    assert (tmp_path / "data_cache" / f"sub-{report['config']['patient_ids'][0]}" / "bin-80ms.zarr").is_dir()
+    assert report["log_dir"].startswith(f"lightning_logs/{name}/version_")
+    assert torch.load(published_data / report["best_checkpoint"], weights_only=True)["state_dict"]
+    assert (published_data / "data_cache" / f"sub-{report['config']['patient_ids'][0]}" / "bin-80ms.zarr").is_dir()
 
 
 def test_fit_with_a_cache_never_opens_a_recording(demo_dir, demo_cache, run, tmp_path):
-    data_dir = tmp_path / "data"
-    shutil.copytree(demo_dir, data_dir)
+    shutil.copytree(demo_dir, tmp_path / "data")
     shutil.copytree(demo_cache, tmp_path / "cache")
-    options = (
-        "--data-dir",
-        data_dir,
-        "--cache-dir",
-        "cache",
-        "--patient-ids",
-        "14",
-        "--buffer",
-        "10",
-        "--max-epochs",
-        "1",
-    )
-    assert run("summer_train", "fit", *options, cwd=tmp_path).returncode == 0
-    shutil.rmtree(data_dir)
-    result = run("summer_train", "fit", *options, cwd=tmp_path)
+    command = "summer_train fit --data-dir data --cache-dir cache --patient-ids 14 --buffer 10 --max-epochs 1"
+    assert run(*command.split(), cwd=tmp_path).returncode == 0
+    shutil.rmtree(tmp_path / "data")
+    result = run(*command.split(), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
 
 def test_whole_path_by_hand(published_data, run, tmp_path):
-    built = run(
-        "summer_prep", "build", "--data-dir", published_data / "nwb", "--patient-ids", "14", "8",
-        "--bin-length", "80,200",         "--workers", "2", "--json", cwd=tmp_path,
-    )  # fmt: skip
+    data = ("--data-dir", published_data / "nwb")
+    command = "summer_prep build --patient-ids 14 8 --bin-length 80,200 --workers 2 --json"
+    built = run(*command.split(), *data, cwd=tmp_path)
     assert built.returncode == 0, built.stderr
     results = json.loads(built.stdout)
     assert [(key["patient_id"], key["bin_length_ms"], key["state"]) for key in results] == [
@@ -99,15 +88,13 @@ def test_whole_path_by_hand(published_data, run, tmp_path):
     ]  # fmt: skip
     listed = run("summer_prep", "inspect", cwd=tmp_path)
     assert listed.stdout.count("sub-") == 2  # a row for each patient
-    shown = run("summer_prep", "inspect", "14", "--picture", "14.png", "--json", cwd=tmp_path)
-    facts = json.loads(shown.stdout)
+    facts = json.loads(run("summer_prep", "inspect", "14", "--picture", "14.png", "--json", cwd=tmp_path).stdout)
     assert facts["n_units"] == 8 == sum(region["n_units"] for region in facts["regions"])
     assert len(facts["labels"]) == 53
     assert (tmp_path / "14.png").read_bytes().startswith(b"\x89PNG")
-    status = run("summer_prep", "status", "--data-dir", published_data / "nwb", "--json", cwd=tmp_path)
+    status = run("summer_prep", "status", *data, "--json", cwd=tmp_path)
     states = {(key["patient_id"], key["bin_length_ms"]): key["state"] for key in json.loads(status.stdout)}
-    assert states[("14", 80)] == "fresh"
-    assert states[("29", 80)] == "missing"
+    assert (states["14", 80], states["29", 80]) == ("fresh", "missing")
     assert run("summer_prep", "verify", cwd=tmp_path).returncode == 0
     chunk = key_path(tmp_path / "data_cache", "8", 200) / "spike_counts" / "c" / "0" / "0"
     chunk.write_bytes(bytes(chunk.stat().st_size))
@@ -116,59 +103,73 @@ def test_whole_path_by_hand(published_data, run, tmp_path):
     assert "1 of 4 failed" in error_line(damaged)
 
 
+LONG = "a" * 300
+OF_PREP = [
+    ("build --data-dir nowhere", "nowhere: no such folder. Name the folder with the NWB files"),
+    ("build --data-dir {data} --patient-ids 77", "no recording of patient 77 in {data}; found are 8, 14"),
+    ("build --data-dir {data} --bin-length 30", "no bins of 30 ms can be made; possible are the multiples"),
+    ("build --data-dir {data} --bin-length eighty", "--bin-length eighty: must be whole numbers"),
+    ("build --bin-length 80,80", "--bin-length 80,80: 80 stands there twice"),
+    ("build --nwb-path {data}/truth.json", "no patient id in the file name"),
+    ("build --nwb-path sub3.nwb", "sub3.nwb: no such file"),
+    ("build --nwb-path {data}", "is a folder. Check --nwb-path"),
+    ("build --data-dir {data}/truth.json", "truth.json: is a file, not a folder"),
+    ("build --data-dir {data} --cache-dir {data}/truth.json", "truth.json is a file, not a folder"),
+    ("inspect", "data_cache: nothing in the cache. Check --cache-dir, or build it"),
+    ("inspect 14 --cache-dir {cache} --bin-length 200", "no key of patient 14 at 200 ms"),
+    ("inspect 80 --cache-dir {cache} --bin-length 1000", "no key of patient 80 at 1000 ms"),
+    ("inspect 14 --cache-dir {cache} --bin-length 80,1000", "--bin-length 80,1000: name one bin length"),
+    ("inspect 14 --cache-dir {cache} --picture {cache}/sub-14/.source.json/a.png", "is a file"),
+    (f"inspect 14 --cache-dir {{cache}} --picture {LONG}.png", "no possible path (File name too long)"),
+    ("inspect 14 --cache-dir {cache} --labels sumer --picture new.png", "--labels sumer: no such label"),
+    ("inspect 14 --labels summer", "chooses what --picture draws"),
+    ("inspect --labels summer 14", "chooses what --picture draws"),
+    ("verify", "data_cache: nothing in the cache. Check --cache-dir"),
+    ("verify --cache-dir {cache} --bin-length 40", "no key at 40 ms in {cache}; found are 8 (80 1000 ms)"),
+    ("verify --cache-dir {cache} --bin-length 80,81", "no key at 81 ms in {cache}; found are 8 (80 1000 ms)"),
+    ("status --cache-dir {cache} --bin-length 7", "no bins of 7 ms can be made"),
+    ("demo-data {data}", "is already there. Remove it, or name another folder"),
+    ("demo-data {data}/truth.json", "truth.json is a file, not a folder"),
+    ("demo-data new --units 10000000", "are free. Choose fewer or less"),
+    ("demo-data new --minutes inf", "a demo needs at least 1 patient"),
+]
+OF_FIT = [
+    ("--cache-dir data_cache --patient-ids 14", "no recording of patient 14 in /data"),
+    ("--bin-length 30", "no bins of 30 ms can be made"),
+    ("--task label --label-name sumer", "nearest are summer"),
+    ("--brain-regions XX", "--brain-regions XX: no unit is there"),
+    ("--buffer 200", "--buffer 200 leaves no segment"),
+    ("--buffer 10 --hidden-size 1000000000", "a smaller --hidden-size than 1000000000"),
+    ("--fold 0", "--fold 0: must be 1, 2, 3, 4 or 5"),
+    ("--val-fraction 0", "--val-fraction 0.0: must lie between 0 and 1"),
+    ("--val-fraction 0.1 --fold 2", "two splits were asked for"),
+    ("--output-dir {cache}/sub-14/.source.json", ".source.json is a file"),
+    (f"--output-dir {LONG}", "no possible path (File name too long)"),
+    ("--picture curve", "--picture curve: name a file that ends in .png"),
+    (f"--picture {LONG}.png", "no possible path (File name too long)"),
+    ("--devices 1000", "--devices 1000: this machine has"),
+    ("--patient-ids 14 14", "--patient-ids 14,14: 14 stands there twice"),
+    ("--patient-ids=", "names none"),
+    ("--brain-regions=", "names none"),
+    ("--sequence inf 0", "--sequence inf 0: must lie between 0 and 86400"),
+    ("--threads 0", "--threads 0: must be 1 or more"),
+    ("--patience 0", "--patience 0: must be 1 or more"),
+    ("--buffer 10 --patient-ids 14 --lr 1e30", "loss of epoch 1 is nan. Choose a smaller --lr than 1e+30"),
+]
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("summer_prep build --data-dir nowhere", "nowhere: no such folder. Name the folder with the NWB files"),
-        (
-            "summer_prep build --data-dir {data} --patient-ids 77",
-            "no recording of patient 77 in {data}; found are 8, 14",
-        ),
-        (
-            "summer_prep build --data-dir {data} --bin-length 30",
-            "no bins of 30 ms can be made; possible are the multiples",
-        ),
-        ("summer_prep build --data-dir {data} --bin-length eighty", "--bin-length eighty: whole numbers are allowed"),
-        ("summer_prep build --nwb-path {data}/truth.json", "no patient id in the file name"),
-        ("summer_prep build --nwb-path sub3.nwb", "sub3.nwb: no such file"),
-        ("summer_prep inspect", "data_cache: nothing in the cache. Check --cache-dir, or build it"),
-        ("summer_prep inspect 14 --cache-dir {cache} --bin-length 200", "no key of patient 14 at 200 ms"),
-        ("summer_prep verify", "data_cache: nothing in the cache. Check --cache-dir"),
-        (
-            "summer_prep verify --cache-dir {cache} --bin-length 40",
-            "no key at 40 ms in {cache}; found are 8 (80 1000 ms)",
-        ),
-        ("summer_prep status --cache-dir {cache} --bin-length 7", "no bins of 7 ms can be made"),
-        ("summer_prep inspect 14 --cache-dir {cache} --bin-length 80,1000", "one key is shown at a time"),
-        ("summer_prep build --nwb-path {data}", "is a folder. Check --nwb-path"),
-        ("summer_prep build --data-dir {data}/truth.json", "truth.json: is a file, not a folder"),
-        ("summer_prep build --data-dir {data} --cache-dir {data}/truth.json", "truth.json is a file, not a folder"),
-        ("summer_prep demo-data {data}", "is already there. Remove it, or name another folder"),
-        ("summer_train fit --patient-ids 14", "no recording of patient 14 in /data"),
-        ("summer_train fit --cache-dir {cache} --bin-length 30", "no bins of 30 ms can be made"),
-        ("summer_train fit --cache-dir {cache} --task label --label-name sumer", "nearest are summer"),
-        ("summer_train fit --cache-dir {cache} --brain-regions XX", "--brain-regions XX: no unit is there"),
-        ("summer_train fit --cache-dir {cache} --buffer 200", "--buffer 200 leaves no segment"),
-        ("summer_train fit --cache-dir {cache} --fold 0", "--fold 0: must be 1, 2, 3, 4 or 5"),
-        ("summer_train fit --cache-dir {cache} --val-fraction 0", "--val-fraction 0.0: must lie between 0 and 1"),
-        ("summer_train fit --cache-dir {cache} --val-fraction 0.1 --fold 2", "two splits were asked for"),
-        ("summer_train fit --cache-dir {cache} --output-dir {cache}/sub-14/.source.json", ".source.json is a file"),
-        ("summer_train fit --cache-dir {cache} --picture curve", "--picture curve: name a file that ends in .png"),
-        ("summer_prep inspect 14 --cache-dir {cache} --picture {cache}/sub-14/.source.json/a.png", "is a file"),
-        ("summer_train fit --cache-dir {cache} --devices 1000", "--devices 1000: this machine has"),
-        (
-            "summer_train fit --cache-dir {cache} --buffer 10 --hidden-size 1000000000",
-            "a smaller --hidden-size than 1000000000",
-        ),
-        ("summer_prep demo-data {data}/truth.json", "truth.json is a file, not a folder"),
-        ("summer_train fit --cache-dir {cache} --sequence 3", "--sequence 3: must be two numbers"),
+        *((f"summer_prep {command}", message) for command, message in OF_PREP),
+        *((f"summer_train fit --cache-dir {{cache}} {options}", message) for options, message in OF_FIT),
     ],
 )
 def test_wrong_input_gets_one_line_and_writes_nothing(command, message, demo_dir, demo_cache, run, tmp_path):
     places = {"data": demo_dir, "cache": demo_cache}
     result = run(*command.format(**places).split(), cwd=tmp_path)
     assert message.format(**places) in error_line(result)
-    assert not list(tmp_path.rglob("*"))
+    assert "--lr" in command or not list(tmp_path.rglob("*"))  # training that diverges leaves its metrics
 
 
 def test_wrong_usage_exits_with_2_and_debug_shows_the_traceback(run, tmp_path):
@@ -182,12 +183,6 @@ def test_wrong_usage_exits_with_2_and_debug_shows_the_traceback(run, tmp_path):
 def test_version_is_that_of_the_package(run):
     for module in ("summer_prep", "summer_train"):
         assert run(module, "--version").stdout.strip() == __version__
-
-
-def test_diverged_training_is_one_line(demo_cache, run, tmp_path):
-    options = ("--cache-dir", demo_cache, "--patient-ids", "14", "--buffer", "10", "--lr", "1e30")
-    message = "training diverged: the validation loss of epoch 1 is nan. Choose a smaller --lr than 1e+30"
-    assert message in error_line(run("summer_train", "fit", *options, cwd=tmp_path))
 
 
 @pytest.mark.parametrize(

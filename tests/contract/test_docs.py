@@ -50,36 +50,39 @@ def test_the_tutorial_runs(run, tmp_path, monkeypatch):
     assert names["spikes_per_bin"].shape == (12,)
 
 
-def example(name, *arguments, capsys, monkeypatch):
-    """What a script prints."""
-    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    runpy.run_path(str(DOCS / "examples" / name), run_name="__main__")
-    return capsys.readouterr().out
+@pytest.fixture
+def example(capsys, monkeypatch):
+    """Runs a script, and returns what it prints."""
+
+    def run_script(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(DOCS / "examples" / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run_script
 
 
-def test_xarray_and_pandas(demo_cache, capsys, monkeypatch):
+def test_xarray_and_pandas(demo_cache, example):
     pytest.importorskip("xarray", reason="needs: pip install xarray")
-    shown = example("xarray_pandas.py", demo_cache, capsys=capsys, monkeypatch=monkeypatch)
-    assert re.search(r"\d+ onsets, mean rate before \d", shown)
+    assert re.search(r"\d+ onsets, mean rate before \d", example("xarray_pandas.py", demo_cache))
 
 
-@pytest.mark.filterwarnings("ignore")  # pynapple's own needs are not ours to mend
-def test_pynapple(demo_cache, capsys, monkeypatch):
+@pytest.mark.filterwarnings("ignore")  # of pynapple's own requirements
+def test_pynapple(demo_cache, example):
     pytest.importorskip("pynapple", reason="needs: pip install pynapple")
-    shown = example("pynapple_rates.py", demo_cache, capsys=capsys, monkeypatch=monkeypatch)
-    rates_hz = [float(word) for word in shown.splitlines()[-1].split()]
+    rates_hz = [float(word) for word in example("pynapple_rates.py", demo_cache).splitlines()[-1].split()]
     key = summer_prep.open_key(demo_cache, 14, 80)
     on = key["labels_first"][list(key.attrs["label_names"]).index("summer")] == 1
     expected = key["spike_counts"][:][on].sum(axis=0) / key["recorded_s"][:][on].sum(dtype=float)
     assert rates_hz == pytest.approx(expected, abs=0.02 * max(expected))
 
 
-@pytest.mark.filterwarnings("ignore")  # of namespaces that the file brings along
-def test_an_nwb_file(demo_cache, capsys, monkeypatch, tmp_path):
+@pytest.mark.filterwarnings("ignore")  # of namespaces that the file has with it
+def test_an_nwb_file(demo_cache, example, tmp_path):
     pytest.importorskip("ndx_binned_spikes", reason="needs: pip install ndx-binned-spikes")
     from pynwb import NWBHDF5IO, validate
 
-    example("nwb_file.py", demo_cache, tmp_path / "14.nwb", capsys=capsys, monkeypatch=monkeypatch)
+    example("nwb_file.py", demo_cache, tmp_path / "14.nwb")
     key = summer_prep.open_key(demo_cache, 14, 80)
     with NWBHDF5IO(tmp_path / "14.nwb", "r", load_namespaces=True) as io:
         assert validate(io=io) == []

@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("module", ["summer_prep", "summer_train"])
-def test_help_loads_no_heavy_package(module):
+def test_a_package_and_its_help_load_nothing_heavy(module):
     code = (
-        f"import sys; from {module}.cli import app\n"
+        f"import sys, {module}; dir({module}); from {module}.cli import app\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
         "print({'numpy', 'torch', 'lightning', 'zarr', 'pynwb', 'matplotlib'} & sys.modules.keys())"
