@@ -1,4 +1,4 @@
-"""What people read of keys: facts as tables."""
+"""What people read about keys: facts as tables."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,11 +9,6 @@ from typing import Any
 from summer_prep.console import Table
 
 Facts = Mapping[str, Any]
-
-LABELS = {
-    "label": "label", "first": "first %", "any": "any %", "majority": "major. %", "undefined": "undef. %",
-    "n_stretches": "runs", "longest_s": "longest", "lacks": "lacks",
-}  # fmt: skip
 
 
 def table_of(rows: Iterable[Facts], **columns: str) -> Table:
@@ -40,20 +35,14 @@ def results_table(results: Iterable[Facts]) -> Table:
 def patients_table(keys: Iterable[Facts]) -> Table:
     """Return a row for each patient; spikes and rates are those of the shortest bins, which leave out fewest."""
     rows = []
-    for _, (facts, *longer) in groupby(keys, itemgetter("patient_id")):
+    for patient_id, (facts, *longer) in groupby(keys, itemgetter("patient_id")):
         spikes = facts["spikes"]["counted"]
-        more = {
-            "lengths_ms": " ".join(str(one["bin_length_ms"]) for one in (facts, *longer)),
-            "regions": " ".join(f"{region} {number}" for region, number in facts["n_units_by_region"].items()),
-            "spikes": spikes,
-            "rate_hz": spikes / facts["n_units"] / facts["recorded_total_s"],
-            "file": facts["source"]["file_name"],
-        }
-        rows.append({**facts, **more})
-    return table_of(
-        rows, patient_id="patient", lengths_ms="bins (ms)", n_units="units", regions="by region", spikes="spikes",
-        rate_hz="rate (Hz)", n_pauses="pauses", file="source",
-    )  # fmt: skip
+        lengths = " ".join(str(one["bin_length_ms"]) for one in (facts, *longer))
+        regions = " ".join(f"{region} {number}" for region, number in facts["n_units_by_region"].items())
+        rate_hz = readable(spikes / facts["n_units"] / facts["recorded_total_s"])
+        file = facts["source"]["file_name"]
+        rows.append([patient_id, lengths, facts["n_units"], regions, spikes, rate_hz, facts["n_pauses"], file])
+    return Table(["patient", "bins (ms)", "units", "by region", "spikes", "rate (Hz)", "pauses", "source"], rows)
 
 
 def states_table(states: Iterable[Facts]) -> Table:
@@ -71,45 +60,36 @@ def key_tables(facts: Facts) -> list[Table | str]:
     for array in facts["arrays"]:
         sizes = zip(array["dimensions"], array["shape"], strict=True)
         dtype = "text" if "String" in array["dtype"] else array["dtype"]
-        arrays.append(
-            {
-                "name": array["name"],
-                "sizes": " x ".join(f"{dimension} {size}" for dimension, size in sizes),
-                "dtype": f"{dtype} {array['codec']}".removesuffix(" none"),
-                "bytes": f"{array['bytes']:,}",
-                "stored": f"{array['stored_bytes']:,}",
-            }
-        )
+        dimensions = " x ".join(f"{dimension} {size}" for dimension, size in sizes)
+        codec = f"{dtype} {array['codec']}".removesuffix(" none")
+        arrays.append([array["name"], dimensions, codec, f"{array['bytes']:,}", f"{array['stored_bytes']:,}"])
     pauses = [
-        {
-            **pause,
-            "start_s": pause["start_ms"] / 1000,
-            "duration_s": pause["duration_ms"] / 1000,
-            "kind": "long frame" if pause["is_long_frame"] else "",
-        }
+        [pause["frame"], *(f"{value:.2f}" for value in times_s), "long frame" if pause["is_long_frame"] else ""]
         for pause in facts["pauses"]
+        for times_s in [(pause["film_time_s"], pause["start_ms"] / 1000, pause["duration_ms"] / 1000)]
     ]
     return [
         facts["key"],
         f"{facts['n_bins']} bins{unseen}, {facts['n_units']} units from {facts['source']['file_name']}",
         *(f"note: {note}" for note in facts["notes"]),
         Table(["spikes", "number"], [[name.replace("_", " "), f"{n:,}"] for name, n in facts["spikes"].items()]),
-        table_of(arrays, name="array", sizes="dimensions", dtype="dtype", bytes="bytes", stored="on disk"),
+        Table(["array", "dimensions", "dtype", "bytes", "on disk"], arrays),
         table_of(
             facts["regions"], region="region", n_units="units", median_rate_hz="median rate (Hz)",
             max_rate_hz="highest rate (Hz)",
         ),
         labels_table(facts["labels"]),
-        table_of(
-            pauses, frame="pause at frame", film_time_s="film time (s)", start_s="recording start (s)",
-            duration_s="duration (s)", kind="",
-        ),
+        Table(["pause at frame", "film time (s)", "recording start (s)", "duration (s)", ""], pauses),
     ]  # fmt: skip
 
 
 def labels_table(labels: Sequence[Facts]) -> Table:
-    """Return a row for each label: shares of bins by rule, stretches, and what folds lack it where that is known."""
-    return table_of(labels, **{name: header for name, header in LABELS.items() if name in labels[0]})
+    """Return a row for each label: shares of bins by rule, stretches, and the folds that lack it if those are known."""
+    lacks = {"lacks": "lacks"} if "lacks" in labels[0] else {}
+    return table_of(
+        labels, label="label", first="first %", any="any %", majority="major. %", undefined="undef. %",
+        n_stretches="runs", longest_s="longest", **lacks,
+    )  # fmt: skip
 
 
 def unit_tables(facts: Facts) -> list[Table | str]:
@@ -121,14 +101,14 @@ def unit_tables(facts: Facts) -> list[Table | str]:
 
 def fold_tables(facts: Facts) -> list[Table | str]:
     """Return what is read of folds: how often a label is on in the test part of each, and the sizes of parts."""
-    buffer, folds = f"buffer {facts['buffer_s']:g} s", facts["n_bins"]
     shares = [
-        {**label, **{f"fold {fold}": parts["test"] for fold, parts in label["on"].items()}} for label in facts["labels"]
+        [one["label"], *(readable(parts["test"]) for parts in one["on"].values()), readable(one["lacks"])]
+        for one in facts["labels"]
     ]
-    parts = [{"fold": fold, **sizes} for fold, sizes in folds.items()]
+    parts = [{"fold": fold, **sizes} for fold, sizes in facts["n_bins"].items()]
     return [
-        f"folds of the blocked split, {buffer}: the test part's bins with the label on (%)",
-        table_of(shares, label="label", **{f"fold {fold}": f"fold {fold}" for fold in folds}, lacks="lacks"),
+        f"folds of the blocked split, buffer {facts['buffer_s']:g} s: the test part's bins with the label on (%)",
+        Table(["label", *(f"fold {fold}" for fold in facts["n_bins"]), "lacks"], shares),
         table_of(parts, fold="fold", train="train (bins)", val="validation", test="test", unused="unused"),
     ]
 
@@ -136,19 +116,19 @@ def fold_tables(facts: Facts) -> list[Table | str]:
 def differences_tables(differences: Iterable[Facts]) -> list[Table]:
     """Return a row for each array of each pair of keys that differs, and for each attribute; nothing if none does."""
     arrays: list[Facts] = []
-    attributes: dict[str, dict[str, Any]] = {}
+    attributes: dict[str, list[Any]] = {}
     for pair in differences:
         if pair["first"] is None or pair["second"] is None:
-            side = "A" if pair["first"] else "B"
-            arrays.append({"key": pair["first"] or pair["second"], "differ": f"only in {side}"})
+            arrays.append(
+                {"key": pair["first"] or pair["second"], "differ": f"only in {'A' if pair['first'] else 'B'}"}
+            )
         arrays += [{"key": pair["first"], "array": array["name"], **_array_cells(array)} for array in pair["arrays"]]
         for one in pair["attributes"]:
-            values = {side: f"{one[side]!s:.40}" for side in ("first", "second")}
-            row = attributes.setdefault(one["name"], {"name": one["name"].replace("_", " "), "n": 0, **values})
-            row["n"] += 1
+            values = [f"{one[side]!s:.40}" for side in ("first", "second")]
+            attributes.setdefault(one["name"], [one["name"].replace("_", " "), 0, *values])[1] += 1
     tables = [
         table_of(arrays, key="key of A", array="array", differ="differ", where="first at", A="A", B="B"),
-        table_of(attributes.values(), name="attribute", n="keys", first="A (of the first)", second="B"),
+        Table(["attribute", "keys", "A (of the first)", "B"], list(attributes.values())),
     ]
     return [table for table in tables if table.rows]
 
@@ -160,13 +140,11 @@ def _array_cells(array: Facts) -> Facts:
     first = array["first_difference"]
     if first is None:
         return {"differ": "shape alone", "A": ours, "B": theirs}
-    where = {"bin": first.get("bin"), "unit": first.get("unit"), "label": first.get("label_name")}
+    shapes = ("", "") if ours == theirs else (f" ({ours})", f" ({theirs})")
+    names = {"bin": "bin", "unit": "unit", "label_name": "label"}
+    where = ", ".join(f"{word} {first[name]}" for name, word in names.items() if name in first)
     return {
         "differ": f"{array['n_different']:,} of {array['n_values']:,}",
-        "where": ", ".join(f"{name} {value}" for name, value in where.items() if value is not None)
-        + (f" ({first['film_s']:.2f} s)" if "film_s" in first else ""),
-        **{
-            side: f"{value} ({shape})" if ours != theirs else str(value)
-            for side, value, shape in zip("AB", first["values"], (ours, theirs), strict=True)
-        },
+        "where": where + (f" ({first['film_s']:.2f} s)" if "film_s" in first else ""),
+        **{side: f"{value}{shape}" for side, value, shape in zip("AB", first["values"], shapes, strict=True)},
     }
