@@ -9,31 +9,25 @@ from numpy.typing import NDArray
 from summer_prep import __version__
 from summer_prep.errors import RecordingError
 from summer_prep.film import bins
-from summer_prep.film.clock import FilmClock, Pause, check_clocks, cut_frames, film_clock, find_long_frames, find_pauses
+from summer_prep.film.clock import FilmClock, check_clocks, cut_frames, film_clock, find_long_frames, find_pauses
 from summer_prep.film.facts import ALGORITHM_VERSION, LONG_FRAME_MS, LongFrames
 from summer_prep.film.labels import align_labels
 from summer_prep.film.recording import Recording
 
-MIN_SPIKES_OF_UNIT = 20
-"""A unit with fewer spikes may well have none in the film."""
-
-Arrays = dict[str, NDArray[Any]]
+MIN_SPIKES_OF_UNIT = 20  # a unit with fewer spikes may well have none in the film
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingOnFilm:
     """A recording with what the film did during it, shared by its bin lengths.
 
-    interval_of_spike, unit_of_spike : (n_spikes,) interval of the clock (-1 outside) and unit of each spike
+    interval_of_spike : (n_spikes,) the interval of the clock in which each spike lies, -1 outside
     """
 
     recording: Recording
     clock: FilmClock
     long_frame_rule: LongFrames
-    pauses: list[Pause]
-    long_frames: list[Pause]
     interval_of_spike: NDArray[np.int64]
-    unit_of_spike: NDArray[np.int64]
 
 
 def place_on_film(
@@ -57,14 +51,11 @@ def place_on_film(
         recording=replace(recording, notes=(*recording.notes, *odd)),
         clock=clock,
         long_frame_rule=long_frame_rule,
-        pauses=find_pauses(clock),
-        long_frames=find_long_frames(clock),
         interval_of_spike=bins.locate_spikes(clock, recording.spike_times_ms),
-        unit_of_spike=np.repeat(np.arange(recording.n_units), np.diff(recording.spike_stops, prepend=0)),
     )
 
 
-def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[Arrays, dict[str, Any]]:
+def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Return the arrays of one key, named as in `layout.DIMENSIONS` or the unit table, and its attributes.
 
     Raises
@@ -90,7 +81,9 @@ def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[Arrays, dict[st
     start_ms, stop_ms = bins.recording_spans_ms(clock, bin_of_interval, grid.n_bins)
     named_frames = recording.named_frames.get(bin_length_ms)
     labels = align_labels(recording.indicators, grid, named_frames)
-    counts = bins.count_spikes(bin_of_spike, on_film.unit_of_spike, grid.n_bins, recording.n_units)
+    n_in_file = np.diff(recording.spike_stops, prepend=0)
+    unit_of_spike = np.repeat(np.arange(recording.n_units), n_in_file)
+    counts = bins.count_spikes(bin_of_spike, unit_of_spike, grid.n_bins, recording.n_units)
     text = np.dtypes.StringDType()
     arrays = {
         "spike_counts": counts,
@@ -106,23 +99,21 @@ def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[Arrays, dict[st
         **{name: np.array(values, dtype=text) for name, values in recording.text_columns.items()},
     }
 
-    notes = list(recording.notes)
-    n_named_otherwise = 0 if named_frames is None else int((named_frames != grid.first_frames).sum())
-    if n_named_otherwise:
+    notes, long_frames = list(recording.notes), find_long_frames(on_film.clock)
+    if named_frames is not None and (named_frames != grid.first_frames).any():
         notes.append(
-            f"{n_named_otherwise} of {grid.n_bins} first-frame names disagree with the edges; `labels_first` follows "
-            "the names, all else the edges"
+            f"{(named_frames != grid.first_frames).sum()} of {grid.n_bins} first-frame names disagree with the edges; "
+            "`labels_first` follows the names, all else the edges"
         )
-    if on_film.long_frames:
+    if long_frames:
         what_was_done = {
             "count": "spikes counted, as in the published code; summer-train --pauses drop leaves their bins out, "
             "summer-prep build --long-frames pause makes them pauses",
             "pause": "taken as pauses",
         }[on_film.long_frame_rule]
-        total_s = sum(frame.duration_ms for frame in on_film.long_frames) / 1000
+        total_s = sum(frame.duration_ms for frame in long_frames) / 1000
         n_frames = on_film.clock.is_long.sum()
         notes.append(f"frames of more than {LONG_FRAME_MS} ms: {n_frames}, {total_s:.1f} s in all: {what_was_done}")
-    n_in_file = np.diff(recording.spike_stops, prepend=0)
     is_lost = (n_in_file >= MIN_SPIKES_OF_UNIT) & (counts.sum(axis=0) == 0)
     if is_lost.any():
         notes.append(f"units with spikes in the file, none of them in the film: {is_lost.sum()}")
@@ -138,8 +129,8 @@ def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[Arrays, dict[st
         "units": dict(recording.text_columns),
         "column_descriptions": dict(recording.column_descriptions),
         "source": asdict(recording.source),
-        "pauses": [asdict(pause) for pause in on_film.pauses],
-        "long_frames": [asdict(frame) for frame in on_film.long_frames],
+        "pauses": [asdict(pause) for pause in find_pauses(on_film.clock)],
+        "long_frames": [asdict(frame) for frame in long_frames],
         "long_frame_rule": on_film.long_frame_rule,
         "source_bin_lengths_ms": sorted(recording.grids),
         "n_unseen_bins": int((recorded_s == 0).sum()),

@@ -1,7 +1,4 @@
-"""From the watch log to what the film did at every moment of the recording, and whether its times can be right.
-
-Pure arithmetic.
-"""
+"""From the watch log to what the film did at every moment, and whether its times can be right. Pure arithmetic."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -18,20 +15,16 @@ MAX_FILLED_STEP_FRAMES = 5
 FRAME_MS = 41.0
 """How long a film frame lasts on the recording clock. Source: the data set's watch logs (41 ms, with jitter)."""
 
-UNITS_MS = {
-    "seconds": 1000.0,  # NWB's convention
-    "microseconds": 1e-3,  # the amplifier's time stamps
-    "samples (of 32,768 or 30,000 Hz)": 1000 / 32768,  # usual sampling rates, too alike to be told apart here
-}
-"""Unit -> its length in ms. Source: what the recording system and NWB files use."""
+UNITS_MS = {"seconds": 1000.0, "microseconds": 1e-3, "samples (of 32,768 or 30,000 Hz)": 1000 / 32768}
+"""Unit -> its length in ms. Source: NWB's convention, the amplifier's time stamps, and usual sampling rates, which are
+too alike to be told apart here."""
 
-# Limits of `check_clocks`, our decision. Below these numbers of spikes and frames nothing is concluded.
-MIN_SPIKES, MIN_FRAMES = 200, 100
-MIN_SPIKES_OF_OTHER_CLOCK = 2000  # where spikes lie outside the log and no unit explains it
-MAX_FIT = 0.1  # below this fit spike times may be in another unit; patient 8, with spikes 19 min before the film: 0.3
-MIN_OTHER_FIT = 0.5
+# Limits of `check_clocks`. Source: our decision.
+MIN_SPIKES, MIN_FRAMES = 200, 100  # below these nothing is concluded
+MIN_SPIKES_OF_OTHER_CLOCK = 2000  # the same where no unit explains that spikes lie outside the log
+MAX_FIT, MIN_OTHER_FIT = 0.1, 0.5  # of ms and of the unit that spikes seem to be in; patient 8 in ms, see below: 0.3
 MIN_SHARE_INSIDE = 0.01  # fewer spikes than this share during the log: another clock
-USUAL_SHARE_INSIDE = 0.5  # fewer than this share are reported; patient 8: 0.8
+USUAL_SHARE_INSIDE = 0.5  # fewer are reported; patient 8, recorded from 19 minutes before the film: 0.8
 MAX_RATE_HZ = 200.0  # of the mean unit: a neuron is refractory for some milliseconds
 
 
@@ -178,14 +171,11 @@ def find_long_frames(clock: FilmClock) -> list[Pause]:
 
 
 def _runs(clock: FilmClock, is_in: NDArray[np.bool_]) -> list[Pause]:
-    return [
-        Pause(
-            frame=int(clock.position[start]) // clock.parts_per_frame,
-            start_ms=float(clock.edges_ms[start]),
-            duration_ms=float(clock.edges_ms[stop] - clock.edges_ms[start]),
-        )
-        for start, stop in zip(*stretches(is_in), strict=True)
-    ]
+    starts, stops = stretches(is_in)
+    frames = clock.position[starts] // clock.parts_per_frame
+    starts_ms, durations_ms = clock.edges_ms[starts], clock.edges_ms[stops] - clock.edges_ms[starts]
+    columns = zip(frames.tolist(), starts_ms.tolist(), durations_ms.tolist(), strict=True)
+    return [Pause(frame=frame, start_ms=start, duration_ms=duration) for frame, start, duration in columns]
 
 
 def check_clocks(
@@ -231,9 +221,7 @@ def check_clocks(
             fits[unit] = shares[unit] * float((parts > 0).mean())
         share, likely = shares["ms"], max(UNITS_MS, key=lambda unit: fits[unit])
         found = f"{share:.1%} of the spikes lie within the {(last_ms - first_ms) / 1000:.0f} s of the watch log"
-        clocks = (
-            f"spikes run from {spikes.min():.6g} to {spikes.max():.6g}, the log from {first_ms:.6g} to {last_ms:.6g} ms"
-        )
+        clocks = f"spikes run from {spikes.min():.6g} to {spikes.max():.6g}, it from {first_ms:.6g} to {last_ms:.6g} ms"
         if fits["ms"] < MAX_FIT and fits[likely] > MIN_OTHER_FIT:
             wrong.append(
                 f"spike_times seem to be in {likely}, not ms: {found}; taken as {likely}, {fits[likely]:.0%} would"

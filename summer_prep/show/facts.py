@@ -21,10 +21,11 @@ _BINS_AT_ONCE = 2**14
 
 
 def describe_key(description: Description) -> dict[str, Any]:
-    """Return what a key holds: arrays, rates (Hz of recorded time) per region, label shares per rule, pauses."""
+    """Return what a key holds: arrays, rates (Hz of recorded time) per region, units, label shares per rule, pauses."""
     key, attributes = description.folder, description.attributes
     counts, seconds = read_array(key, "spike_counts"), read_array(key, "recorded_s")
-    rates_hz = counts.sum(axis=0, dtype=np.int64) / seconds.sum(dtype=np.float64)
+    n_spikes = counts.sum(axis=0, dtype=np.int64)
+    rates_hz = n_spikes / seconds.sum(dtype=np.float64)
     regions = np.array(attributes["units"].get("brain_region", ["unknown"] * len(rates_hz)))
     names = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "codec", "source", "spikes", "notes")
     return {
@@ -42,7 +43,16 @@ def describe_key(description: Description) -> dict[str, Any]:
             for region in np.unique(regions)
             for rates in [rates_hz[regions == region]]
         ],
-        "units": [_unit_facts(description, unit, counts[:, unit], seconds) for unit in range(attributes["n_units"])],
+        "units": [
+            {
+                "unit": unit,
+                **{name: values[unit] for name, values in attributes["units"].items()},
+                "spikes": int(n_spikes[unit]),
+                "rate_hz": float(rates_hz[unit]),
+                "fano_factor": fano_factor(counts[seconds > 0, unit]),
+            }
+            for unit in range(len(rates_hz))
+        ],
         "labels": describe_labels(description),
     }
 
@@ -57,35 +67,24 @@ def pauses_of(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def describe_labels(description: Description, buffer_s: float | None = None) -> list[dict[str, Any]]:
+def describe_labels(description: Description) -> list[dict[str, Any]]:
     """Return each label's percentage of bins with value 1 under every rule, of undefined ones, and its stretches.
 
     Stretches are runs of bins with value 1 under the rule `first`; their length is film time.
-
-    Parameters
-    ----------
-    buffer_s : of the blocked split, to return which folds lack a label, too
-
-    Raises
-    ------
-    SettingsError : the buffer leaves no segment
     """
     key, attributes = description.folder, description.attributes
-    names = attributes["label_names"]
     # One rule after the other: at 5 ms all at once would take 250 MB.
-    on = {rule: [(label == ON).mean() for label in read_array(key, f"labels_{rule}")] for rule in LABEL_RULES}
-    folds = [{} for _ in names] if buffer_s is None else describe_folds(description, buffer_s)["labels"]
+    on = {str(rule): [(label == ON).mean() for label in read_array(key, f"labels_{rule}")] for rule in LABEL_RULES}
     found = []
-    for row, label in enumerate(read_array(key, "labels_first")):
+    for row, (name, label) in enumerate(zip(attributes["label_names"], read_array(key, "labels_first"), strict=True)):
         starts, stops = stretches(label == ON)
         found.append(
             {
-                "label": names[row],
+                "label": name,
                 **{rule: float(shares[row] * 100) for rule, shares in on.items()},
                 "undefined": float((label == UNDEFINED).mean() * 100),
                 "n_stretches": len(starts),
                 "longest_s": float((stops - starts).max(initial=0) * (attributes["bin_length_ms"] / 1000)),
-                **{name: value for name, value in folds[row].items() if name == "lacks"},
             }
         )
     return found
@@ -93,6 +92,10 @@ def describe_labels(description: Description, buffer_s: float | None = None) -> 
 
 def labels_of_cache(cache: Cache, bin_length_ms: int, buffer_s: float | None = None) -> dict[str, Any]:
     """Return the labels of the film as the first patient's key has them, and the patients whose labels differ.
+
+    Parameters
+    ----------
+    buffer_s : of the blocked split, to return of each label which parts of folds lack it, too
 
     Returns
     -------
@@ -106,24 +109,24 @@ def labels_of_cache(cache: Cache, bin_length_ms: int, buffer_s: float | None = N
     patients = [patient_id for patient_id, lengths in cache.keys().items() if bin_length_ms in lengths]
     if not patients:
         raise SettingsError(f"{cache.place}: no key at {bin_length_ms} ms. Build it: summer-prep build --data-dir DIR")
-    key = cache.fetch(patients[0], bin_length_ms, every_byte=True)
-    keys = {patients[0]: key} | {one: cache.describe(one, bin_length_ms) for one in patients[1:]}
+    first = cache.fetch(patients[0], bin_length_ms, every_byte=True)
+    keys = [first, *(cache.describe(one, bin_length_ms) for one in patients[1:])]
     names = ["label", *(f"labels_{rule}" for rule in LABEL_RULES)]
-    digests = {one: [found.attributes["digests"][name] for name in names] for one, found in keys.items()}
+    digests = [[key.attributes["digests"][name] for name in names] for key in keys]
+    labels = describe_labels(first)
+    if buffer_s is not None:
+        for label, folds in zip(labels, describe_folds(first, buffer_s)["labels"], strict=True):
+            label["lacks"] = folds["lacks"]
     return {
         "patient_id": patients[0],
         "bin_length_ms": bin_length_ms,
-        "labels": describe_labels(key, buffer_s),
-        "patients_with_others": [one for one in patients if digests[one] != digests[patients[0]]],
+        "labels": labels,
+        "patients_with_others": [one for one, own in zip(patients, digests, strict=True) if own != digests[0]],
     }
 
 
 def describe_unit(description: Description, unit: int) -> dict[str, Any]:
-    """Return one unit of a key: rate (Hz of recorded time), Fano factor, and its rate by label on and off.
-
-    Parameters
-    ----------
-    unit : its column, from 0
+    """Return one unit of a key, by its column from 0: what `describe_key` says, and its rate by label on and off.
 
     Raises
     ------
@@ -132,27 +135,12 @@ def describe_unit(description: Description, unit: int) -> dict[str, Any]:
     key, attributes = description.folder, description.attributes
     if not 0 <= unit < attributes["n_units"]:
         raise SettingsError(f"--unit {unit}: {key} has the units 0 to {attributes['n_units'] - 1}. Choose one of them")
-    counts, seconds = read_array(key, "spike_counts")[:, unit].copy(), read_array(key, "recorded_s")
-    on_hz, off_hz = rates_by_label(counts[:, None], seconds, read_array(key, "labels_first"))[:, :, 0]
+    counts, seconds, labels = (read_array(key, name) for name in ("spike_counts", "recorded_s", "labels_first"))
+    on_hz, off_hz = rates_by_label(counts[:, [unit]], seconds, labels)[:, :, 0]
     ratios = np.divide(on_hz, off_hz, out=np.full_like(on_hz, np.nan), where=off_hz > 0)
     rates = zip(attributes["label_names"], on_hz.tolist(), off_hz.tolist(), ratios.tolist(), strict=True)
-    return {
-        **_unit_facts(description, unit, counts, seconds),
-        "labels": [dict(zip(("label", "on_hz", "off_hz", "ratio"), row, strict=True)) for row in rates],
-    }
-
-
-def _unit_facts(
-    description: Description, unit: int, counts: NDArray[Any], recorded_s: NDArray[np.float32]
-) -> dict[str, Any]:
-    n_spikes = int(counts.sum(dtype=np.int64))
-    return {
-        "unit": unit,
-        **{name: values[unit] for name, values in description.attributes["units"].items()},
-        "spikes": n_spikes,
-        "rate_hz": float(n_spikes / recorded_s.sum(dtype=np.float64)),
-        "fano_factor": fano_factor(counts[recorded_s > 0]),
-    }
+    by_label = [{"label": name, "on_hz": on, "off_hz": off, "ratio": ratio} for name, on, off, ratio in rates]
+    return {**describe_key(description)["units"][unit], "labels": by_label}
 
 
 def fano_factor(counts: NDArray[Any]) -> float:
@@ -203,8 +191,9 @@ def describe_folds(description: Description, buffer_s: float) -> dict[str, Any]:
     ------
     SettingsError : the buffer leaves no segment
     """
-    attributes, splits, labels = description.attributes, splits_of(description, buffer_s), []
-    for name, label in zip(attributes["label_names"], read_array(description.folder, "labels_first"), strict=True):
+    n_bins, names = description.attributes["n_bins"], description.attributes["label_names"]
+    splits, labels = splits_of(description, buffer_s), []
+    for name, label in zip(names, read_array(description.folder, "labels_first"), strict=True):
         on: dict[int, dict[str, float]] = {fold: {} for fold in splits}
         lacks = []
         for fold, parts in splits.items():
@@ -215,8 +204,8 @@ def describe_folds(description: Description, buffer_s: float) -> dict[str, Any]:
                     lacks.append(f"{part} {fold}")
         labels.append({"label": name, "on": on, "lacks": lacks})
     sizes = {fold: {part: len(bins) for part, bins in parts.items()} for fold, parts in splits.items()}
-    n_bins = {fold: {**parts, "unused": attributes["n_bins"] - sum(parts.values())} for fold, parts in sizes.items()}
-    return {"buffer_s": buffer_s, "n_bins": n_bins, "labels": labels}
+    all_sizes = {fold: {**parts, "unused": n_bins - sum(parts.values())} for fold, parts in sizes.items()}
+    return {"buffer_s": buffer_s, "n_bins": all_sizes, "labels": labels}
 
 
 def splits_of(description: Description, buffer_s: float) -> dict[int, dict[str, Indices]]:

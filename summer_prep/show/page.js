@@ -98,7 +98,7 @@ window.summer = (() => {
   });
 
   function filter() {
-    const wanted = ["region", "type"].map(name => facts.choices[name][element(name).value]);
+    const wanted = ["region", "type"].map(name => choices[name][element(name).value]);
     const rows = [...document.querySelectorAll("#units tbody tr")];
     for (const row of rows)
       row.hidden = wanted.some((value, index) => value !== undefined && row.cells[index + 1].textContent !== value);
@@ -106,7 +106,8 @@ window.summer = (() => {
   }
 
   // Choices have numbers for values: browsers change the white space of a value.
-  const choices = {...facts.choices, label: facts.labels.map(label => label.label)};
+  const all = column => [...new Set(facts.units.map(unit => unit[column] ?? ""))].sort();
+  const choices = {region: all("brain_region"), type: all("cell_type"), label: facts.labels.map(label => label.label)};
   for (const [name, values] of Object.entries(choices))
     element(name).append(...values.map((value, number) => new Option(value || "(none)", number)));
   element("region").addEventListener("change", filter);

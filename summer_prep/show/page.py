@@ -107,10 +107,6 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
     facts_of_page = {
         **facts,
         "film": {"start_min": start_min, "bin_min": bin_min, "n_bins": n_bins, "n_columns": _N_COLUMNS},
-        "choices": {
-            name: sorted({unit.get(column, "") for unit in facts["units"]})
-            for name, column in (("region", "brain_region"), ("type", "cell_type"))
-        },
         "on_hz": on_hz,
         "off_hz": off_hz,
     }

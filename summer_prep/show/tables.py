@@ -115,36 +115,32 @@ def fold_tables(facts: Facts) -> list[Table | str]:
 
 def differences_tables(differences: Iterable[Facts]) -> list[Table]:
     """Return a row for each array of each pair of keys that differs, and for each attribute; nothing if none does."""
-    arrays: list[Facts] = []
+    arrays: list[Sequence[object]] = []
     attributes: dict[str, list[Any]] = {}
     for pair in differences:
-        if pair["first"] is None or pair["second"] is None:
-            arrays.append(
-                {"key": pair["first"] or pair["second"], "differ": f"only in {'A' if pair['first'] else 'B'}"}
-            )
-        arrays += [{"key": pair["first"], "array": array["name"], **_array_cells(array)} for array in pair["arrays"]]
+        if None in (pair["first"], pair["second"]):
+            arrays.append([pair["first"] or pair["second"], "", f"only in {'A' if pair['first'] else 'B'}", "", "", ""])
+        for array in pair["arrays"]:
+            differ, where, values = f"only in {'A' if array.get('only_in') == 'first' else 'B'}", "", ["", ""]
+            if "shapes" in array:
+                shapes = [" x ".join(map(str, shape)) for shape in array["shapes"]]
+                differ, values, first = "shape alone", shapes, array["first_difference"]
+                if first is not None:
+                    differ = f"{array['n_different']:,} of {array['n_values']:,}"
+                    names = {"bin": "bin", "unit": "unit", "label_name": "label"}
+                    where = ", ".join(f"{word} {first[name]}" for name, word in names.items() if name in first)
+                    where += f" ({first['film_s']:.2f} s)" if "film_s" in first else ""
+                    has_one_shape = shapes[0] == shapes[1]
+                    values = [
+                        str(value) if has_one_shape else f"{value} ({shape})"
+                        for value, shape in zip(first["values"], shapes, strict=True)
+                    ]
+            arrays.append([pair["first"], array["name"], differ, where, *values])
         for one in pair["attributes"]:
             values = [f"{one[side]!s:.40}" for side in ("first", "second")]
             attributes.setdefault(one["name"], [one["name"].replace("_", " "), 0, *values])[1] += 1
     tables = [
-        table_of(arrays, key="key of A", array="array", differ="differ", where="first at", A="A", B="B"),
+        Table(["key of A", "array", "differ", "first at", "A", "B"], arrays),
         Table(["attribute", "keys", "A (of the first)", "B"], list(attributes.values())),
     ]
     return [table for table in tables if table.rows]
-
-
-def _array_cells(array: Facts) -> Facts:
-    if "only_in" in array:
-        return {"differ": f"only in {'A' if array['only_in'] == 'first' else 'B'}"}
-    ours, theirs = (" x ".join(map(str, shape)) for shape in array["shapes"])
-    first = array["first_difference"]
-    if first is None:
-        return {"differ": "shape alone", "A": ours, "B": theirs}
-    shapes = ("", "") if ours == theirs else (f" ({ours})", f" ({theirs})")
-    names = {"bin": "bin", "unit": "unit", "label_name": "label"}
-    where = ", ".join(f"{word} {first[name]}" for name, word in names.items() if name in first)
-    return {
-        "differ": f"{array['n_different']:,} of {array['n_values']:,}",
-        "where": where + (f" ({first['film_s']:.2f} s)" if "film_s" in first else ""),
-        **{side: f"{value}{shape}" for side, value, shape in zip("AB", first["values"], shapes, strict=True)},
-    }
