@@ -57,7 +57,7 @@ window.summer = (() => {
   function add_rates(row, label, unit) {
     const on = facts.on_hz[label][unit], off = facts.off_hz[label][unit];
     for (const value of [on, off, on === null || !(off > 0) ? null : on / off])
-      row.appendChild(document.createElement("td")).textContent = shown(value);
+      row.insertCell().textContent = shown(value);
   }
 
   function choose(number) {
@@ -67,13 +67,12 @@ window.summer = (() => {
       row.classList.toggle("chosen", Number(row.dataset.unit) === number);
     element("unit-title").textContent = `Unit ${number} (${unit.brain_region ?? ""}): ${shown(unit.rate_hz)} Hz`;
     table.tBodies[0].replaceChildren(...facts.labels.map((label, index) => {
-      const row = document.createElement("tr"), name = row.appendChild(document.createElement("td"));
-      name.textContent = label.label;
-      name.className = "text";
+      const row = document.createElement("tr");
+      row.insertCell().textContent = label.label;
       add_rates(row, index, number);
       return row;
     }));
-    table.hidden = false;
+    element("of-unit").hidden = false;
     sample();
   }
 

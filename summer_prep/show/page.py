@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from summer_prep.cache.layout import Description
 from summer_prep.cache.write import read_array
-from summer_prep.console import printable
+from summer_prep.console import Table, printable
 from summer_prep.errors import SettingsError
 from summer_prep.film.facts import DEFAULT_BUFFER_S, ON, UNDEFINED
 from summer_prep.film.splits import stretches
@@ -25,7 +25,6 @@ from summer_prep.show.web import html_table, write_page
 
 _N_COLUMNS = 1000
 _UNIT_PX, _ROW_PX = 6, 14
-_NAME_LENGTH = 36
 _COLORS = {
     "train": "#4477aa", "val": "#ccbb44", "test": "#ee6677", "on": "#3b82d0", "unused": "#bbbbbb",
     "undefined": "#bbbbbb", "chosen": "#ee6677", "pause": "#66ccee",
@@ -49,48 +48,33 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
     from bokeh.document import Document
     from bokeh.embed import file_html
     from bokeh.layouts import column
-    from bokeh.models import ColumnDataSource, CustomJS, Range1d
+    from bokeh.models import CustomJS
     from bokeh.models.annotations import Span
     from bokeh.resources import INLINE
     from jinja2 import Template
 
     facts, key = describe_key(description), description.folder
     counts, recorded_s, labels = (read_array(key, name) for name in ("spike_counts", "recorded_s", "labels_first"))
-    n_bins, n_units = counts.shape
-    start_min, bin_min = float(read_array(key, "bin_start_s")[0]) / 60, facts["bin_length_ms"] / 60_000
-    stop_min = start_min + n_bins * bin_min
-    shortest_min = min(10 * bin_min, stop_min - start_min)
-    # All figures show this part of the film; page.js finds models by their names.
-    minutes = Range1d(
-        start=start_min, end=stop_min, bounds=(start_min, stop_min), min_interval=shortest_min, name="film"
-    )
-    heat = _draw_counts(minutes, counts, recorded_s, [unit.get("brain_region", "") for unit in facts["units"]])
-    rate = _new_figure(
-        minutes, 160, "rate (Hz)",
-        tooltips=[("film time (min)", "@x{0.00}"), ("all", "@population{0.00}"), ("chosen", "@unit{0.00}")],
-    )  # fmt: skip
-    rates = ColumnDataSource(data={"x": [], "population": [], "unit": []}, name="rates")
-    rate.line("x", "population", source=rates, color=_COLORS["on"], legend_label="mean of all units")
-    rate.line("x", "unit", source=rates, color=_COLORS["chosen"], legend_label="chosen unit")
-    panels, notes = [heat, rate], facts["notes"]
-    buffer_s, is_named = DEFAULT_BUFFER_S if buffer_s is None else buffer_s, buffer_s is not None
+    n_bins, bin_min = len(counts), facts["bin_length_ms"] / 60_000
+    start_min = float(read_array(key, "bin_start_s")[0]) / 60
+    minutes = _film_range(start_min, start_min + n_bins * bin_min, 10 * bin_min)
+    regions = [unit.get("brain_region", "") for unit in facts["units"]]
+    panels, notes = [_draw_counts(minutes, counts, recorded_s, regions), _draw_rate(minutes)], facts["notes"]
+    buffer = DEFAULT_BUFFER_S if buffer_s is None else buffer_s
     try:
-        splits, every_bin = splits_of(description, buffer_s), np.arange(n_bins)
-        parts = [{part: np.isin(every_bin, bins) for part, bins in split.items()} for split in splits.values()]
-        rows = [{**masks, "unused": ~np.logical_or.reduce(list(masks.values()))} for masks in parts]
-        names = [f"fold {fold}" for fold in splits]
-        panels.append(_draw_bars(minutes, bin_min, f"blocked split, buffer {buffer_s:g} s", names, rows))
+        splits, every_bin = splits_of(description, buffer), np.arange(n_bins)
+        used = ({part: np.isin(every_bin, bins) for part, bins in split.items()} for split in splits.values())
+        parts = ({**masks, "unused": ~np.any(list(masks.values()), axis=0)} for masks in used)
+        folds = [f"fold {fold}" for fold in splits]
+        panels.append(_draw_bars(minutes, bin_min, f"blocked split, buffer {buffer:g} s", folds, parts))
     except SettingsError:
-        if is_named:
+        if buffer_s is not None:
             raise
-        notes = [
-            "the film is too short for the usual buffer, so no folds are drawn: name one with --fold-layout",
-            *notes,
-        ]
+        note = "the film is too short for the usual buffer, so no folds are drawn: name one with --fold-layout"
+        notes = [note, *notes]
     values = ({"on": label == ON, "undefined": label == UNDEFINED} for label in labels)
-    panels.append(
-        _draw_bars(minutes, bin_min, "labels (rule: first frame)", [one["label"] for one in facts["labels"]], values)
-    )
+    names = description.attributes["label_names"]
+    panels.append(_draw_bars(minutes, bin_min, "labels (rule: first frame)", names, values))
     panels[-1].xaxis.axis_label = "film time (min)"
     for panel in panels:
         for pause in facts["pauses"]:
@@ -104,37 +88,52 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
     document.js_on_event("document_ready", CustomJS(code="window.summer.start()"))
 
     spikes, (on_hz, off_hz) = facts["spikes"], rates_by_label(counts, recorded_s, labels).round(4).tolist()
-    facts_of_page = {
-        **facts,
-        "film": {"start_min": start_min, "bin_min": bin_min, "n_bins": n_bins, "n_columns": _N_COLUMNS},
-        "on_hz": on_hz,
-        "off_hz": off_hz,
-    }
+    film = {"start_min": start_min, "bin_min": bin_min, "n_bins": n_bins, "n_columns": _N_COLUMNS}
+    data = json.dumps(finite({**facts, "film": film, "on_hz": on_hz, "off_hz": off_hz}))
     units = table_of(
         facts["units"], unit="unit", brain_region="region", cell_type="type", spikes="spikes", rate_hz="rate (Hz)",
         fano_factor="Fano factor",
     )  # fmt: skip
-    title = f"Patient {facts['patient_id']}, bins of {facts['bin_length_ms']} ms"
     page_html, page_js, web_css, web_js = (
         files(__package__).joinpath(name).read_text("utf-8") for name in ("page.html", "page.js", "web.css", "web.js")
     )
     variables = {
         "style": web_css,
         "script": web_js + page_js,
+        "data": data.replace("<", "\\u003c"),  # text of files ends no script element
         "root_names": ["pictures"],
         "summary": [
-            f"{n_units} units, {n_bins} bins",
+            f"{facts['n_units']} units, {n_bins} bins",
             f"{spikes['counted']:,} spikes counted, {spikes['in_pauses']:,} in pauses, {spikes['outside']:,} outside",
             f"{len(facts['pauses'])} pauses (dashed)",
             f"from {facts['source']['file_name']}",
             *notes,
         ],
         "units": html_table(units, "units", "unit"),
-        "data": json.dumps(finite(facts_of_page)).replace("<", "\\u003c"),  # text of files ends no script element
+        "of_unit": html_table(Table(["label", "on (Hz)", "off (Hz)", "ratio"], []), "by-label"),
     }
-    write_page(
-        page, file_html(document, INLINE, title=title, template=Template(page_html), template_variables=variables)
-    )
+    title = f"Patient {facts['patient_id']}, bins of {facts['bin_length_ms']} ms"
+    write_page(page, file_html(document, INLINE, title, template=Template(page_html), template_variables=variables))
+
+
+def _film_range(start: float, stop: float, shortest: float) -> Any:
+    """Return what all figures show of the film, in minutes. The script of the page finds models by their names."""
+    from bokeh.models import Range1d
+
+    shortest = min(shortest, stop - start)
+    return Range1d(start=start, end=stop, bounds=(start, stop), min_interval=shortest, name="film")
+
+
+def _draw_rate(minutes: Any) -> Any:
+    """Return the rate of all units, and of one that is chosen."""
+    from bokeh.models import ColumnDataSource
+
+    tips = [("film time (min)", "@x{0.00}"), ("all", "@population{0.00}"), ("chosen", "@unit{0.00}")]
+    drawn = _new_figure(minutes, 160, "rate (Hz)", tooltips=tips)
+    rates = ColumnDataSource(data={"x": [], "population": [], "unit": []}, name="rates")
+    drawn.line("x", "population", source=rates, color=_COLORS["on"], legend_label="mean of all units")
+    drawn.line("x", "unit", source=rates, color=_COLORS["chosen"], legend_label="chosen unit")
+    return drawn
 
 
 def _new_figure(minutes: Any, height_px: int, title: str, **options: Any) -> Any:
@@ -156,22 +155,15 @@ def _draw_counts(
     minutes: Any, counts: NDArray[Any], recorded_s: NDArray[np.float32], region_of_unit: Sequence[str]
 ) -> Any:
     """Return the heat map, whose columns the browser draws from the counts at every zoom."""
-    from bokeh.models import (
-        ColumnDataSource,
-        CustomJS,
-        CustomJSHover,
-        CustomJSTickFormatter,
-        HoverTool,
-        LinearColorMapper,
-    )
+    from bokeh import models
     from bokeh.models.annotations import ColorBar, Span
 
     n_units, order = counts.shape[1], np.argsort(np.array(region_of_unit), kind="stable")
     by_unit = np.take(counts.T, order, axis=0).ravel()  # so that a column of the picture is one run of memory
-    raw = ColumnDataSource(
+    raw = models.ColumnDataSource(
         data={"counts": [by_unit], "recorded_s": [recorded_s], "order": [order.astype(np.int32)]}, name="counts"
     )
-    sample = CustomJS(args={"counts": raw}, code="window.summer.sample()")  # the argument sends them along
+    sample = models.CustomJS(args={"counts": raw}, code="window.summer.sample()")  # the argument sends them along
     minutes.js_on_change("start", sample)
     minutes.js_on_change("end", sample)
 
@@ -179,19 +171,19 @@ def _draw_counts(
     drawn = _new_figure(minutes, height_px, "rates of units by region", y_range=(n_units, 0))
     drawn.toolbar_location = "above"  # of this figure alone: all are to be as wide as each other
     empty = {"image": [np.zeros((n_units, 1), np.float32)], "x": [minutes.start], "dw": [1.0]}
-    colors = LinearColorMapper(palette="Inferno256", low=0)  # of log2(1 + rate)
-    heat = ColumnDataSource(data=empty, name="heat")
+    colors = models.LinearColorMapper(palette="Inferno256", low=0)  # of log2(1 + rate)
+    heat = models.ColumnDataSource(data=empty, name="heat")
     drawn.image("image", x="x", y=0, dw="dw", dh=n_units, source=heat, color_mapper=colors)
     bar = ColorBar(
         color_mapper=colors, orientation="horizontal", width=300, height=8, padding=2, title="rate (Hz)",
-        formatter=CustomJSTickFormatter(code="return (Math.pow(2, tick) - 1).toFixed(1)"),
+        formatter=models.CustomJSTickFormatter(code="return (Math.pow(2, tick) - 1).toFixed(1)"),
     )  # fmt: skip
     drawn.add_layout(bar, "above")
-    unit = CustomJSHover(args={"order": order.tolist()}, code="return String(order[Math.floor(special_vars.y)])")
-    rate = CustomJSHover(code="return (Math.pow(2, value) - 1).toFixed(2)")
+    unit = models.CustomJSHover(args={"order": order.tolist()}, code="return String(order[Math.floor(special_vars.y)])")
+    rate = models.CustomJSHover(code="return (Math.pow(2, value) - 1).toFixed(2)")
     tips = [("film time (min)", "$x{0.00}"), ("unit", "$y{custom}"), ("rate (Hz)", "@image{custom}")]
-    drawn.add_tools(HoverTool(tooltips=tips, formatters={"$y": unit, "@image": rate}))
-    drawn.js_on_event("tap", CustomJS(code="window.summer.choose_row(cb_obj.y)"))
+    drawn.add_tools(models.HoverTool(tooltips=tips, formatters={"$y": unit, "@image": rate}))
+    drawn.js_on_event("tap", models.CustomJS(code="window.summer.choose_row(cb_obj.y)"))
 
     # The name of a region stands at the middle of its rows; regions too small for a name of their own share one.
     regions, firsts, sizes = np.unique(np.array(region_of_unit)[order], return_index=True, return_counts=True)
@@ -230,8 +222,8 @@ def _name_rows(drawn: Any, names: Mapping[float, str]) -> None:
     """Write names, which may be long and are no formulas, beside the rows of a figure."""
     from bokeh.models import PlainText
 
+    drawn.yaxis.ticker = list(names)
     texts = {row: printable(name) for row, name in names.items()}
-    short = {row: text if len(text) <= _NAME_LENGTH else f"{text[: _NAME_LENGTH - 1]}…" for row, text in texts.items()}
-    drawn.yaxis.update(
-        ticker=list(names), major_label_overrides={row: PlainText(text=text) for row, text in short.items()}
-    )
+    drawn.yaxis.major_label_overrides = {
+        row: PlainText(text=text if len(text) <= 36 else f"{text[:35]}…") for row, text in texts.items()
+    }
