@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from summer_prep.show.web import check_page
 from tests.browsers import findings, opened
 
 pytest.importorskip("bokeh", reason="pages need: pip install bokeh")
+pytestmark = pytest.mark.xdist_group("page of a key")  # one process opens it
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +29,10 @@ def description(demo_cache):
 
 
 @pytest.fixture(scope="module")
-def page_file(description, tmp_path_factory):
-    page = tmp_path_factory.mktemp("page") / "page.html"
-    write_key_page(description, page, 10)
-    return page
-
-
-@pytest.fixture(scope="module")
-def shared_page(browser, page_file):
-    with opened(browser, page_file) as page:
+def shared_page(browser, description, tmp_path_factory):
+    file = tmp_path_factory.mktemp("page") / "page.html"
+    write_key_page(description, file, 10)
+    with opened(browser, file) as page:
         yield page
 
 
@@ -73,7 +70,7 @@ def test_the_page_says_what_json_says(page, description):
     facts = finite(describe_key(description))
     assert "Patient 14" in page.title()
     shown = json.loads(page.locator("#facts").text_content())
-    assert {name: shown[name] for name in facts} == json.loads(json.dumps(facts))
+    assert {name: shown[name] for name in facts} == facts
     page.click("#units thead button >> text=unit")
     rows = page.evaluate("[...document.querySelectorAll('#units tbody tr')].map(row => row.innerText.split(/\\s+/))")
     assert [row[:6] for row in rows] == [
@@ -144,9 +141,10 @@ def test_arrow_keys_move_through_the_film(page):
 
 def test_units_are_filtered_sorted_and_chosen(page, description):
     regions = description.attributes["units"]["brain_region"]
+    n_units = regions.count(regions[0])
     page.select_option("#region", label=regions[0])
-    assert page.locator("#units tbody tr:visible").count() == regions.count(regions[0])
-    assert page.locator("#n-shown").text_content() == f"{regions.count(regions[0])} of 10 units"
+    assert page.locator("#units tbody tr:visible").count() == n_units
+    assert page.locator("#n-shown").text_content() == f"{n_units} of 10 units"
     page.select_option("#region", "")
     for direction in (1, -1):
         page.click("#units thead button >> text=rate (Hz)")
@@ -173,10 +171,10 @@ def test_units_are_sorted_by_their_rates_of_a_label(page, description):
     unit, shown = int(first.get_attribute("data-unit")), first.locator("td").all_text_contents()[-3:]
     page.select_option("#label", "")
     assert page.locator("#units tbody tr").first.locator("td").count() == 5
-    facts = [describe_unit(description, number) for number in range(10)]
-    of_label = [next(one for one in unit["labels"] if one["label"] == "summer") for unit in facts]
-    assert unit == int(np.nanargmax([one["ratio"] for one in of_label]))
-    expected = [of_label[unit][name] for name in ("on_hz", "off_hz", "ratio")]
+    row = description.attributes["label_names"].index("summer")
+    rates = [describe_unit(description, number)["labels"][row] for number in range(10)]
+    assert unit == int(np.nanargmax([one["ratio"] for one in rates]))
+    expected = [rates[unit][name] for name in ("on_hz", "off_hz", "ratio")]
     assert [float(text) for text in shown] == pytest.approx(expected, abs=0.0052)
 
 
@@ -194,14 +192,13 @@ def test_nobody_is_left_out_of_the_page(page):
     assert findings(page) == []
 
 
-def test_it_fits_the_screen_in_light_and_dark(page, browser, page_file):
-    def check(page, width, paper):
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.evaluate("Bokeh.documents[0].roots()[0].children[0].background_fill_color") == paper
-
-    check(page, 1280, "#ffffff")
-    with opened(browser, page_file, 390, "dark") as narrow:
-        check(narrow, 390, "#161616")
+def test_it_fits_the_screen_in_light_and_dark(page, browser):
+    paper_and_width = """[
+        Bokeh.documents[0].roots()[0].children[0].background_fill_color, document.documentElement.scrollWidth
+    ]"""
+    assert page.evaluate(paper_and_width) == ["#ffffff", 1280]
+    with opened(browser, Path(page.url.removeprefix("file://")), 390, "dark") as narrow:
+        assert narrow.evaluate(paper_and_width) == ["#161616", 390]
 
 
 def test_text_of_files_is_no_markup(open_page, description, tmp_path):
