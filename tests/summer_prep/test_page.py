@@ -53,13 +53,11 @@ def order(description):
 
 
 def heat_map(page):
-    """The picture of counts as the browser drew it: rows of units, and where it begins and ends (min)."""
-    return page.evaluate(
-        """() => {
-            const data = window.summer.model("heat").data, image = data.image[0];
-            return {values: [...image], shape: [...image.shape], from: data.x[0], to: data.x[0] + data.dw[0]};
-        }"""
+    """Return the picture of counts as the browser drew it, (n_units, n_columns), and where it begins and ends (min)."""
+    values, shape, start, width = page.evaluate(
+        "(({image: [image], x, dw}) => [[...image], image.shape, x[0], dw[0]])(window.summer.model('heat').data)"
     )
+    return np.array(values).reshape(shape), start, start + width
 
 
 def view(page):
@@ -73,56 +71,46 @@ def test_the_page_says_what_json_says(page, description):
     assert {name: shown[name] for name in facts} == facts
     page.click("#units thead button >> text=unit")
     rows = page.evaluate("[...document.querySelectorAll('#units tbody tr')].map(row => row.innerText.split(/\\s+/))")
-    assert [row[:6] for row in rows] == [
-        [
-            str(unit["unit"]), unit["brain_region"], unit["cell_type"], str(unit["spikes"]), f"{unit['rate_hz']:.2f}",
-            "-" if unit["fano_factor"] is None else f"{unit['fano_factor']:.2f}",
-        ]
-        for unit in facts["units"]
-    ]  # fmt: skip
+    for row, unit in zip(rows, facts["units"], strict=True):
+        assert row[:4] == [str(unit["unit"]), unit["brain_region"], unit["cell_type"], str(unit["spikes"])]
+        assert row[4:6] == ["-" if unit[name] is None else f"{unit[name]:.2f}" for name in ("rate_hz", "fano_factor")]
 
 
 def test_zoom_samples_the_counts_anew(page, description, order):
     counts, recorded_s = (read_array(description.folder, name) for name in ("spike_counts", "recorded_s"))
-
-    def check(drawn, first, per_column):
-        n_units, n_columns = drawn["shape"]
-        for column in (0, n_columns // 2):
+    start_min = heat_map(page)[1]
+    for first_min, n_bins in ((start_min, len(counts)), (2, 750)):
+        page.evaluate(
+            f"window.summer.model('film').setv({{start: {first_min}, end: {first_min + n_bins * 0.08 / 60}}})"
+        )
+        page.wait_for_function(f"document.body.dataset.columns.endsWith(' x {-(-n_bins // 1000)}')")
+        drawn, left, right = heat_map(page)
+        per_column = -(-n_bins // 1000)
+        assert [left, right] == pytest.approx([first_min, first_min + n_bins * 0.08 / 60], abs=per_column * 0.08 / 60)
+        first = round((left - start_min) * 60 / 0.08)
+        for column in (0, drawn.shape[1] // 2):
             bins = slice(first + column * per_column, first + (column + 1) * per_column)
             rates_hz = counts[bins][:, order].sum(axis=0) / recorded_s[bins].sum(dtype=float)
-            found = np.array(drawn["values"]).reshape(n_units, n_columns)[:, column]
-            np.testing.assert_allclose(found, np.log2(1 + rates_hz), atol=1e-5)
-
-    whole = heat_map(page)
-    check(whole, 0, int(page.evaluate("document.body.dataset.columns").split(" x ")[1]))
-    page.evaluate("window.summer.model('film').setv({start: 2, end: 3})")
-    page.wait_for_function("document.body.dataset.columns.endsWith(' x 1')")
-    near = heat_map(page)
-    bin_min = (near["to"] - near["from"]) / near["shape"][1]
-    check(near, round((near["from"] - whole["from"]) / bin_min), 1)
-    assert [near["from"], near["to"]] == pytest.approx([2, 3], abs=2 * bin_min)
+            np.testing.assert_allclose(drawn[:, column], np.log2(1 + rates_hz), atol=1e-5)
 
 
 def test_the_wheel_zooms_all_pictures_together(page):
-    def turn(n, by):
-        for _ in range(n):
+    def turn_until(by, condition):
+        for _ in range(30 if by > 0 else 5):
             page.mouse.wheel(0, by)
+        page.wait_for_function(condition)
 
     whole = page.evaluate("document.body.dataset.columns")
     picture = page.locator(".bk-Figure").nth(1).bounding_box()  # of the rate, which moves the counts, too
     page.mouse.move(picture["x"] + picture["width"] / 2, picture["y"] + 100)
-    turn(1, 200)
-    page.wait_for_function("window.scrollY > 0")  # without Ctrl the wheel moves the page
-    assert page.evaluate("document.body.dataset.columns") == whole
-    page.evaluate("window.scrollTo(0, 0)")
     page.keyboard.down("Control")
-    turn(5, -300)
-    page.wait_for_function(f"document.body.dataset.columns !== '{whole}'")
-    assert heat_map(page)["to"] - heat_map(page)["from"] < 9
+    turn_until(-300, f"document.body.dataset.columns !== '{whole}'")
+    assert heat_map(page)[2] - heat_map(page)[1] < 9
     page.mouse.move(picture["x"] + picture["width"] * 0.9, picture["y"] + 100)
-    turn(30, 300)
-    page.wait_for_function(f"document.body.dataset.columns === '{whole}'")  # and all the way back
+    turn_until(300, f"document.body.dataset.columns === '{whole}'")  # and all the way back
     page.keyboard.up("Control")
+    turn_until(200, "window.scrollY > 0")  # without Ctrl the wheel moves the page
+    assert page.evaluate("document.body.dataset.columns") == whole
 
 
 def test_arrow_keys_move_through_the_film(page):
@@ -153,12 +141,11 @@ def test_units_are_filtered_sorted_and_chosen(page, description):
     page.press("#units tbody tr[data-unit='3'] button", "Enter")
     assert "Unit 3 (" in page.locator("#unit-title").text_content()
     facts = describe_unit(description, 3)
-    cells = page.locator("#by-label tbody td").all_text_contents()
-    rows = [cells[at : at + 4] for at in range(0, len(cells), 4)]
-    assert [row[0] for row in rows] == [one["label"] for one in facts["labels"]]
-    shown = [[np.nan if text == "-" else float(text) for text in row[1:]] for row in rows]
-    expected = [[one[name] for name in ("on_hz", "off_hz", "ratio")] for one in facts["labels"]]
-    np.testing.assert_allclose(shown, expected, atol=0.0052)
+    rows = np.reshape(page.locator("#by-label tbody td").all_text_contents(), (-1, 4))
+    names, *expected = zip(*(one.values() for one in facts["labels"]), strict=True)
+    assert rows[:, 0].tolist() == list(names)
+    shown = np.where(rows[:, 1:] == "-", "nan", rows[:, 1:]).astype(float)
+    np.testing.assert_allclose(shown.T, expected, atol=0.0052)
     chosen = page.evaluate("window.summer.model('rates').data.unit")
     assert np.nanmean(np.array(chosen, float)) == pytest.approx(facts["rate_hz"], rel=0.05)
 
@@ -226,7 +213,7 @@ def test_a_film_of_one_bin_has_a_page_without_folds(demo_dir, tmp_path, open_pag
     summer_prep.build(data_dir=demo_dir, cache_dir=tmp_path, patient_ids=14, bin_length=360_000, workers=0)
     write_key_page(describe(key_path(tmp_path, "14", 360_000)), tmp_path / "one.html")
     with open_page(tmp_path / "one.html") as page:
-        assert heat_map(page)["shape"] == [10, 1]
+        assert heat_map(page)[0].shape == (10, 1)
         assert page.locator(".bk-Figure").count() == 3
         assert "too short for the usual buffer" in page.locator("li").all_text_contents()[4]
 
