@@ -63,10 +63,8 @@ def bin_grid(file_grids: Mapping[int, BinGrid], bin_length_ms: int) -> BinGrid:
         return BinGrid(first_frame=base.first_frame, n_bins=n_frames * parts, parts_per_frame=parts)
     frames_per_bin = bin_length_ms // FRAME_PERIOD_MS
     if frames_per_bin > n_frames:
-        raise SettingsError(
-            f"no bin of {bin_length_ms} ms fits into the analysed {n_frames * FRAME_PERIOD_MS} ms. "
-            "Choose a shorter --bin-length"
-        )
+        analysed = f"the analysed {n_frames * FRAME_PERIOD_MS} ms"
+        raise SettingsError(f"no bin of {bin_length_ms} ms fits into {analysed}. Choose a shorter --bin-length")
     return BinGrid(first_frame=base.first_frame, n_bins=n_frames // frames_per_bin, frames_per_bin=frames_per_bin)
 
 
@@ -135,8 +133,8 @@ def count_spikes(
         # A count that wrapped around lost a multiple of the dtype's range, so the sum shows it.
         if counts.sum(dtype=np.int64) == len(cell):
             return counts.reshape(n_bins, n_units)
-    cell, n_spikes = np.unique(cell, return_counts=True)
-    unit = int(cell[np.argmax(n_spikes)]) % n_units
+    cells, n_spikes = np.unique(cell, return_counts=True)
+    unit = cells[n_spikes.argmax()] % n_units
     raise RecordingError(f"unit {unit} has {n_spikes.max()} spikes in one bin; at most 65535 can be stored")
 
 
@@ -147,12 +145,9 @@ def tally_spikes(
 
     Those `outside` came before the log, after it, or in frames outside the analysed bins.
     """
+    names = {"in_pauses": FilmState.PAUSED, "in_skips": FilmState.SKIPPED, "in_earlier_viewings": FilmState.RAN_EARLIER}
     state = clock.state[interval_of_spike[interval_of_spike >= 0]]
-    parts = {
-        "counted": int((bin_of_spike >= 0).sum()),
-        "in_pauses": int((state == FilmState.PAUSED).sum()),
-        "in_skips": int((state == FilmState.SKIPPED).sum()),
-        "in_earlier_viewings": int((state == FilmState.RAN_EARLIER).sum()),
-    }
+    parts = {"counted": int((bin_of_spike >= 0).sum())}
+    parts |= {name: int((state == value).sum()) for name, value in names.items()}
     n_spikes = len(interval_of_spike)
     return {"in_file": n_spikes, **parts, "outside": n_spikes - sum(parts.values())}

@@ -77,9 +77,9 @@ def frame_indices(film_times_s: NDArray[np.float64], where: str) -> NDArray[np.i
     RecordingError : a time is not a number, or further from 0 than any film is long
     """
     # A year of film: far beyond any recording, far below what an int64 frame number holds.
-    bad = ~(np.abs(film_times_s) < 366 * 86400)
-    if bad.any():
-        row = int(np.argmax(bad))
+    is_time = np.abs(film_times_s) < 366 * 86400
+    if not is_time.all():
+        row = is_time.argmin()
         raise RecordingError(f"{where} = {film_times_s[row]} s in row {row}; a film time was expected")
     return np.rint(film_times_s / (FRAME_PERIOD_MS / 1000)).astype(np.int64)
 
@@ -111,12 +111,12 @@ def film_clock(
     """
     if len(frame_index) < 2:
         raise RecordingError(f"the watch log has {len(frame_index)} rows; at least 2 are needed to time a frame")
-    if not np.isfinite(recording_time_ms).all():
-        row = int(np.argmin(np.isfinite(recording_time_ms)))
-        raise RecordingError(f"the watch log has neural_recording_time = {recording_time_ms[row]} in row {row}")
     step_ms, step_frames = np.diff(recording_time_ms), np.diff(frame_index)
+    if not np.isfinite(recording_time_ms).all():
+        row = np.isfinite(recording_time_ms).argmin()
+        raise RecordingError(f"the watch log has neural_recording_time = {recording_time_ms[row]} in row {row}")
     if (step_ms < 0).any():
-        row = int(np.argmax(step_ms < 0))
+        row = (step_ms < 0).argmax()
         raise RecordingError(
             f"recording time runs backwards in the watch log: {recording_time_ms[row]} ms in row {row}, "
             f"then {recording_time_ms[row + 1]} ms; neural_recording_time must not decrease"
@@ -202,10 +202,8 @@ def check_clocks(
     frame_ms = float(np.median(of_frames_ms)) if len(of_frames_ms) >= MIN_FRAMES else FRAME_MS
     log_unit = next((unit for unit, length in UNITS_MS.items() if 0.5 < frame_ms * length / FRAME_MS < 2), "")
     if log_unit:
-        wrong.append(
-            f"neural_recording_time of the watch log seems to be in {log_unit}, not ms: a film frame takes "
-            f"{frame_ms:.4g} of it, and about {FRAME_MS:g} ms are usual"
-        )
+        takes = f"a film frame takes {frame_ms:.4g} of it, and about {FRAME_MS:g} ms are usual"
+        wrong.append(f"neural_recording_time of the watch log seems to be in {log_unit}, not ms: {takes}")
     elif not 0.5 < frame_ms / FRAME_MS < 2:
         odd.append(f"a film frame takes {frame_ms:.4g} ms in the watch log; about {FRAME_MS:g} ms are usual")
 
@@ -223,9 +221,8 @@ def check_clocks(
         found = f"{share:.1%} of the spikes lie within the {(last_ms - first_ms) / 1000:.0f} s of the watch log"
         clocks = f"spikes run from {spikes.min():.6g} to {spikes.max():.6g}, it from {first_ms:.6g} to {last_ms:.6g} ms"
         if fits["ms"] < MAX_FIT and fits[likely] > MIN_OTHER_FIT:
-            wrong.append(
-                f"spike_times seem to be in {likely}, not ms: {found}; taken as {likely}, {fits[likely]:.0%} would"
-            )
+            would = f"taken as {likely}, {fits[likely]:.0%} would"
+            wrong.append(f"spike_times seem to be in {likely}, not ms: {found}; {would}")
         elif share < MIN_SHARE_INSIDE and len(spike_times_ms) >= MIN_SPIKES_OF_OTHER_CLOCK:
             wrong.append(f"spike_times seem to be of another clock than the watch log: {found}; {clocks}")
         elif share < USUAL_SHARE_INSIDE:
@@ -235,8 +232,7 @@ def check_clocks(
             odd.append(f"units fire {rate_hz:.0f} times a second on average; spike_times may be in another unit")
 
     if wrong and not may_be_unusual:
-        raise RecordingError(
-            f"{'; '.join(wrong)}. Correct the file, or take it as it is: summer-prep build --unusual-clocks"
-        )
+        advice = "Correct the file, or take it as it is: summer-prep build --unusual-clocks"
+        raise RecordingError(f"{'; '.join(wrong)}. {advice}")
     consequence = "counts, rates and recorded times follow the file, and are wrong if this is so"
     return [*(f"{line}; {consequence}" for line in wrong), *odd]

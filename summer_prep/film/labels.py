@@ -33,15 +33,13 @@ def align_labels(
     Source: `first` is the reference's rule; the others are our decision (docs/science.md).
     """
     first_frames = grid.first_frames if named_frames is None else named_frames
-    n_annotated = indicators.shape[1]
-    last_frame = max(int(first_frames.max()), int(grid.first_frames[-1]) + grid.frames_per_bin - 1)
-    first_frame = int(first_frames.min())
+    n_annotated, first_frame = indicators.shape[1], first_frames.min()
+    last_frame = max(first_frames.max(), grid.first_frames[-1] + grid.frames_per_bin - 1)
     if first_frame < 0 or last_frame >= n_annotated:
         outside = last_frame if last_frame >= n_annotated else first_frame
-        raise RecordingError(
-            f"bins of {grid.bin_length_ms} ms reach film frame {outside} "
-            f"({outside * FRAME_PERIOD_MS / 1000:.2f} s), but the annotation covers frames 0 to {n_annotated - 1}"
-        )
+        reached = f"film frame {outside} ({outside * FRAME_PERIOD_MS / 1000:.2f} s)"
+        covered = f"frames 0 to {n_annotated - 1}"
+        raise RecordingError(f"bins of {grid.bin_length_ms} ms reach {reached}, but the annotation covers {covered}")
     first = np.take(indicators, first_frames, axis=1)
     if grid.frames_per_bin == 1:
         return {"first": first, "any": first, "majority": first}

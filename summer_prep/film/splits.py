@@ -55,16 +55,13 @@ def window_of(window_s: tuple[float, float], bin_length_ms: int) -> Window:
     for seconds in window_s:
         bins = seconds * 1000 / bin_length_ms
         if seconds < 0 and abs(bins - round(bins)) > 1e-6:
-            raise SettingsError(
-                f"{option}: {seconds:g} s is no multiple of the bin length of {bin_length_ms} ms, and part of a bin "
-                "cannot be left out. Choose a multiple"
-            )
+            problem = f"{seconds:g} s is no multiple of the bin length of {bin_length_ms} ms"
+            raise SettingsError(f"{option}: {problem}, and part of a bin cannot be left out. Choose a multiple")
     past, future = (_whole_bins(seconds, bin_length_ms) for seconds in window_s)
     if -past > future:
-        raise SettingsError(
-            f"{option}: holds no bin of {bin_length_ms} ms, since it begins {-past * bin_length_ms / 1000:g} s "
-            f"after a bin and ends {future * bin_length_ms / 1000:g} s after it"
-        )
+        start_s, stop_s = (bins * bin_length_ms / 1000 for bins in (-past, future))
+        problem = f"since it begins {start_s:g} s after a bin and ends {stop_s:g} s after it"
+        raise SettingsError(f"{option}: holds no bin of {bin_length_ms} ms, {problem}")
     return Window(-past, future)
 
 
@@ -106,10 +103,9 @@ def blocked_split(
     def sizes(buffer_s: float) -> tuple[int, int, int]:
         """Return the number of cycles, and the samples in a segment and in a gap."""
         n_cycles = _n_cycles(n_samples, bin_length_ms, buffer_s)
-        gap_of_sequence = _whole_bins(buffer_s + sum(sequence_s), bin_length_ms)
         # Past and future of a window are whole bins each: together they can be one bin more than their seconds.
         gap_of_window = _whole_bins(buffer_s, bin_length_ms) + window.touched(target_offset).n_bins - 1
-        gap = max(gap_of_sequence, gap_of_window)
+        gap = max(_whole_bins(buffer_s + sum(sequence_s), bin_length_ms), gap_of_window)
         return n_cycles, int((n_samples // n_cycles - N_SEGMENTS * gap) / N_SEGMENTS), gap
 
     n_cycles, segment, gap = sizes(buffer_s)

@@ -120,8 +120,7 @@ def _compare_arrays(name: str, ours: NDArray[Any], theirs: NDArray[Any]) -> Diff
         differs &= ~(np.isnan(one) & np.isnan(other))
     first = None
     if differs.any():
-        dimensions = DIMENSIONS.get(name, ("unit",))
-        places = np.argwhere(differs)
+        dimensions, places = DIMENSIONS.get(name, ("unit",)), np.argwhere(differs)
         by = dimensions.index("bin") if "bin" in dimensions else 0
         place = places[places[:, by].argmin()].tolist()  # the first is that of the lowest bin
         values = [

@@ -35,13 +35,13 @@ def describe_key(description: Description) -> dict[str, Any]:
         "arrays": [describe_array(description, name) for name in sorted(attributes["digests"])],
         "regions": [
             {
-                "region": str(region),
+                "region": region,
                 "n_units": len(rates),
                 "median_rate_hz": float(np.median(rates)),
-                "max_rate_hz": float(rates.max()),
+                "max_rate_hz": max(rates),
             }
-            for region in np.unique(regions)
-            for rates in [rates_hz[regions == region]]
+            for region in np.unique(regions).tolist()
+            for rates in [rates_hz[regions == region].tolist()]
         ],
         "units": [
             {
@@ -72,21 +72,15 @@ def describe_labels(description: Description) -> list[dict[str, Any]]:
 
     Stretches are runs of bins with value 1 under the rule `first`; their length is film time.
     """
-    key, attributes = description.folder, description.attributes
-    # One rule after the other: at 5 ms all at once would take 250 MB.
-    on = {str(rule): [(label == ON).mean() for label in read_array(key, f"labels_{rule}")] for rule in LABEL_RULES}
-    found = []
-    for row, (name, label) in enumerate(zip(attributes["label_names"], read_array(key, "labels_first"), strict=True)):
+    key, bin_s = description.folder, description.attributes["bin_length_ms"] / 1000
+    found: list[dict[str, Any]] = [{"label": name} for name in description.attributes["label_names"]]
+    for rule in LABEL_RULES:  # one after the other: at 5 ms all at once would take 250 MB
+        for facts, label in zip(found, read_array(key, f"labels_{rule}"), strict=True):
+            facts[rule] = float((label == ON).mean() * 100)
+    for facts, label in zip(found, read_array(key, "labels_first"), strict=True):
         starts, stops = stretches(label == ON)
-        found.append(
-            {
-                "label": name,
-                **{rule: float(shares[row] * 100) for rule, shares in on.items()},
-                "undefined": float((label == UNDEFINED).mean() * 100),
-                "n_stretches": len(starts),
-                "longest_s": float((stops - starts).max(initial=0) * (attributes["bin_length_ms"] / 1000)),
-            }
-        )
+        facts |= {"undefined": float((label == UNDEFINED).mean() * 100), "n_stretches": len(starts)}
+        facts["longest_s"] = float((stops - starts).max(initial=0) * bin_s)
     return found
 
 
@@ -113,16 +107,13 @@ def labels_of_cache(cache: Cache, bin_length_ms: int, buffer_s: float | None = N
     keys = [first, *(cache.describe(one, bin_length_ms) for one in patients[1:])]
     names = ["label", *(f"labels_{rule}" for rule in LABEL_RULES)]
     digests = [[key.attributes["digests"][name] for name in names] for key in keys]
+    others = [one for one, own in zip(patients, digests, strict=True) if own != digests[0]]
     labels = describe_labels(first)
     if buffer_s is not None:
         for label, folds in zip(labels, describe_folds(first, buffer_s)["labels"], strict=True):
             label["lacks"] = folds["lacks"]
-    return {
-        "patient_id": patients[0],
-        "bin_length_ms": bin_length_ms,
-        "labels": labels,
-        "patients_with_others": [one for one, own in zip(patients, digests, strict=True) if own != digests[0]],
-    }
+    about = {"patient_id": patients[0], "bin_length_ms": bin_length_ms}
+    return {**about, "labels": labels, "patients_with_others": others}
 
 
 def describe_unit(description: Description, unit: int) -> dict[str, Any]:

@@ -47,10 +47,9 @@ def patients_table(keys: Iterable[Facts]) -> Table:
 
 def states_table(states: Iterable[Facts]) -> Table:
     """Return a row for each key of recordings and cache: whether it is fresh, and why not."""
-    rows = ({**state, "n_bytes": f"{state['n_bytes']:,}"} for state in states)
-    return table_of(
-        rows, patient_id="patient", bin_length_ms="bin (ms)", state="state", reason="reason", n_bytes="bytes"
-    )
+    names = ("patient_id", "bin_length_ms", "state", "reason")
+    rows = [[*(state[name] for name in names), f"{state['n_bytes']:,}"] for state in states]
+    return Table(["patient", "bin (ms)", "state", "reason", "bytes"], rows)
 
 
 def key_tables(facts: Facts) -> list[Table | str]:
@@ -63,11 +62,10 @@ def key_tables(facts: Facts) -> list[Table | str]:
         dimensions = " x ".join(f"{dimension} {size}" for dimension, size in sizes)
         codec = f"{dtype} {array['codec']}".removesuffix(" none")
         arrays.append([array["name"], dimensions, codec, f"{array['bytes']:,}", f"{array['stored_bytes']:,}"])
-    pauses = [
-        [pause["frame"], *(f"{value:.2f}" for value in times_s), "long frame" if pause["is_long_frame"] else ""]
-        for pause in facts["pauses"]
-        for times_s in [(pause["film_time_s"], pause["start_ms"] / 1000, pause["duration_ms"] / 1000)]
-    ]
+    pauses = []
+    for pause in facts["pauses"]:
+        times_s = (pause["film_time_s"], pause["start_ms"] / 1000, pause["duration_ms"] / 1000)
+        pauses.append([pause["frame"], *map(readable, times_s), "long frame" if pause["is_long_frame"] else ""])
     return [
         facts["key"],
         f"{facts['n_bins']} bins{unseen}, {facts['n_units']} units from {facts['source']['file_name']}",
@@ -101,15 +99,17 @@ def unit_tables(facts: Facts) -> list[Table | str]:
 
 def fold_tables(facts: Facts) -> list[Table | str]:
     """Return what is read of folds: how often a label is on in the test part of each, and the sizes of parts."""
-    shares = [
-        [one["label"], *(readable(parts["test"]) for parts in one["on"].values()), readable(one["lacks"])]
-        for one in facts["labels"]
-    ]
-    parts = [{"fold": fold, **sizes} for fold, sizes in facts["n_bins"].items()]
+    shares = [[one["label"], *(parts["test"] for parts in one["on"].values()), one["lacks"]] for one in facts["labels"]]
     return [
         f"folds of the blocked split, buffer {facts['buffer_s']:g} s: the test part's bins with the label on (%)",
-        Table(["label", *(f"fold {fold}" for fold in facts["n_bins"]), "lacks"], shares),
-        table_of(parts, fold="fold", train="train (bins)", val="validation", test="test", unused="unused"),
+        Table(
+            ["label", *(f"fold {fold}" for fold in facts["n_bins"]), "lacks"],
+            [list(map(readable, row)) for row in shares],
+        ),
+        Table(
+            ["fold", "train (bins)", "validation", "test", "unused"],
+            [[fold, *n.values()] for fold, n in facts["n_bins"].items()],
+        ),
     ]
 
 
