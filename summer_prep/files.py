@@ -59,7 +59,7 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_picture(figure: Any, picture: Path) -> None:
+def save_picture(figure: Any, picture: Path, dpi: int = 110) -> None:
     """Write a figure.
 
     Raises
@@ -72,7 +72,7 @@ def save_picture(figure: Any, picture: Path) -> None:
         picture.parent.mkdir(parents=True, exist_ok=True)
         dated = {"metadata": {"Date": None}} if picture.suffix == ".svg" else {}  # equal pictures are equal files
         with matplotlib.rc_context({"svg.hashsalt": "summer"}):
-            figure.savefig(picture, dpi=110, **dated)
+            figure.savefig(picture, dpi=dpi, **dated)
     except (OSError, ValueError) as error:
         raise SettingsError(f"{picture}: the picture cannot be written ({error}). Name another file") from error
 

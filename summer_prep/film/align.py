@@ -8,41 +8,26 @@ from numpy.typing import NDArray
 
 from summer_prep import __version__
 from summer_prep.errors import RecordingError
-from summer_prep.film.bins import (
-    BinGrid,
-    bin_grid,
-    bins_of_intervals,
-    count_spikes,
-    locate_spikes,
-    recorded_s,
-    recording_spans_ms,
-    tally_spikes,
-)
-from summer_prep.film.clock import FilmClock, Pause, check_clocks, cut_frames, film_clock, find_long_frames, find_pauses
+from summer_prep.film import bins
+from summer_prep.film.clock import FilmClock, check_clocks, cut_frames, film_clock, find_long_frames, find_pauses
 from summer_prep.film.facts import ALGORITHM_VERSION, LONG_FRAME_MS, LongFrames
 from summer_prep.film.labels import align_labels
 from summer_prep.film.recording import Recording
 
-MIN_SPIKES_OF_UNIT = 20
-"""A unit with fewer spikes may well have none in the film."""
-
-Arrays = dict[str, NDArray[Any]]
+MIN_SPIKES_OF_UNIT = 20  # a unit with fewer spikes may well have none in the film
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingOnFilm:
     """A recording with what the film did during it, shared by its bin lengths.
 
-    interval_of_spike, unit_of_spike : (n_spikes,) interval of the clock (-1 outside) and unit of each spike
+    interval_of_spike : (n_spikes,) the interval of the clock in which each spike lies, -1 outside
     """
 
     recording: Recording
     clock: FilmClock
     long_frame_rule: LongFrames
-    pauses: list[Pause]
-    long_frames: list[Pause]
     interval_of_spike: NDArray[np.int64]
-    unit_of_spike: NDArray[np.int64]
 
 
 def place_on_film(
@@ -66,111 +51,73 @@ def place_on_film(
         recording=replace(recording, notes=(*recording.notes, *odd)),
         clock=clock,
         long_frame_rule=long_frame_rule,
-        pauses=find_pauses(clock),
-        long_frames=find_long_frames(clock),
-        interval_of_spike=locate_spikes(clock, recording.spike_times_ms),
-        unit_of_spike=np.repeat(np.arange(recording.n_units), np.diff(recording.spike_stops, prepend=0)),
+        interval_of_spike=bins.locate_spikes(clock, recording.spike_times_ms),
     )
 
 
-def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[Arrays, dict[str, Any]]:
-    """Return the arrays of one key, named as in `key.DIMENSIONS` or like columns of the unit table, and its attributes.
+def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Return the arrays of one key, named as in `layout.DIMENSIONS` or the unit table, and its attributes.
 
     Raises
     ------
     SettingsError : the film has no such bins
     RecordingError : the recording cannot be binned so
     """
-    recording = on_film.recording
-    grid = bin_grid(recording.grids, bin_length_ms)
-    clock, interval_of_spike = _on_clock_of(grid, on_film)
-    bin_of_interval = bins_of_intervals(clock, grid)
+    recording, clock, interval_of_spike = on_film.recording, on_film.clock, on_film.interval_of_spike
+    grid = bins.bin_grid(recording.grids, bin_length_ms)
+    if grid.parts_per_frame > 1:
+        clock = cut_frames(clock, grid.parts_per_frame)
+        interval_of_spike = bins.locate_spikes(clock, recording.spike_times_ms)
+    bin_of_interval = bins.bins_of_intervals(clock, grid)
     bin_of_spike = np.where(interval_of_spike >= 0, bin_of_interval[interval_of_spike], -1)
-    recorded = recorded_s(clock, bin_of_interval, grid.n_bins).astype(np.float32)
     bin_of_long = np.where(clock.is_long, bin_of_interval, -1)
-    _check_seen(recorded, grid)
-    start_ms, stop_ms = recording_spans_ms(clock, bin_of_interval, grid.n_bins)
-    named_frames = recording.named_frames.get(bin_length_ms)
-    labels = align_labels(recording.indicators, grid, named_frames)
-    arrays = {
-        "spike_counts": count_spikes(bin_of_spike, on_film.unit_of_spike, grid.n_bins, recording.n_units),
-        **{f"labels_{rule}": values for rule, values in labels.items()},
-        "label": _texts(recording.label_names),
-        "bin_start_s": grid.bin_start_s,
-        "first_frame": grid.first_frames.astype(np.int32),
-        "recorded_s": recorded,
-        "long_frame_s": recorded_s(clock, bin_of_long, grid.n_bins).astype(np.float32),
-        "recording_start_ms": start_ms,
-        "recording_stop_ms": stop_ms,
-        **recording.numeric_columns,
-        **{name: _texts(values) for name, values in recording.text_columns.items()},
-    }
-    spikes = tally_spikes(clock, interval_of_spike, bin_of_spike)
-    n_in_file = np.diff(recording.spike_stops, prepend=0)
-    is_lost = (n_in_file >= MIN_SPIKES_OF_UNIT) & (arrays["spike_counts"].sum(axis=0) == 0)
-    attributes = {
-        **_attributes(on_film, grid),
-        "n_unseen_bins": int((recorded == 0).sum()),
-        "recorded_total_s": float(recorded.sum(dtype=np.float64)),
-        "spikes": spikes.as_dict(),
-        "notes": [
-            *recording.notes,
-            *_note_on_names(named_frames, grid),
-            *_note_on_long_frames(on_film),
-            *([f"units with spikes in the file, none of them in the film: {is_lost.sum()}"] if is_lost.any() else []),
-        ],
-    }
-    return arrays, attributes
-
-
-def _on_clock_of(grid: BinGrid, on_film: RecordingOnFilm) -> tuple[FilmClock, NDArray[np.int64]]:
-    """Return the clock that a grid needs, and the interval of each spike on it."""
-    if grid.parts_per_frame == 1:
-        return on_film.clock, on_film.interval_of_spike
-    clock = cut_frames(on_film.clock, grid.parts_per_frame)
-    return clock, locate_spikes(clock, on_film.recording.spike_times_ms)
-
-
-def _check_seen(recorded: NDArray[np.float32], grid: BinGrid) -> None:
-    if not recorded.any():
+    recorded_s = bins.recorded_s(clock, bin_of_interval, grid.n_bins).astype(np.float32)
+    if not recorded_s.any():
         last_frame = grid.first_frames[-1] + grid.frames_per_bin - 1
         raise RecordingError(
             f"the watch log shows none of the analysed frames {grid.first_frame} to {last_frame}, "
             "so every bin was never seen"
         )
+    start_ms, stop_ms = bins.recording_spans_ms(clock, bin_of_interval, grid.n_bins)
+    named_frames = recording.named_frames.get(bin_length_ms)
+    labels = align_labels(recording.indicators, grid, named_frames)
+    n_in_file = np.diff(recording.spike_stops, prepend=0)
+    unit_of_spike = np.repeat(np.arange(recording.n_units), n_in_file)
+    counts = bins.count_spikes(bin_of_spike, unit_of_spike, grid.n_bins, recording.n_units)
+    text = np.dtypes.StringDType()
+    arrays = {
+        "spike_counts": counts,
+        **{f"labels_{rule}": values for rule, values in labels.items()},
+        "label": np.array(recording.label_names, dtype=text),
+        "bin_start_s": grid.bin_start_s,
+        "first_frame": grid.first_frames.astype(np.int32),
+        "recorded_s": recorded_s,
+        "long_frame_s": bins.recorded_s(clock, bin_of_long, grid.n_bins).astype(np.float32),
+        "recording_start_ms": start_ms,
+        "recording_stop_ms": stop_ms,
+        **recording.numeric_columns,
+        **{name: np.array(values, dtype=text) for name, values in recording.text_columns.items()},
+    }
 
-
-def _note_on_names(named_frames: NDArray[np.int64] | None, grid: BinGrid) -> list[str]:
-    n_wrong = 0 if named_frames is None else int((named_frames != grid.first_frames).sum())
-    if not n_wrong:
-        return []
-    return [
-        f"{n_wrong} of {grid.n_bins} first-frame names disagree with the edges; `labels_first` follows the names, "
-        "all else the edges"
-    ]
-
-
-def _note_on_long_frames(on_film: RecordingOnFilm) -> list[str]:
-    if not on_film.long_frames:
-        return []
-    what_was_done = {
-        "count": "spikes counted, as in the published code; summer-train --pauses drop leaves their bins out, "
-        "summer-prep build --long-frames pause makes them pauses",
-        "pause": "taken as pauses",
-    }[on_film.long_frame_rule]
-    total_s = sum(frame.duration_ms for frame in on_film.long_frames) / 1000
-    n_frames = on_film.clock.is_long.sum()
-    return [f"frames of more than {LONG_FRAME_MS} ms: {n_frames}, {total_s:.1f} s in all: {what_was_done}"]
-
-
-def _texts(values: list[str] | tuple[str, ...]) -> NDArray[Any]:
-    texts: NDArray[Any] = np.array(values, dtype=np.dtypes.StringDType())
-    return texts
-
-
-def _attributes(on_film: RecordingOnFilm, grid: BinGrid) -> dict[str, Any]:
-    recording = on_film.recording
-    return {
+    notes, long_frames = list(recording.notes), find_long_frames(on_film.clock)
+    if named_frames is not None and (named_frames != grid.first_frames).any():
+        notes.append(
+            f"{(named_frames != grid.first_frames).sum()} of {grid.n_bins} first-frame names disagree with the edges; "
+            "`labels_first` follows the names, all else the edges"
+        )
+    if long_frames:
+        what_was_done = {
+            "count": "spikes counted, as in the published code; summer-train --pauses drop leaves their bins out, "
+            "summer-prep build --long-frames pause makes them pauses",
+            "pause": "taken as pauses",
+        }[on_film.long_frame_rule]
+        total_s = sum(frame.duration_ms for frame in long_frames) / 1000
+        n_frames = on_film.clock.is_long.sum()
+        notes.append(f"frames of more than {LONG_FRAME_MS} ms: {n_frames}, {total_s:.1f} s in all: {what_was_done}")
+    is_lost = (n_in_file >= MIN_SPIKES_OF_UNIT) & (counts.sum(axis=0) == 0)
+    if is_lost.any():
+        notes.append(f"units with spikes in the file, none of them in the film: {is_lost.sum()}")
+    return arrays, {
         "algorithm_version": ALGORITHM_VERSION,
         "software_version": __version__,
         "patient_id": recording.patient_id,
@@ -182,8 +129,12 @@ def _attributes(on_film: RecordingOnFilm, grid: BinGrid) -> dict[str, Any]:
         "units": dict(recording.text_columns),
         "column_descriptions": dict(recording.column_descriptions),
         "source": asdict(recording.source),
-        "pauses": [asdict(pause) for pause in on_film.pauses],
-        "long_frames": [asdict(frame) for frame in on_film.long_frames],
+        "pauses": [asdict(pause) for pause in find_pauses(on_film.clock)],
+        "long_frames": [asdict(frame) for frame in long_frames],
         "long_frame_rule": on_film.long_frame_rule,
         "source_bin_lengths_ms": sorted(recording.grids),
+        "n_unseen_bins": int((recorded_s == 0).sum()),
+        "recorded_total_s": float(recorded_s.sum(dtype=np.float64)),
+        "spikes": bins.tally_spikes(clock, interval_of_spike, bin_of_spike),
+        "notes": notes,
     }

@@ -1,7 +1,7 @@
 """From spike times and the film clock to spike counts per film bin. Pure arithmetic."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from summer_prep.errors import RecordingError, SettingsError
 from summer_prep.film.clock import FilmClock, FilmState
 from summer_prep.film.facts import FRAME_PERIOD_MS, check_bin_length
-
-SpikeCounts = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,30 +32,12 @@ class BinGrid:
     @property
     def bin_start_s(self) -> NDArray[np.float64]:
         """(n_bins,) start of each bin on the film clock."""
-        start_ms = self.first_frame * FRAME_PERIOD_MS + np.arange(self.n_bins) * self.bin_length_ms
-        return start_ms / 1000
+        return (self.first_frame * FRAME_PERIOD_MS + np.arange(self.n_bins) * self.bin_length_ms) / 1000
 
     @property
     def first_frames(self) -> NDArray[np.int64]:
         """(n_bins,) 0-based frame that each bin starts at."""
         return self.first_frame + np.arange(self.n_bins) * self.frames_per_bin // self.parts_per_frame
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpikeTally:
-    """Where the spikes of a file went: every one is in exactly one of the last five."""
-
-    in_file: int
-    counted: int
-    in_pauses: int
-    in_skips: int
-    in_earlier_viewings: int
-    outside: int
-    """Before the log, after it, or in frames outside the analysed bins."""
-
-    def as_dict(self) -> dict[str, int]:
-        """Return the tallies by name."""
-        return asdict(self)
 
 
 def bin_grid(file_grids: Mapping[int, BinGrid], bin_length_ms: int) -> BinGrid:
@@ -83,10 +63,8 @@ def bin_grid(file_grids: Mapping[int, BinGrid], bin_length_ms: int) -> BinGrid:
         return BinGrid(first_frame=base.first_frame, n_bins=n_frames * parts, parts_per_frame=parts)
     frames_per_bin = bin_length_ms // FRAME_PERIOD_MS
     if frames_per_bin > n_frames:
-        raise SettingsError(
-            f"no bin of {bin_length_ms} ms fits into the analysed {n_frames * FRAME_PERIOD_MS} ms. "
-            "Choose a shorter --bin-length"
-        )
+        analysed = f"the analysed {n_frames * FRAME_PERIOD_MS} ms"
+        raise SettingsError(f"no bin of {bin_length_ms} ms fits into {analysed}. Choose a shorter --bin-length")
     return BinGrid(first_frame=base.first_frame, n_bins=n_frames // frames_per_bin, frames_per_bin=frames_per_bin)
 
 
@@ -114,10 +92,10 @@ def recording_spans_ms(
     `recorded_s` was interrupted by a pause or a skip.
     """
     inside = bin_of_interval >= 0
-    start_ms, stop_ms = np.full(n_bins, np.inf), np.full(n_bins, -np.inf)
-    np.minimum.at(start_ms, bin_of_interval[inside], clock.edges_ms[:-1][inside])
-    np.maximum.at(stop_ms, bin_of_interval[inside], clock.edges_ms[1:][inside])
-    return np.where(np.isinf(start_ms), np.nan, start_ms), np.where(np.isinf(stop_ms), np.nan, stop_ms)
+    start_ms, stop_ms = np.full(n_bins, np.nan), np.full(n_bins, np.nan)
+    np.fmin.at(start_ms, bin_of_interval[inside], clock.edges_ms[:-1][inside])
+    np.fmax.at(stop_ms, bin_of_interval[inside], clock.edges_ms[1:][inside])
+    return start_ms, stop_ms
 
 
 def locate_spikes(clock: FilmClock, spike_times_ms: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -132,7 +110,7 @@ def locate_spikes(clock: FilmClock, spike_times_ms: NDArray[np.float64]) -> NDAr
 
 def count_spikes(
     bin_of_spike: NDArray[np.int64], unit_of_spike: NDArray[np.int64], n_bins: int, n_units: int
-) -> SpikeCounts:
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Count each unit's spikes in each bin.
 
     Parameters
@@ -152,22 +130,24 @@ def count_spikes(
     for dtype in (np.uint8, np.uint16):
         counts: NDArray[Any] = np.zeros(n_bins * n_units, dtype=dtype)
         np.add.at(counts, cell, dtype(1))
-        # A count that wrapped around lost a multiple of the dtype's range, so the sum tells.
+        # A count that wrapped around lost a multiple of the dtype's range, so the sum shows it.
         if counts.sum(dtype=np.int64) == len(cell):
             return counts.reshape(n_bins, n_units)
-    cell, n_spikes = np.unique(cell, return_counts=True)
-    unit = int(cell[np.argmax(n_spikes)]) % n_units
+    cells, n_spikes = np.unique(cell, return_counts=True)
+    unit = cells[n_spikes.argmax()] % n_units
     raise RecordingError(f"unit {unit} has {n_spikes.max()} spikes in one bin; at most 65535 can be stored")
 
 
-def tally_spikes(clock: FilmClock, interval_of_spike: NDArray[np.int64], bin_of_spike: NDArray[np.int64]) -> SpikeTally:
-    """Say where the spikes went; the five parts add up to `in_file`."""
+def tally_spikes(
+    clock: FilmClock, interval_of_spike: NDArray[np.int64], bin_of_spike: NDArray[np.int64]
+) -> dict[str, int]:
+    """Return where the spikes of a file (`in_file`) went: every one is in exactly one of the other five.
+
+    Those `outside` came before the log, after it, or in frames outside the analysed bins.
+    """
+    names = {"in_pauses": FilmState.PAUSED, "in_skips": FilmState.SKIPPED, "in_earlier_viewings": FilmState.RAN_EARLIER}
     state = clock.state[interval_of_spike[interval_of_spike >= 0]]
-    parts = {
-        "counted": int((bin_of_spike >= 0).sum()),
-        "in_pauses": int((state == FilmState.PAUSED).sum()),
-        "in_skips": int((state == FilmState.SKIPPED).sum()),
-        "in_earlier_viewings": int((state == FilmState.RAN_EARLIER).sum()),
-    }
-    in_file = len(interval_of_spike)
-    return SpikeTally(in_file=in_file, outside=in_file - sum(parts.values()), **parts)
+    parts = {"counted": int((bin_of_spike >= 0).sum())}
+    parts |= {name: int((state == value).sum()) for name, value in names.items()}
+    n_spikes = len(interval_of_spike)
+    return {"in_file": n_spikes, **parts, "outside": n_spikes - sum(parts.values())}

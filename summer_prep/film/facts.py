@@ -4,31 +4,19 @@ from typing import Literal, get_args
 
 from summer_prep.errors import SettingsError
 
-FRAME_PERIOD_MS = 40
-"""25 frames per second."""
-
 ALGORITHM_VERSION = 1
 """Raised whenever the same recording would give other numbers, which makes every older key stale."""
 
+FRAME_PERIOD_MS = 40  # 25 frames per second
 FRAMES_PER_MINUTE = 60_000 // FRAME_PERIOD_MS
-
-DATASET_BIN_LENGTHS_MS = (40, 80, 200, 480, 1000)
-"""The bin lengths that the released files list."""
-
-PARTS_PER_FRAME = (2, 4, 5, 8)
-"""Cuts of a frame that give whole milliseconds: bins of 20, 10, 8 and 5 ms."""
-
+PARTS_PER_FRAME = (2, 4, 5, 8)  # cuts of a frame that give whole milliseconds: bins of 20, 10, 8 and 5 ms
+DATASET_BIN_LENGTHS_MS = (40, 80, 200, 480, 1000)  # those that the released files list
 DEFAULT_BIN_LENGTH_MS = 80
 DEFAULT_BUFFER_S = 32.0
+MAX_SECONDS = 86_400.0  # a day: longer than any film
 
-MAX_SECONDS = 86_400.0
-"""A day: longer than any film."""
-
-OFF, ON = 0, 1
-UNDEFINED = 99
-"""Label value of a frame for which the annotation is undefined (`indoor-setting` only)."""
-
-LABEL_VALUES = (OFF, ON, UNDEFINED)
+OFF, ON, UNDEFINED = LABEL_VALUES = (0, 1, 99)
+"""Values of a label on a frame; `indoor-setting` alone is ever undefined."""
 
 LabelRule = Literal["first", "any", "majority"]
 LABEL_RULES: tuple[LabelRule, ...] = get_args(LabelRule)
@@ -48,24 +36,15 @@ LONG_FRAMES: tuple[LongFrames, ...] = get_args(LongFrames)
 FileLayout = Literal["dandi", "flat", "misc", "separate", "stimulus"]
 """File names and places of the tables that are, or were, in use (`demo.LAYOUTS` says which)."""
 
-BRAIN_REGION_GROUPS: dict[str, tuple[str, ...]] = {
-    "H": ("AH", "MH", "PH"),
-    "PHC": ("APH", "MPH", "PPH"),
-}
+BRAIN_REGION_GROUPS: dict[str, tuple[str, ...]] = {"H": ("AH", "MH", "PH"), "PHC": ("APH", "MPH", "PPH")}
 """Group name -> the regions it stands for beside its own name (hippocampus; older names of the parahippocampal)."""
-
 
 BRAIN_REGIONS = ("A", "AH", "MH", "PH", "EC", "PHC", "APH", "MPH", "PPH", "PIC", "LG", "FF", "PRC")
 """Regions in which units of the data set lie."""
 
 
 def check_bin_length(bin_length_ms: int) -> None:
-    """Refuse bin lengths that no grid of film frames can have.
-
-    Raises
-    ------
-    SettingsError : neither a multiple of the frame period nor a cut of it into whole milliseconds
-    """
+    """Raise a SettingsError unless this is a multiple of the frame period or a cut of it into whole milliseconds."""
     cuts = [FRAME_PERIOD_MS // parts for parts in PARTS_PER_FRAME]
     if bin_length_ms not in cuts and (bin_length_ms <= 0 or bin_length_ms % FRAME_PERIOD_MS):
         raise SettingsError(

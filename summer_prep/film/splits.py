@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ Indices = NDArray[np.int64]
 
 
 class Window(NamedTuple):
-    """The bins that a sample is predicted from, both included, counted from its own."""
+    """The bins that a sample is predicted from, both included, counted from the sample's own bin."""
 
     first: int = 0
     last: int = 0
@@ -27,7 +26,7 @@ class Window(NamedTuple):
         return self.last - self.first + 1
 
     def touched(self, target_offset: int) -> "Window":
-        """Return all bins that a sample touches: its window, its own bin, and that of its target."""
+        """Return all bins that a sample touches: its window, its own bin, and the bin of its target."""
         return Window(min(self.first, 0), max(self.last, target_offset))
 
 
@@ -50,21 +49,19 @@ def window_of(window_s: tuple[float, float], bin_length_ms: int) -> Window:
 
     Raises
     ------
-    SettingsError : it holds no bin, or leaves out what is no whole bin
+    SettingsError : the window holds no bin, or leaves out part of a bin
     """
+    option = f"--window {window_s[0]:g} {window_s[1]:g}"
     for seconds in window_s:
         bins = seconds * 1000 / bin_length_ms
         if seconds < 0 and abs(bins - round(bins)) > 1e-6:
-            raise SettingsError(
-                f"--window {window_s[0]:g} {window_s[1]:g}: {seconds:g} s is no multiple of the bin length of "
-                f"{bin_length_ms} ms, and part of a bin cannot be left out. Choose a multiple"
-            )
-    past, future = (math.ceil(round(seconds * 1000 / bin_length_ms, 6)) for seconds in window_s)
+            problem = f"{seconds:g} s is no multiple of the bin length of {bin_length_ms} ms"
+            raise SettingsError(f"{option}: {problem}, and part of a bin cannot be left out. Choose a multiple")
+    past, future = (_whole_bins(seconds, bin_length_ms) for seconds in window_s)
     if -past > future:
-        raise SettingsError(
-            f"--window {window_s[0]:g} {window_s[1]:g}: holds no bin of {bin_length_ms} ms, since it begins "
-            f"{-past * bin_length_ms / 1000:g} s after a bin and ends {future * bin_length_ms / 1000:g} s after it"
-        )
+        start_s, stop_s = (bins * bin_length_ms / 1000 for bins in (-past, future))
+        problem = f"since it begins {start_s:g} s after a bin and ends {stop_s:g} s after it"
+        raise SettingsError(f"{option}: holds no bin of {bin_length_ms} ms, {problem}")
     return Window(-past, future)
 
 
@@ -102,31 +99,50 @@ def blocked_split(
     Source: the published pipeline's blocked split; folds are numbered by the validation segment (docs/science.md).
     """
     check_fold(fold)
-    touched = window.touched(target_offset)
-    sizes = partial(_cycle_sizes, n_samples, bin_length_ms, sequence_s=sequence_s, touched=touched)
+
+    def sizes(buffer_s: float) -> tuple[int, int, int]:
+        """Return the number of cycles, and the samples in a segment and in a gap."""
+        n_cycles = _n_cycles(n_samples, bin_length_ms, buffer_s)
+        # Past and future of a window are whole bins each: together they can be one bin more than their seconds.
+        gap_of_window = _whole_bins(buffer_s, bin_length_ms) + window.touched(target_offset).n_bins - 1
+        gap = max(_whole_bins(buffer_s + sum(sequence_s), bin_length_ms), gap_of_window)
+        return n_cycles, int((n_samples // n_cycles - N_SEGMENTS * gap) / N_SEGMENTS), gap
+
     n_cycles, segment, gap = sizes(buffer_s)
     if segment < 1:
-        # Five gaps of more than a fifth of the film leave nothing.
-        longest_s = n_samples * bin_length_ms // (1000 * N_SEGMENTS)
+        longest_s = n_samples * bin_length_ms // (1000 * N_SEGMENTS)  # five longer gaps are more than the film
         fitting = [buffer for buffer in range(longest_s + 1) if sizes(buffer)[1] >= 1]
-        fit = f"buffers of {_as_ranges(fitting)} s fit" if fitting else "none fits; use --val-fraction instead"
+        runs = np.split(fitting, np.flatnonzero(np.diff(fitting) > 1) + 1) if fitting else []
+        ranges = ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+        advice = f"buffers of {ranges} s fit" if ranges else "none fits; use --val-fraction instead"
         raise SettingsError(
             f"--buffer {buffer_s:g} leaves no segment: {n_samples} samples of {bin_length_ms} ms in {n_cycles} cycles, "
-            f"with gaps of {gap} bins; {fit} with --sequence {sequence_s[0]:g} {sequence_s[1]:g}"
+            f"with gaps of {gap} bins; {advice} with --sequence {sequence_s[0]:g} {sequence_s[1]:g}"
             + (f" and a --window of {window.n_bins} bins" if window.n_bins > 1 else "")
         )
-    part_of_segment = np.full(N_SEGMENTS, "train")
-    part_of_segment[fold - 1] = "val"
-    part_of_segment[fold - 2] = "test"
-    part_of_gap = np.where((part_of_segment == "train") & (np.roll(part_of_segment, -1) == "train"), "train", "unused")
-    part_in_cycle = np.concatenate(
-        [np.repeat([part_of_segment[number], part_of_gap[number]], [segment, gap]) for number in range(N_SEGMENTS)]
-    )
+
+    segments = np.full(N_SEGMENTS, "train")
+    segments[fold - 1] = "val"
+    segments[fold - 2] = "test"
+    gaps = np.where((segments == "train") & (np.roll(segments, -1) == "train"), "train", "unused")
+    cycle = np.repeat(np.stack([segments, gaps], axis=1).ravel(), [segment, gap] * N_SEGMENTS)  # the part of each bin
     starts = np.arange(n_cycles)[:, None] * (n_samples // n_cycles)
-    train, val, test = (
-        (starts + np.flatnonzero(part_in_cycle == part)).ravel().astype(np.int64) for part in ("train", "val", "test")
-    )
+    train, val, test = ((starts + np.flatnonzero(cycle == part)).ravel() for part in ("train", "val", "test"))
     return Split(train=train, val=val, test=test)
+
+
+def cycle_length(n_samples: int, bin_length_ms: int, buffer_s: float) -> int:
+    """Return the length of a cycle of five segments and their gaps, in samples."""
+    return n_samples // _n_cycles(n_samples, bin_length_ms, buffer_s)
+
+
+def _n_cycles(n_samples: int, bin_length_ms: int, buffer_s: float) -> int:
+    return max(1, round(n_samples * bin_length_ms / 1000 / (12.5 * buffer_s + 30)))
+
+
+def _whole_bins(seconds: float, bin_length_ms: int) -> int:
+    # Rounding first: 0.1 + 0.2 s is 300.00000000000006 ms, which is not one bin more than 300.
+    return math.ceil(round(seconds * 1000 / bin_length_ms, 6))
 
 
 def fraction_split(n_samples: int, val_fraction: float) -> Split:
@@ -148,7 +164,7 @@ def random_split(n_samples: int, fold: int, seed: int) -> Split:
     """Split single samples at random into five parts: one validates, the one before it tests, three train.
 
     Neighbouring bins see almost the same film, so what is tested has nearly been trained on: scores under this split
-    say nothing of decoding. It is here to show that (docs/leak.md).
+    say nothing about decoding. It is here to show that (docs/leak.md).
 
     Raises
     ------
@@ -169,64 +185,18 @@ def stretches(is_on: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.i
 
 
 def check_fold(fold: int) -> None:
-    """Refuse what is no fold of the blocked split.
-
-    Raises
-    ------
-    SettingsError : it is none
-    """
+    """Raise a SettingsError unless this is a fold of the blocked split."""
     if fold not in range(1, N_SEGMENTS + 1):
         raise SettingsError(f"--fold {fold}: must be 1, 2, 3, 4 or 5")
 
 
 def check_buffer(buffer_s: float) -> None:
-    """Refuse what is no time between parts.
-
-    Raises
-    ------
-    SettingsError : it is none
-    """
+    """Raise a SettingsError unless this time can lie between the parts of a split."""
     if not 0 <= buffer_s <= MAX_SECONDS:
         raise SettingsError(f"--buffer {buffer_s}: must be 0 or more seconds, at most {MAX_SECONDS:g}")
 
 
 def check_fraction(val_fraction: float) -> None:
-    """Refuse what is no share of the fraction split.
-
-    Raises
-    ------
-    SettingsError : it is none
-    """
+    """Raise a SettingsError unless this share of samples can validate."""
     if not 0 < val_fraction < 1:
         raise SettingsError(f"--val-fraction {val_fraction}: must lie between 0 and 1, 0.1 is usual")
-
-
-def cycle_length(n_samples: int, bin_length_ms: int, buffer_s: float) -> int:
-    """Return the length of a cycle of five segments and their gaps, in samples."""
-    return n_samples // _n_cycles(n_samples, bin_length_ms, buffer_s)
-
-
-def _n_cycles(n_samples: int, bin_length_ms: int, buffer_s: float) -> int:
-    return max(1, round(n_samples * bin_length_ms / 1000 / (12.5 * buffer_s + 30)))
-
-
-def _cycle_sizes(
-    n_samples: int, bin_length_ms: int, buffer_s: float, sequence_s: tuple[float, float], touched: Window
-) -> tuple[int, int, int]:
-    """Return the number of cycles, and the segment and gap length in samples."""
-    n_cycles = _n_cycles(n_samples, bin_length_ms, buffer_s)
-    gap_of_sequence = _n_bins(buffer_s + sum(sequence_s), bin_length_ms)
-    # Past and future of a window are whole bins each: together they can be one bin more than their seconds.
-    gap = max(gap_of_sequence, _n_bins(buffer_s, bin_length_ms) + touched.n_bins - 1)
-    return n_cycles, int((n_samples // n_cycles - N_SEGMENTS * gap) / N_SEGMENTS), gap
-
-
-def _n_bins(seconds: float, bin_length_ms: int) -> int:
-    # Rounding first: 0.1 + 0.2 s is 300.00000000000006 ms, which is not one bin more than 300.
-    return math.ceil(round(seconds * 1000 / bin_length_ms, 6))
-
-
-def _as_ranges(numbers: list[int]) -> str:
-    """Write ascending numbers as ranges: 0 to 7, 9."""
-    runs = np.split(np.array(numbers), np.flatnonzero(np.diff(numbers) > 1) + 1)
-    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

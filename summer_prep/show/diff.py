@@ -14,18 +14,17 @@ from summer_prep.errors import SettingsError
 from summer_prep.options import as_place
 from summer_prep.urls import Place
 
-_TOLD_BY_ARRAYS = {"digests", "files", "document_sha256", "coordinates", "column_descriptions", "units", "label_names"}
-"""Attributes that say what the arrays say."""
+_SAID_BY_ARRAYS = {"digests", "files", "document_sha256", "coordinates", "column_descriptions", "units", "label_names"}
+"""Attributes that follow from the arrays, or repeat them."""
 
 _NUMBERS = {"n_bins", "n_units", "n_unseen_bins", "pauses", "long_frames", "spikes"}
 """Attributes that are numbers of the recording, as arrays are."""
 
 Difference = dict[str, Any]
-Keys = dict[tuple[str, int], Place]
 
 
 def diff(first: str | Path, second: str | Path, local_cache: Path | None = None) -> list[Difference]:
-    """Return what differs between two caches, two patients of caches, or two keys, as `summer-prep diff` tells.
+    """Return what differs between two caches, two patients of caches, or two keys, as `summer-prep diff` shows it.
 
     Parameters
     ----------
@@ -37,8 +36,8 @@ def diff(first: str | Path, second: str | Path, local_cache: Path | None = None)
     -------
     For each pair of keys: `first`, `second` (None where one is missing), `arrays` and `attributes` that differ;
     of an array `name`, `shapes`, `n_different` values of `n_values` (those that both have), and the `first_difference`:
-    where it is (`bin`, `film_s`, `unit`, `label`, `label_name` of the first) and both `values`; an array that one
-    of them has alone says so in `only_in` ("first", "second") instead
+    where it is (`bin`, `film_s`, `unit`, `label`, `label_name` of the first) and both `values`; of an array that only
+    one key has, `only_in` ("first", "second") instead
 
     Raises
     ------
@@ -52,19 +51,20 @@ def diff(first: str | Path, second: str | Path, local_cache: Path | None = None)
         raise SettingsError(f"{first} is a {kind}, {second} a {other_kind}. Name two of a kind")
     found: list[Difference] = []
     for name in sorted({*ours, *theirs}):
-        sides = {"first": ours.get(name), "second": theirs.get(name)}
-        pair: Difference = {side: place and str(place) for side, place in sides.items()}
+        ours_at, theirs_at = ours.get(name), theirs.get(name)
+        pair: Difference = {"first": ours_at and str(ours_at), "second": theirs_at and str(theirs_at)}
         pair |= {"arrays": [], "attributes": []}
-        if name in ours and name in theirs:
-            one, other = (
+        if ours_at is not None and theirs_at is not None:
+            one, other = (  # every byte is checked: what is compared is what was written
                 open_cache(place.parent.parent, local_cache).fetch(*key_of_path(place), every_byte=True)
-                for place in (ours[name], theirs[name])  # what is compared is what was written
+                for place in (ours_at, theirs_at)
             )
             pair["arrays"] = list(_different_arrays(one, other))
-            for attribute in dict.fromkeys([*one.attributes, *other.attributes]):
-                values = {"first": one.attributes.get(attribute), "second": other.attributes.get(attribute)}
-                if attribute not in _TOLD_BY_ARRAYS and values["first"] != values["second"]:
-                    pair["attributes"].append({"name": attribute, **values})
+            pair["attributes"] = [
+                {"name": name, "first": one.attributes.get(name), "second": other.attributes.get(name)}
+                for name in {**one.attributes, **other.attributes}
+                if name not in _SAID_BY_ARRAYS and one.attributes.get(name) != other.attributes.get(name)
+            ]
         found.append(pair)
     return found
 
@@ -75,12 +75,12 @@ def is_equal(difference: Difference) -> bool:
     return both and not difference["arrays"] and not _NUMBERS & {one["name"] for one in difference["attributes"]}
 
 
-def _keys_at(place: Place, local_cache: Path | None) -> tuple[str, Keys]:
-    """Return what a place is, and its keys by what they are compared by."""
+def _keys_at(place: Place, local_cache: Path | None) -> tuple[str, dict[tuple[str, int], Place]]:
+    """Return whether a place is a cache, a patient or a key, and its keys by what they are compared by."""
     place = place.resolve() if isinstance(place, Path) else place
+    patient_id = place.name.removeprefix("sub-")
     if bin_length_of(place.name) is not None and place.parent.name.startswith("sub-"):
         return "key", {("", 0): place}
-    patient_id = place.name.removeprefix("sub-")
     if patient_id != place.name and is_patient_id(patient_id):
         lengths = open_cache(place.parent, local_cache).bin_lengths(patient_id)
         kind, keys = "patient", {("", length): key_path(place.parent, patient_id, length) for length in lengths}
@@ -95,46 +95,42 @@ def _keys_at(place: Place, local_cache: Path | None) -> tuple[str, Keys]:
 
 def _different_arrays(one: Description, other: Description) -> Iterator[Difference]:
     ours, theirs = one.attributes["digests"], other.attributes["digests"]
-    sizes = [
-        (key.attributes["n_bins"], key.attributes["n_units"], len(key.attributes["label_names"]))
-        for key in (one, other)
-    ]
-    for name in dict.fromkeys([*ours, *theirs]):
-        if sizes[0] == sizes[1] and ours.get(name) == theirs.get(name):  # the digest is of the bytes alone
-            continue
+    is_same_size = all(one.attributes[name] == other.attributes[name] for name in ("n_bins", "n_units", "label_names"))
+    for name in {**ours, **theirs}:
         if name not in ours or name not in theirs:
             yield {"name": name, "only_in": "first" if name in ours else "second"}
-            continue
-        different = _compare_arrays(name, read_array(one.folder, name), read_array(other.folder, name))
-        first = different["first_difference"]
-        if first and "bin" in first:
-            first["film_s"] = float(read_array(one.folder, "bin_start_s")[first["bin"]])
-        if first and "label" in first:
-            first["label_name"] = one.attributes["label_names"][first["label"]]
-        if different["n_different"] or different["shapes"][0] != different["shapes"][1]:
-            yield different
+        elif not is_same_size or ours[name] != theirs[name]:  # a digest is of the bytes alone
+            different = _compare_arrays(name, read_array(one.folder, name), read_array(other.folder, name))
+            first = different["first_difference"] or {}
+            if "bin" in first:
+                first["film_s"] = float(read_array(one.folder, "bin_start_s")[first["bin"]])
+            if "label" in first:
+                first["label_name"] = one.attributes["label_names"][first["label"]]
+            if first or different["shapes"][0] != different["shapes"][1]:
+                yield different
 
 
 def _compare_arrays(name: str, ours: NDArray[Any], theirs: NDArray[Any]) -> Difference:
     """Return how two arrays differ, over the part that both have."""
-    shared = tuple(slice(min(sizes)) for sizes in zip(ours.shape, theirs.shape, strict=True))
+    shared = tuple(map(slice, np.minimum(ours.shape, theirs.shape)))
     one, other = ours[shared], theirs[shared]
     is_same_kind = (one.dtype.kind == "T") == (other.dtype.kind == "T")
     differs = one != other if is_same_kind else np.ones(one.shape, bool)
     if one.dtype.kind == other.dtype.kind == "f":
         differs &= ~(np.isnan(one) & np.isnan(other))
-    found: Difference = {
+    first = None
+    if differs.any():
+        dimensions, places = DIMENSIONS.get(name, ("unit",)), np.argwhere(differs)
+        by = dimensions.index("bin") if "bin" in dimensions else 0
+        place = places[places[:, by].argmin()].tolist()  # the first is that of the lowest bin
+        values = [
+            value.item() if isinstance(value, np.generic) else str(value) for value in (one[*place], other[*place])
+        ]
+        first = {**dict(zip(dimensions, place, strict=True)), "values": values}
+    return {
         "name": name,
         "shapes": [list(ours.shape), list(theirs.shape)],
         "n_different": int(differs.sum()),
         "n_values": int(differs.size),
-        "first_difference": None,
+        "first_difference": first,
     }
-    if differs.any():
-        dimensions = DIMENSIONS.get(name, ("unit",))
-        places = np.argwhere(differs)
-        by = dimensions.index("bin") if "bin" in dimensions else 0  # the first is that of the lowest bin
-        place = tuple(places[places[:, by].argmin()].tolist())
-        values = [value.item() if isinstance(value, np.generic) else str(value) for value in (one[place], other[place])]
-        found["first_difference"] = {**dict(zip(dimensions, place, strict=True)), "values": values}
-    return found

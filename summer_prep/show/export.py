@@ -2,13 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from summer_prep import __version__
 from summer_prep.cache.keys import open_cache
-from summer_prep.cache.layout import DIMENSIONS, Description
+from summer_prep.cache.layout import DIMENSIONS
 from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
 from summer_prep.files import replacing, writing
@@ -66,46 +65,35 @@ def export(
     import pyarrow
     import pyarrow.parquet
 
-    source = key.attributes["source"]
+    attributes = key.attributes
     about = {
-        **{name: str(key.attributes[name]) for name in ("patient_id", "bin_length_ms", "n_bins", "n_units")},
+        **{name: str(attributes[name]) for name in ("patient_id", "bin_length_ms", "n_bins", "n_units")},
         "label_rule": label_rule,
-        "source_file": source["file_name"],
-        "source_sha256": source["sha256"],
+        "source_file": attributes["source"]["file_name"],
+        "source_sha256": attributes["source"]["sha256"],
         "written_by": f"summer-pipeline {__version__}",
     }
-    written = []
-    with writing(path, "Name another folder"):
-        for name, columns in sorted(_tables(key, label_rule).items()):
-            table = pyarrow.table(columns).replace_schema_metadata(about)
-            written.append(path / f"{name}.parquet")
-            with replacing(written[-1]) as file:  # by a path, only one in UTF-8
-                pyarrow.parquet.write_table(table, file)
-    return written
-
-
-def _tables(key: Description, label_rule: LabelRule) -> dict[str, dict[str, Any]]:
-    """Return name -> column -> values: a row for each bin, unit, and bin."""
-    import pyarrow
-
-    counts, bins = read_array(key.folder, "spike_counts"), np.arange(key.attributes["n_bins"], dtype=np.int32)
-    of_units = {name: read_array(key.folder, name) for name in key.attributes["digests"] if name not in DIMENSIONS}
-    labels = zip(key.attributes["label_names"], read_array(key.folder, f"labels_{label_rule}"), strict=True)
-    return {
+    bins = np.arange(attributes["n_bins"], dtype=np.int32)
+    counts = read_array(key.folder, "spike_counts")
+    of_units = {name: read_array(key.folder, name) for name in attributes["digests"] if name not in DIMENSIONS}
+    labels = zip(attributes["label_names"], read_array(key.folder, f"labels_{label_rule}"), strict=True)
+    tables = {
         "bins": {
             "bin": bins,
             **{name: read_array(key.folder, name) for name in _OF_BINS},
             **{f"unit_{unit}": np.ascontiguousarray(counts[:, unit]) for unit in range(counts.shape[1])},
         },
-        "units": {
-            "unit": np.arange(counts.shape[1], dtype=np.int32),
-            **{name: values.tolist() if values.dtype.kind == "T" else values for name, values in of_units.items()},
+        "labels": {"bin": bins}
+        | {
+            "bin_of_file" if name == "bin" else name: pyarrow.array(values == ON, mask=values == UNDEFINED)
+            for name, values in labels
         },
-        "labels": {
-            "bin": bins,
-            **{
-                "bin_of_file" if name == "bin" else name: pyarrow.array(values == ON, mask=values == UNDEFINED)
-                for name, values in labels
-            },
-        },
+        "units": {"unit": np.arange(counts.shape[1], dtype=np.int32)}
+        | {name: values.tolist() if values.dtype.kind == "T" else values for name, values in of_units.items()},
     }
+    written = [path / f"{name}.parquet" for name in tables]
+    with writing(path, "Name another folder"):
+        for file, columns in zip(written, tables.values(), strict=True):
+            with replacing(file) as stream:  # pyarrow would take a path in UTF-8 only
+                pyarrow.parquet.write_table(pyarrow.table(columns).replace_schema_metadata(about), stream)
+    return written

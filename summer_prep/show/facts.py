@@ -1,4 +1,7 @@
-"""What `inspect` shows of a key: facts as plain data."""
+"""What `inspect` and `labels` show of a key: facts as plain data.
+
+All functions of a key raise CacheError where one of its arrays cannot be decoded.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,23 +21,38 @@ _BINS_AT_ONCE = 2**14
 
 
 def describe_key(description: Description) -> dict[str, Any]:
-    """Return what a checked key holds: arrays, rates (Hz of recorded time) per region, label shares per rule, pauses.
-
-    Raises
-    ------
-    CacheError : an array cannot be decoded
-    """
+    """Return what a key holds: arrays, rates (Hz of recorded time) per region, units, label shares per rule, pauses."""
     key, attributes = description.folder, description.attributes
     counts, seconds = read_array(key, "spike_counts"), read_array(key, "recorded_s")
-    recorded_s = float(seconds.sum(dtype=np.float64))
-    names = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "codec", "source", "spikes")
+    n_spikes = counts.sum(axis=0, dtype=np.int64)
+    rates_hz = n_spikes / seconds.sum(dtype=np.float64)
+    regions = np.array(attributes["units"].get("brain_region", ["unknown"] * len(rates_hz)))
+    names = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "codec", "source", "spikes", "notes")
     return {
         "key": str(key),
-        **{name: attributes[name] for name in (*names, "notes")},
+        **{name: attributes[name] for name in names},
         "pauses": pauses_of(attributes),
         "arrays": [describe_array(description, name) for name in sorted(attributes["digests"])],
-        "regions": _rates_by_region(counts, recorded_s, attributes["units"]),
-        "units": [_unit_facts(description, unit, counts[:, unit], seconds) for unit in range(attributes["n_units"])],
+        "regions": [
+            {
+                "region": region,
+                "n_units": len(rates),
+                "median_rate_hz": float(np.median(rates)),
+                "max_rate_hz": max(rates),
+            }
+            for region in np.unique(regions).tolist()
+            for rates in [rates_hz[regions == region].tolist()]
+        ],
+        "units": [
+            {
+                "unit": unit,
+                **{name: values[unit] for name, values in attributes["units"].items()},
+                "spikes": int(n_spikes[unit]),
+                "rate_hz": float(rates_hz[unit]),
+                "fano_factor": fano_factor(counts[seconds > 0, unit]),
+            }
+            for unit in range(len(rates_hz))
+        ],
         "labels": describe_labels(description),
     }
 
@@ -42,65 +60,36 @@ def describe_key(description: Description) -> dict[str, Any]:
 def pauses_of(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the pauses of a key and its long frames, whether or not they count as pauses, in order."""
     long_frames = attributes["long_frames"]
-    found = [(pause, False) for pause in attributes["pauses"] if pause not in long_frames]
-    found += [(frame, True) for frame in long_frames]
+    standstills = [pause for pause in attributes["pauses"] if pause not in long_frames]
     return [
-        {**pause, "film_time_s": pause["frame"] * FRAME_PERIOD_MS / 1000, "is_long_frame": is_long}
-        for pause, is_long in sorted(found, key=lambda one: one[0]["start_ms"])
+        {**pause, "film_time_s": pause["frame"] * FRAME_PERIOD_MS / 1000, "is_long_frame": pause in long_frames}
+        for pause in sorted([*standstills, *long_frames], key=lambda pause: pause["start_ms"])
     ]
 
 
-def _rates_by_region(counts: NDArray[Any], recorded_s: float, units: dict[str, list[str]]) -> list[dict[str, Any]]:
-    rates_hz = counts.sum(axis=0, dtype=np.int64) / recorded_s
-    names = np.array(units.get("brain_region", ["unknown"] * len(rates_hz)))
-    return [
-        {
-            "region": str(name),
-            "n_units": int((names == name).sum()),
-            "median_rate_hz": float(np.median(rates_hz[names == name])),
-            "max_rate_hz": float(rates_hz[names == name].max()),
-        }
-        for name in np.unique(names)
-    ]
-
-
-def describe_labels(description: Description, buffer_s: float | None = None) -> list[dict[str, Any]]:
+def describe_labels(description: Description) -> list[dict[str, Any]]:
     """Return each label's percentage of bins with value 1 under every rule, of undefined ones, and its stretches.
 
-    Stretches are runs of bins with value 1 under the rule `first`, and their length is in the film.
-
-    Parameters
-    ----------
-    buffer_s : of the blocked split, to return which folds lack a label; without it nothing is said of folds
-
-    Raises
-    ------
-    CacheError : an array cannot be decoded
-    SettingsError : the buffer leaves no segment
+    Stretches are runs of bins with value 1 under the rule `first`; their length is film time.
     """
-    key, attributes = description.folder, description.attributes
-    # Row by row, and a rule at a time: at 5 ms all at once would take 250 MB.
-    on = {rule: [(label == ON).mean() for label in read_array(key, f"labels_{rule}")] for rule in LABEL_RULES}
-    folds = None if buffer_s is None else describe_folds(description, buffer_s)["labels"]
-    found: list[dict[str, Any]] = []
-    for row, (name, label) in enumerate(zip(attributes["label_names"], read_array(key, "labels_first"), strict=True)):
+    key, bin_s = description.folder, description.attributes["bin_length_ms"] / 1000
+    found: list[dict[str, Any]] = [{"label": name} for name in description.attributes["label_names"]]
+    for rule in LABEL_RULES:  # one after the other: at 5 ms all at once would take 250 MB
+        for facts, label in zip(found, read_array(key, f"labels_{rule}"), strict=True):
+            facts[rule] = float((label == ON).mean() * 100)
+    for facts, label in zip(found, read_array(key, "labels_first"), strict=True):
         starts, stops = stretches(label == ON)
-        found.append(
-            {
-                "label": name,
-                **{rule: float(shares[row] * 100) for rule, shares in on.items()},
-                "undefined": float((label == UNDEFINED).mean() * 100),
-                "n_stretches": len(starts),
-                "longest_s": float((stops - starts).max(initial=0) * (attributes["bin_length_ms"] / 1000)),
-            }
-        )
-        if folds is not None:
-            found[row]["lacks"] = folds[row]["lacks"]
+        facts |= {"undefined": float((label == UNDEFINED).mean() * 100), "n_stretches": len(starts)}
+        facts["longest_s"] = float((stops - starts).max(initial=0) * bin_s)
     return found
 
 
 def labels_of_cache(cache: Cache, bin_length_ms: int, buffer_s: float | None = None) -> dict[str, Any]:
-    """Return the labels of the film, as the first patient's key has them, and who has others.
+    """Return the labels of the film as the first patient's key has them, and the patients whose labels differ.
+
+    Parameters
+    ----------
+    buffer_s : of the blocked split, to return of each label which parts of folds lack it, too
 
     Returns
     -------
@@ -111,64 +100,38 @@ def labels_of_cache(cache: Cache, bin_length_ms: int, buffer_s: float | None = N
     CacheError : a key is damaged
     SettingsError : no key has this bin length; the buffer leaves no segment
     """
-    having = [patient_id for patient_id, lengths in cache.keys().items() if bin_length_ms in lengths]
-    if not having:
+    patients = [patient_id for patient_id, lengths in cache.keys().items() if bin_length_ms in lengths]
+    if not patients:
         raise SettingsError(f"{cache.place}: no key at {bin_length_ms} ms. Build it: summer-prep build --data-dir DIR")
-    key = cache.fetch(having[0], bin_length_ms, every_byte=True)
+    first = cache.fetch(patients[0], bin_length_ms, every_byte=True)
+    keys = [first, *(cache.describe(one, bin_length_ms) for one in patients[1:])]
     names = ["label", *(f"labels_{rule}" for rule in LABEL_RULES)]
-
-    def digests(description: Description) -> list[str]:
-        return [description.attributes["digests"][name] for name in names]
-
-    return {
-        "patient_id": having[0],
-        "bin_length_ms": bin_length_ms,
-        "labels": describe_labels(key, buffer_s),
-        "patients_with_others": [
-            one for one in having[1:] if digests(cache.describe(one, bin_length_ms)) != digests(key)
-        ],
-    }
+    digests = [[key.attributes["digests"][name] for name in names] for key in keys]
+    others = [one for one, own in zip(patients, digests, strict=True) if own != digests[0]]
+    labels = describe_labels(first)
+    if buffer_s is not None:
+        for label, folds in zip(labels, describe_folds(first, buffer_s)["labels"], strict=True):
+            label["lacks"] = folds["lacks"]
+    about = {"patient_id": patients[0], "bin_length_ms": bin_length_ms}
+    return {**about, "labels": labels, "patients_with_others": others}
 
 
 def describe_unit(description: Description, unit: int) -> dict[str, Any]:
-    """Return one unit of a checked key: rate (Hz of recorded time), Fano factor, and its rate by label on and off.
-
-    Parameters
-    ----------
-    unit : its column, from 0
+    """Return one unit of a key, by its column from 0: what `describe_key` says, and its rate by label on and off.
 
     Raises
     ------
-    CacheError : an array cannot be decoded
     SettingsError : no such unit
     """
     key, attributes = description.folder, description.attributes
     if not 0 <= unit < attributes["n_units"]:
         raise SettingsError(f"--unit {unit}: {key} has the units 0 to {attributes['n_units'] - 1}. Choose one of them")
-    counts, seconds = read_array(key, "spike_counts")[:, unit].copy(), read_array(key, "recorded_s")
-    on_hz, off_hz = rates_by_label(counts[:, None], seconds, read_array(key, "labels_first"))[:, :, 0]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratios = np.where(off_hz > 0, on_hz / off_hz, np.nan)
-    return {
-        **_unit_facts(description, unit, counts, seconds),
-        "labels": [
-            {"label": name, "on_hz": float(on), "off_hz": float(off), "ratio": float(ratio)}
-            for name, on, off, ratio in zip(attributes["label_names"], on_hz, off_hz, ratios, strict=True)
-        ],
-    }
-
-
-def _unit_facts(
-    description: Description, unit: int, counts: NDArray[Any], recorded_s: NDArray[np.float32]
-) -> dict[str, Any]:
-    texts = {name: values[unit] for name, values in description.attributes["units"].items()}
-    return {
-        "unit": unit,
-        **texts,
-        "spikes": int(counts.sum(dtype=np.int64)),
-        "rate_hz": float(counts.sum(dtype=np.int64) / recorded_s.sum(dtype=np.float64)),
-        "fano_factor": fano_factor(counts[recorded_s > 0]),
-    }
+    counts, seconds, labels = (read_array(key, name) for name in ("spike_counts", "recorded_s", "labels_first"))
+    on_hz, off_hz = rates_by_label(counts[:, [unit]], seconds, labels)[:, :, 0]
+    ratios = np.divide(on_hz, off_hz, out=np.full_like(on_hz, np.nan), where=off_hz > 0)
+    rates = zip(attributes["label_names"], on_hz.tolist(), off_hz.tolist(), ratios.tolist(), strict=True)
+    by_label = [{"label": name, "on_hz": on, "off_hz": off, "ratio": ratio} for name, on, off, ratio in rates]
+    return {**describe_key(description)["units"][unit], "labels": by_label}
 
 
 def fano_factor(counts: NDArray[Any]) -> float:
@@ -190,21 +153,21 @@ def rates_by_label(
 
     Returns
     -------
-    (2, n_labels, n_units), NaN where a label never is so
+    (2, n_labels, n_units), NaN where a label is never on, or never off
     """
     spikes, seconds = np.zeros((2, len(labels), counts.shape[1])), np.zeros((2, len(labels), 1))
     for start in range(0, len(counts), _BINS_AT_ONCE):
         bins = slice(start, start + _BINS_AT_ONCE)
         for row, value in enumerate((ON, OFF)):
-            is_so = (labels[:, bins] == value).astype(np.float64)
-            spikes[row] += is_so @ counts[bins].astype(np.float64)
-            seconds[row] += is_so @ recorded_s[bins, None].astype(np.float64)
+            has_value = (labels[:, bins] == value).astype(np.float64)
+            spikes[row] += has_value @ counts[bins].astype(np.float64)
+            seconds[row] += has_value @ recorded_s[bins, None].astype(np.float64)
     with np.errstate(invalid="ignore"):
         return spikes / seconds
 
 
 def describe_folds(description: Description, buffer_s: float) -> dict[str, Any]:
-    """Return what the blocked split of a checked key leaves of each label, under the rule `first`, bins undefined out.
+    """Return what the blocked split of a key leaves of each label, under the rule `first`, bins undefined out.
 
     Parameters
     ----------
@@ -217,28 +180,23 @@ def describe_folds(description: Description, buffer_s: float) -> dict[str, Any]:
 
     Raises
     ------
-    CacheError : an array cannot be decoded
     SettingsError : the buffer leaves no segment
     """
-    attributes, splits = description.attributes, splits_of(description, buffer_s)
-    sizes = {fold: {part: len(bins) for part, bins in parts.items()} for fold, parts in splits.items()}
-    labels = []
-    for name, label in zip(attributes["label_names"], read_array(description.folder, "labels_first"), strict=True):
-        on = {fold: {part: _percent_on(label[bins]) for part, bins in parts.items()} for fold, parts in splits.items()}
-        lacks = [f"{part} {fold}" for fold, parts in on.items() for part, share in parts.items() if not 0 < share < 100]
+    n_bins, names = description.attributes["n_bins"], description.attributes["label_names"]
+    splits, labels = splits_of(description, buffer_s), []
+    for name, label in zip(names, read_array(description.folder, "labels_first"), strict=True):
+        on: dict[int, dict[str, float]] = {fold: {} for fold in splits}
+        lacks = []
+        for fold, parts in splits.items():
+            for part, bins in parts.items():
+                defined = label[bins][label[bins] != UNDEFINED]
+                on[fold][part] = float((defined == ON).mean()) * 100 if len(defined) else float("nan")
+                if not 0 < on[fold][part] < 100:
+                    lacks.append(f"{part} {fold}")
         labels.append({"label": name, "on": on, "lacks": lacks})
-    return {
-        "buffer_s": buffer_s,
-        "n_bins": {
-            fold: {**parts, "unused": attributes["n_bins"] - sum(parts.values())} for fold, parts in sizes.items()
-        },
-        "labels": labels,
-    }
-
-
-def _percent_on(label: NDArray[np.uint8]) -> float:
-    defined = label[label != UNDEFINED]
-    return float((defined == ON).mean()) * 100 if len(defined) else float("nan")
+    sizes = {fold: {part: len(bins) for part, bins in parts.items()} for fold, parts in splits.items()}
+    all_sizes = {fold: {**parts, "unused": n_bins - sum(parts.values())} for fold, parts in sizes.items()}
+    return {"buffer_s": buffer_s, "n_bins": all_sizes, "labels": labels}
 
 
 def splits_of(description: Description, buffer_s: float) -> dict[int, dict[str, Indices]]:

@@ -1,9 +1,11 @@
-"""A page of one key for people to look at: counts, rate, labels, pauses and folds on one film axis, and its units.
+"""A page of one key for people to look at: counts, rate, folds and labels on one film axis, and its units.
 
-The counts stand in the page and are sampled anew at every zoom.
+The page holds all counts, and samples them again at every zoom (page.js).
 """
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +14,22 @@ from numpy.typing import NDArray
 
 from summer_prep.cache.layout import Description
 from summer_prep.cache.write import read_array
+from summer_prep.console import Table, printable
 from summer_prep.errors import SettingsError
 from summer_prep.film.facts import DEFAULT_BUFFER_S, ON, UNDEFINED
-from summer_prep.film.splits import Indices, stretches
+from summer_prep.film.splits import stretches
+from summer_prep.options import finite
 from summer_prep.show.facts import describe_key, rates_by_label, splits_of
 from summer_prep.show.tables import table_of
-from summer_prep.show.web import (
-    COLORS,
-    figure_names,
-    film_figure,
-    film_range,
-    html_table,
-    legend_above,
-    render,
-    write_page,
-)
+from summer_prep.show.web import html_table, write_page
 
 _N_COLUMNS = 1000
-_ROW_PX = 14
-_UNIT_PX, _TICK_PX = 6, 14
+_UNIT_PX, _ROW_PX = 6, 14
+_COLORS = {
+    "train": "#4477aa", "val": "#ccbb44", "test": "#ee6677", "on": "#3b82d0", "unused": "#bbbbbb",
+    "undefined": "#bbbbbb", "chosen": "#ee6677", "pause": "#66ccee",
+}  # fmt: skip
+"""All of them can be seen on white and on black."""
 
 
 def write_key_page(description: Description, page: Path, buffer_s: float | None = None) -> None:
@@ -46,189 +45,185 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
     CacheError : an array cannot be decoded
     SettingsError : the buffer leaves no segment, or the page cannot be written
     """
+    from bokeh.document import Document
+    from bokeh.embed import file_html
     from bokeh.layouts import column
     from bokeh.models import CustomJS
     from bokeh.models.annotations import Span
+    from bokeh.resources import INLINE
+    from jinja2 import Template
 
-    facts, film, notes = describe_key(description), _Film(description), []
-    panels = [film.counts(), film.rate(), film.labels()]
+    facts, key = describe_key(description), description.folder
+    counts, recorded_s, labels = (read_array(key, name) for name in ("spike_counts", "recorded_s", "labels_first"))
+    n_bins, bin_min = len(counts), facts["bin_length_ms"] / 60_000
+    start_min = float(read_array(key, "bin_start_s")[0]) / 60
+    minutes = _film_range(start_min, start_min + n_bins * bin_min, 10 * bin_min)
+    regions = [unit.get("brain_region", "") for unit in facts["units"]]
+    panels, notes = [_draw_counts(minutes, counts, recorded_s, regions), _draw_rate(minutes)], facts["notes"]
+    buffer = DEFAULT_BUFFER_S if buffer_s is None else buffer_s
     try:
-        splits = splits_of(description, DEFAULT_BUFFER_S if buffer_s is None else buffer_s)
-        panels.insert(2, film.split(splits, f"buffer {DEFAULT_BUFFER_S if buffer_s is None else buffer_s:g} s"))
+        splits, every_bin = splits_of(description, buffer), np.arange(n_bins)
+        used = ({part: np.isin(every_bin, bins) for part, bins in split.items()} for split in splits.values())
+        parts = ({**masks, "unused": ~np.any(list(masks.values()), axis=0)} for masks in used)
+        folds = [f"fold {fold}" for fold in splits]
+        panels.append(_draw_bars(minutes, bin_min, f"blocked split, buffer {buffer:g} s", folds, parts))
     except SettingsError:
         if buffer_s is not None:
             raise
-        notes = ["the film is too short for the usual buffer, so no folds are drawn: name one with --fold-layout"]
+        note = "the film is too short for the usual buffer, so no folds are drawn: name one with --fold-layout"
+        notes = [note, *notes]
+    values = ({"on": label == ON, "undefined": label == UNDEFINED} for label in labels)
+    names = description.attributes["label_names"]
+    panels.append(_draw_bars(minutes, bin_min, "labels (rule: first frame)", names, values))
     panels[-1].xaxis.axis_label = "film time (min)"
     for panel in panels:
         for pause in facts["pauses"]:
             minute = pause["film_time_s"] / 60
-            panel.add_layout(Span(location=minute, dimension="height", line_dash="dashed", line_color=COLORS["pause"]))
-    sample = CustomJS(args={"counts": film.raw}, code="window.summer.sample()")  # which sends them along
-    film.minutes.js_on_change("start", sample)
-    film.minutes.js_on_change("end", sample)
-    spikes = facts["spikes"]
-    summary = [
-        f"{facts['n_units']} units, {facts['n_bins']} bins",
-        f"{spikes['counted']:,} spikes counted, {spikes['in_pauses']:,} in pauses, {spikes['outside']:,} outside",
-        f"{len(facts['pauses'])} pauses (dashed)",
-        f"from {facts['source']['file_name']}",
-        *notes,
-        *facts["notes"],
-    ]
-    columns = {"region": "brain_region", "type": "cell_type"}
+            panel.add_layout(Span(location=minute, dimension="height", line_dash="dashed", line_color=_COLORS["pause"]))
+        for legend in list(panel.legend):
+            legend.update(orientation="horizontal", border_line_color=None, padding=0, margin=2)
+            panel.add_layout(legend, "above")
+    document = Document()
+    document.add_root(column(*panels, sizing_mode="stretch_width", name="pictures"))
+    document.js_on_event("document_ready", CustomJS(code="window.summer.start()"))
+
+    spikes, (on_hz, off_hz) = facts["spikes"], rates_by_label(counts, recorded_s, labels).round(4).tolist()
+    film = {"start_min": start_min, "bin_min": bin_min, "n_bins": n_bins, "n_columns": _N_COLUMNS}
+    data = json.dumps(finite({**facts, "film": film, "on_hz": on_hz, "off_hz": off_hz}))
     units = table_of(
         facts["units"], unit="unit", brain_region="region", cell_type="type", spikes="spikes", rate_hz="rate (Hz)",
         fano_factor="Fano factor",
     )  # fmt: skip
-    on_hz, off_hz = film.rates_by_label.round(4).tolist()
-    of_page = {
-        "choices": {
-            name: sorted({unit.get(column, "") for unit in facts["units"]}) for name, column in columns.items()
-        },
-        "rates_by_label": {"on_hz": on_hz, "off_hz": off_hz},
-        "film": {
-            "start_min": film.start_min, "bin_min": film.bin_min, "n_bins": film.n_bins, "n_units": facts["n_units"],
-            "n_columns": _N_COLUMNS,
-        },
-    }  # fmt: skip
-    text = render(
-        "summer_prep.show",
-        "page",
-        f"Patient {facts['patient_id']}, bins of {facts['bin_length_ms']} ms",
-        {"pictures": column(*panels, sizing_mode="stretch_width")},
-        {**facts, **of_page},
-        summary=summary,
-        units=html_table(units, "units", "unit"),
+    page_html, page_js, web_css, web_js = (
+        files(__package__).joinpath(name).read_text("utf-8") for name in ("page.html", "page.js", "web.css", "web.js")
     )
-    write_page(page, text)
+    variables = {
+        "style": web_css,
+        "script": web_js + page_js,
+        "data": data.replace("<", "\\u003c"),  # text of files ends no script element
+        "root_names": ["pictures"],
+        "summary": [
+            f"{facts['n_units']} units, {n_bins} bins",
+            f"{spikes['counted']:,} spikes counted, {spikes['in_pauses']:,} in pauses, {spikes['outside']:,} outside",
+            f"{len(facts['pauses'])} pauses (dashed)",
+            f"from {facts['source']['file_name']}",
+            *notes,
+        ],
+        "units": html_table(units, "units", "unit"),
+        "of_unit": html_table(Table(["label", "on (Hz)", "off (Hz)", "ratio"], []), "by-label"),
+    }
+    title = f"Patient {facts['patient_id']}, bins of {facts['bin_length_ms']} ms"
+    write_page(page, file_html(document, INLINE, title, template=Template(page_html), template_variables=variables))
 
 
-class _Film:
-    """The arrays of a key, drawn over the minutes of the film."""
+def _film_range(start: float, stop: float, shortest: float) -> Any:
+    """Return what all figures show of the film, in minutes. The script of the page finds models by their names."""
+    from bokeh.models import Range1d
 
-    def __init__(self, description: Description) -> None:
-        from bokeh.models import ColumnDataSource
-
-        key, attributes = description.folder, description.attributes
-        self.names = figure_names(attributes["label_names"])
-        self.n_bins = attributes["n_bins"]
-        counts, recorded_s = read_array(key, "spike_counts"), read_array(key, "recorded_s")
-        self.first_labels = read_array(key, "labels_first")
-        self.rates_by_label = rates_by_label(counts, recorded_s, self.first_labels)
-        self.start_min = float(read_array(key, "bin_start_s")[0]) / 60
-        self.bin_min = attributes["bin_length_ms"] / 60_000
-        stop_min = self.start_min + self.n_bins * self.bin_min
-        self.minutes = film_range(self.start_min, stop_min, 10 * self.bin_min)
-        regions = np.array(attributes["units"].get("brain_region", [""] * attributes["n_units"]))
-        self.order = np.argsort(regions, kind="stable")
-        self.regions = regions[self.order]
-        # What the browser samples from: a row for each unit, so that a column of the picture is one run of memory.
-        by_unit = np.take(counts.T, self.order, axis=0)
-        self.raw = ColumnDataSource(
-            data={"counts": [by_unit.ravel()], "recorded_s": [recorded_s], "order": [self.order.astype(np.int32)]},
-            name="counts",
-        )
-
-    def counts(self) -> Any:
-        """Return the heat map, whose columns are drawn from the counts at every zoom."""
-        from bokeh.models import ColumnDataSource, CustomJS, CustomJSHover, FixedTicker, HoverTool
-        from bokeh.palettes import Inferno256
-
-        n_units = len(self.order)
-        drawn = film_figure(
-            self.minutes, max(220, min(700, n_units * _UNIT_PX)), y_range=(n_units, 0),
-            title="rates of units by region",
-        )  # fmt: skip
-        drawn.toolbar_location = "above"
-        # The first column, which the browser replaces.
-        empty = {"image": [np.zeros((n_units, 1), np.float32)], "x": [self.start_min], "dw": [1.0]}
-        source = ColumnDataSource(data=empty, name="heat")
-        drawn.image("image", x="x", y=0, dw="dw", dh=n_units, source=source, palette=Inferno256)
-
-        unit = "return String(order[Math.floor(special_vars.y)])"
-        rate = "return (Math.pow(2, value) - 1).toFixed(2)"  # of the colour, which is log2(1 + rate)
-        hover = HoverTool(
-            tooltips=[("film time (min)", "$x{0.00}"), ("unit", "$y{custom}"), ("rate (Hz)", "@image{custom}")],
-            formatters={
-                "$y": CustomJSHover(args={"order": self.order.tolist()}, code=unit),
-                "@image": CustomJSHover(code=rate),
-            },
-        )
-        drawn.add_tools(hover)
-        drawn.js_on_event("tap", CustomJS(code="window.summer.choose_row(cb_obj.y)"))
-
-        # The name of a region stands at the middle of its rows; regions too small for a name of their own share one.
-        names, firsts, sizes = np.unique(self.regions, return_index=True, return_counts=True)
-        ticks = {-np.inf: ""}
-        for name, middle in zip(figure_names(list(map(str, names))), (firsts + sizes / 2).tolist(), strict=True):
-            last = max(ticks)
-            if middle - last < _TICK_PX / _UNIT_PX:
-                ticks[last] += f", {name}"
-            else:
-                ticks[middle] = name
-        del ticks[-np.inf]
-        drawn.yaxis.ticker = FixedTicker(ticks=list(ticks))
-        drawn.yaxis.major_label_overrides = ticks
-        return drawn
-
-    def rate(self) -> Any:
-        """Return the rate of all units, and of one that is chosen."""
-        from bokeh.models import ColumnDataSource
-
-        drawn = film_figure(
-            self.minutes, 160, title="rate (Hz)",
-            tooltips=[("film time (min)", "@x{0.00}"), ("all", "@population{0.00}"), ("chosen", "@unit{0.00}")],
-        )  # fmt: skip
-        rates = ColumnDataSource(data={"x": [self.start_min], "population": [0.0], "unit": [0.0]}, name="rates")
-        drawn.line("x", "population", source=rates, color=COLORS["main"], legend_label="mean of all units")
-        drawn.line("x", "unit", source=rates, color=COLORS["chosen"], legend_label="chosen unit")
-        legend_above(drawn)
-        return drawn
-
-    def split(self, splits: Mapping[int, Mapping[str, Indices]], title: str) -> Any:
-        """Return the parts of every fold of the blocked split; "unused" are the bins in none."""
-        drawn = film_figure(
-            self.minutes, 270, y_range=[f"fold {fold}" for fold in reversed(splits)], title=f"blocked split, {title}"
-        )
-        every_bin = np.arange(self.n_bins)
-        for part in ("train", "val", "test", "unused"):
-            rows = []
-            for fold, bins in splits.items():
-                unused = np.setdiff1d(every_bin, np.concatenate(list(bins.values())))
-                rows.append((f"fold {fold}", np.isin(every_bin, bins.get(part, unused)), part))
-            drawn.hbar(source=self._bars(rows), color=COLORS[part], legend_label=part, **_BARS)
-        legend_above(drawn)
-        return drawn
-
-    def labels(self) -> Any:
-        """Return the stretches of every label."""
-        from bokeh.transform import factor_cmap
-
-        drawn = film_figure(
-            self.minutes, 60 + _ROW_PX * len(self.names), title="labels (rule: first frame)",
-            y_range=list(reversed(self.names)),
-            tooltips=[("label", "@y"), ("from (min)", "@left{0.00}"), ("to (min)", "@right{0.00}"), ("is", "@value")],
-        )  # fmt: skip
-        bars = self._bars(
-            (name, label == value, word)
-            for name, label in zip(self.names, self.first_labels, strict=True)
-            for value, word in ((ON, "on"), (UNDEFINED, "undefined"))
-        )
-        colors = factor_cmap("value", [COLORS["main"], COLORS["unused"]], ["on", "undefined"])
-        drawn.hbar(source=bars, color=colors, **_BARS)
-        return drawn
-
-    def _bars(self, rows: Iterable[tuple[str, NDArray[np.bool_], str]]) -> dict[str, list[Any]]:
-        """Return a bar for each run of bins: in which row, from and to which minute, and what it says."""
-        bars: dict[str, list[Any]] = {"y": [], "left": [], "right": [], "value": []}
-        for name, inside, value in rows:
-            lefts, rights = (edges * self.bin_min + self.start_min for edges in stretches(inside))
-            bars["y"] += [name] * len(lefts)
-            bars["left"] += lefts.tolist()
-            bars["right"] += rights.tolist()
-            bars["value"] += [value] * len(lefts)
-        return bars
+    shortest = min(shortest, stop - start)
+    return Range1d(start=start, end=stop, bounds=(start, stop), min_interval=shortest, name="film")
 
 
-_BARS = {"y": "y", "left": "left", "right": "right", "height": 0.8}
+def _draw_rate(minutes: Any) -> Any:
+    """Return the rate of all units, and of one that is chosen."""
+    from bokeh.models import ColumnDataSource
+
+    tips = [("film time (min)", "@x{0.00}"), ("all", "@population{0.00}"), ("chosen", "@unit{0.00}")]
+    drawn = _new_figure(minutes, 160, "rate (Hz)", tooltips=tips)
+    rates = ColumnDataSource(data={"x": [], "population": [], "unit": []}, name="rates")
+    drawn.line("x", "population", source=rates, color=_COLORS["on"], legend_label="mean of all units")
+    drawn.line("x", "unit", source=rates, color=_COLORS["chosen"], legend_label="chosen unit")
+    return drawn
+
+
+def _new_figure(minutes: Any, height_px: int, title: str, **options: Any) -> Any:
+    """Return a figure along the film. The wheel zooms with Ctrl only, or the page could not be scrolled."""
+    from bokeh.models import WheelZoomTool
+    from bokeh.plotting import figure
+
+    drawn = figure(
+        height=height_px, title=title, x_range=minutes, sizing_mode="stretch_width", tools="xpan,xbox_zoom,reset",
+        output_backend="canvas", min_border_left=110, toolbar_location=None, **options,
+    )  # fmt: skip
+    wheel = WheelZoomTool(dimensions="width", modifiers="ctrl", maintain_focus=False)  # else bounds stop it half-way
+    drawn.add_tools(wheel)
+    drawn.toolbar.update(active_scroll=wheel, logo=None)
+    return drawn
+
+
+def _draw_counts(
+    minutes: Any, counts: NDArray[Any], recorded_s: NDArray[np.float32], region_of_unit: Sequence[str]
+) -> Any:
+    """Return the heat map, whose columns the browser draws from the counts at every zoom."""
+    from bokeh import models
+    from bokeh.models.annotations import ColorBar, Span
+
+    n_units, order = counts.shape[1], np.argsort(np.array(region_of_unit), kind="stable")
+    by_unit = np.take(counts.T, order, axis=0).ravel()  # so that a column of the picture is one run of memory
+    raw = models.ColumnDataSource(
+        data={"counts": [by_unit], "recorded_s": [recorded_s], "order": [order.astype(np.int32)]}, name="counts"
+    )
+    sample = models.CustomJS(args={"counts": raw}, code="window.summer.sample()")  # the argument sends them along
+    minutes.js_on_change("start", sample)
+    minutes.js_on_change("end", sample)
+
+    height_px = max(260, min(740, n_units * _UNIT_PX + 40))
+    drawn = _new_figure(minutes, height_px, "rates of units by region", y_range=(n_units, 0))
+    drawn.toolbar_location = "above"  # of this figure alone: all are to be as wide as each other
+    empty = {"image": [np.zeros((n_units, 1), np.float32)], "x": [minutes.start], "dw": [1.0]}
+    colors = models.LinearColorMapper(palette="Inferno256", low=0)  # of log2(1 + rate)
+    heat = models.ColumnDataSource(data=empty, name="heat")
+    drawn.image("image", x="x", y=0, dw="dw", dh=n_units, source=heat, color_mapper=colors)
+    bar = ColorBar(
+        color_mapper=colors, orientation="horizontal", width=300, height=8, padding=2, title="rate (Hz)",
+        formatter=models.CustomJSTickFormatter(code="return (Math.pow(2, tick) - 1).toFixed(1)"),
+    )  # fmt: skip
+    drawn.add_layout(bar, "above")
+    unit = models.CustomJSHover(args={"order": order.tolist()}, code="return String(order[Math.floor(special_vars.y)])")
+    rate = models.CustomJSHover(code="return (Math.pow(2, value) - 1).toFixed(2)")
+    tips = [("film time (min)", "$x{0.00}"), ("unit", "$y{custom}"), ("rate (Hz)", "@image{custom}")]
+    drawn.add_tools(models.HoverTool(tooltips=tips, formatters={"$y": unit, "@image": rate}))
+    drawn.js_on_event("tap", models.CustomJS(code="window.summer.choose_row(cb_obj.y)"))
+
+    # The name of a region stands at the middle of its rows; regions too small for a name of their own share one.
+    regions, firsts, sizes = np.unique(np.array(region_of_unit)[order], return_index=True, return_counts=True)
+    ticks: dict[float, str] = {}
+    for region, middle in zip(regions.tolist(), (firsts + sizes / 2).tolist(), strict=True):
+        last = max(ticks, default=-np.inf)
+        if middle - last < _ROW_PX / _UNIT_PX:
+            ticks[last] += f", {region}"
+        else:
+            ticks[middle] = region
+    _name_rows(drawn, ticks)
+    for first in firsts[1:].tolist():
+        drawn.add_layout(Span(location=first, dimension="width", line_color="white", line_width=0.5))
+    return drawn
+
+
+def _draw_bars(
+    minutes: Any, bin_min: float, title: str, names: Sequence[str], rows: Iterable[Mapping[str, NDArray[np.bool_]]]
+) -> Any:
+    """Return a figure with a row for each name, and in it a bar for each run of bins that have a value."""
+    bars: dict[str, list[Any]] = {name: [] for name in ("row", "name", "value", "color", "left", "right")}
+    for row, (name, values) in enumerate(zip(names, rows, strict=True)):
+        for value, has_value in values.items():
+            for start, stop in zip(*stretches(has_value), strict=True):
+                sides = (minutes.bounds[0] + edge * bin_min for edge in (start, stop))
+                for column, cell in zip(bars.values(), (row + 0.5, name, value, _COLORS[value], *sides), strict=True):
+                    column.append(cell)
+    tips = [("", "@name"), ("is", "@value"), ("from (min)", "@left{0.00}"), ("to (min)", "@right{0.00}")]
+    drawn = _new_figure(minutes, 90 + _ROW_PX * len(names), title, y_range=(len(names), 0), tooltips=tips)
+    drawn.hbar("row", left="left", right="right", height=0.8, color="color", legend_field="value", source=bars)
+    _name_rows(drawn, {row + 0.5: name for row, name in enumerate(names)})
+    return drawn
+
+
+def _name_rows(drawn: Any, names: Mapping[float, str]) -> None:
+    """Write names, which may be long and are no formulas, beside the rows of a figure."""
+    from bokeh.models import PlainText
+
+    drawn.yaxis.ticker = list(names)
+    texts = {row: printable(name) for row, name in names.items()}
+    drawn.yaxis.major_label_overrides = {
+        row: PlainText(text=text if len(text) <= 36 else f"{text[:35]}…") for row, text in texts.items()
+    }

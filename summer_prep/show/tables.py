@@ -1,4 +1,4 @@
-"""What people read of keys: facts as tables."""
+"""What people read about keys: facts as tables."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,11 +9,6 @@ from typing import Any
 from summer_prep.console import Table
 
 Facts = Mapping[str, Any]
-
-LABELS = {
-    "label": "label", "first": "first %", "any": "any %", "majority": "major. %", "undefined": "undef. %",
-    "n_stretches": "runs", "longest_s": "longest", "lacks": "lacks",
-}  # fmt: skip
 
 
 def table_of(rows: Iterable[Facts], **columns: str) -> Table:
@@ -40,28 +35,21 @@ def results_table(results: Iterable[Facts]) -> Table:
 def patients_table(keys: Iterable[Facts]) -> Table:
     """Return a row for each patient; spikes and rates are those of the shortest bins, which leave out fewest."""
     rows = []
-    for _, (facts, *longer) in groupby(keys, itemgetter("patient_id")):
+    for patient_id, (facts, *longer) in groupby(keys, itemgetter("patient_id")):
         spikes = facts["spikes"]["counted"]
-        more = {
-            "lengths_ms": " ".join(str(one["bin_length_ms"]) for one in (facts, *longer)),
-            "regions": " ".join(f"{region} {number}" for region, number in facts["n_units_by_region"].items()),
-            "spikes": spikes,
-            "rate_hz": spikes / facts["n_units"] / facts["recorded_total_s"],
-            "file": facts["source"]["file_name"],
-        }
-        rows.append({**facts, **more})
-    return table_of(
-        rows, patient_id="patient", lengths_ms="bins (ms)", n_units="units", regions="by region", spikes="spikes",
-        rate_hz="rate (Hz)", n_pauses="pauses", file="source",
-    )  # fmt: skip
+        lengths = " ".join(str(one["bin_length_ms"]) for one in (facts, *longer))
+        regions = " ".join(f"{region} {number}" for region, number in facts["n_units_by_region"].items())
+        rate_hz = readable(spikes / facts["n_units"] / facts["recorded_total_s"])
+        file = facts["source"]["file_name"]
+        rows.append([patient_id, lengths, facts["n_units"], regions, spikes, rate_hz, facts["n_pauses"], file])
+    return Table(["patient", "bins (ms)", "units", "by region", "spikes", "rate (Hz)", "pauses", "source"], rows)
 
 
 def states_table(states: Iterable[Facts]) -> Table:
     """Return a row for each key of recordings and cache: whether it is fresh, and why not."""
-    rows = ({**state, "n_bytes": f"{state['n_bytes']:,}"} for state in states)
-    return table_of(
-        rows, patient_id="patient", bin_length_ms="bin (ms)", state="state", reason="reason", n_bytes="bytes"
-    )
+    names = ("patient_id", "bin_length_ms", "state", "reason")
+    rows = [[*(state[name] for name in names), f"{state['n_bytes']:,}"] for state in states]
+    return Table(["patient", "bin (ms)", "state", "reason", "bytes"], rows)
 
 
 def key_tables(facts: Facts) -> list[Table | str]:
@@ -71,45 +59,35 @@ def key_tables(facts: Facts) -> list[Table | str]:
     for array in facts["arrays"]:
         sizes = zip(array["dimensions"], array["shape"], strict=True)
         dtype = "text" if "String" in array["dtype"] else array["dtype"]
-        arrays.append(
-            {
-                "name": array["name"],
-                "sizes": " x ".join(f"{dimension} {size}" for dimension, size in sizes),
-                "dtype": f"{dtype} {array['codec']}".removesuffix(" none"),
-                "bytes": f"{array['bytes']:,}",
-                "stored": f"{array['stored_bytes']:,}",
-            }
-        )
-    pauses = [
-        {
-            **pause,
-            "start_s": pause["start_ms"] / 1000,
-            "duration_s": pause["duration_ms"] / 1000,
-            "kind": "long frame" if pause["is_long_frame"] else "",
-        }
-        for pause in facts["pauses"]
-    ]
+        dimensions = " x ".join(f"{dimension} {size}" for dimension, size in sizes)
+        codec = f"{dtype} {array['codec']}".removesuffix(" none")
+        arrays.append([array["name"], dimensions, codec, f"{array['bytes']:,}", f"{array['stored_bytes']:,}"])
+    pauses = []
+    for pause in facts["pauses"]:
+        times_s = (pause["film_time_s"], pause["start_ms"] / 1000, pause["duration_ms"] / 1000)
+        pauses.append([pause["frame"], *map(readable, times_s), "long frame" if pause["is_long_frame"] else ""])
     return [
         facts["key"],
         f"{facts['n_bins']} bins{unseen}, {facts['n_units']} units from {facts['source']['file_name']}",
         *(f"note: {note}" for note in facts["notes"]),
         Table(["spikes", "number"], [[name.replace("_", " "), f"{n:,}"] for name, n in facts["spikes"].items()]),
-        table_of(arrays, name="array", sizes="dimensions", dtype="dtype", bytes="bytes", stored="on disk"),
+        Table(["array", "dimensions", "dtype", "bytes", "on disk"], arrays),
         table_of(
             facts["regions"], region="region", n_units="units", median_rate_hz="median rate (Hz)",
             max_rate_hz="highest rate (Hz)",
         ),
         labels_table(facts["labels"]),
-        table_of(
-            pauses, frame="pause at frame", film_time_s="film time (s)", start_s="recording start (s)",
-            duration_s="duration (s)", kind="",
-        ),
+        Table(["pause at frame", "film time (s)", "recording start (s)", "duration (s)", ""], pauses),
     ]  # fmt: skip
 
 
 def labels_table(labels: Sequence[Facts]) -> Table:
-    """Return a row for each label: shares of bins by rule, stretches, and what folds lack it where that is known."""
-    return table_of(labels, **{name: header for name, header in LABELS.items() if name in labels[0]})
+    """Return a row for each label: shares of bins by rule, stretches, and the folds that lack it if those are known."""
+    lacks = {"lacks": "lacks"} if "lacks" in labels[0] else {}
+    return table_of(
+        labels, label="label", first="first %", any="any %", majority="major. %", undefined="undef. %",
+        n_stretches="runs", longest_s="longest", **lacks,
+    )  # fmt: skip
 
 
 def unit_tables(facts: Facts) -> list[Table | str]:
@@ -121,52 +99,48 @@ def unit_tables(facts: Facts) -> list[Table | str]:
 
 def fold_tables(facts: Facts) -> list[Table | str]:
     """Return what is read of folds: how often a label is on in the test part of each, and the sizes of parts."""
-    buffer, folds = f"buffer {facts['buffer_s']:g} s", facts["n_bins"]
-    shares = [
-        {**label, **{f"fold {fold}": parts["test"] for fold, parts in label["on"].items()}} for label in facts["labels"]
-    ]
-    parts = [{"fold": fold, **sizes} for fold, sizes in folds.items()]
+    shares = [[one["label"], *(parts["test"] for parts in one["on"].values()), one["lacks"]] for one in facts["labels"]]
     return [
-        f"folds of the blocked split, {buffer}: the test part's bins with the label on (%)",
-        table_of(shares, label="label", **{f"fold {fold}": f"fold {fold}" for fold in folds}, lacks="lacks"),
-        table_of(parts, fold="fold", train="train (bins)", val="validation", test="test", unused="unused"),
+        f"folds of the blocked split, buffer {facts['buffer_s']:g} s: the test part's bins with the label on (%)",
+        Table(
+            ["label", *(f"fold {fold}" for fold in facts["n_bins"]), "lacks"],
+            [list(map(readable, row)) for row in shares],
+        ),
+        Table(
+            ["fold", "train (bins)", "validation", "test", "unused"],
+            [[fold, *n.values()] for fold, n in facts["n_bins"].items()],
+        ),
     ]
 
 
 def differences_tables(differences: Iterable[Facts]) -> list[Table]:
     """Return a row for each array of each pair of keys that differs, and for each attribute; nothing if none does."""
-    arrays: list[Facts] = []
-    attributes: dict[str, dict[str, Any]] = {}
+    arrays: list[Sequence[object]] = []
+    attributes: dict[str, list[Any]] = {}
     for pair in differences:
-        if pair["first"] is None or pair["second"] is None:
-            side = "A" if pair["first"] else "B"
-            arrays.append({"key": pair["first"] or pair["second"], "differ": f"only in {side}"})
-        arrays += [{"key": pair["first"], "array": array["name"], **_array_cells(array)} for array in pair["arrays"]]
+        if None in (pair["first"], pair["second"]):
+            arrays.append([pair["first"] or pair["second"], "", f"only in {'A' if pair['first'] else 'B'}", "", "", ""])
+        for array in pair["arrays"]:
+            differ, where, values = f"only in {'A' if array.get('only_in') == 'first' else 'B'}", "", ["", ""]
+            if "shapes" in array:
+                shapes = [" x ".join(map(str, shape)) for shape in array["shapes"]]
+                differ, values, first = "shape alone", shapes, array["first_difference"]
+                if first is not None:
+                    differ = f"{array['n_different']:,} of {array['n_values']:,}"
+                    names = {"bin": "bin", "unit": "unit", "label_name": "label"}
+                    where = ", ".join(f"{word} {first[name]}" for name, word in names.items() if name in first)
+                    where += f" ({first['film_s']:.2f} s)" if "film_s" in first else ""
+                    has_one_shape = shapes[0] == shapes[1]
+                    values = [
+                        str(value) if has_one_shape else f"{value} ({shape})"
+                        for value, shape in zip(first["values"], shapes, strict=True)
+                    ]
+            arrays.append([pair["first"], array["name"], differ, where, *values])
         for one in pair["attributes"]:
-            values = {side: f"{one[side]!s:.40}" for side in ("first", "second")}
-            row = attributes.setdefault(one["name"], {"name": one["name"].replace("_", " "), "n": 0, **values})
-            row["n"] += 1
+            values = [f"{one[side]!s:.40}" for side in ("first", "second")]
+            attributes.setdefault(one["name"], [one["name"].replace("_", " "), 0, *values])[1] += 1
     tables = [
-        table_of(arrays, key="key of A", array="array", differ="differ", where="first at", A="A", B="B"),
-        table_of(attributes.values(), name="attribute", n="keys", first="A (of the first)", second="B"),
+        Table(["key of A", "array", "differ", "first at", "A", "B"], arrays),
+        Table(["attribute", "keys", "A (of the first)", "B"], list(attributes.values())),
     ]
     return [table for table in tables if table.rows]
-
-
-def _array_cells(array: Facts) -> Facts:
-    if "only_in" in array:
-        return {"differ": f"only in {'A' if array['only_in'] == 'first' else 'B'}"}
-    ours, theirs = (" x ".join(map(str, shape)) for shape in array["shapes"])
-    first = array["first_difference"]
-    if first is None:
-        return {"differ": "shape alone", "A": ours, "B": theirs}
-    where = {"bin": first.get("bin"), "unit": first.get("unit"), "label": first.get("label_name")}
-    return {
-        "differ": f"{array['n_different']:,} of {array['n_values']:,}",
-        "where": ", ".join(f"{name} {value}" for name, value in where.items() if value is not None)
-        + (f" ({first['film_s']:.2f} s)" if "film_s" in first else ""),
-        **{
-            side: f"{value} ({shape})" if ours != theirs else str(value)
-            for side, value, shape in zip("AB", first["values"], (ours, theirs), strict=True)
-        },
-    }

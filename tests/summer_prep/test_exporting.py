@@ -9,7 +9,7 @@ import pytest
 import summer_prep
 from summer_prep.cache.layout import describe, key_path
 from summer_prep.cache.write import read_array
-from summer_prep.errors import SettingsError
+from summer_prep.errors import CacheError, SettingsError
 from tests.conftest import error_line
 
 
@@ -27,36 +27,32 @@ def tables(demo_cache, tmp_path_factory):
     return {path.stem: pandas.read_parquet(path) for path in written}
 
 
-def test_bins_and_counts_are_those_of_the_key(tables, key):
-    bins, counts = tables["bins"], read_array(key, "spike_counts")
+def test_bins_and_units_are_those_of_the_key(tables, key):
+    bins, units, counts = tables["bins"], tables["units"], read_array(key, "spike_counts")
     assert list(bins["bin"]) == list(range(len(counts)))
     np.testing.assert_array_equal(bins[[f"unit_{unit}" for unit in range(counts.shape[1])]], counts)
     for name in ("bin_start_s", "first_frame", "recorded_s", "long_frame_s", "recording_start_ms", "recording_stop_ms"):
         np.testing.assert_array_equal(bins[name], read_array(key, name))
-
-
-def test_units_have_the_columns_of_the_recording(tables, key):
-    units = tables["units"]
     assert list(units["brain_region"]) == read_array(key, "brain_region").tolist()
     np.testing.assert_array_equal(units["peak_SNR"], read_array(key, "peak_SNR"))
 
 
 def test_labels_are_on_off_or_missing(tables, key):
-    labels, names = tables["labels"], describe(key).attributes["label_names"]
-    values = read_array(key, "labels_first")
-    for name, expected in zip(names, values, strict=True):
-        found = labels[name]
-        assert list(found.isna()) == list(expected == 99)
-        assert list(found.fillna(False).astype(int)) == [int(value == 1) for value in expected]
+    labels = tables["labels"]
+    for name, values in zip(describe(key).attributes["label_names"], read_array(key, "labels_first"), strict=True):
+        assert list(labels[name].isna()) == list(values == 99)
+        assert list(labels[name].fillna(False).astype(int)) == [int(value == 1) for value in values]
     assert labels["indoor-setting"].isna().any()
 
 
-def test_a_parquet_file_says_where_it_is_from(demo_cache, key, tmp_path):
+def test_a_parquet_file_says_where_it_is_from(demo_cache, key, tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
-    bins, *_ = summer_prep.export(14, tmp_path, cache_dir=demo_cache, label_rule="any")
+    monkeypatch.chdir(tmp_path)  # which is a folder, too
+    bins, *_ = summer_prep.export(14, ".", cache_dir=demo_cache, label_rule="any")
     about = parquet.read_schema(bins).metadata
     assert about[b"label_rule"] == b"any"
     assert about[b"source_sha256"].decode() == describe(key).attributes["source"]["sha256"]
+    assert len(list(tmp_path.glob("*.parquet"))) == 3
 
 
 def test_a_folder_that_is_not_empty_is_replaced_only_with_force(demo_cache, tmp_path, run):
@@ -69,35 +65,30 @@ def test_a_folder_that_is_not_empty_is_replaced_only_with_force(demo_cache, tmp_
     assert (tmp_path / "mine").read_text() == "precious"
 
 
-def test_a_cache_holds_keys_alone(demo_cache, tmp_path, run):
+def test_a_cache_holds_keys_alone(demo_cache, tmp_path):
     copy = shutil.copytree(demo_cache, tmp_path / "copy")
+    before = sorted(copy.rglob("*"))
     for target in (key_path(copy, "14", 80), copy / "out", copy):
-        line = error_line(run("summer_prep", "export", "14", target, "--cache-dir", copy, "--force"))
-        assert "lies in the cache" in line
-    assert run("summer_prep", "verify", "--cache-dir", copy).returncode == 0
-
-
-def test_the_folder_one_stands_in_is_a_folder(demo_cache, tmp_path, run):
-    written = run("summer_prep", "export", "14", ".", "--cache-dir", demo_cache, cwd=tmp_path)
-    assert written.returncode == 0, written.stderr
-    assert len(list(tmp_path.glob("*.parquet"))) == 3
+        with pytest.raises(SettingsError, match="lies in the cache"):
+            summer_prep.export(14, target, cache_dir=copy, force=True)
+    assert sorted(copy.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
-    ("target", "options", "says"),
+    ("target", "options", "error", "message"),
     [
-        ("file", (), "name a folder"),
-        ("14.nwb", (), "14.nwb: name a folder"),
-        ("file/below", (), "cannot be written (Not a directory)"),
-        ("/", ("--force",), "/: name a folder"),
-        ("out", ("--bin-length", "200"), "not in the cache. Build it"),
-        ("out", ("--bin-length", "80,200"), "Name one bin length"),
+        ("file", {}, SettingsError, "name a folder"),
+        ("14.nwb", {}, SettingsError, "14.nwb: name a folder"),
+        ("file/below", {}, SettingsError, r"cannot be written \(Not a directory\)"),
+        ("/", {"force": True}, SettingsError, "/: name a folder"),
+        ("out", {"bin_length": 200}, CacheError, "not in the cache. Build it"),
+        ("out", {"label_rule": "last"}, SettingsError, "--label-rule last: choose one of first"),
     ],
 )
-def test_what_cannot_be_exported_is_one_line(target, options, says, demo_cache, tmp_path, run):
+def test_what_cannot_be_exported_is_one_line(target, options, error, message, demo_cache, tmp_path):
     (tmp_path / "file").write_text("")
-    line = error_line(run("summer_prep", "export", "14", tmp_path / target, "--cache-dir", demo_cache, *options))
-    assert says in line
+    with pytest.raises(error, match=message):
+        summer_prep.export(14, tmp_path / target, cache_dir=demo_cache, **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 

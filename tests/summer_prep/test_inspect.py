@@ -1,4 +1,4 @@
-"""What `inspect` says of patients, units, labels and folds: the numbers of the arrays themselves."""
+"""What `inspect` and `labels` show of patients, units, labels and folds: the numbers of the arrays themselves."""
 
 import json
 import os
@@ -9,20 +9,14 @@ import sys
 import numpy as np
 import pytest
 
+from summer_prep import cli
 from summer_prep.cache.layout import describe, key_path
 from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
 from summer_prep.film.splits import blocked_split, stretches
 from summer_prep.options import finite
-from summer_prep.show.facts import (
-    describe_folds,
-    describe_key,
-    describe_unit,
-    fano_factor,
-    rates_by_label,
-)
+from summer_prep.show.facts import describe_folds, describe_key, describe_unit, fano_factor, rates_by_label
 from summer_prep.show.picture import draw_key
-from tests.conftest import error_line
 from tests.keys import rewrite_key
 
 
@@ -31,9 +25,9 @@ def description(demo_cache):
     return describe(key_path(demo_cache, "14", 80))
 
 
-def arrays_of(description):
-    names = ("spike_counts", "recorded_s", "labels_first")
-    return [read_array(description.folder, name) for name in names]
+@pytest.fixture
+def arrays(description):
+    return [read_array(description.folder, name) for name in ("spike_counts", "recorded_s", "labels_first")]
 
 
 def test_fano_factor_is_one_of_poisson_counts_and_undefined_of_silence():
@@ -43,28 +37,24 @@ def test_fano_factor_is_one_of_poisson_counts_and_undefined_of_silence():
     assert np.isnan(fano_factor(np.zeros(10, np.uint8)))
 
 
-def test_runs_are_counted_at_both_ends():
-    def lengths(values):
-        starts, stops = stretches(np.array(values, bool))
-        return (stops - starts).tolist()
-
-    assert lengths([1, 1, 0, 1, 0, 0, 1]) == [2, 1, 1]
-    assert lengths([0, 0, 0]) == []
-    assert lengths([1, 1, 1]) == [3]
+@pytest.mark.parametrize(("values", "lengths"), [([1, 1, 0, 1, 0, 0, 1], [2, 1, 1]), ([0, 0, 0], []), ([1, 1, 1], [3])])
+def test_runs_are_counted_at_both_ends(values, lengths):
+    starts, stops = stretches(np.array(values, bool))
+    assert (stops - starts).tolist() == lengths
 
 
-def test_a_unit_has_the_rates_of_its_counts(description):
-    counts, recorded_s, labels = arrays_of(description)
+def test_a_unit_has_the_rates_of_its_counts(description, arrays):
+    counts, recorded_s, labels = arrays
     facts = describe_unit(description, 3)
     assert facts["spikes"] == counts[:, 3].sum()
     assert facts["rate_hz"] == pytest.approx(counts[:, 3].sum() / recorded_s.sum(dtype=float))
     assert facts["brain_region"] == description.attributes["units"]["brain_region"][3]
     seen = counts[recorded_s > 0, 3].astype(float)
     assert facts["fano_factor"] == pytest.approx(seen.var(ddof=1) / seen.mean())
-    names = description.attributes["label_names"]
-    (summer,) = [one for one in facts["labels"] if one["label"] == "summer"]
+    row = description.attributes["label_names"].index("summer")
+    summer = facts["labels"][row]
     for name, value in (("on_hz", 1), ("off_hz", 0)):
-        bins = labels[names.index("summer")] == value
+        bins = labels[row] == value
         assert summer[name] == pytest.approx(counts[bins, 3].sum() / recorded_s[bins].sum(dtype=float))
     assert summer["ratio"] == pytest.approx(summer["on_hz"] / summer["off_hz"])
     assert describe_key(description)["units"][3] == {name: facts[name] for name in facts if name != "labels"}
@@ -87,21 +77,21 @@ def test_rates_by_label_are_the_same_taken_a_few_bins_at_a_time(bins_at_once, mo
             np.testing.assert_allclose(rates_hz, counts[label].sum(axis=0) / seconds, rtol=1e-12)
 
 
-def test_shares_of_labels_are_those_of_their_arrays(description):
-    for number, facts in enumerate(describe_key(description)["labels"]):
-        for rule in ("first", "any", "majority"):
-            label = read_array(description.folder, f"labels_{rule}")[number]
-            assert facts[rule] == (label == 1).mean() * 100
-        assert facts["undefined"] == (read_array(description.folder, "labels_first")[number] == 99).mean() * 100
+def test_shares_and_stretches_of_labels_are_those_of_their_arrays(description, arrays):
+    of_rules = {rule: read_array(description.folder, f"labels_{rule}") for rule in ("first", "any", "majority")}
+    for row, (facts, label) in enumerate(zip(describe_key(description)["labels"], arrays[2], strict=True)):
+        assert {rule: facts[rule] for rule in of_rules} == {
+            rule: (labels[row] == 1).mean() * 100 for rule, labels in of_rules.items()
+        }
+        assert facts["undefined"] == (label == 99).mean() * 100
+        assert facts["n_stretches"] == (np.diff((label == 1).astype(int), prepend=0) == 1).sum()
+        assert bool(facts["n_stretches"]) <= facts["longest_s"] / 0.08 <= (label == 1).sum() + 1e-9
 
 
-def test_folds_leave_of_a_label_what_training_splits(description):
-    _, _, labels = arrays_of(description)
-    facts = describe_folds(description, 10)
-    n_bins, names = description.attributes["n_bins"], description.attributes["label_names"]
+def test_folds_leave_of_a_label_what_training_splits(description, arrays):
+    facts, n_bins = describe_folds(description, 10), description.attributes["n_bins"]
     assert all(sum(sizes.values()) == n_bins for sizes in facts["n_bins"].values())
-    for one in facts["labels"]:
-        label = labels[names.index(one["label"])]
+    for one, label in zip(facts["labels"], arrays[2], strict=True):
         lacking = []
         for fold in range(1, 6):
             for part, bins in vars(blocked_split(n_bins, 80, 10, fold)).items():
@@ -109,76 +99,71 @@ def test_folds_leave_of_a_label_what_training_splits(description):
                 assert one["on"][fold][part] == pytest.approx((defined == 1).mean() * 100)
                 lacking += [f"{part} {fold}"] * (len(set(defined.tolist())) < 2)
         assert one["lacks"] == lacking
-    assert any(one["lacks"] for one in facts["labels"])
-    assert not all(one["lacks"] for one in facts["labels"])
+    assert 0 < sum(bool(one["lacks"]) for one in facts["labels"]) < len(facts["labels"])
 
 
-def test_stretches_of_a_label_are_counted(description):
-    _, _, labels = arrays_of(description)
-    row = description.attributes["label_names"].index("summer")
-    (summer,) = [one for one in describe_key(description)["labels"] if one["label"] == "summer"]
-    starts = np.flatnonzero(np.diff((labels[row] == 1).astype(int), prepend=0) == 1)
-    assert summer["n_stretches"] == len(starts) > 1
-    assert 0.08 <= summer["longest_s"] <= (labels[row] == 1).sum() * 0.08 + 1e-9
-
-
-def test_the_list_has_a_row_for_each_patient(run, demo_cache):
+def test_the_list_has_a_row_for_each_patient(run, demo_cache, arrays):
     listed = run("summer_prep", "inspect", "--cache-dir", demo_cache)
     header, *rows = [line.split("\t") for line in listed.stdout.splitlines()]
     assert [row[0] for row in rows] == ["8", "14", "20", "29"]
     assert rows[0][header.index("bins (ms)")] == "80 1000"
-    (fourteen,) = [
-        one
-        for one in json.loads(run("summer_prep", "inspect", "--cache-dir", demo_cache, "--json").stdout)
-        if (one["patient_id"], one["bin_length_ms"]) == ("14", 80)
-    ]
-    counts, recorded_s, _ = arrays_of(describe(key_path(demo_cache, "14", 80)))
-    assert fourteen["recorded_total_s"] == pytest.approx(recorded_s.sum(dtype=float))
+    found = json.loads(run("summer_prep", "inspect", "--cache-dir", demo_cache, "--json").stdout)
+    (fourteen,) = [one for one in found if (one["patient_id"], one["bin_length_ms"]) == ("14", 80)]
+    recorded_s = arrays[1].sum(dtype=float)
+    assert fourteen["recorded_total_s"] == pytest.approx(recorded_s)
     assert sum(fourteen["n_units_by_region"].values()) == 10
-    rate_hz = counts.sum() / 10 / recorded_s.sum(dtype=float)
-    assert float(rows[1][header.index("rate (Hz)")]) == pytest.approx(rate_hz, abs=0.005)
+    assert float(rows[1][header.index("rate (Hz)")]) == pytest.approx(arrays[0].sum() / 10 / recorded_s, abs=0.005)
 
 
-def test_units_and_folds_are_shown_as_tables_and_json(run, demo_cache):
-    common = ("summer_prep", "inspect", "14", "--cache-dir", demo_cache)
-    assert "fano factor\t" in run(*common, "--unit", "3").stdout
-    assert json.loads(run(*common, "--unit", "3", "--json").stdout)["unit"] == 3
-    assert "fold 5\tlacks" in run(*common, "--fold-layout", "10").stdout
-    assert json.loads(run(*common, "--fold-layout", "10", "--json").stdout)["buffer_s"] == 10
-    assert "Choose one of them" in error_line(run(*common, "--unit", "3", "--fold-layout", "10"))
-    assert "Name it: summer-prep inspect PATIENT --unit" in error_line(run(*common[:2], *common[3:], "--unit", "3"))
-    assert "leaves no segment" in error_line(run(*common, "--fold-layout", "500"))
+def test_units_and_folds_are_shown_as_tables_and_json(demo_cache, capsys):
+    def shown(patient="14", **options):
+        cli.inspect(patient, cache_dir=demo_cache, **options)
+        return capsys.readouterr().out
+
+    assert "fano factor\t" in shown(unit=3)
+    assert json.loads(shown(unit=3, as_json=True))["unit"] == 3
+    assert "fold 5\tlacks" in shown(fold_layout=10.0)
+    assert json.loads(shown(fold_layout=10.0, as_json=True))["buffer_s"] == 10
+    for options, message in (
+        ({"unit": 3, "fold_layout": 10.0}, "Choose one of them"),
+        ({"patient": None, "unit": 3}, "Name it: summer-prep inspect PATIENT --unit"),
+        ({"fold_layout": 500.0}, "leaves no segment"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            shown(**options)
 
 
-def test_labels_are_listed_with_what_folds_lack(run, demo_cache, description):
-    shown = run("summer_prep", "labels", "--cache-dir", demo_cache, "--fold-layout", "10")
-    header, *rows = [line.split("\t") for line in shown.stdout.splitlines()]
+def test_labels_are_listed_with_the_folds_that_lack_them_and_patients_with_others(
+    demo_cache, description, tmp_path, capsys
+):
+    cli.labels(cache_dir=demo_cache, fold_layout=10.0)
+    header, *rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert (header[0], header[-1]) == ("label", "lacks")
     assert [row[0] for row in rows] == description.attributes["label_names"]
-    facts = json.loads(run("summer_prep", "labels", "--cache-dir", demo_cache, "--json").stdout)
-    of_key = finite(describe_key(description)["labels"])
-    assert facts["labels"] == json.loads(json.dumps(of_key))
+    cli.labels(cache_dir=demo_cache, as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["labels"] == finite(describe_key(description)["labels"])
     assert facts["patients_with_others"] == []
-    assert "no key at 40 ms" in error_line(
-        run("summer_prep", "labels", "--cache-dir", demo_cache, "--bin-length", "40")
-    )
-
-
-def test_other_annotations_of_a_patient_are_told(run, demo_cache, tmp_path):
     copy = shutil.copytree(demo_cache, tmp_path / "copy")
     rewrite_key(copy, "20", 80, lambda arrays: arrays.update(labels_first=1 - arrays["labels_first"]))
-    shown = run("summer_prep", "labels", "--cache-dir", copy)
-    assert "other annotations have 20" in shown.stderr
+    cli.labels(cache_dir=copy)
+    assert "other annotations have 20" in capsys.readouterr().err
+    for patient_id in ("8", "14", "20", "29"):
+        shutil.rmtree(key_path(copy, patient_id, 80))
+    with pytest.raises(SettingsError, match="no key at 80 ms"):
+        cli.labels(cache_dir=copy)
 
 
 @pytest.mark.parametrize("n_columns", [1200, 700, 5000, 100_000])
-def test_every_column_of_the_picture_is_the_rate_of_equally_many_bins(n_columns, description, monkeypatch, tmp_path):
+def test_every_column_of_the_picture_is_the_rate_of_equally_many_bins(
+    n_columns, description, arrays, monkeypatch, tmp_path
+):
     drawn = []
     monkeypatch.setattr("summer_prep.show.picture._MAX_COLUMNS", n_columns)
-    monkeypatch.setattr("summer_prep.show.picture.save_picture", lambda figure, _: drawn.append(figure))
+    monkeypatch.setattr("summer_prep.show.picture.save_picture", lambda figure, _, dpi: drawn.append(figure))
     draw_key(description, tmp_path / "14.png")
     heat, rate, _, colour_bar = drawn[0].axes
-    counts, recorded_s, _ = arrays_of(description)
+    counts, recorded_s, _ = arrays
     size = -(-len(counts) // n_columns)
     runs = [slice(first, first + size) for first in range(0, len(counts), size)]
     expected = np.array([counts[run].sum(axis=0) / recorded_s[run].sum(dtype=float) for run in runs]).T
@@ -190,8 +175,17 @@ def test_every_column_of_the_picture_is_the_rate_of_equally_many_bins(n_columns,
     assert f"{size * 0.08:.3g} s" in colour_bar.get_ylabel()
 
 
+def test_a_picture_is_fit_for_a_paper(description, tmp_path):
+    from matplotlib.image import imread
+
+    draw_key(description, tmp_path / "14.png")
+    assert imread(tmp_path / "14.png").shape[:2] == (2400, 3600)  # 300 dots on each of 12 times 8 inches
+    draw_key(description, tmp_path / "14.svg")
+    assert ">indoor-setting</text>" in (tmp_path / "14.svg").read_text()
+
+
 def test_a_command_draws_whatever_backend_a_notebook_has(demo_cache, tmp_path):
-    command = [sys.executable, "-m", "summer_prep", "inspect", "14", "--cache-dir", demo_cache, "--picture", "14.png"]
+    command = [sys.executable, "-m", "summer_prep", "inspect", "14", "--cache-dir", demo_cache, "--picture", "14.pdf"]
     environment = {**os.environ, "MPLBACKEND": "not-installed-here"}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    assert (tmp_path / "14.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "14.pdf").read_bytes().startswith(b"%PDF")

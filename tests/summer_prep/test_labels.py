@@ -13,37 +13,29 @@ from summer_prep.film.bins import BinGrid
 from summer_prep.film.labels import align_labels
 
 
-def rules(frames, grid, named=None):
-    aligned = align_labels(np.array([frames], dtype=np.uint8), grid, named)
-    return {rule: values[0].tolist() for rule, values in aligned.items()}
-
-
-def test_one_frame_event_is_lost_by_first_and_kept_by_any():
-    grid = BinGrid(first_frame=1, n_bins=2, frames_per_bin=2)
-    assert rules([0, 0, 1, 0, 0], grid) == {"first": [0, 0], "any": [1, 0], "majority": [0, 0]}
-
-
 @pytest.mark.parametrize(
-    ("frames", "majority"),
-    [([1, 0, 0], 0), ([0, 1, 1], 1), ([99, 99, 1], 99), ([0, 1, 99], 0), ([1, 0, 99], 1), ([99, 0, 1], 99)],
-)
-def test_majority_is_the_most_frequent_value_and_a_tie_goes_to_the_first_frame(frames, majority):
-    assert rules(frames, BinGrid(first_frame=0, n_bins=1, frames_per_bin=3))["majority"] == [majority]
-
-
-def test_any_keeps_undefined_where_no_frame_is_on():
-    grid = BinGrid(first_frame=0, n_bins=3, frames_per_bin=2)
-    assert rules([99, 0, 99, 1, 0, 99], grid)["any"] == [99, 1, 0]
-
-
-def test_first_rule_follows_the_names_in_the_file():
-    grid = BinGrid(first_frame=0, n_bins=2, frames_per_bin=2)
-    assert rules([0, 1, 0, 0], grid, np.array([1, 2]))["first"] == [1, 0]
-
-
-def test_parts_of_a_frame_share_its_label():
-    grid = BinGrid(first_frame=1, n_bins=4, parts_per_frame=2)
-    assert rules([0, 1, 0], grid) == {rule: [1, 1, 0, 0] for rule in ("first", "any", "majority")}
+    ("frames", "grid", "named", "expected"),
+    [
+        ([0, 0, 1, 0, 0], (1, 2, 2), None, {"first": [0, 0], "any": [1, 0], "majority": [0, 0]}),
+        ([99, 0, 99, 1, 0, 99], (0, 3, 2), None, {"any": [99, 1, 0]}),
+        ([0, 1, 0, 0], (0, 2, 2), [1, 2], {"first": [1, 0]}),
+        ([0, 1, 0], (1, 4, 1, 2), None, {rule: [1, 1, 0, 0] for rule in ("first", "any", "majority")}),
+        ([1, 0, 0, 0, 1, 1, 99, 99, 1], (0, 3, 3), None, {"majority": [0, 1, 99]}),
+        ([0, 1, 99, 1, 0, 99, 99, 0, 1], (0, 3, 3), None, {"majority": [0, 1, 99]}),
+    ],
+    ids=[
+        "an event of one frame is lost by first and kept by any", "any keeps undefined where no frame is on",
+        "first follows the names in the file", "parts of a frame share its label",
+        "majority is the most frequent value", "a tie goes to the first frame",
+    ],
+)  # fmt: skip
+def test_hand_sized_case(frames, grid, named, expected):
+    first_frame, n_bins, frames_per_bin, *parts = grid
+    bins = BinGrid(
+        first_frame=first_frame, n_bins=n_bins, frames_per_bin=frames_per_bin, parts_per_frame=(*parts, 1)[0]
+    )
+    aligned = align_labels(np.array([frames], dtype=np.uint8), bins, None if named is None else np.array(named))
+    assert {rule: aligned[rule][0].tolist() for rule in expected} == expected
 
 
 @given(

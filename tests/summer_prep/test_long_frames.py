@@ -1,4 +1,4 @@
-"""Frames that took more than 200 ms: counted as published and told of, left out of training, or made pauses."""
+"""Frames that took more than 200 ms: counted as published and reported, left out of training, or made pauses."""
 
 import shutil
 from dataclasses import replace
@@ -9,7 +9,6 @@ import pytest
 
 import summer_prep
 import summer_train
-from summer_prep import cli
 from summer_prep.cache.build import BuildConfig, build_keys, ensure_keys
 from summer_prep.cache.layout import describe, key_path
 from summer_prep.cache.write import read_array
@@ -21,9 +20,6 @@ from summer_prep.recordings.nwb import read_recording
 from summer_prep.show.facts import describe_key
 from summer_prep.show.tables import key_tables
 from tests.keys import rewrite_key
-
-LOG = "stimulus/presentation/cleaned_watchlogs"
-ROW = 2500
 
 
 def clock_of(frames, times_ms, long_frames="count"):
@@ -50,10 +46,8 @@ def test_long_frames_run_by_default_and_are_pauses_of_their_own_if_asked():
     counted, paused = clock_of(*log), clock_of(*log, "pause")
     long, standstill = Pause(frame=11, start_ms=5041, duration_ms=1000), Pause(frame=11, start_ms=41, duration_ms=5000)
     assert find_long_frames(counted) == find_long_frames(paused) == [long]
-    assert find_pauses(counted) == [standstill]
-    assert find_pauses(paused) == [standstill, long]
-    assert counted.state[2] == FilmState.RAN
-    assert paused.state[2] == FilmState.PAUSED
+    assert (find_pauses(counted), find_pauses(paused)) == ([standstill], [standstill, long])
+    assert (counted.state[2], paused.state[2]) == (FilmState.RAN, FilmState.PAUSED)
     assert np.array_equal(np.delete(counted.state, 2), np.delete(paused.state, 2))
 
 
@@ -69,14 +63,19 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("long") / "data"
     (path,) = demo_data(folder, patient_ids=("14",), units=3, minutes=5)
     with h5py.File(path, "r+") as file:
-        file[f"{LOG}/neural_recording_time"][ROW:] += 10_000
+        file["stimulus/presentation/cleaned_watchlogs/neural_recording_time"][2500:] += 10_000
     return folder
 
 
 @pytest.fixture(scope="module")
-def frame(work):
+def recording(work):
+    return read_recording(next(work.glob("**/*.nwb")))
+
+
+@pytest.fixture(scope="module")
+def frame(recording):
     """The long frame as a key has it."""
-    (found,) = place_on_film(read_recording(next(work.glob("**/*.nwb")))).long_frames
+    (found,) = find_long_frames(place_on_film(recording).clock)
     assert found.duration_ms == pytest.approx(10_041, abs=30)
     return found
 
@@ -87,26 +86,37 @@ def build(data_dir, cache_dir, **settings):
     return result, describe(key_path(cache_dir, "14", 1000))
 
 
-def test_a_long_frame_counts_and_is_told_of_or_is_a_pause_under_another_setting(work, frame, tmp_path):
+def test_a_long_frame_counts_and_is_reported_or_is_a_pause_under_another_setting(work, frame, tmp_path, run):
     counted, key = build(work, tmp_path)
     (long,) = key.attributes["long_frames"]
-    assert (long["frame"], long["start_ms"], long["duration_ms"]) == (frame.frame, frame.start_ms, frame.duration_ms)
+    assert long == vars(frame)
     long_s, recorded_s = (read_array(key.folder, name) for name in ("long_frame_s", "recorded_s"))
     (bin_,) = np.flatnonzero(long_s)
     assert long_s[bin_] == pytest.approx(frame.duration_ms / 1000)
     assert recorded_s[bin_] > long_s[bin_]
     assert "frames of more than 200 ms: 1, 10.0 s in all" in counted.message
+    assert shown_pauses(key) == [(frame.start_ms, "long frame")]
 
+    options = ("--data-dir", work, "--cache-dir", tmp_path, "--bin-length", "1000", "--long-frames", "pause")
+    assert run("summer_prep", "build", *options).returncode == 0
     paused, key = build(work, tmp_path, long_frames="pause")
-    assert paused.state == "built"
+    assert paused.state == "fresh"
     assert long in key.attributes["pauses"]
+    assert shown_pauses(key) == [(frame.start_ms, "long frame")]
     assert not read_array(key.folder, "long_frame_s").any()
     assert read_array(key.folder, "recorded_s")[bin_] == pytest.approx(recorded_s[bin_] - long_s[bin_], abs=1e-5)
-    moved = counted.spikes["counted"] - paused.spikes["counted"]
-    assert moved == paused.spikes["in_pauses"] - counted.spikes["in_pauses"] > 0
-    assert build(work, tmp_path, long_frames="pause")[0].state == "fresh"
+    spikes = key.attributes["spikes"]
+    moved = counted.spikes["counted"] - spikes["counted"]
+    assert moved == spikes["in_pauses"] - counted.spikes["in_pauses"] > 0
     data = summer_train.film_data(cache_dir=tmp_path, data_dir=work, patient_ids=14, bin_length=1000, buffer=2)
     assert data.selection.patients[0].attributes["long_frame_rule"] == "pause"
+
+
+def shown_pauses(key):
+    """Return the start of each pause that `inspect` shows as a long frame, and what its table says of it."""
+    facts = describe_key(key)
+    rows = zip(facts["pauses"], key_tables(facts)[-1].rows, strict=True)
+    return [(pause["start_ms"], row[-1]) for pause, row in rows if pause["is_long_frame"] or row[-1]]
 
 
 def test_training_rebuilds_a_stale_key_as_it_was_built(work, tmp_path):
@@ -121,18 +131,7 @@ def test_training_rebuilds_a_stale_key_as_it_was_built(work, tmp_path):
     assert [after[name] for name in ("long_frame_rule", "codec")] == ["pause", "zstd"]
 
 
-@pytest.mark.parametrize("long_frames", ["count", "pause"])
-def test_inspect_shows_a_long_frame_as_a_pause(long_frames, work, frame, tmp_path):
-    _, key = build(work, tmp_path, long_frames=long_frames)
-    pauses = describe_key(key)["pauses"]
-    assert [pause["start_ms"] for pause in pauses if pause["is_long_frame"]] == [frame.start_ms]
-    assert len(pauses) == len(place_on_film(read_recording(next(work.glob("**/*.nwb")))).pauses) + 1
-    rows = key_tables(describe_key(key))[-1].rows
-    assert [row[-1] for row in rows].count("long frame") == 1
-
-
-def test_parts_of_frames_know_that_they_are_part_of_a_long_one(work, frame):
-    recording = read_recording(next(work.glob("**/*.nwb")))
+def test_parts_of_frames_know_that_they_are_part_of_a_long_one(recording, frame):
     long_s = align(place_on_film(recording), 5)[0]["long_frame_s"]
     assert np.count_nonzero(long_s) == 8
     assert long_s.sum(dtype=float) == pytest.approx(frame.duration_ms / 1000)
@@ -165,10 +164,3 @@ def test_training_leaves_bins_of_long_frames_out_only_if_asked(work, tmp_path):
 def test_long_frames_of_no_such_kind_are_refused(tmp_path):
     with pytest.raises(SettingsError, match="count, pause"):
         summer_prep.build(data_dir=tmp_path, cache_dir=tmp_path / "cache", long_frames="drop")
-
-
-def test_the_command_takes_long_frames_as_pauses(work, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr("summer_prep.cache.build.build_keys", lambda config, _progress: seen.append(config) or [])
-    cli.build(data_dir=work, cache_dir=tmp_path, long_frames="pause")
-    assert [config.of_keys["long_frame_rule"] for config in seen] == ["pause"]

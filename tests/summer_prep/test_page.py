@@ -2,11 +2,14 @@
 
 import json
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import summer_prep
+from summer_prep import cli
 from summer_prep.cache.layout import describe, key_path
 from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
@@ -14,10 +17,10 @@ from summer_prep.options import finite
 from summer_prep.show.facts import describe_key, describe_unit
 from summer_prep.show.page import write_key_page
 from summer_prep.show.web import check_page
-from tests.browsers import findings
-from tests.conftest import error_line
+from tests.browsers import findings, opened
 
 pytest.importorskip("bokeh", reason="pages need: pip install bokeh")
+pytestmark = pytest.mark.xdist_group("page of a key")  # one process opens it
 
 
 @pytest.fixture(scope="module")
@@ -26,189 +29,175 @@ def description(demo_cache):
 
 
 @pytest.fixture(scope="module")
-def page_file(description, tmp_path_factory):
-    page = tmp_path_factory.mktemp("page") / "page.html"
-    write_key_page(description, page, 10)
-    return page
+def shared_page(browser, description, tmp_path_factory):
+    file = tmp_path_factory.mktemp("page") / "page.html"
+    write_key_page(description, file, 10)
+    with opened(browser, file) as page:
+        yield page
 
 
 @pytest.fixture
-def opened(open_page, page_file):
-    return lambda width=1280, scheme="light": open_page(page_file, width, scheme)
+def page(shared_page):
+    """The page of patient 14, on which the whole film is in view and nothing is filtered."""
+    shared_page.evaluate("window.scrollTo(0, 0)")
+    shared_page.press("#film", "Home")
+    for name in ("region", "type", "label"):
+        shared_page.select_option(f"#{name}", "")
+    return shared_page
+
+
+@pytest.fixture(scope="module")
+def order(description):
+    """The unit of each row of the counts."""
+    return np.argsort(np.array(description.attributes["units"]["brain_region"]), kind="stable")
 
 
 def heat_map(page):
-    """The picture of counts as the browser drew it: rows of units, and where it begins and ends (min)."""
-    return page.evaluate(
-        """() => {
-            const data = Bokeh.documents[0].get_model_by_name("heat").data, image = data.image[0];
-            return {values: [...image], shape: [...image.shape], from: data.x[0], to: data.x[0] + data.dw[0]};
-        }"""
+    """Return the picture of counts as the browser drew it, (n_units, n_columns), and where it begins and ends (min)."""
+    values, shape, start, width = page.evaluate(
+        "(({image: [image], x, dw}) => [[...image], image.shape, x[0], dw[0]])(window.summer.model('heat').data)"
     )
+    return np.array(values).reshape(shape), start, start + width
 
 
-def test_the_page_says_what_json_says(opened, description):
+def view(page):
+    return page.evaluate("(({start, end}) => [start, end])(window.summer.model('film'))")
+
+
+def test_the_page_says_what_json_says(page, description):
     facts = finite(describe_key(description))
-    with opened() as page:
-        assert "Patient 14" in page.title()
-        shown = json.loads(page.locator("#facts").text_content())
-        assert {name: shown[name] for name in facts} == json.loads(json.dumps(facts))
-        rows = page.locator("#units tbody tr").all()
-        assert len(rows) == len(facts["units"])
-        for row, unit in zip(rows, facts["units"], strict=True):
-            cells = row.locator("td").all_text_contents()
-            assert cells[:3] == [unit["brain_region"], unit["cell_type"], str(unit["spikes"])]
-            assert cells[3] == f"{unit['rate_hz']:.2f}"
-            assert cells[4] == ("-" if unit["fano_factor"] is None else f"{unit['fano_factor']:.2f}")
+    assert "Patient 14" in page.title()
+    shown = json.loads(page.locator("#facts").text_content())
+    assert {name: shown[name] for name in facts} == facts
+    page.click("#units thead button >> text=unit")
+    rows = page.evaluate("[...document.querySelectorAll('#units tbody tr')].map(row => row.innerText.split(/\\s+/))")
+    for row, unit in zip(rows, facts["units"], strict=True):
+        assert row[:4] == [str(unit["unit"]), unit["brain_region"], unit["cell_type"], str(unit["spikes"])]
+        assert row[4:6] == ["-" if unit[name] is None else f"{unit[name]:.2f}" for name in ("rate_hz", "fano_factor")]
 
 
-def test_zoom_samples_the_counts_anew(opened, description):
+def test_zoom_samples_the_counts_anew(page, description, order):
     counts, recorded_s = (read_array(description.folder, name) for name in ("spike_counts", "recorded_s"))
-    order = np.argsort(np.array(description.attributes["units"]["brain_region"]), kind="stable")
-
-    def check(drawn, first, per_column):
-        n_units, n_columns = drawn["shape"]
-        for column in (0, n_columns // 2):
+    start_min = heat_map(page)[1]
+    for first_min, n_bins in ((start_min, len(counts)), (2, 750)):
+        page.evaluate(
+            f"window.summer.model('film').setv({{start: {first_min}, end: {first_min + n_bins * 0.08 / 60}}})"
+        )
+        page.wait_for_function(f"document.body.dataset.columns.endsWith(' x {-(-n_bins // 1000)}')")
+        drawn, left, right = heat_map(page)
+        per_column = -(-n_bins // 1000)
+        assert [left, right] == pytest.approx([first_min, first_min + n_bins * 0.08 / 60], abs=per_column * 0.08 / 60)
+        first = round((left - start_min) * 60 / 0.08)
+        for column in (0, drawn.shape[1] // 2):
             bins = slice(first + column * per_column, first + (column + 1) * per_column)
             rates_hz = counts[bins][:, order].sum(axis=0) / recorded_s[bins].sum(dtype=float)
-            found = np.array(drawn["values"]).reshape(n_units, n_columns)[:, column]
-            np.testing.assert_allclose(found, np.log2(1 + rates_hz), atol=1e-5)
-
-    with opened() as page:
-        whole = heat_map(page)
-        check(whole, 0, int(page.evaluate("document.body.dataset.columns").split(" x ")[1]))
-        start_min = whole["from"]
-        page.evaluate("window.summer.model('film').setv({start: 2, end: 3})")
-        page.wait_for_function("document.body.dataset.columns.endsWith(' x 1')")
-        near = heat_map(page)
-        bin_min = (near["to"] - near["from"]) / near["shape"][1]
-        check(near, round((near["from"] - start_min) / bin_min), 1)
-        assert near["from"] == pytest.approx(2, abs=bin_min)
-        assert near["to"] == pytest.approx(3, abs=2 * bin_min)
+            np.testing.assert_allclose(drawn[:, column], np.log2(1 + rates_hz), atol=1e-5)
 
 
-def test_the_wheel_zooms_all_pictures_together(opened):
-    with opened() as page:
-        before = page.evaluate("document.body.dataset.columns")
-        picture = page.locator(".bk-Figure").nth(1).bounding_box()  # of the rate, which moves the counts, too
-        page.mouse.move(picture["x"] + picture["width"] / 2, picture["y"] + 100)
-        page.mouse.wheel(0, 200)
-        page.wait_for_function("window.scrollY > 0")  # without Ctrl the wheel moves the page
-        assert page.evaluate("document.body.dataset.columns") == before
-        page.evaluate("window.scrollTo(0, 0)")
-        page.keyboard.down("Control")
-        for _ in range(5):
-            page.mouse.wheel(0, -300)
-        page.wait_for_function(f"document.body.dataset.columns !== '{before}'")
-        assert heat_map(page)["to"] - heat_map(page)["from"] < 9
-        page.mouse.move(picture["x"] + picture["width"] * 0.9, picture["y"] + 100)
-        for _ in range(30):
-            page.mouse.wheel(0, 300)
-        page.wait_for_function(f"document.body.dataset.columns === '{before}'")  # and all the way back
-        for _ in range(5):
-            page.mouse.wheel(0, -300)
-        page.keyboard.up("Control")
-        page.wait_for_function(f"document.body.dataset.columns !== '{before}'")
-        assert heat_map(page)["to"] - heat_map(page)["from"] < 9
+def test_the_wheel_zooms_all_pictures_together(page):
+    def turn_until(by, condition):
+        for _ in range(30 if by > 0 else 5):
+            page.mouse.wheel(0, by)
+        page.wait_for_function(condition)
+
+    whole = page.evaluate("document.body.dataset.columns")
+    picture = page.locator(".bk-Figure").nth(1).bounding_box()  # of the rate, which moves the counts, too
+    page.mouse.move(picture["x"] + picture["width"] / 2, picture["y"] + 100)
+    page.keyboard.down("Control")
+    turn_until(-300, f"document.body.dataset.columns !== '{whole}'")
+    assert heat_map(page)[2] - heat_map(page)[1] < 9
+    page.mouse.move(picture["x"] + picture["width"] * 0.9, picture["y"] + 100)
+    turn_until(300, f"document.body.dataset.columns === '{whole}'")  # and all the way back
+    page.keyboard.up("Control")
+    turn_until(200, "window.scrollY > 0")  # without Ctrl the wheel moves the page
+    assert page.evaluate("document.body.dataset.columns") == whole
 
 
-def test_units_are_filtered_sorted_and_chosen(opened, description):
-    units = description.attributes["units"]
-    with opened() as page:
-        region = units["brain_region"][0]
-        page.select_option("#region", label=region)
-        assert page.locator("#units tbody tr:visible").count() == units["brain_region"].count(region)
-        assert page.locator("#n-shown").text_content() == f"{units['brain_region'].count(region)} of 10 units"
-        page.select_option("#region", "")
-        for order in (1, -1):
-            page.click("#units thead button >> text=rate (Hz)")
-            rates = [float(text) for text in page.locator("#units tbody tr td:nth-child(5)").all_text_contents()]
-            assert rates == sorted(rates)[::order]
-        page.focus("#units tbody tr[data-unit='3'] button")
-        page.keyboard.press("Enter")
-        assert "Unit 3 (" in page.locator("#unit-title").text_content()
-        facts = describe_unit(description, 3)
-        rows = [row.locator("td").all_text_contents() for row in page.locator("#by-label tbody tr").all()]
-        assert [row[0] for row in rows] == [one["label"] for one in facts["labels"]]
-        for row, one in zip(rows, facts["labels"], strict=True):
-            for text, name in zip(row[1:], ("on_hz", "off_hz", "ratio"), strict=True):
-                assert text == "-" if np.isnan(one[name]) else float(text) == pytest.approx(one[name], abs=0.0052)
-        chosen = page.evaluate("Bokeh.documents[0].get_model_by_name('rates').data.unit")
-        assert np.nanmean(np.array(chosen, float)) == pytest.approx(facts["rate_hz"], rel=0.05)
+def test_arrow_keys_move_through_the_film(page):
+    start, end = view(page)
+    page.press("#film", "ArrowUp")
+    near = view(page)
+    assert near[1] - near[0] == pytest.approx((end - start) / 2)
+    page.press("#film", "ArrowRight")
+    assert view(page)[0] - near[0] == pytest.approx((end - start) / 10)
+    for _ in range(9):
+        page.press("#film", "ArrowRight")
+    assert view(page)[1] == pytest.approx(end)  # and no farther
+    page.press("#film", "Home")
+    assert view(page) == pytest.approx([start, end])
 
 
-def test_units_are_sorted_by_their_rates_of_a_label(opened, description):
-    with opened() as page:
-        page.select_option("#label", label="summer")
+def test_units_are_filtered_sorted_and_chosen(page, description):
+    regions = description.attributes["units"]["brain_region"]
+    n_units = regions.count(regions[0])
+    page.select_option("#region", label=regions[0])
+    assert page.locator("#units tbody tr:visible").count() == n_units
+    assert page.locator("#n-shown").text_content() == f"{n_units} of 10 units"
+    page.select_option("#region", "")
+    for direction in (1, -1):
+        page.click("#units thead button >> text=rate (Hz)")
+        rates = [float(text) for text in page.locator("#units tbody tr td:nth-child(5)").all_text_contents()]
+        assert rates == sorted(rates)[::direction]
+    page.press("#units tbody tr[data-unit='3'] button", "Enter")
+    assert "Unit 3 (" in page.locator("#unit-title").text_content()
+    facts = describe_unit(description, 3)
+    rows = np.reshape(page.locator("#by-label tbody td").all_text_contents(), (-1, 4))
+    names, *expected = zip(*(one.values() for one in facts["labels"]), strict=True)
+    assert rows[:, 0].tolist() == list(names)
+    shown = np.where(rows[:, 1:] == "-", "nan", rows[:, 1:]).astype(float)
+    np.testing.assert_allclose(shown.T, expected, atol=0.0052)
+    chosen = page.evaluate("window.summer.model('rates').data.unit")
+    assert np.nanmean(np.array(chosen, float)) == pytest.approx(facts["rate_hz"], rel=0.05)
+
+
+def test_units_are_sorted_by_their_rates_of_a_label(page, description):
+    page.select_option("#label", label="summer")
+    for _ in range(2):  # highest first
         page.click("#units thead button >> text=ratio")
-        page.click("#units thead button >> text=ratio")  # highest first
-        first = page.locator("#units tbody tr:visible").first
-        unit = int(first.get_attribute("data-unit"))
-        shown = first.locator("td").all_text_contents()[-3:]
-        page.select_option("#label", "")
-        assert page.locator("#units tbody tr").first.locator("td").count() == 5
-    facts = [describe_unit(description, number) for number in range(10)]
-    of_label = [next(one for one in unit["labels"] if one["label"] == "summer") for unit in facts]
-    assert unit == int(np.nanargmax([one["ratio"] for one in of_label]))
-    expected = [of_label[unit][name] for name in ("on_hz", "off_hz", "ratio")]
+    first = page.locator("#units tbody tr:visible").first
+    unit, shown = int(first.get_attribute("data-unit")), first.locator("td").all_text_contents()[-3:]
+    page.select_option("#label", "")
+    assert page.locator("#units tbody tr").first.locator("td").count() == 5
+    row = description.attributes["label_names"].index("summer")
+    rates = [describe_unit(description, number)["labels"][row] for number in range(10)]
+    assert unit == int(np.nanargmax([one["ratio"] for one in rates]))
+    expected = [rates[unit][name] for name in ("on_hz", "off_hz", "ratio")]
     assert [float(text) for text in shown] == pytest.approx(expected, abs=0.0052)
 
 
-def test_a_click_in_the_counts_chooses_the_unit_of_the_row(opened, description):
-    order = np.argsort(np.array(description.attributes["units"]["brain_region"]), kind="stable")
-    with opened() as page:
-        page.evaluate("window.summer.choose_row(2.7)")
+def test_a_click_in_the_counts_chooses_the_unit_of_the_row(page, order):
+    for row in (2.7, 99):  # 99 is below the last
+        page.evaluate(f"window.summer.choose_row({row})")
         assert page.locator("#unit-title").text_content().startswith(f"Unit {order[2]} (")
-        page.evaluate("window.summer.choose_row(99)")  # below the last
-        assert page.locator("#unit-title").text_content().startswith(f"Unit {order[2]} (")
-        picture = page.locator(".bk-Figure").first.bounding_box()
-        page.mouse.click(picture["x"] + picture["width"] / 2, picture["y"] + picture["height"] / 2)
-        page.wait_for_function(f"!document.getElementById('unit-title').textContent.startsWith('Unit {order[2]} (')")
+    picture = page.locator(".bk-Figure").first.bounding_box()
+    page.mouse.click(picture["x"] + picture["width"] / 2, picture["y"] + picture["height"] * 0.7)
+    page.wait_for_function(f"!document.getElementById('unit-title').textContent.startsWith('Unit {order[2]} (')")
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_the_screen_in_light_and_dark(width, scheme, opened):
-    with opened(width, scheme) as page:
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        paper = page.evaluate("Bokeh.documents[0].roots()[0].children[0].background_fill_color")
-        assert (paper == "#161616") == (scheme == "dark")
+def test_nobody_is_left_out_of_the_page(page):
+    page.click("#units tbody tr button")
+    assert findings(page) == []
 
 
-def test_nobody_is_left_out_of_the_page(opened):
-    with opened() as page:
-        page.click("#units tbody tr button")
-        assert findings(page) == []
+def test_it_fits_the_screen_in_light_and_dark(page, browser):
+    paper_and_width = """[
+        Bokeh.documents[0].roots()[0].children[0].background_fill_color, document.documentElement.scrollWidth
+    ]"""
+    assert page.evaluate(paper_and_width) == ["#ffffff", 1280]
+    with opened(browser, Path(page.url.removeprefix("file://")), 390, "dark") as narrow:
+        assert narrow.evaluate(paper_and_width) == ["#161616", 390]
 
 
-def test_arrow_keys_move_through_the_film(opened):
-    def view(page):
-        return page.evaluate("(({start, end}) => [start, end])(window.summer.model('film'))")
-
-    with opened() as page:
-        start, end = view(page)
-        page.focus("#film")
-        page.keyboard.press("ArrowUp")
-        near = view(page)
-        assert near[1] - near[0] == pytest.approx((end - start) / 2)
-        page.keyboard.press("ArrowRight")
-        assert view(page)[0] - near[0] == pytest.approx((end - start) / 10)
-        for _ in range(9):
-            page.keyboard.press("ArrowRight")
-        assert view(page)[1] == pytest.approx(end)  # and no farther
-        page.keyboard.press("Home")
-        assert view(page) == pytest.approx([start, end])
-
-
-def test_text_of_files_is_no_markup(open_page, description, tmp_path, monkeypatch):
+def test_text_of_files_is_no_markup(open_page, description, tmp_path):
     odd = "</script><script>document.title = 'caught'</script><b>"
-    attributes = {**description.attributes, "notes": [odd]}
     regions = [odd, "$$\\frac{a}{b}$$", "A  B ", *[""] * 7]
-    attributes["units"] = {**attributes["units"], "brain_region": regions}
-    attributes["label_names"] = [odd, "x" * 800, *["same"] * 2, *attributes["label_names"][4:]]
-    write_key_page(
-        type(description)(key=description.key, attributes=attributes, identity=None), tmp_path / "odd.html", 10
-    )
+    attributes = {
+        **description.attributes,
+        "notes": [odd],
+        "units": {**description.attributes["units"], "brain_region": regions},
+        "label_names": [odd, "x" * 800, *["same"] * 2, *description.attributes["label_names"][4:]],
+    }
+    write_key_page(replace(description, attributes=attributes), tmp_path / "odd.html", 10)
     with open_page(tmp_path / "odd.html") as page:
         assert "Patient 14" in page.title()
         assert page.locator("li").last.text_content() == odd
@@ -220,39 +209,34 @@ def test_text_of_files_is_no_markup(open_page, description, tmp_path, monkeypatc
             assert page.locator("#n-shown").text_content() == f"{n_units} of 10 units"
 
 
-def test_a_film_of_one_bin_has_a_page(demo_dir, tmp_path, open_page):
+def test_a_film_of_one_bin_has_a_page_without_folds(demo_dir, tmp_path, open_page):
     summer_prep.build(data_dir=demo_dir, cache_dir=tmp_path, patient_ids=14, bin_length=360_000, workers=0)
-    description = describe(key_path(tmp_path, "14", 360_000))
-    assert description.attributes["n_bins"] == 1
-    write_key_page(description, tmp_path / "one.html", None)
+    write_key_page(describe(key_path(tmp_path, "14", 360_000)), tmp_path / "one.html")
     with open_page(tmp_path / "one.html") as page:
-        assert heat_map(page)["shape"] == [10, 1]
+        assert heat_map(page)[0].shape == (10, 1)
+        assert page.locator(".bk-Figure").count() == 3
+        assert "too short for the usual buffer" in page.locator("li").all_text_contents()[4]
 
 
-def test_the_command_writes_a_page_or_one_line(run, demo_cache, tmp_path):
-    common = ("summer_prep", "inspect", "14", "--cache-dir", demo_cache, "--bin-length", "80", "--html")
-    written = run(*common, tmp_path / "new" / "page.html", "--fold-layout", "10")
-    assert written.returncode == 0, written.stderr
-    assert (tmp_path / "new" / "page.html").stat().st_size > 1e6
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
-    (tmp_path / "new" / "folder.html").mkdir()
-    assert "cannot be written (Is a directory)" in error_line(run(*common, tmp_path / "new" / "folder.html"))
-    assert "name a file that ends in .html" in error_line(run(*common, tmp_path / "page"))
-    assert not list((tmp_path / "new").glob(".*"))
+def test_the_command_writes_a_page_or_one_line(demo_cache, tmp_path):
+    def inspect(page, patient="14", fold_layout=None):
+        cli.inspect(patient, cache_dir=demo_cache, html=tmp_path / page, fold_layout=fold_layout)
+
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in error_line(run(*common, tmp_path / "file" / "page.html", "--fold-layout", "10"))
-    assert "--fold-layout 500: --buffer 500 leaves no segment" in error_line(
-        run(*common, tmp_path / "x.html", "--fold-layout", "500")
-    )
-    assert "Name it: summer-prep inspect PATIENT --html" in error_line(run(*common[:2], *common[3:], tmp_path / "x"))
-
-
-def test_a_film_that_is_too_short_for_the_usual_buffer_has_no_folds(description, tmp_path, open_page, monkeypatch):
-    for buffer_s, n_figures in ((32.0, 4), (500.0, 3)):
-        monkeypatch.setattr("summer_prep.show.page.DEFAULT_BUFFER_S", buffer_s)
-        write_key_page(description, tmp_path / "page.html")
-        with open_page(tmp_path / "page.html") as page:
-            assert page.locator(".bk-Figure").count() == n_figures
+    (tmp_path / "folder.html").mkdir()
+    for page, options, error in (
+        ("folder.html", {}, r"cannot be written \(Is a directory\)"),
+        ("file/page.html", {}, "cannot be written"),
+        ("page", {}, "name a file that ends in .html"),
+        ("x.html", {"fold_layout": 500.0}, "--fold-layout 500: --buffer 500 leaves no segment"),
+        ("x.html", {"patient": None}, "Name it: summer-prep inspect PATIENT --html"),
+    ):
+        with pytest.raises(SettingsError, match=error):
+            inspect(page, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.html"]
+    inspect("new/page.html")  # with the folds of the usual buffer
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
+    assert "blocked split, buffer 32 s" in (tmp_path / "new" / "page.html").read_text()
 
 
 def test_missing_bokeh_is_one_line(tmp_path, monkeypatch):

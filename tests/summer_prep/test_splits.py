@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,9 @@ def test_reference_split_is_reproduced(case):
     split = blocked_split(
         case["n_samples"], case["bin_length_ms"], case["buffer_s"], case["fold"], tuple(case["sequence_s"])
     )
-    for part in ("train", "val", "test"):
-        expected = np.concatenate([np.arange(start, stop) for start, stop in case[part]])
-        indices = getattr(split, part)
+    for part, indices in vars(split).items():
         assert indices.dtype == np.int64
-        assert np.array_equal(indices, expected), part
+        assert np.array_equal(indices, np.concatenate([np.arange(*bins) for bins in case[part]])), part
 
 
 @pytest.mark.parametrize(
@@ -75,42 +74,37 @@ def test_a_target_in_the_next_bin_lengthens_the_gap_only_where_the_sequence_does
         assert split.val[0] - split.test[split.test < split.val[0]].max() - 1 == gap
 
 
-def test_the_gap_covers_the_longer_of_sequence_and_window():
-    def split(**target_offset):
-        return blocked_split(59_080, 80, 32, 2, **target_offset)
-
-    def bins(window_s):
-        return window_of(window_s, 80)
-
-    def train(**target_offset):
-        return split(**target_offset).train
-
-    published = (3.0, 1.0)
-    assert np.array_equal(train(sequence_s=published, window=bins((0.8, 0.72))), train(sequence_s=published))
-    assert np.array_equal(train(sequence_s=published, window=bins((6, 2))), train(sequence_s=(6.0, 2.0)))
-    assert np.array_equal(train(sequence_s=(0, 0), window=bins((-8, 8))), train(sequence_s=(0.0, 8.0)))
-    # 2.52 s are 32 bins of 80 ms before and as many after, together one more than the bins of 5.04 s.
-    assert np.array_equal(train(sequence_s=(0, 0), window=bins((2.52, 2.52))), train(sequence_s=(0.0, 5.12)))
+@pytest.mark.parametrize(
+    ("sequence_s", "window_s", "same_as_sequence_s"),
+    [
+        ((3.0, 1.0), (0.8, 0.72), (3.0, 1.0)),
+        ((3.0, 1.0), (6, 2), (6.0, 2.0)),
+        ((0, 0), (-8, 8), (0.0, 8.0)),
+        # 2.52 s are 32 bins of 80 ms before and as many after, together one more than the bins of 5.04 s.
+        ((0, 0), (2.52, 2.52), (0.0, 5.12)),
+    ],
+)
+def test_the_gap_covers_the_longer_of_sequence_and_window(sequence_s, window_s, same_as_sequence_s):
+    found = blocked_split(59_080, 80, 32, 2, sequence_s, window_of(window_s, 80))
+    assert np.array_equal(found.train, blocked_split(59_080, 80, 32, 2, same_as_sequence_s).train)
 
 
-@pytest.mark.parametrize("fold", [1, 5])
-def test_random_split_gives_every_sample_to_one_part_and_repeats(fold):
-    split = random_split(1003, fold, seed=7)
-    together = np.concatenate(list(vars(split).values()))
-    assert np.array_equal(np.sort(together), np.arange(1003))
-    sizes = {1: [602, 201, 200], 5: [603, 200, 200]}[fold]
-    assert [len(split.train), len(split.val), len(split.test)] == sizes
-    assert all(np.array_equal(getattr(split, part), getattr(random_split(1003, fold, 7), part)) for part in vars(split))
+@pytest.mark.parametrize(("fold", "sizes"), [(1, [602, 201, 200]), (5, [603, 200, 200])])
+def test_random_split_gives_every_sample_to_one_part_and_repeats(fold, sizes):
+    split, again = (list(vars(random_split(1003, fold, seed=7)).values()) for _ in range(2))
+    assert np.array_equal(np.sort(np.concatenate(split)), np.arange(1003))
+    assert list(map(len, split)) == sizes
+    assert all(map(np.array_equal, split, again))
     assert np.array_equal(random_split(1003, 2, 7).test, random_split(1003, 1, 7).val)
     with pytest.raises(SettingsError, match="3 samples make no 5 parts"):
         random_split(3, 1, 0)
 
 
 def test_five_folds_validate_on_five_different_segments():
-    validated = [blocked_split(59_080, 80, 32, fold).val for fold in range(1, 6)]
-    tested = [blocked_split(59_080, 80, 32, fold).test for fold in range(1, 6)]
-    assert len(np.unique(np.concatenate(validated))) == sum(map(len, validated))
-    assert all(np.array_equal(tested[fold], validated[fold - 1]) for fold in range(5))
+    splits = [blocked_split(59_080, 80, 32, fold) for fold in range(1, 6)]
+    validated = np.concatenate([split.val for split in splits])
+    assert len(np.unique(validated)) == len(validated)
+    assert all(np.array_equal(splits[fold].test, splits[fold - 1].val) for fold in range(5))
 
 
 @pytest.mark.parametrize(("n_samples", "bin_length_ms", "refused_s"), [(2000, 80, 40), (4726, 1000, 950), (97, 480, 9)])
@@ -120,32 +114,27 @@ def test_buffer_that_leaves_no_segment_names_all_whole_seconds_that_fit(n_sample
     ranges = re.search(r"buffers of (.*) s fit", str(error.value))[1].split(", ")
     edges = [[int(edge) for edge in one.split(" to ")] for one in ranges]
     named = {second for one in edges for second in range(one[0], one[-1] + 1)}
-
-    def fits(buffer_s):
-        try:
-            blocked_split(n_samples, bin_length_ms, buffer_s, 1)
-        except SettingsError:
-            return False
-        return True
-
-    assert named == {second for second in range(max(named) + 100) if fits(second)}
-
-
-@pytest.mark.parametrize("fold", [0, 6])
-def test_fold_outside_one_to_five_is_refused(fold):
-    with pytest.raises(SettingsError, match="must be 1, 2, 3, 4 or 5"):
-        blocked_split(59_080, 80, 32, fold)
+    fitting = set()
+    for second in range(max(named) + 100):
+        with suppress(SettingsError):
+            blocked_split(n_samples, bin_length_ms, second, 1)
+            fitting.add(second)
+    assert named == fitting
 
 
 @pytest.mark.parametrize(("n_samples", "fraction", "n_val"), [(100, 0.1, 10), (7, 0.01, 1), (2, 0.5, 1)])
 def test_fraction_split_validates_on_the_last_part(n_samples, fraction, n_val):
     split = fraction_split(n_samples, fraction)
     assert np.array_equal(np.concatenate([split.train, split.val]), np.arange(n_samples))
-    assert len(split.val) == n_val
-    assert len(split.test) == 0
+    assert (len(split.val), len(split.test)) == (n_val, 0)
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
-def test_fraction_that_leaves_nothing_is_refused(fraction):
-    with pytest.raises(SettingsError, match="between 0 and 1"):
-        fraction_split(100, fraction)
+def test_folds_and_fractions_that_make_no_split_are_refused():
+    for fold in (0, 6):
+        with pytest.raises(SettingsError, match="must be 1, 2, 3, 4 or 5"):
+            blocked_split(59_080, 80, 32, fold)
+    for fraction in (0.0, 1.0, -0.1, float("nan")):
+        with pytest.raises(SettingsError, match="between 0 and 1"):
+            fraction_split(100, fraction)
+    with pytest.raises(SettingsError, match="leaves none of 1 samples"):
+        fraction_split(1, 0.5)

@@ -13,6 +13,7 @@ from summer_prep.cache.layout import describe, key_path
 from summer_prep.cache.write import read_array
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.show.diff import _compare_arrays, is_equal
+from summer_prep.show.tables import differences_tables
 from tests.conftest import error_line
 from tests.keys import rewrite_key
 
@@ -23,11 +24,20 @@ def copy(demo_cache, tmp_path):
     return shutil.copytree(demo_cache, tmp_path / "copy")
 
 
+def diff_14(demo_cache, copy):
+    (pair,) = summer_prep.diff(key_path(demo_cache, "14", 80), key_path(copy, "14", 80))
+    return pair
+
+
+def cells(*pairs):
+    """Return the rows of the tables of differences as text."""
+    return [[str(cell) for cell in row] for table in differences_tables(pairs) for row in table.rows]
+
+
 def test_equal_caches_hold_the_same_numbers(demo_cache, copy, run):
     pairs = summer_prep.diff(demo_cache, copy)
     assert len(pairs) == 8
-    assert all(map(is_equal, pairs))
-    assert all(pair["attributes"] == [] for pair in pairs)
+    assert all(is_equal(pair) and pair["attributes"] == [] for pair in pairs)
     result = run("summer_prep", "diff", demo_cache, copy)
     assert (result.returncode, result.stdout) == (0, "")
     assert "8 of 8 keys hold the same numbers" in result.stderr
@@ -37,32 +47,34 @@ def test_the_first_bin_that_differs_is_named(demo_cache, copy, run):
     def change(arrays):
         arrays["spike_counts"] = arrays["spike_counts"].copy()
         arrays["spike_counts"][[700, 500], [2, 7]] += 1
+        arrays["labels_any"] = arrays["labels_any"].copy()
+        arrays["labels_any"][4, 33] ^= 1
 
     rewrite_key(copy, "20", 80, change)
-    before = read_array(key_path(demo_cache, "20", 80), "spike_counts")
-    starts_s = read_array(key_path(demo_cache, "20", 80), "bin_start_s")
+    key = key_path(demo_cache, "20", 80)
+    before, starts_s = (read_array(key, name) for name in ("spike_counts", "bin_start_s"))
     (pair,) = [pair for pair in summer_prep.diff(demo_cache, copy) if not is_equal(pair)]
-    (array,) = pair["arrays"]
-    assert (array["name"], array["n_different"], array["n_values"]) == ("spike_counts", 2, before.size)
-    value = int(before[500, 7])
-    assert array["first_difference"] == {
-        "bin": 500, "unit": 7, "film_s": float(starts_s[500]), "values": [value, value + 1],
-    }  # fmt: skip
+    counts, labels = pair["arrays"]
+    assert (counts["name"], counts["n_different"], counts["n_values"]) == ("spike_counts", 2, before.size)
+    values = [int(before[500, 7]), int(before[500, 7]) + 1]
+    assert counts["first_difference"] == {"bin": 500, "unit": 7, "film_s": float(starts_s[500]), "values": values}
+    first, name = labels["first_difference"], describe(key).attributes["label_names"][4]
+    assert (first["bin"], first["label"], first["label_name"]) == (33, 4, name)
     result = run("summer_prep", "diff", demo_cache, copy)
     assert result.returncode == 1
     assert f"bin 500, unit 7 ({starts_s[500]:.2f} s)" in result.stdout
     assert "7 of 8 keys hold the same numbers" in result.stderr
 
 
-def test_two_software_versions_are_told_apart_from_two_numbers(demo_cache, copy, run):
+def test_pauses_are_numbers_and_software_versions_are_not(demo_cache, copy):
     rewrite_key(copy, "14", 80, software_version="9.9")
-    pairs = summer_prep.diff(demo_cache / "sub-14", copy / "sub-14")
-    (pair,) = [pair for pair in pairs if pair["attributes"]]
-    assert pair["attributes"] == [{"name": "software_version", "first": summer_prep.__version__, "second": "9.9"}]
+    pair = diff_14(demo_cache, copy)
     assert is_equal(pair)
-    result = run("summer_prep", "diff", demo_cache / "sub-14", copy / "sub-14")
-    assert result.returncode == 0
-    assert "software version\t1\t" in result.stdout
+    assert pair["attributes"] == [{"name": "software_version", "first": summer_prep.__version__, "second": "9.9"}]
+    assert cells(pair) == [["software version", "1", summer_prep.__version__, "9.9"]]
+    rewrite_key(copy, "14", 80, pauses=[])
+    assert not is_equal(diff_14(demo_cache, copy))
+    assert ["pauses", "1"] in [row[:2] for row in cells(diff_14(demo_cache, copy))]
 
 
 def test_two_patients_are_compared_key_by_key(demo_cache):
@@ -85,68 +97,32 @@ def test_keys_of_other_bins_are_compared_as_far_as_both_go(demo_cache):
 
 def test_equal_bytes_of_another_shape_are_a_difference(demo_cache, copy):
     """A digest is of bytes: 10 units of zeros are 30 in a third as many bins."""
-
-    def empty(arrays):
-        arrays["spike_counts"] = np.zeros_like(arrays["spike_counts"])
-
-    for cache in (copy, copy.parent / "other"):
-        if not cache.exists():
-            shutil.copytree(copy, cache)
-        rewrite_key(cache, "14", 80, empty)
-
-    def reshape(arrays):
-        n_bins, n_units = arrays["spike_counts"].shape
-        assert n_bins % 3 == 0
-        arrays["spike_counts"] = arrays["spike_counts"].reshape(n_bins // 3, n_units * 3)
-
-    rewrite_key(copy.parent / "other", "14", 80, reshape, n_units=30)
-    (pair,) = summer_prep.diff(key_path(copy, "14", 80), key_path(copy.parent / "other", "14", 80))
-    (array,) = pair["arrays"]
-    assert array["name"] == "spike_counts"
-    assert array["first_difference"] is None
+    other = shutil.copytree(copy, copy.parent / "other")
+    for cache, n_units in ((copy, 10), (other, 30)):
+        zeros = np.zeros_like(read_array(key_path(cache, "14", 80), "spike_counts")).reshape(-1, n_units)
+        rewrite_key(cache, "14", 80, lambda arrays, zeros=zeros: arrays.update(spike_counts=zeros), n_units=n_units)
+    (array,) = diff_14(copy, other)["arrays"]
+    assert (array["name"], array["first_difference"]) == ("spike_counts", None)
 
 
-def test_pauses_and_tallies_are_numbers_too(demo_cache, copy, run):
-    rewrite_key(copy, "14", 80, pauses=[])
-    result = run("summer_prep", "diff", demo_cache / "sub-14", copy / "sub-14")
-    assert result.returncode == 1
-    assert "pauses\t1\t" in result.stdout
-
-
-def test_a_label_that_differs_is_named(demo_cache, copy):
-    def change(arrays):
-        arrays["labels_any"] = arrays["labels_any"].copy()
-        arrays["labels_any"][4, 33] ^= 1
-
-    rewrite_key(copy, "14", 80, change)
-    (pair,) = summer_prep.diff(key_path(demo_cache, "14", 80), key_path(copy, "14", 80))
-    first = pair["arrays"][0]["first_difference"]
-    names = describe(key_path(demo_cache, "14", 80)).attributes["label_names"]
-    assert (first["bin"], first["label"], first["label_name"]) == (33, 4, names[4])
-
-
-def test_an_array_that_one_has_alone_is_told(demo_cache, copy, run):
+def test_what_only_one_side_has_is_shown(demo_cache, copy, run):
     rewrite_key(copy, "14", 80, lambda arrays: arrays.pop("peak_SNR"))
-    keys = key_path(demo_cache, "14", 80), key_path(copy, "14", 80)
-    (pair,) = summer_prep.diff(*keys)
+    pair = diff_14(demo_cache, copy)
     assert pair["arrays"] == [{"name": "peak_SNR", "only_in": "first"}]
-    assert "peak_SNR\tonly in A" in run("summer_prep", "diff", *keys).stdout
-
-
-def test_places_are_known_from_where_one_stands(demo_cache, tmp_path, monkeypatch):
-    (tmp_path / "link").symlink_to(demo_cache / "sub-14")
-    monkeypatch.chdir(demo_cache / "sub-14")
-    assert len(summer_prep.diff(".", "../sub-20")) == 2
-    assert len(summer_prep.diff("bin-80ms.zarr", "../sub-20/bin-80ms.zarr")) == 1
-    assert len(summer_prep.diff(tmp_path / "link", "../sub-20")) == 2
-
-
-def test_a_key_on_one_side_only_is_told(demo_cache, copy, run):
     shutil.rmtree(copy / "sub-8")
     result = run("summer_prep", "diff", demo_cache, copy, "--json")
     assert result.returncode == 1
     missing = [pair for pair in json.loads(result.stdout) if pair["second"] is None]
     assert [pair["first"] for pair in missing] == [str(key_path(demo_cache, "8", length)) for length in (80, 1000)]
+    assert [row[1:3] for row in cells(pair, missing[0])] == [["peak_SNR", "only in A"], ["", "only in A"]]
+
+
+def test_paths_may_be_relative_or_links(demo_cache, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(demo_cache / "sub-14")
+    monkeypatch.chdir(demo_cache / "sub-14")
+    assert len(summer_prep.diff(".", "../sub-20")) == 2
+    assert len(summer_prep.diff("bin-80ms.zarr", "../sub-20/bin-80ms.zarr")) == 1
+    assert len(summer_prep.diff(tmp_path / "link", "../sub-20")) == 2
 
 
 def test_a_damaged_key_is_not_compared(demo_cache, copy):
@@ -159,14 +135,15 @@ def test_a_damaged_key_is_not_compared(demo_cache, copy):
 
 
 def test_what_cannot_be_compared_is_one_line(demo_cache, tmp_path, run):
-    with pytest.raises(SettingsError, match="is a cache, .* a patient. Name two of a kind"):
-        summer_prep.diff(demo_cache, demo_cache / "sub-14")
-    line = error_line(run("summer_prep", "diff", "http://127.0.0.1:9/a", demo_cache))
-    assert "http://127.0.0.1:9/a" in line
-    assert "no keys. Name a cache" in error_line(run("summer_prep", "diff", tmp_path, demo_cache))
-    assert "not in the cache" in error_line(
-        run("summer_prep", "diff", demo_cache / "sub-14" / "bin-40ms.zarr", demo_cache / "sub-14" / "bin-80ms.zarr")
-    )
+    key = demo_cache / "sub-14" / "bin-80ms.zarr"
+    for first, second, error, message in (
+        (demo_cache, demo_cache / "sub-14", SettingsError, "is a cache, .* a patient. Name two of a kind"),
+        (tmp_path, demo_cache, SettingsError, "no keys. Name a cache"),
+        (key.with_name("bin-40ms.zarr"), key, CacheError, "not in the cache"),
+    ):
+        with pytest.raises(error, match=message):
+            summer_prep.diff(first, second)
+    assert "http://127.0.0.1:9/a" in error_line(run("summer_prep", "diff", "http://127.0.0.1:9/a", demo_cache))
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, float("nan")]), min_size=1, max_size=20), st.data())
