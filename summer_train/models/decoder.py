@@ -51,12 +51,13 @@ class Decoder(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return Adam; for blocks one kernel updates all parameters, which a CUDA graph can hold."""
-        if self.automatic_optimization:
-            return torch.optim.Adam(self.parameters(), lr=self.lr)
-        return torch.optim.Adam(self.parameters(), lr=self.lr, fused=True, capturable=self.device.type == "cuda")
+        own: dict[str, Any] = (
+            {} if self.automatic_optimization else {"fused": True, "capturable": self.device.type == "cuda"}
+        )
+        return torch.optim.Adam(self.parameters(), lr=self.lr, **own)
 
-    def steps_with(self, optimizer: torch.optim.Optimizer) -> Steps:
-        """Return the steps of a block: past autograd for the stock classes, where the weights are provably the same."""
+    def steps_with(self, optimizer: Any) -> Steps:
+        """Return the steps of a block: through autograd, unless the class is stock and its steps are written out."""
         is_stock = type(self) in (Decoder, LinearNextBin, LinearLabel)
         written_out = written_out_steps(self.net, self.task, optimizer) if is_stock else None
         return written_out or AutogradSteps(self, self.loss, optimizer)
@@ -93,10 +94,9 @@ class Decoder(lightning.LightningModule):
         """Log the scores of a batch or block."""
         self._log_scores("test", self(batch[0]), batch[1])
 
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Any:
         """Return the predictions of a batch."""
-        prediction: Tensor = self(batch[0])
-        return prediction
+        return self(batch[0])
 
     @torch.no_grad()
     def _log_scores(self, part: str, prediction: Tensor, target: Tensor, loss: Tensor | None = None) -> None:
@@ -105,15 +105,10 @@ class Decoder(lightning.LightningModule):
         if len(target):
             loss = self.loss(prediction, target) if loss is None else loss.detach()
             scores = {"loss": loss, **self.task.scores(prediction, target)}
-        self.log_dict(
-            {f"{part}_{name}": value for name, value in scores.items()},
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            sync_dist=True,
-            # Lightning averages the number of samples over processes and cuts off the fraction: this leaves none.
-            batch_size=len(target) * self.trainer.world_size,
-        )
+        scores = {f"{part}_{name}": value for name, value in scores.items()}
+        # Lightning averages the number of samples over processes and cuts off the fraction: this leaves none.
+        batch_size = len(target) * self.trainer.world_size
+        self.log_dict(scores, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=batch_size)
 
     def _count_steps(self, n_steps: int) -> None:
         """Add steps that were taken past Lightning to its global step."""
@@ -133,11 +128,9 @@ class Decoder(lightning.LightningModule):
             own = {name: self.hparams[name] for name in ("hidden_size", "lr") if name in self.hparams}
             # The classes of this file have the name that is in older checkpoints.
             module = "summer_train.models" if type(self).__module__ == __name__ else type(self).__module__
-            name = f"{module}.{type(self).__qualname__}"
-            now = {**now, "config": {**now["config"], **own}, "decoder": name}
-            before = {name: self.provenance.get(name) for name in now}
-            is_new = bool(self.provenance) and before != now
-            self.provenance = {**now, **({"before": self.provenance} if is_new else {})}
+            now = {**now, "config": {**now["config"], **own}, "decoder": f"{module}.{type(self).__qualname__}"}
+            is_new = self.provenance and now != {name: self.provenance.get(name) for name in now}
+            self.provenance = now | ({"before": self.provenance} if is_new else {})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the weights were trained on, as plain values."""

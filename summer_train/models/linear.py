@@ -36,15 +36,10 @@ class LinearSolver:
     units are then alike whatever they fire, and few iterations are needed. All in float64: rounding that differs
     between a network alone and in a stack would grow from iteration to iteration.
 
-    Parameters
-    ----------
     parameters : (n_networks, n_outputs, n_inputs) and (n_networks, n_outputs), which are set in place
     task : of the first network; the others differ from it in targets and class weights only
     prepare : stored targets -> (n_networks, n_samples, n_outputs), as the gradient takes them
     losses : predictions, (n_networks, n_samples, n_outputs), and stored targets -> mean losses, (n_networks,)
-
-    Attributes
-    ----------
     n_samples : of all processes, known after the first epoch
     is_solved : (n_networks,) which networks are at their minimum after an epoch: further epochs are of no use
     """
@@ -57,12 +52,7 @@ class LinearSolver:
 
     @torch.no_grad()
     def __call__(self, blocks: Iterable[Block]) -> int:
-        """Take the iterations of an epoch; return the number of passes over all samples that they took.
-
-        Parameters
-        ----------
-        blocks : all training samples, the share of this process; iterated over many times
-        """
+        """Take the iterations of an epoch; return the number of passes over this process's training samples."""
         if not self.n_samples:
             self._standardise(blocks)
         # The weights of standardised inputs and scaled outputs, (n_networks, n_weights): what `_unscaled` reverses.
@@ -99,26 +89,22 @@ class LinearSolver:
         """Measure mean and deviation of the inputs, and start Poisson regression where every output is its mean."""
         weight, bias = self.parameters
         _, n_outputs, n_inputs = weight.shape
-        sums = weight.new_zeros(3, max(n_inputs, n_outputs), dtype=torch.float64)
-        n_samples = weight.new_zeros(1, dtype=torch.float64)
+        sums = [weight.new_zeros(n, dtype=torch.float64) for n in (1, n_inputs, n_inputs, n_outputs)]
         is_poisson = isinstance(self.task, NextBin) and self.task.kind == "poisson"
         for block in blocks:
             x = block.counts.double().flatten(1)
-            sums[0, :n_inputs] += x.sum(0)
-            sums[1, :n_inputs] += x.square().sum(0)
-            if is_poisson:
-                sums[2, :n_outputs] += block.targets.sum(0)
-            n_samples += len(x)
+            found = len(x), x.sum(0), x.square().sum(0), block.targets.sum(0) if is_poisson else 0
+            sums = [total + values for total, values in zip(sums, found, strict=True)]
         if is_distributed():
-            sum_over_processes([sums, n_samples])
-        self.n_samples = int(n_samples)
-        mean, square, target = sums / n_samples
-        deviation = (square - mean.square()).clamp_min(0).sqrt()[:n_inputs]
+            sum_over_processes(sums)
+        self.n_samples = int(sums[0])
+        self.mean, square, target = (total / sums[0] for total in sums[1:])
+        deviation = (square - self.mean.square()).clamp_min(0).sqrt()
         # A unit that is silent in training keeps a weight of 0.
-        self.mean, self.inverse = mean[:n_inputs], torch.where(deviation > 0, 1 / deviation, 0)
-        self.curvature = torch.ones_like(target[:n_outputs])
+        self.inverse = torch.where(deviation > 0, 1 / deviation, 0)
+        self.curvature = torch.ones_like(target)
         if is_poisson:
-            rate = target[:n_outputs].clamp_min(1 / self.n_samples)
+            rate = target.clamp_min(1 / self.n_samples)
             self.curvature = rate.sqrt()
             if not weight.any() and not bias.any():
                 bias.copy_(rate.log().expand_as(bias))
@@ -151,10 +137,8 @@ class LinearSolver:
 
 
 def _direction(gradient: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], n_outputs: int) -> Tensor:
-    """Return the negative gradient times the inverse Hessian as far as it is known, of each network.
+    """Return the negative gradient times the inverse Hessian, of each network, as far as it is known from pairs.
 
-    Parameters
-    ----------
     pairs : steps and the changes of the gradient on them, (n_networks, n_weights)
     """
     # Where no curvature is known yet, a cautious guess of its inverse.

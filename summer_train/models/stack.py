@@ -22,11 +22,8 @@ from summer_train.models.networks import RECURRENT, n_weights, untrained_net
 from summer_train.models.steps import AutogradSteps, DenseSteps, Steps, choose_steps, predict_stack
 from summer_train.settings.options import Choice, Log, log_nothing
 
-MAX_STACK = 27
-"""Networks in a stack; more gain nothing (docs/performance.md)."""
-
-MAX_STACK_WEIGHTS = 2**24
-"""Weights of a stack; training holds them five times (with gradients, Adam's averages and the best epoch's)."""
+MAX_STACK = 27  # networks; more gain nothing (docs/performance.md)
+MAX_STACK_WEIGHTS = 2**24  # training holds them five times (with gradients, Adam's averages and the best epoch's)
 
 
 @dataclass
@@ -41,14 +38,9 @@ class Trained:
     best_epoch: int = 0
 
     @property
-    def has_diverged(self) -> bool:
-        """Whether the last validation loss is not finite."""
-        return not np.isfinite(self.curve[-1][1])
-
-    @property
     def is_fine(self) -> bool:
         """Whether there is a best epoch, and training did not diverge later."""
-        return self.best_epoch > 0 and not self.has_diverged
+        return self.best_epoch > 0 and math.isfinite(self.curve[-1][1])
 
 
 def stack_size(data: FilmSamples, choice: Choice) -> int:
@@ -75,18 +67,14 @@ class _Stack:
         self.net = nets[0] if choice.model in RECURRENT else None
         layers = zip(*(net.parameters() for net in nets), strict=True)
         self.weights = [layer[0].detach()[None] if self.net else torch.stack(layer).detach() for layer in layers]
-        optimizer = self.optimizer = torch.optim.Adam(
-            self.net.parameters() if self.net else self.weights,
-            lr=choice.lr,
-            fused=True,
-            capturable=self.device.type == "cuda",
-        )
+        parameters, on_gpu = self.net.parameters() if self.net else self.weights, self.device.type == "cuda"
+        self.optimizer = torch.optim.Adam(parameters, lr=choice.lr, fused=True, capturable=on_gpu)
         first = self.tasks[0]
         self.solver = LinearSolver(self.weights, first, self.prepare, self.losses)
-        self.eager_steps: Steps = DenseSteps(self.weights, self.prepare, first.loss_gradient, optimizer)
+        self.eager_steps: Steps = DenseSteps(self.weights, self.prepare, first.loss_gradient, self.optimizer)
         if self.net:
             own = slice(None) if isinstance(first, NextBin) else (slice(None), 0)
-            self.eager_steps = AutogradSteps(self.net, lambda made, y: first.loss(made, y[own]), optimizer)
+            self.eager_steps = AutogradSteps(self.net, lambda made, y: first.loss(made, y[own]), self.optimizer)
         self.steps = choose_steps(self.eager_steps, self.device, log)
 
     def prepare(self, targets: Tensor) -> Tensor:
@@ -109,10 +97,7 @@ class _Stack:
     @torch.no_grad()
     def predict(self, block: Block) -> Tensor:
         """Return the outputs of all networks, (n_networks, n_samples, n_outputs)."""
-        if self.net is None:
-            return predict_stack(self.weights, block.counts)
-        prediction: Tensor = self.net(block.counts.float())
-        return prediction[None]
+        return self.net(block.counts.float())[None] if self.net else predict_stack(self.weights, block.counts)
 
     def mean_losses(self, blocks: Iterable[Block], predict: Outputs) -> list[float]:
         """Return the mean loss of each network over the samples of all blocks."""
@@ -189,7 +174,7 @@ def train_stack(
                 lowest[row], one.best_epoch = val_losses[place], epoch
                 best[row] = [weight[place].clone() for weight in stack.weights]
             is_patient = patience is None or epoch - one.best_epoch < patience
-            if is_patient and not one.has_diverged and not is_solved[place]:
+            if is_patient and math.isfinite(val_losses[place]) and not is_solved[place]:
                 going_on.append(place)
         if not going_on:
             break

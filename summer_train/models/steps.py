@@ -6,17 +6,16 @@ stack; one network is a stack of one.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from summer_train.data.batches import Block, is_distributed
-from summer_train.data.targets import FilmLabel, NextBin, Task
+from summer_train.data.targets import Task
 from summer_train.settings.options import Log, log_nothing
 
-SAMPLES_AT_ONCE = 1024
-"""Samples that a stack predicts at once: the hidden layers of more leave the processor's cache."""
+SAMPLES_AT_ONCE = 1024  # that a stack predicts: the hidden layers of more leave the processor's cache
 
 Steps = Callable[[Block], Tensor]
 """Takes one optimizer step per mini-batch of a block; returns the predictions, (n_networks, n_samples, n_outputs)."""
@@ -57,13 +56,9 @@ class DenseSteps:
     Half of a step through autograd is bookkeeping. The optimizer's own state is updated in place, so its checkpoints
     stay valid.
 
-    Parameters
-    ----------
-    parameters : weight and bias of both layers, as of nn.Linear with a leading axis of n_networks; one network may
-        go without that axis
+    parameters : weight and bias of both layers, with a leading axis of n_networks, or of one network without it
     prepare : stored targets -> (n_networks or 1, n_samples, n_outputs)
-    loss_gradient : (predictions, prepared targets, axis of the outputs) -> gradient of the summed loss with respect to
-        the predictions
+    loss_gradient : (predictions, prepared targets, axis of the outputs) -> gradient of the loss summed over samples
     """
 
     parameters: Sequence[Tensor]
@@ -120,13 +115,7 @@ class DenseSteps:
 
 @torch.no_grad()
 def predict_stack(parameters: Sequence[Tensor], counts: Tensor) -> Tensor:
-    """Return the predictions of a stack of networks of one or two layers, (n_networks, n_samples, n_outputs).
-
-    Parameters
-    ----------
-    parameters : as of `DenseSteps`, with the leading axis; of one layer, without the second
-    counts : (n_samples, ...)
-    """
+    """Return the predictions of a stack of networks of one or two layers, (n_networks, n_samples, n_outputs)."""
     n_networks, width, n_inputs = parameters[0].shape
     predictions = []
     for x in counts.float().flatten(1).split(SAMPLES_AT_ONCE):
@@ -138,29 +127,19 @@ def predict_stack(parameters: Sequence[Tensor], counts: Tensor) -> Tensor:
     return torch.cat(predictions, dim=2).transpose(1, 2)
 
 
-def written_out_steps(net: nn.Module, task: Task, optimizer: torch.optim.Optimizer) -> DenseSteps | None:
-    """Return `DenseSteps` where they take the very steps of `AutogradSteps`, else None.
+def written_out_steps(net: nn.Module, task: Task, optimizer: torch.optim.Adam) -> DenseSteps | None:
+    """Return `DenseSteps` of a network with its task's loss and plain Adam; None if it is another kind of network.
 
-    That is for Linear -> ReLU -> Linear, behind an nn.Flatten if a sample is a window of several bins, all of whose
-    weights are float32 and trained by plain Adam in one group, and for the losses of this package as they stand.
+    An nn.Flatten may stand in front of the layers, for windows of several bins.
     """
-    layers = [type(layer) for layer in net.children() if type(layer) is not nn.Flatten]
+    layers = [type(layer) for layer in net if type(layer) is not nn.Flatten] if isinstance(net, nn.Sequential) else []
+    if layers != [nn.Linear, nn.ReLU, nn.Linear]:
+        return None
     parameters = list(net.parameters())
-    is_stock_net = (
-        type(net) is nn.Sequential
-        and layers == [nn.Linear, nn.ReLU, nn.Linear]
-        and len(parameters) == 4
-        and all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in parameters)
-    )
-    if not is_stock_net or type(task) not in (NextBin, FilmLabel) or type(optimizer) is not torch.optim.Adam:
-        return None
-    group, *other_groups = optimizer.param_groups
-    is_changed = any(group.get(name) for name in ("amsgrad", "maximize", "differentiable", "decoupled_weight_decay"))
-    if other_groups or is_changed or set(map(id, group["params"])) != set(map(id, parameters)):
-        return None
     return DenseSteps(parameters, lambda targets: task.prepare(targets)[None], task.loss_gradient, optimizer)
 
 
+@dataclass
 class GraphedSteps:
     """Other steps, captured as CUDA graphs: one graph holds all steps of a block of one size.
 
@@ -168,39 +147,35 @@ class GraphedSteps:
     every later one is one launch. Where capturing fails, the usual steps go on, and one line says why.
     """
 
-    def __init__(self, steps: Steps, log: Log) -> None:
-        self.steps, self.log = steps, log
-        self.is_possible = True
-        self.seen: set[tuple[int, ...]] = set()
-        self.graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Block, Tensor]] = {}
+    steps: Steps
+    log: Log
+    is_possible: bool = True
+    graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Block, Tensor] | None] = field(default_factory=dict)
 
     def __call__(self, block: Block) -> Tensor:
         """Replay the graph of this size, capturing it first if need be."""
         size = block.batch_sizes
-        if size not in self.seen or not self.is_possible:
-            self.seen.add(size)
-            return self.steps(block)
         if size not in self.graphs:
+            self.graphs[size] = None
+        elif self.graphs[size] is None and self.is_possible:
             try:
-                self.graphs[size] = self._capture(block)
+                static = block._replace(counts=block.counts.clone(), targets=block.targets.clone())
+                graph = torch.cuda.CUDAGraph()
+                torch.cuda.synchronize()
+                with torch.cuda.graph(graph):  # records the steps without taking them
+                    predictions = self.steps(static)
+                self.graphs[size] = graph, static, predictions
             except RuntimeError as error:
                 self.is_possible = False
                 self.log(f"no CUDA graph, steps run one by one: {str(error).splitlines()[0]}")
-                return self.steps(block)
-        graph, static, predictions = self.graphs[size]
+        captured = self.graphs[size]
+        if captured is None or not self.is_possible:
+            return self.steps(block)
+        graph, static, predictions = captured
         static.counts.copy_(block.counts)
         static.targets.copy_(block.targets)
         graph.replay()
         return predictions
-
-    def _capture(self, block: Block) -> tuple[torch.cuda.CUDAGraph, Block, Tensor]:
-        """Record the steps without taking them."""
-        static = block._replace(counts=block.counts.clone(), targets=block.targets.clone())
-        graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph):
-            predictions = self.steps(static)
-        return graph, static, predictions
 
 
 def choose_steps(steps: Steps, device: torch.device, log: Log = log_nothing) -> Steps:
