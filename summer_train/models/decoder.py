@@ -1,7 +1,7 @@
 """The decoders: Lightning modules of a network and a task, for any `lightning.Trainer`.
 
-Given plain batches (x, y), Lightning takes the optimizer steps. Our own `fit` gives blocks of batches instead, and
-`trainer` then sets how their steps are taken.
+Given plain batches (x, y), Lightning takes the optimizer steps. Our own `fit` gives blocks of batches instead, whose
+steps are taken here.
 """
 
 from typing import Any
@@ -15,14 +15,12 @@ from summer_train.data.film import FilmSamples
 from summer_train.data.targets import FilmLabel, NextBin, Task
 from summer_train.models.linear import LinearSolver
 from summer_train.models.networks import decoder_name, two_layer_net, untrained_net
-from summer_train.models.steps import AutogradSteps, DenseSteps, Steps, written_out_steps
+from summer_train.models.steps import AutogradSteps, Steps, written_out_steps
 from summer_train.settings.options import Choice
 
 
 class Decoder(lightning.LightningModule):
     """A network from counts to predictions, (n_samples, n_outputs), trained by Adam on a task's loss.
-
-    `fit` solves a network of one layer over all samples instead.
 
     Counts are (n_samples, n_units), or (n_samples, n_bins, n_units) where a sample is a window of several bins.
 
@@ -30,9 +28,9 @@ class Decoder(lightning.LightningModule):
 
     Attributes
     ----------
-    provenance : what it was trained on, as plain values: kept in its checkpoints
-    steps : how the steps of a block are taken; None where Lightning takes them
-    solver : of a network of one layer; None before its first epoch
+    provenance : what it was trained on, as plain values, which its checkpoints keep
+    steps : takes the optimizer steps of a block; None where Lightning takes them
+    solver : solves a network of one layer in `fit`; None before its first epoch
     """
 
     def __init__(self, net: nn.Module, task: Task, lr: float = 1e-3) -> None:
@@ -41,12 +39,6 @@ class Decoder(lightning.LightningModule):
         self.provenance: dict[str, Any] = {}
         self.steps: Steps | None = None
         self.solver: LinearSolver | None = None
-
-    @property
-    def class_name(self) -> str:
-        """Where the class is defined; for those of this file the name that is in older checkpoints."""
-        module = type(self).__module__
-        return f"{'summer_train.models' if module == __name__ else module}.{type(self).__qualname__}"
 
     def forward(self, counts: Tensor) -> Tensor:
         """Predict from counts, (n_samples, n_units) or (n_samples, n_bins, n_units)."""
@@ -58,25 +50,20 @@ class Decoder(lightning.LightningModule):
         return self.task.loss(prediction, target)
 
     def configure_optimizers(self) -> Any:
-        """Return Adam; for blocks with one kernel for all parameters, which a CUDA graph can hold."""
-        if self.automatic_optimization:
-            return torch.optim.Adam(self.parameters(), lr=self.lr)
-        return torch.optim.Adam(self.parameters(), lr=self.lr, fused=True, capturable=self.device.type == "cuda")
-
-    def steps_with(self, optimizer: torch.optim.Optimizer) -> DenseSteps | AutogradSteps:
-        """Return how the optimizer steps of a block are taken: past autograd where that is provably the same."""
-        has_own_loss, has_own_forward = (
-            getattr(own, "__func__", None) is not stock
-            for own, stock in ((self.loss, Decoder.loss), (self.forward, Decoder.forward))
+        """Return Adam; for blocks one kernel updates all parameters, which a CUDA graph can hold."""
+        own: dict[str, Any] = (
+            {} if self.automatic_optimization else {"fused": True, "capturable": self.device.type == "cuda"}
         )
-        shortcut = None if has_own_loss or has_own_forward else written_out_steps(self.net, self.task, optimizer)
-        return shortcut or AutogradSteps(self if has_own_forward else self.net, self.loss, optimizer)
+        return torch.optim.Adam(self.parameters(), lr=self.lr, **own)
+
+    def steps_with(self, optimizer: Any) -> Steps:
+        """Return the steps of a block: through autograd, unless the class is stock and its steps are written out."""
+        is_stock = type(self) in (Decoder, LinearNextBin, LinearLabel)
+        written_out = written_out_steps(self.net, self.task, optimizer) if is_stock else None
+        return written_out or AutogradSteps(self, self.loss, optimizer)
 
     def training_step(self, batch: tuple[Tensor, Tensor] | Block | OrderedBlocks, batch_index: int) -> Tensor | None:
-        """Return the loss of a batch, or take one optimizer step per mini-batch of a block, in order.
-
-        Given all training samples, solve.
-        """
+        """Return the loss of a batch; take the optimizer steps of a block; solve, given all training samples."""
         if isinstance(batch, OrderedBlocks):
             self.solver = self.solver or LinearSolver(
                 [parameter.detach()[None] for parameter in self.net.parameters()],
@@ -91,7 +78,6 @@ class Decoder(lightning.LightningModule):
             return None
         if isinstance(batch, Block):
             assert self.steps is not None
-            assert not self.automatic_optimization
             self._log_scores("train", self.steps(batch)[0], batch.targets)
             self._count_steps(len(batch.batch_sizes))
             return None
@@ -108,10 +94,9 @@ class Decoder(lightning.LightningModule):
         """Log the scores of a batch or block."""
         self._log_scores("test", self(batch[0]), batch[1])
 
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Any:
         """Return the predictions of a batch."""
-        prediction: Tensor = self(batch[0])
-        return prediction
+        return self(batch[0])
 
     @torch.no_grad()
     def _log_scores(self, part: str, prediction: Tensor, target: Tensor, loss: Tensor | None = None) -> None:
@@ -120,25 +105,20 @@ class Decoder(lightning.LightningModule):
         if len(target):
             loss = self.loss(prediction, target) if loss is None else loss.detach()
             scores = {"loss": loss, **self.task.scores(prediction, target)}
-        self.log_dict(
-            {f"{part}_{name}": value for name, value in scores.items()},
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            sync_dist=True,
-            # Lightning averages the number of samples over processes and cuts off the fraction: this leaves none.
-            batch_size=len(target) * self.trainer.world_size,
-        )
+        scores = {f"{part}_{name}": value for name, value in scores.items()}
+        # Lightning averages the number of samples over processes and cuts off the fraction: this leaves none.
+        batch_size = len(target) * self.trainer.world_size
+        self.log_dict(scores, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=batch_size)
 
     def _count_steps(self, n_steps: int) -> None:
-        """Tell Lightning of steps taken with the bare optimizer, so that its global step stays the number of them."""
+        """Add steps that were taken past Lightning to its global step."""
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         for count in (progress.total, progress.current):
             count.ready += n_steps
             count.completed += n_steps
 
     def expect_blocks(self) -> None:
-        """Expect blocks of batches instead of batches; `trainer.BlockSteps` then says how their steps are taken."""
+        """Expect blocks of batches instead of batches; `trainer.BlockSteps` sets `steps`."""
         self.automatic_optimization = False
 
     def on_train_start(self) -> None:
@@ -146,10 +126,11 @@ class Decoder(lightning.LightningModule):
         now = getattr(self.trainer.train_dataloader, "provenance", None)
         if now is not None:
             own = {name: self.hparams[name] for name in ("hidden_size", "lr") if name in self.hparams}
-            now = {**now, "config": {**now["config"], **own}, "decoder": self.class_name}
-            before = {name: self.provenance.get(name) for name in now}
-            is_new = bool(self.provenance) and before != now
-            self.provenance = {**now, **({"before": self.provenance} if is_new else {})}
+            # The classes of this file have the name that is in older checkpoints.
+            module = "summer_train.models" if type(self).__module__ == __name__ else type(self).__module__
+            now = {**now, "config": {**now["config"], **own}, "decoder": f"{module}.{type(self).__qualname__}"}
+            is_new = self.provenance and now != {name: self.provenance.get(name) for name in now}
+            self.provenance = now | ({"before": self.provenance} if is_new else {})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the weights were trained on, as plain values."""
@@ -184,13 +165,13 @@ def new_decoder(data: FilmSamples, choice: Choice | None = None) -> Decoder:
     """Return the untrained decoder of some data, chosen with them by default; equal seeds give equal weights."""
     choice = choice or data.choice
     name, net = decoder_name(data, choice), untrained_net(data, choice)
-    if name == Decoder.__name__:
-        return Decoder(net, data.task, choice.lr)
-    with torch.device("meta"):  # its own weights, which are replaced
-        decoder: Decoder = (
+    with torch.device("meta"):  # weights without values, which are replaced
+        decoder = (
             LinearNextBin(data.n_units, choice.hidden_size, choice.lr)
             if name == LinearNextBin.__name__
             else LinearLabel(data.n_units, data.task.n_outputs, choice.hidden_size, choice.lr)
+            if name == LinearLabel.__name__
+            else Decoder(net, data.task, choice.lr)
         )
     decoder.net = net
     return decoder.to("cpu")

@@ -12,6 +12,8 @@ from summer_train.data.film import FilmSamples
 from summer_train.data.targets import FilmLabel, NextBin
 from summer_train.settings.options import Choice
 
+RECURRENT: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+
 
 def two_layer_net(n_inputs: int, hidden_size: int, n_outputs: int) -> nn.Sequential:
     """Return Linear -> ReLU -> Linear.
@@ -42,9 +44,8 @@ class Recurrent(nn.Module):
 def net_of(data: FilmSamples, choice: Choice) -> nn.Module:
     """Return the network of some data, with weights as torch gives them."""
     n_inputs, n_outputs = data.window.n_bins * data.n_units, data.task.n_outputs
-    if choice.model in ("lstm", "gru"):
-        kind = nn.LSTM if choice.model == "lstm" else nn.GRU
-        return Recurrent(kind, data.n_units, choice.hidden_size, n_outputs)
+    if choice.model in RECURRENT:
+        return Recurrent(RECURRENT[choice.model], data.n_units, choice.hidden_size, n_outputs)
     if choice.model == "linear":
         layers = nn.Sequential(nn.Linear(n_inputs, n_outputs))
     else:
@@ -91,5 +92,5 @@ def n_weights(data: FilmSamples, choice: Choice) -> int:
 
 def flops_per_step(data: FilmSamples) -> float:
     """Return the floating-point operations of a step's matrix products."""
-    n_passes = data.window.n_bins if data.choice.model in ("lstm", "gru") else 1
+    n_passes = data.window.n_bins if data.choice.model in RECURRENT else 1
     return 6.0 * n_weights(data, data.choice) * n_passes * data.choice.batch_size  # forward and twice that backward

@@ -1,6 +1,6 @@
 """What a decoder must beat: predictions that need no network, (n_samples, n_outputs)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -10,48 +10,37 @@ from torch import Tensor
 from summer_prep.film.splits import Indices
 from summer_train.data.batches import Block
 
-PredictCounts = Callable[[Block], Tensor]
-"""Block -> counts of the next bin, float64."""
-
-PredictClasses = Callable[[Indices], Tensor]
-"""Samples -> log-probabilities of the classes, float64: what is known of a label without the counts."""
-
-Shares = NDArray[np.float64]
-
-SMOOTHING_WIDTHS_S = tuple(float(2**power) for power in range(10))
-"""Standard deviations that `time only` chooses from: 1 s to 8.5 minutes."""
+SMOOTHING_WIDTHS_S = tuple(float(2**power) for power in range(10))  # 1 s to 8.5 minutes
 
 
 def copy_last_bin(block: Block) -> Tensor:
-    """Predict that the next bin is like this one: the last one of the window."""
+    """Predict the counts of the last bin of the window for the next one."""
     return (block.counts if block.counts.dim() == 2 else block.counts[:, -1]).double()
 
 
-def mean_count(training: Iterable[Block]) -> PredictCounts:
-    """Return what always predicts each unit's mean target count in training."""
+def mean_count(training: Iterable[Block]) -> Tensor:
+    """Return each unit's mean target count in training, (n_units,) float64: what is always predicted."""
     total, n_samples = torch.zeros((), dtype=torch.float64), 0
     for block in training:
         total = total.to(block.targets.device) + block.targets.sum(dim=0, dtype=torch.float64)
         n_samples += len(block.targets)
-    mean = total / n_samples
-    return lambda block: mean.expand(len(block.targets), -1)
+    return total / n_samples
 
 
-def majority_class(classes: NDArray[np.uint8], train: Indices, n_classes: int) -> PredictClasses:
-    """Return what always predicts the most frequent class of training, with the classes' shares as odds."""
+def majority_class(classes: NDArray[np.uint8], train: Indices, n_classes: int) -> Tensor:
+    """Return the class shares of training in every bin, whose likeliest is the majority, as `time_only`."""
     n_per_class = np.bincount(classes[train], minlength=n_classes)
-    log_shares = _log(n_per_class / n_per_class.sum())
-    return lambda indices: log_shares.expand(len(indices), -1)
+    shares = (n_per_class / n_per_class.sum()).clip(min=np.finfo(np.float32).tiny)
+    return torch.from_numpy(np.log(shares)).expand(len(classes), -1)
 
 
-def time_only(
-    classes: NDArray[np.uint8], train: Indices, val: Indices, n_classes: int, bin_length_ms: int
-) -> PredictClasses:
-    """Return what predicts a label from the time in the film alone.
+def time_only(classes: NDArray[np.uint8], train: Indices, val: Indices, n_classes: int, bin_length_ms: int) -> Tensor:
+    """Return the log-probabilities of a label's classes given the time in the film alone, (n_bins, n_classes) float64.
 
-    No neuron has a part in it: the class shares of the training bins around a bin, weighted by a Gaussian in film
-    time. Labels are slow, so whoever knows the minutes beside a bin knows something of its label; a decoder that is
-    no better than this has found nothing in the neurons.
+    They are the class shares of the training bins around a bin, weighted by a Gaussian in film time; no neuron has a
+    part in them. Labels are slow, so whoever knows the minutes beside a bin knows something of its label; a decoder
+    that is no better than this has found nothing in the neurons. The shares of all training bins count as one bin more
+    everywhere, so none is 0, and far from training bins all are those of the whole.
 
     Parameters
     ----------
@@ -60,40 +49,24 @@ def time_only(
 
     Source: our decision.
     """
-    every_width = smoothed_shares(classes, train, n_classes, bin_length_ms)
-    likeliest = max(every_width, key=lambda shares: float(np.log(shares[classes[val], val]).mean()))
-    log_shares = _log(likeliest.T)
-    return lambda indices: log_shares[torch.from_numpy(indices)]
-
-
-def smoothed_shares(classes: NDArray[np.uint8], train: Indices, n_classes: int, bin_length_ms: int) -> Iterable[Shares]:
-    """Yield for each width the share of each class around each bin, (n_classes, n_bins), from training bins alone.
-
-    The shares of all training bins count as one bin more everywhere, so none is 0 and far from training bins all are
-    those of the whole.
-    """
     n_bins = len(classes)
     widths = [width_s for width_s in SMOOTHING_WIDTHS_S if width_s * 1000 < n_bins * bin_length_ms]
     widths = widths or list(SMOOTHING_WIDTHS_S[:1])
-    padded = _fast_length(n_bins + int(4 * widths[-1] * 1000 / bin_length_ms))
+    least = n_bins + int(4 * widths[-1] * 1000 / bin_length_ms)
+    power = 1 << max(0, least.bit_length() - 4)
+    padded = -(-least // power) * power  # a small multiple of a power of two, whose transform is fast
     is_class = np.zeros((n_classes, n_bins))
     is_class[classes[train], train] = 1
     whole = (is_class.sum(axis=1) + 1e-6) / (len(train) + 1e-6 * n_classes)
-    spectrum = np.fft.rfft(is_class, padded)
-    frequencies = np.fft.rfftfreq(padded)
+    spectrum, frequencies = np.fft.rfft(is_class, padded), np.fft.rfftfreq(padded)
+    shares, highest = np.empty(0), -np.inf
     for width_s in widths:
         width_bins = width_s * 1000 / bin_length_ms
-        # Of a Gaussian whose peak is 1, so that a training bin next to a bin counts as one.
+        # The peak of the Gaussian is 1, so that a training bin next to a bin counts as one.
         kernel = np.exp(-2 * (np.pi * frequencies * width_bins) ** 2) * width_bins * np.sqrt(2 * np.pi)
         near = np.fft.irfft(spectrum * kernel, padded)[:, :n_bins].clip(min=0)
-        yield (near + whole[:, None]) / (near.sum(axis=0) + 1)
-
-
-def _fast_length(least: int) -> int:
-    """Return a length whose transform is fast: a small multiple of a power of two."""
-    power = 1 << max(0, least.bit_length() - 4)
-    return -(-least // power) * power
-
-
-def _log(shares: Shares) -> Tensor:
-    return torch.from_numpy(np.log(shares.clip(min=np.finfo(np.float32).tiny)))
+        found = (near + whole[:, None]) / (near.sum(axis=0) + 1)
+        likelihood = float(np.log(found[classes[val], val]).mean())
+        if likelihood > highest:
+            shares, highest = found, likelihood
+    return torch.from_numpy(np.log(shares.T))

@@ -1,7 +1,7 @@
 """How results compare with a null: the same networks trained on shifted labels. Pure arithmetic.
 
-Results of one label in several folds are compared as their mean, with the mean over the same folds of each shift. So
-both are means of as many models: a fold in which the score is undefined counts in neither.
+The mean of a label's results over folds is compared with the mean over the same folds of each shift. Both are means of
+as many models: a fold in which the score is undefined counts in neither.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,23 +10,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-
-SCORES = ("kappa", "auroc")
-"""What a null is made of."""
+SCORES = ("kappa", "auroc")  # those that are compared with a null
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A mean over models, and what shifted labels give in its place.
+    """A mean over models, and the means that shifted labels give.
 
-    n_models : models whose score is defined, over which means are taken
-    null : (n_shifts,) of the shifts that all of these models have, and that are defined in all of them
+    null : (n_shifts,) means of the shifts that all of these models have and whose score is defined in all of them
     """
 
     mean: float
-    n_models: int
-    null: Floats = field(default_factory=lambda: np.empty(0))
+    null: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     @property
     def p(self) -> float:
@@ -41,10 +36,7 @@ class Comparison:
     @property
     def band(self) -> tuple[float, float, float] | None:
         """5th percentile, median and 95th percentile of the null; None without one."""
-        if not len(self.null):
-            return None
-        low, middle, high = np.quantile(self.null, (0.05, 0.5, 0.95))
-        return float(low), float(middle), float(high)
+        return tuple(np.quantile(self.null, (0.05, 0.5, 0.95)).tolist()) if len(self.null) else None
 
 
 def permutation_test(observed: Sequence[float], nulls: Sequence[Mapping[int, float]]) -> Comparison:
@@ -53,13 +45,13 @@ def permutation_test(observed: Sequence[float], nulls: Sequence[Mapping[int, flo
     Parameters
     ----------
     observed : a score of each model; NaN where undefined
-    nulls : of each model shift -> score, NaN where undefined; empty without a null
+    nulls : for each model, shift -> score, NaN where undefined; empty without a null
     """
     defined = [(value, null) for value, null in zip(observed, nulls, strict=True) if np.isfinite(value)]
     if not defined:
-        return Comparison(mean=float("nan"), n_models=0)
+        return Comparison(mean=float("nan"))
     mean = float(np.mean([value for value, _ in defined]))
     shared = sorted(set.intersection(*(set(null) for _, null in defined)))
     by_shift = np.array([[null[shift] for _, null in defined] for shift in shared]).reshape(len(shared), len(defined))
     means = by_shift.mean(axis=1)
-    return Comparison(mean=mean, n_models=len(defined), null=means[np.isfinite(means)])
+    return Comparison(mean=mean, null=means[np.isfinite(means)])

@@ -1,4 +1,4 @@
-"""Trained networks and baselines on every part of a split: the scores, and the predictions that they are of.
+"""Scores of trained networks and baselines on every part of a split, and the predictions that they are computed from.
 
 Many networks are scored at once if they share their samples, as a study trains them; one network is a stack of one.
 """
@@ -16,30 +16,20 @@ from torch import Tensor
 from summer_train.data.batches import Block, Outputs
 from summer_train.data.film import FilmSamples
 from summer_train.data.targets import FilmLabel, NextBin
+from summer_train.scores import metrics
 from summer_train.scores.baselines import copy_last_bin, majority_class, mean_count, time_only
-from summer_train.scores.metrics import (
-    LABEL_SCORES,
-    CountSums,
-    best_thresholds,
-    label_scores,
-    log_odds_of_on,
-    undefined_because,
-)
 
 NO_LIKELIHOOD = "bits per spike: a count of 0 or less was predicted where there were spikes; --loss poisson never does"
-"""Why predictions of networks that were trained on the squared error mostly have no likelihood."""
-
-ON = 1
-"""The class that decoding a label is about: against it all others are one."""
+ON = 1  # the class that scores of a label are about: all others are one against it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """What a network or baseline predicts is worth.
+    """The scores of a network or baseline.
 
     scores : part -> score -> value; NaN where it is undefined
     undefined : part -> why scores of it are undefined
-    threshold_log_odds : labels: from which on a bin is called "on", chosen on validation for kappa
+    threshold_log_odds : of labels; from these log-odds on a bin is called "on", chosen on validation for kappa
     units : next-bin: part -> score -> one value for each unit
     predictions : val_bin, val_film_s, val_target, val_score, ... as `FitResult.predictions` has them
     """
@@ -51,6 +41,7 @@ class Scored:
     predictions: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
+@torch.no_grad()
 def score_networks(datas: Sequence[FilmSamples], outputs: Outputs) -> list[Scored]:
     """Score networks that share their samples on every part that has any.
 
@@ -58,26 +49,35 @@ def score_networks(datas: Sequence[FilmSamples], outputs: Outputs) -> list[Score
     ----------
     datas : one for each network; the first one's counts are used, each one's own targets
     """
-    return _SCORE[datas[0].task.name](datas, outputs)
+    first = datas[0]
+    if isinstance(first.task, FilmLabel):
+        parts = _parts(first)
+        blocks = ((outputs(block), fingerprints(block.counts)) for part in parts for block in first.blocks(part))
+        made, alike = zip(*blocks, strict=True)
+        logits = torch.cat(made, dim=1)
+        # Products of matrices round by the row of a sample: without this, equal inputs would be ranked at random.
+        _, first_alike, which = np.unique(torch.cat(alike).cpu().numpy(), return_index=True, return_inverse=True)
+        logits = logits.index_select(1, torch.from_numpy(first_alike[which]).to(logits.device))
+        by_part = logits.split([first.n_samples[part] for part in parts], dim=1)
+        return _score_labels(datas, dict(zip(parts, by_part, strict=True)))
+    return [_score_counts(data, outputs, row) for row, data in enumerate(datas)]
 
 
 def score_baselines(data: FilmSamples) -> dict[str, Scored]:
     """Score what needs no network, by name."""
-    return _BASELINES[data.task.name](data)
-
-
-@torch.no_grad()
-def _score_labels(datas: Sequence[FilmSamples], outputs: Outputs) -> list[Scored]:
-    first = datas[0]
-    parts = _parts(first)
-    blocks = ((outputs(block), fingerprints(block.counts)) for part in parts for block in first.blocks(part))
-    made, alike = zip(*blocks, strict=True)
-    logits = torch.cat(made, dim=1)
-    # Products of matrices round by the place of a row: without this, equal inputs would be ranked at random.
-    _, first_alike, which = np.unique(torch.cat(alike).cpu().numpy(), return_index=True, return_inverse=True)
-    logits = logits.index_select(1, torch.from_numpy(first_alike[which]).to(logits.device))
-    by_part = logits.split([first.n_samples[part] for part in parts], dim=1)
-    return _scored_labels(datas, dict(zip(parts, by_part, strict=True)))
+    train, task = data.split.train, data.task
+    if isinstance(task, NextBin):
+        mean = mean_count(data.blocks("train"))
+        means = _score_counts(data, lambda block: mean.expand(len(block.targets), -1))
+        return {"copy last bin": _score_counts(data, copy_last_bin), "mean count": means}
+    log_shares = {
+        "majority class": majority_class(data.classes, train, task.n_outputs),
+        "time only": time_only(data.classes, train, data.split.val, task.n_outputs, data.choice.bin_length_ms),
+    }
+    return {
+        name: _score_labels([data], {part: logits[None, getattr(data.split, part)] for part in _parts(data)})[0]
+        for name, logits in log_shares.items()
+    }
 
 
 def fingerprints(counts: Tensor) -> Tensor:
@@ -91,143 +91,94 @@ def fingerprints(counts: Tensor) -> Tensor:
     return (values * torch.from_numpy(weights).to(values.device)).sum(dim=1)
 
 
-def _scored_labels(datas: Sequence[FilmSamples], logits: Mapping[str, Tensor]) -> list[Scored]:
+def _score_labels(datas: Sequence[FilmSamples], logits: Mapping[str, Tensor]) -> list[Scored]:
     """Score logits of each part, (n_networks, n_samples, n_classes)."""
     classes = {part: np.stack([data.classes[getattr(data.split, part)] for data in datas]) for part in logits}
-    log_odds = {part: log_odds_of_on(values).cpu().numpy() for part, values in logits.items()}
-    thresholds = best_thresholds(log_odds["val"], classes["val"] == ON)
-    scores = {part: label_scores(log_odds[part], classes[part] == ON, thresholds) for part in logits}
+    log_odds = {part: metrics.log_odds_of_on(values).cpu().numpy() for part, values in logits.items()}
+    thresholds = metrics.best_thresholds(log_odds["val"], classes["val"] == ON)
+    scores = {part: metrics.label_scores(log_odds[part], classes[part] == ON, thresholds) for part in logits}
     scored = []
-    for number, data in enumerate(datas):
-        of_network: dict[str, dict[str, float]] = {}
-        undefined = {}
+    for row, data in enumerate(datas):
+        own_scores, undefined, predictions = {}, {}, _bins(data)
         for part in logits:
-            targets = torch.from_numpy(classes[part][number])
-            loss = data.task.loss(logits[part][number].double().cpu(), targets)
-            of_network[part] = {name: number_of(scores[part][name][number]) for name in LABEL_SCORES} | {
-                "loss": number_of(loss)
-            }
-            reason = undefined_because(classes[part][number] == ON)
-            if not np.isfinite(log_odds[part][number]).all():
-                reason = "predictions are no numbers"
-            if reason:
+            own_logits, own_classes, own_odds = logits[part][row].double(), classes[part][row], log_odds[part][row]
+            loss = data.task.loss(own_logits.cpu(), torch.from_numpy(own_classes))
+            own_scores[part] = {name: _number(scores[part][name][row]) for name in metrics.LABEL_SCORES}
+            own_scores[part]["loss"] = _number(loss)
+            if reason := metrics.undefined_because(own_classes == ON, own_odds):
                 undefined[part] = reason
-        predictions = _places(data)
-        for part in logits:
             if part != "train":
-                predictions[f"{part}_target"] = classes[part][number]
                 # In float64: float32 rounds sure probabilities to ties.
-                probability = torch.softmax(logits[part][number].double(), dim=-1)[:, ON]
-                predictions[f"{part}_score"] = probability.cpu().numpy()
-                predictions[f"{part}_log_odds"] = log_odds[part][number]
+                probability = torch.softmax(own_logits, dim=-1)[:, ON].cpu().numpy()
+                arrays = {"target": own_classes, "score": probability, "log_odds": own_odds}
+                predictions |= {f"{part}_{name}": values for name, values in arrays.items()}
+        threshold = float(thresholds[row])
         scored.append(
-            Scored(
-                scores=of_network,
-                undefined=undefined,
-                threshold_log_odds=float(thresholds[number]),
-                predictions=predictions,
-            )
+            Scored(scores=own_scores, undefined=undefined, threshold_log_odds=threshold, predictions=predictions)
         )
     return scored
 
 
-@torch.no_grad()
-def _score_counts(datas: Sequence[FilmSamples], outputs: Outputs) -> list[Scored]:
-    """Score next-bin networks one after the other: only what is the same for all can be a stack, so it is one."""
-    scored = []
-    for number, data in enumerate(datas):
-        task = data.task
-        assert isinstance(task, NextBin)
+def _score_counts(data: FilmSamples, predict: Callable[[Block], Tensor], row: int | None = None) -> Scored:
+    """Score predicted counts, (n_samples, n_units) of a block, summed up block by block.
 
-        def predict(block: Block, number: int = number, task: NextBin = task) -> Tensor:
-            return task.expected_counts(outputs(block)[number])
-
-        scored.append(_scored_counts(data, predict, keeps=True))
-    return scored
-
-
-def _scored_counts(data: FilmSamples, predict: Callable[[Block], Tensor], keeps: bool = False) -> Scored:
-    """Score predicted counts, (n_samples, n_units) of a block, summed up block by block."""
+    Parameters
+    ----------
+    row : of networks, whose outputs are predicted: the one to score, whose predictions are kept
+    """
     assert isinstance(data.task, NextBin)
     scores, units, undefined = {}, {}, {}
-    predictions = _places(data) if keeps else {}
+    predictions = {} if row is None else _bins(data)
     for part in _parts(data):
-        sums, done = CountSums(), 0
-        if keeps and part != "train":
-            shape = (data.n_samples[part], data.n_units)
+        sums, keeps = metrics.CountSums(), row is not None and part != "train"
+        if keeps:
+            shape = data.n_samples[part], data.n_units
             predictions[f"{part}_target"] = np.empty(shape, data.selection.dtype)
             predictions[f"{part}_score"] = np.empty(shape, np.float32)
         for block in data.blocks(part):
-            predicted, rows = predict(block), slice(done, done + len(block.targets))
-            done = rows.stop
+            made, here = predict(block), slice(sums.n_samples, sums.n_samples + len(block.targets))
+            predicted = made if row is None else data.task.expected_counts(made[row])
             sums.add(predicted, block.targets)
-            if f"{part}_score" in predictions:
-                predictions[f"{part}_target"][rows] = block.targets.cpu().numpy()
-                predictions[f"{part}_score"][rows] = predicted.cpu().numpy()
-        found = {name: number_of(value) for name, value in sums.scores().items()}
-        loss = found["mse"] if data.task.kind == "mse" else number_of(sums.poisson_loss())
-        scores[part] = {"loss": loss, **found}
-        per_unit = sums.per_unit()
-        units[part] = {name: [number_of(one) for one in per_unit[name]] for name in per_unit if name != "gain"}
-        if not np.isfinite(found["mse"]):
-            undefined[part] = "predictions are no numbers"
-        elif np.isnan(found["r2"]):
-            undefined[part] = "no unit varies"
-        elif np.isnan(found["bits_per_spike"]):
-            undefined[part] = NO_LIKELIHOOD
+            if keeps:
+                predictions[f"{part}_target"][here] = block.targets.cpu().numpy()
+                predictions[f"{part}_score"][here] = predicted.cpu().numpy()
+        together, per_unit = sums.scores()
+        found = {name: _number(together[name]) for name in metrics.COUNT_SCORES}
+        scores[part] = {"loss": _number(together[data.task.kind]), **found}
+        units[part] = {name: [_number(one) for one in values] for name, values in per_unit.items()}
+        reasons = {"mse": "predictions are no numbers", "r2": "no unit varies", "bits_per_spike": NO_LIKELIHOOD}
+        if missing := [reason for name, reason in reasons.items() if not math.isfinite(found[name])]:
+            undefined[part] = missing[0]
     return Scored(scores=scores, units=units, undefined=undefined, predictions=predictions)
-
-
-_SCORE = {FilmLabel.name: _score_labels, NextBin.name: _score_counts}
-
-
-def _label_baselines(data: FilmSamples) -> dict[str, Scored]:
-    task, split, classes = data.task, data.split, data.classes
-    by_time = time_only(classes, split.train, split.val, task.n_outputs, data.choice.bin_length_ms)
-    kinds = {"majority class": majority_class(classes, split.train, task.n_outputs), "time only": by_time}
-    return {
-        name: _scored_labels([data], {part: predict(getattr(split, part))[None] for part in _parts(data)})[0]
-        for name, predict in kinds.items()
-    }
-
-
-def _count_baselines(data: FilmSamples) -> dict[str, Scored]:
-    kinds = {"copy last bin": copy_last_bin, "mean count": mean_count(data.blocks("train"))}
-    return {name: _scored_counts(data, predict) for name, predict in kinds.items()}
-
-
-_BASELINES = {FilmLabel.name: _label_baselines, NextBin.name: _count_baselines}
 
 
 def _parts(data: FilmSamples) -> list[str]:
     return [part for part, n in data.n_samples.items() if n]
 
 
-def number_of(value: Any) -> float:
-    """Return a float; what is no number is always the same NaN, so that equal results compare as equal."""
+def _number(value: Any) -> float:
+    """Return a float; NaN is always the same object, so that equal results compare as equal."""
     number = float(value)
     return math.nan if math.isnan(number) else number
 
 
-def _places(data: FilmSamples) -> dict[str, NDArray[Any]]:
+def _bins(data: FilmSamples) -> dict[str, NDArray[Any]]:
     """Return the bins of validation and test samples, and their seconds in the film."""
     film_s = data.selection.film_s()
     bins = {part: getattr(data.split, part) for part in _parts(data) if part != "train"}
-    return {
-        **{f"{part}_bin": indices for part, indices in bins.items()},
-        **{f"{part}_film_s": film_s[indices] for part, indices in bins.items()},
+    return {f"{part}_bin": own for part, own in bins.items()} | {
+        f"{part}_film_s": film_s[own] for part, own in bins.items()
     }
 
 
 def thresholds_of(rows: Mapping[str, Scored]) -> dict[str, float]:
     """Return the threshold of each row that has one."""
-    found = {row: scored.threshold_log_odds for row, scored in rows.items()}
-    return {row: threshold for row, threshold in found.items() if threshold is not None}
+    return {row: one.threshold_log_odds for row, one in rows.items() if one.threshold_log_odds is not None}
 
 
 def samples_per_class(data: FilmSamples, part: str) -> list[int]:
-    """Return the number of samples of each class in a part; empty where there are no classes."""
+    """Return the number of samples of each class in a part; empty for tasks without classes."""
     if not isinstance(data.task, FilmLabel):
         return []
-    classes = data.classes[getattr(data.split, part)]
-    return [int(n) for n in np.bincount(classes, minlength=data.task.n_outputs)]
+    counts: list[int] = np.bincount(data.classes[getattr(data.split, part)], minlength=data.task.n_outputs).tolist()
+    return counts

@@ -1,4 +1,4 @@
-"""A null: the networks of a stack scored, and trained once more on labels that are shifted along the film."""
+"""The scores of a stack, and a null for one of its networks: others, trained on labels shifted along the film."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,11 +26,11 @@ def score_stack(datas: Sequence[FilmSamples], trained: Sequence[Trained], output
 
 
 def shifts_of(data: FilmSamples, n_shifts: int) -> list[int]:
-    """Return the shifts of a null, in bins that have a label: at least a cycle of the split.
+    """Return the shifts of a null, in bins that have a label; each is at least a cycle of the split.
 
     Raises
     ------
-    SettingsError : labels or split do not allow it, or there are not so many
+    SettingsError : the task or the split does not allow it, or there are not so many
     """
     if not n_shifts:
         return []
@@ -60,12 +60,12 @@ def shifted_null(data: FilmSamples, scored: Scored, run: Run, log: Log = log_not
             with suppress(NothingToLearnError):
                 datas[shift] = data.shifted(shift)
         if datas:
-            next(iter(datas.values())).share_counts_of(data)
-            trained, outputs = train_stack(list(datas.values()), run.max_epochs, run.patience, log)
-            found.update(zip(datas, score_stack(list(datas.values()), trained, outputs), strict=True))
+            stack = list(datas.values())
+            stack[0].share_counts_of(data)
+            scores = score_stack(stack, *train_stack(stack, run.max_epochs, run.patience, log))
+            found.update(zip(datas, scores, strict=True))
     null: dict[str, Any] = {"part": part, "shifts": shifts}
     for name in SCORES:
-        values = {shift: np.nan if one is None else one.scores[part][name] for shift, one in found.items()}
-        null[name] = list(values.values())
-        null[f"p_{name}"] = permutation_test([scored.scores[part][name]], [values]).p
+        values = {shift: one.scores[part][name] if one else np.nan for shift, one in found.items()}
+        null[name], null[f"p_{name}"] = [*values.values()], permutation_test([scored.scores[part][name]], [values]).p
     return null

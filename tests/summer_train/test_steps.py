@@ -6,26 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from summer_train import Decoder, LinearLabel, fit, open_selection
+from summer_train import Decoder, LinearLabel, LinearNextBin, fit, open_selection
 from summer_train.data import batches
 from summer_train.data.batches import Block, OrderedBlocks, ResidentSamples, ShuffledBlocks, StreamedSamples
 from summer_train.data.targets import FilmLabel, NextBin
-from summer_train.models.networks import two_layer_net
+from summer_train.models.networks import Recurrent, two_layer_net
 from summer_train.models.steps import AutogradSteps, DenseSteps, GraphedSteps, written_out_steps
 from summer_train.scores.scoring import fingerprints, score_networks
 
 
 def random_block(n_samples, n_units, n_classes, batch_size, seed=0):
     generator = np.random.default_rng(seed)
-    counts = torch.from_numpy(generator.poisson(0.5, (n_samples, n_units)).astype(np.uint8))
-    if n_classes:
-        targets = torch.from_numpy(generator.integers(0, n_classes, n_samples).astype(np.uint8))
-    else:
-        targets = torch.from_numpy(generator.poisson(0.5, (n_samples, n_units)).astype(np.uint8))
-    sizes = [batch_size] * (n_samples // batch_size)
-    if n_samples % batch_size:
-        sizes.append(n_samples % batch_size)
-    return Block(counts, targets, tuple(sizes), tuple(sizes))
+    counts = generator.poisson(0.5, (n_samples, n_units))
+    targets = generator.integers(0, n_classes, n_samples) if n_classes else generator.poisson(0.5, (n_samples, n_units))
+    sizes = batches.batch_sizes_of(n_samples, batch_size)
+    return Block(*(torch.from_numpy(one.astype(np.uint8)) for one in (counts, targets)), sizes, sizes)
 
 
 def net_and_task(n_units, n_classes, hidden_size, seed=1):
@@ -38,28 +33,30 @@ def fused_adam(net, **options):
     return torch.optim.Adam(net.parameters(), lr=1e-3, fused=True, **options)
 
 
+def assert_close(found, expected, atol=1e-6):
+    torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.5, "betas": (0.5, 0.9)}], ids=["plain", "changed"])
 @pytest.mark.parametrize("n_classes", [0, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 10, 64])
-def test_written_out_steps_equal_autograd(n_classes, batch_size):
+def test_written_out_steps_equal_autograd(n_classes, batch_size, settings):
     block = random_block(100, 7, n_classes, batch_size)
     results = []
     for is_written_out in (True, False):
         net, task = net_and_task(7, n_classes, 5)
-        optimizer = fused_adam(net)
+        optimizer = fused_adam(net, **settings)
         steps = written_out_steps(net, task, optimizer) if is_written_out else AutogradSteps(net, task.loss, optimizer)
         predictions = torch.cat([steps(block), steps(block)], dim=1)
         assert predictions.shape == (1, 200, task.n_outputs)
-        results.append((predictions, net.state_dict(), optimizer.state_dict()))
-    torch.testing.assert_close(*(result[0] for result in results), rtol=0, atol=1e-5)
-    for name, weights in results[0][1].items():
-        torch.testing.assert_close(weights, results[1][1][name], rtol=0, atol=1e-6)
-    for index, state in results[0][2]["state"].items():
-        for name, value in state.items():
-            torch.testing.assert_close(value, results[1][2]["state"][index][name], rtol=0, atol=1e-6)
+        results.append((predictions, dict(net.state_dict()), optimizer.state_dict()["state"]))
+    (predictions, *weights_and_state), (expected, *expected_state) = results
+    assert_close(predictions, expected, 1e-5)
+    assert_close(weights_and_state, expected_state)
 
 
 @pytest.mark.parametrize("n_classes", [0, 2])
-@pytest.mark.parametrize("n_networks", [1, 2, 5])
+@pytest.mark.parametrize("n_networks", [1, 5])
 def test_a_stack_of_networks_is_trained_as_each_of_them_alone(n_classes, n_networks):
     block = random_block(100, 7, n_classes, 16)
     targets = [random_block(100, 7, n_classes, 16, seed).targets for seed in range(n_networks)]
@@ -71,76 +68,12 @@ def test_a_stack_of_networks_is_trained_as_each_of_them_alone(n_classes, n_netwo
         predictions.append(torch.cat([steps(own), steps(own)], dim=1))
         alone.append([parameter.detach() for parameter in net.parameters()])
     nets = [net_and_task(7, n_classes, 5, seed)[0] for seed in range(n_networks)]
-    stack = [torch.nn.Parameter(torch.stack(layer)) for layer in zip(*(net.parameters() for net in nets), strict=True)]
-    steps = DenseSteps(
-        stack,
-        lambda _targets: torch.stack([task.prepare(one) for one in targets]),
-        task.loss_gradient,
-        torch.optim.Adam(stack, lr=1e-3, fused=True),
-    )
-    stacked = torch.cat([steps(block), steps(block)], dim=1)
-    torch.testing.assert_close(stacked, torch.cat(predictions), rtol=0, atol=1e-5)
-    for parameter, expected in zip(stack, zip(*alone, strict=True), strict=True):
-        torch.testing.assert_close(parameter.detach(), torch.stack(expected), rtol=0, atol=1e-6)
-
-
-class OtherLoss(NextBin):
-    """A loss of somebody's own."""
-
-    def loss(self, prediction, target):
-        return 50 * super().loss(prediction, target)
-
-
-def frozen(net):
-    net[0].weight.requires_grad_(False)
-    return net
-
-
-CHANGED = {
-    "another loss": (lambda net: net, OtherLoss, fused_adam),
-    "a frozen layer": (frozen, NextBin, fused_adam),
-    "another activation": (lambda net: torch.nn.Sequential(net[0], torch.nn.Tanh(), net[2]), NextBin, fused_adam),
-    "a third layer": (lambda net: torch.nn.Sequential(*net, torch.nn.Linear(7, 7)), NextBin, fused_adam),
-    "AdamW": (
-        lambda net: net,
-        NextBin,
-        lambda net: torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.5, fused=True),
-    ),
-    "amsgrad": (lambda net: net, NextBin, lambda net: fused_adam(net, amsgrad=True)),
-    "maximize": (lambda net: net, NextBin, lambda net: fused_adam(net, maximize=True)),
-    "SGD": (lambda net: net, NextBin, lambda net: torch.optim.SGD(net.parameters(), lr=1e-2)),
-    "some of the weights": (lambda net: net, NextBin, lambda net: torch.optim.Adam(net[0].parameters(), fused=True)),
-    "two groups": (
-        lambda net: net,
-        NextBin,
-        lambda net: torch.optim.Adam([{"params": net[0].parameters(), "lr": 0.1}, {"params": net[2].parameters()}]),
-    ),
-    "no bias": (lambda net: torch.nn.Sequential(torch.nn.Linear(7, 5, bias=False), *net[1:]), NextBin, fused_adam),
-    "float64": (lambda net: net.double(), NextBin, fused_adam),
-}
-
-
-@pytest.mark.parametrize("change", CHANGED)
-def test_whatever_is_changed_takes_the_general_path(change):
-    change_net, kind, make_optimizer = CHANGED[change]
-    net = change_net(net_and_task(7, 0, 5)[0])
-    assert written_out_steps(net, kind(7), make_optimizer(net)) is None
-    decoder = Decoder(net, kind(7))
-    assert isinstance(decoder.steps_with(make_optimizer(net)), AutogradSteps)
-
-
-def test_hooks_and_weight_decay_are_honoured():
-    net, task = net_and_task(7, 0, 5)
-    net[1].register_forward_hook(lambda *_: None)
-    assert written_out_steps(net, task, fused_adam(net)) is None
-    block = random_block(100, 7, 0, 16)
-    results = []
-    for way in (written_out_steps, lambda n, t, o: AutogradSteps(n, t.loss, o)):
-        net, task = net_and_task(7, 0, 5)
-        way(net, task, fused_adam(net, weight_decay=0.5, betas=(0.5, 0.9)))(block)
-        results.append(net.state_dict())
-    for name, weights in results[0].items():
-        torch.testing.assert_close(weights, results[1][name], rtol=0, atol=1e-6)
+    stack = [torch.stack(layer).detach() for layer in zip(*(net.parameters() for net in nets), strict=True)]
+    optimizer = torch.optim.Adam(stack, lr=1e-3, fused=True)
+    prepared = torch.stack([task.prepare(one) for one in targets])
+    steps = DenseSteps(stack, lambda _targets: prepared, task.loss_gradient, optimizer)
+    assert_close(torch.cat([steps(block), steps(block)], dim=1), torch.cat(predictions), 1e-5)
+    assert_close(stack, [torch.stack(layer) for layer in zip(*alone, strict=True)])
 
 
 class Heavy(LinearLabel):
@@ -157,20 +90,39 @@ class Backwards(LinearLabel):
         return self.net(-counts.float())
 
 
-@pytest.mark.parametrize("kind", [Heavy, Backwards])
-def test_a_decoder_that_changes_loss_or_forward_is_trained_as_it_says_on_blocks_too(kind):
+class Slow(LinearLabel):
+    """Is trained by another optimizer."""
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("kind", [Heavy, Backwards, Slow])
+def test_a_decoder_that_changes_something_is_trained_as_it_says_on_blocks_too(kind):
     block = random_block(100, 7, 2, 10)
-    torch.manual_seed(0)
     decoder, expected = kind(7, 2, 5), kind(7, 2, 5)
     expected.load_state_dict(decoder.state_dict())
-    decoder.steps_with(fused_adam(decoder))(block)
-    optimizer = fused_adam(expected)
+    decoder.steps_with(decoder.configure_optimizers())(block)
+    optimizer = expected.configure_optimizers()
     for x, y in zip(block.counts.split(10), block.targets.split(10), strict=True):
         optimizer.zero_grad()
         expected.loss(expected(x), y).backward()
         optimizer.step()
-    for name, weights in expected.state_dict().items():
-        torch.testing.assert_close(decoder.state_dict()[name], weights, rtol=0, atol=1e-6)
+    assert_close(dict(decoder.state_dict()), dict(expected.state_dict()))
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_steps_of_two_dense_layers_alone_are_written_out(is_changed):
+    stock = two_layer_net(7, 5, 7)
+    changed = [
+        torch.nn.Sequential(stock[0], torch.nn.Tanh(), stock[2]),
+        torch.nn.Sequential(*stock, torch.nn.Linear(7, 7)),
+    ]
+    same = [stock, torch.nn.Sequential(torch.nn.Flatten(), *stock)]
+    decoders = [Decoder(net, NextBin(7)) for net in (changed if is_changed else same)]
+    decoders.append(Decoder(Recurrent(torch.nn.GRU, 7, 5, 7), NextBin(7)) if is_changed else LinearNextBin(7, 5))
+    kinds = {type(decoder.steps_with(fused_adam(decoder))) for decoder in decoders}
+    assert kinds == {AutogradSteps if is_changed else DenseSteps}
 
 
 @pytest.fixture
@@ -195,7 +147,11 @@ def test_streamed_samples_are_the_resident_ones_in_the_same_order(task, free_byt
     assert isinstance(streamed.samples, StreamedSamples)
     assert bool(streamed.samples.read_ahead_bytes) == (free_bytes < 1e9)
     assert "streaming" in streamed.notes[0]
-    for kind in (lambda one: one.blocks("val"), shuffled_blocks, lambda one: one.train_dataloader()):
+
+    def shuffled(one):
+        return ShuffledBlocks(samples=one.samples, indices=one.split.train, batch_size=32, seed=0)
+
+    for kind in (lambda one: one.blocks("val"), shuffled, lambda one: one.train_dataloader()):
         n_blocks = 0
         for resident, block in zip(kind(data), kind(streamed), strict=True):
             # A block is valid until the next but one is asked for.
@@ -210,7 +166,7 @@ def test_equal_inputs_get_equal_scores_wherever_they_stand(make_data):
     generator = torch.Generator().manual_seed(0)
 
     def rounding(block):
-        """Outputs that depend on the counts, and in the last digits on the place."""
+        """Outputs that depend on the counts, and in the last digits on the row."""
         exact = block.counts.flatten(1).float().mean(1)[:, None] * torch.tensor([-1.0, 1.0])
         return (exact + 1e-6 * torch.randn(exact.shape, generator=generator))[None]
 
@@ -232,60 +188,45 @@ def test_samples_have_the_same_fingerprint_where_their_counts_are_the_same_and_n
     assert len(found.unique()) == len(counts.flatten(1).unique(dim=0))
 
 
-def shuffled_blocks(data):
-    return ShuffledBlocks(samples=data.samples, indices=data.split.train, batch_size=32, seed=0)
-
-
 @pytest.mark.parametrize("n_processes", [2, 3])
 @pytest.mark.parametrize("n_samples", [50, 53])
 def test_processes_share_every_batch_and_miss_no_sample(n_processes, n_samples):
-    samples = ResidentSamples(
-        counts=torch.zeros(64, 3, dtype=torch.uint8), targets=torch.arange(64, dtype=torch.uint8), target_offset=0
-    )
-    indices = np.arange(n_samples)
+    targets = torch.arange(64, dtype=torch.uint8)
+    samples = ResidentSamples(counts=torch.zeros(64, 3, dtype=torch.uint8), targets=targets, target_offset=0)
+    common = {"samples": samples, "indices": np.arange(n_samples)}
 
-    def loader(rank, n):
-        return ShuffledBlocks(samples=samples, indices=indices, batch_size=8, seed=5, rank=rank, n_processes=n)
+    def batches_of(rank, n):
+        blocks = ShuffledBlocks(**common, batch_size=8, seed=5, rank=rank, n_processes=n)
+        return [part.tolist() for block in blocks for part in block.targets.split(block.local_sizes)]
 
-    whole = [part.tolist() for block in loader(0, 1) for part in block.targets.split(block.local_sizes)]
-    shares = [
-        [part.tolist() for block in loader(rank, n_processes) for part in block.targets.split(block.local_sizes)]
-        for rank in range(n_processes)
-    ]
-    for number, batch in enumerate(whole):
+    shares = [batches_of(rank, n_processes) for rank in range(n_processes)]
+    for number, batch in enumerate(batches_of(0, 1)):
         assert sorted(batch) == sorted(sample for share in shares for sample in share[number])
-    evaluated = [
-        OrderedBlocks(samples=samples, indices=indices, rank=rank, n_processes=n_processes)
-        for rank in range(n_processes)
-    ]
-    assert sorted(t for blocks in evaluated for block in blocks for t in block.targets.tolist()) == indices.tolist()
+    ordered = [OrderedBlocks(**common, rank=rank, n_processes=n_processes) for rank in range(n_processes)]
+    assert sorted(t for blocks in ordered for block in blocks for t in block.targets.tolist()) == [*range(n_samples)]
 
 
-@pytest.mark.parametrize(
-    "own", ["--task next_bin --batch-size 25", "--task label --batch-size 25", "--task label --model linear"]
-)
+@pytest.mark.parametrize("own", [{"task": "next_bin", "batch_size": 25}, {"task": "label", "model": "linear"}])
 def test_two_processes_reach_the_weights_of_one(own, demo_cache, run, tmp_path):
-    words = own.replace("--", "").replace("-", "_").split()
     places = {"cache_dir": demo_cache, "data_dir": tmp_path, "output_dir": tmp_path / "1"}
-    same = {name: int(value) if value.isdigit() else value for name, value in zip(words[::2], words[1::2], strict=True)}
-    one = fit(**same, patient_ids=[14, 20], buffer=10, max_epochs=2, **places)
-    options = f"{own} --patient-ids 14 20 --buffer 10 --max-epochs 2 --devices 2 --output-dir 2"
-    result = run("summer_train", "fit", *options.split(), "--cache-dir", demo_cache, "--json", cwd=tmp_path)
+    one = fit(**own, patient_ids=[14, 20], buffer=10, max_epochs=2, **places)
+    words = [word for name, value in own.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words += ["--patient-ids", "14,20", "--buffer", "10", "--max-epochs", "2", "--devices", "2", "--json"]
+    result = run("summer_train", "fit", *words, "--cache-dir", demo_cache, "--output-dir", "2", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
-    weights = torch.load(tmp_path / report["last_checkpoint"], weights_only=True)["state_dict"]
-    for name, expected in torch.load(one.last_checkpoint, weights_only=True)["state_dict"].items():
-        torch.testing.assert_close(weights[name], expected, rtol=0, atol=1e-5)
+    paths = tmp_path / report["last_checkpoint"], one.last_checkpoint
+    assert_close(*(dict(torch.load(path, weights_only=True)["state_dict"]) for path in paths), 1e-5)
     loss = one.scores["model"]["test"]["loss"]
     assert report["scores"]["model"]["test"]["loss"] == pytest.approx(loss, abs=1e-4)
     assert [path.name for path in (tmp_path / "2").glob("*/*")] == ["version_0"]
 
 
 def test_where_no_graph_can_be_captured_steps_go_on_and_one_line_says_why(monkeypatch):
-    def refuse(*_):
+    def refuse():
         raise RuntimeError("capturing is not possible here\nand a long story")
 
-    monkeypatch.setattr(GraphedSteps, "_capture", refuse)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", refuse)
     lines = []
     block = random_block(20, 3, 0, 8)
     (net, task), (other, _) = net_and_task(3, 0, 4), net_and_task(3, 0, 4)
@@ -303,8 +244,7 @@ def test_graphs_give_the_weights_of_eager_steps(n_classes, is_written_out):
     results = []
     for is_graphed in (True, False):
         net, task = net_and_task(7, n_classes, 5)
-        net.cuda()
-        optimizer = fused_adam(net, capturable=True)
+        optimizer = fused_adam(net.cuda(), capturable=True)
         steps = written_out_steps(net, task, optimizer) if is_written_out else AutogradSteps(net, task.loss, optimizer)
         lines = []
         steps = GraphedSteps(steps, lines.append) if is_graphed else steps
@@ -313,6 +253,5 @@ def test_graphs_give_the_weights_of_eager_steps(n_classes, is_written_out):
                 block = random_block(n_samples, 7, n_classes, 10, seed)
                 steps(block._replace(counts=block.counts.cuda(), targets=block.targets.cuda()))
         assert lines == []
-        results.append(net.state_dict())
-    for name, weights in results[0].items():
-        torch.testing.assert_close(weights, results[1][name], rtol=0, atol=1e-5)
+        results.append(dict(net.state_dict()))
+    assert_close(*results, 1e-5)
