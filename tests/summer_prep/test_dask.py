@@ -169,10 +169,14 @@ def test_worker_without_this_software_or_of_another_version_is_one_line(demo_dir
     ):
         build(**options, scheduler=address)
     assert not (tmp_path / "cache").exists()
-    with dask(tmp_path, n_workers=1) as (address, _):
-        monkeypatch.setattr(module, "_VERSIONS", "0.0.9 (schema 1, algorithm 1)")
-        with pytest.raises(SettingsError, match="Install the same version"):
-            build(**options, scheduler=address)
+    other = tmp_path / "other" / "summer_pipeline-0.0.9.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: summer-pipeline\nVersion: 0.0.9\n")
+    with (
+        dask(tmp_path, n_workers=1, PYTHONPATH=f"{ROOT}:{other.parent}") as (address, _),
+        pytest.raises(SettingsError, match="summer-pipeline 0.0.9, this is .* Install the same version"),
+    ):
+        build(**options, scheduler=address)
 
 
 @pytest.mark.parametrize("address", ["nonsense", "host:8786", "8786", "", "tcp://127.0.0.1:1"])
