@@ -94,24 +94,26 @@ def run_tasks(
     SettingsError : no process can start, or the cluster was lost
     """
     done: set[str] = set()
+    names: dict[Future[Result], str] = {}
     with opened() as pool:
         if pool is None:
             for name, arguments in tasks.items():
                 on_result(name, work(*arguments))
             return []
-        names: dict[Future[Result], str] = {}
         with suppress(pool.lost):  # by a task that was submitted a moment ago
             for name, arguments in tasks.items():
                 names[pool.executor.submit(_run_one, work, arguments)] = name
-        waiting = set(names)
-        while waiting:
-            ended, waiting = wait(waiting, timeout=WORKERS_TIMEOUT_S, return_when=FIRST_COMPLETED)
+        while names:
+            ended = wait(names, timeout=WORKERS_TIMEOUT_S, return_when=FIRST_COMPLETED).done
             if not ended:
                 pool.check()
-            for future in ended:
+            while ended:
+                future = ended.pop()
+                name = names.pop(future)
                 with suppress(pool.lost):
-                    on_result(names[future], future.result())
-                    done.add(names[future])
+                    on_result(name, future.result())
+                    done.add(name)
+                del future  # a finished task that somebody holds is repeated by Dask if its worker dies
     lost = [name for name in tasks if name not in done]
     if len(tasks) == 1:
         return lost
