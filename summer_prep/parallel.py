@@ -57,20 +57,15 @@ Opened = AbstractContextManager[Pool | None]
 """A pool while it is entered; None runs the tasks in this process, one after the other."""
 
 
-def this_process() -> Opened:
-    """Return the pool of this process alone, which a crash of a task ends."""
-    return nullcontext()
-
-
 def local_pool(n_workers: int, preloaded: Sequence[str]) -> Callable[[], Opened]:
-    """Return what opens a pool of processes; for 0 workers and for a script from standard input, of this process alone.
+    """Return what opens a pool of processes; for 0 workers, and where the script came through a pipe, no pool.
 
-    New processes run the script of their parent once more, which they cannot where it came through a pipe.
+    New processes would run that script once more, and cannot.
     """
     main = sys.modules["__main__"]
     path = getattr(main, "__file__", None)
     is_from_stdin = getattr(main, "__spec__", None) is None and path is not None and not os.path.exists(path)
-    return this_process if n_workers == 0 or is_from_stdin else partial(processes, n_workers, preloaded)
+    return nullcontext if n_workers == 0 or is_from_stdin else partial(processes, n_workers, preloaded)
 
 
 def run_tasks(
@@ -85,7 +80,6 @@ def run_tasks(
 
     Parameters
     ----------
-    opened : opens a pool
     tasks : name -> arguments of `work`
     on_result : called with name and result of each task that is done
 
@@ -219,14 +213,11 @@ def dask_workers(scheduler: str, n_workers: int, preloaded: Sequence[str] = ()) 
         if scheduler == LOCAL:
             try:
                 with _interrupts_later():
-                    address = opened.enter_context(
-                        distributed.LocalCluster(
-                            n_workers=n_workers,
-                            threads_per_worker=1,
-                            dashboard_address="127.0.0.1:0",  # None: the usual port, with a warning if it is in use
-                            silence_logs=logging.CRITICAL,
-                        )
-                    )
+                    cluster = distributed.LocalCluster(
+                        n_workers=n_workers, threads_per_worker=1, silence_logs=logging.CRITICAL,
+                        dashboard_address="127.0.0.1:0",  # None: the usual port, with a warning if it is in use
+                    )  # fmt: skip
+                    address = opened.enter_context(cluster)
             except (OSError, ValueError, RuntimeError) as error:
                 raise SettingsError(f"{option}: no worker process can start ({error}). {MAIN_GUARD}") from error
         client = _connected(distributed, address)
@@ -242,7 +233,7 @@ def dask_workers(scheduler: str, n_workers: int, preloaded: Sequence[str] = ()) 
         for worker, found in versions["workers"].items():
             if (there := found["packages"][_PACKAGE]) != here:
                 raise SettingsError(
-                    f"worker {worker}: has {_PACKAGE} {there}, this is {here}. Install the same version there"
+                    f"worker {worker}: has {_PACKAGE} {there}, not {here}. Install the same version there"
                 )
         for module in ("summer_prep", *preloaded):
             for worker, found in client.run(import_module, module, on_error="return").items():

@@ -72,12 +72,7 @@ def reaching(url: Url, kind: type[SummerError]) -> Iterator[None]:
 
 
 def nwb_files_below(url: Url) -> list[Url]:
-    """Return the NWB files below a URL, up to two folders deep.
-
-    Raises
-    ------
-    SettingsError : no such protocol, the extra is missing, or the server does not answer
-    """
+    """Return the NWB files below a URL, up to two folders deep; raises SettingsError if they cannot be listed."""
     with reaching(url, SettingsError):
         system, path = _file_system(url)
         system.ls(path, detail=False)  # for `find`, a server that does not answer is an empty folder
@@ -89,9 +84,7 @@ def nwb_files_below(url: Url) -> list[Url]:
 def remote_identity(url: Url) -> dict[str, str] | None:
     """Return the size of a file behind a URL and what the server says about its version; None if it says nothing.
 
-    Raises
-    ------
-    RecordingError : there is no such file, or the server does not answer
+    Raises RecordingError if there is no such file, or the server does not answer.
     """
     with reaching(url, RecordingError):
         system, path = _file_system(url)

@@ -87,8 +87,7 @@ class BucketCache:
         """Return which data are a key; raises CacheError if there is no such key, or its pointer is damaged."""
         path = f"keys/sub-{patient_id}/bin-{bin_length_ms}ms.json"
         key = key_path(self.place, patient_id, bin_length_ms)
-        content = self._get(path)
-        if content is None:
+        if (content := self._get(path)) is None:
             raise missing_key(key)
         match = re.fullmatch(_POINTER, content.decode(errors="replace"))
         if match is None or (match[2], int(match[3])) != (patient_id, bin_length_ms):
@@ -107,16 +106,16 @@ class BucketCache:
 
     def problems(self, description: Description, every_byte: bool = False) -> Iterator[str]:
         """Yield what is wrong with the files of a key, one line each; their bytes are read only if asked for."""
-        data = description.identity.data
-        sizes = {entry["path"].removeprefix(f"{data}/"): entry["size"] for entry in self._list(data)}
+        sizes = {self.place / entry["path"]: entry["size"] for entry in self._list(description.identity.data)}
         changed = self._read(description)[1] if every_byte else []
         for name, file in description.attributes["files"].items():
-            if name not in sizes:
-                yield f"{self.place / data / name}: the object is missing"
-            elif sizes[name] != file["bytes"]:
-                yield f"{self.place / data / name}: has {sizes[name]} bytes instead of {file['bytes']}"
+            path = self.place / description.identity.data / name
+            if path not in sizes:
+                yield f"{path}: the object is missing"
+            elif sizes[path] != file["bytes"]:
+                yield f"{path}: has {sizes[path]} bytes instead of {file['bytes']}"
             elif name in changed:
-                yield f"{self.place / data / name}: its bytes were changed"
+                yield f"{path}: its bytes were changed"
 
     def publish(self, patient_id: str, bin_length_ms: int, files: Files) -> None:
         """Make a key hold these files: all data first, then the pointer."""
@@ -147,13 +146,8 @@ class BucketCache:
     def fetch(self, patient_id: str, bin_length_ms: int, every_byte: bool = False) -> Description:
         """Return the copy of a key on this machine, in a folder named by the key's digest; copy it if it is not there.
 
-        Parameters
-        ----------
-        every_byte : read the files of an existing copy instead of comparing their sizes; a damaged copy is replaced
-
-        Raises
-        ------
-        CacheError : the key is missing or damaged, or cannot be written here
+        `every_byte` reads the files of an existing copy instead of comparing their sizes; a damaged one is replaced.
+        Raises CacheError if the key is missing or damaged, or cannot be written here.
         """
         description = self.describe(patient_id, bin_length_ms)
         pointer = description.identity

@@ -62,11 +62,8 @@ def other_nwb_files(data_dir: Place) -> list[Place]:
 def _nwb_files(data_dir: Place, patient_ids: Sequence[str] = ()) -> list[Place]:
     """Return the NWB files in a folder, up to two folders deep, each once; hidden files and folders are left out.
 
-    Of a patient's file that links lead to by several paths, the first path counts.
-
-    Raises
-    ------
-    SettingsError : the folder or a patient's folder in it cannot be read
+    Of a patient's file that links lead to by several paths, the first path counts. Raises SettingsError if the folder,
+    or a patient's folder in it, cannot be read.
     """
     if isinstance(data_dir, Url):
         return [*nwb_files_below(data_dir)]
@@ -122,12 +119,7 @@ def select_recordings(data_dir: Place, nwb_path: Path | None, patient_ids: Seque
 
 
 def patient_id_of(path: Path) -> str:
-    """Return the patient id in a recording's file name.
-
-    Raises
-    ------
-    SettingsError : the file is not named like a SUMMER recording
-    """
+    """Return the patient id in a recording's file name; raises SettingsError if there is none."""
     match = _FILE_NAME.fullmatch(path.name)
     if match is None:
         raise SettingsError(f"{path}: no patient id in the file name. Name it like {_NAMES}")
@@ -135,12 +127,7 @@ def patient_id_of(path: Path) -> str:
 
 
 def recording_sha256(path: Path) -> str:
-    """Return the SHA-256 of a recording's bytes.
-
-    Raises
-    ------
-    RecordingError : the file cannot be read
-    """
+    """Return the SHA-256 of a recording's bytes; raises RecordingError if it cannot be read."""
     try:
         return file_sha256(path)
     except OSError as error:
@@ -157,31 +144,17 @@ The change time cannot be set back, so a file with the same four is the same fil
 def source_identity(path: Place) -> Identity | None:
     """Return a recording's identity; None where a server says nothing that would change with the content.
 
-    Raises
-    ------
-    RecordingError : there is no such file
+    Raises RecordingError if there is no such file.
     """
-    return remote_identity(path) if isinstance(path, Url) else file_identity(path)
-
-
-def file_identity(path: Path) -> Identity:
-    """Return the identity of a recording on this machine.
-
-    Raises
-    ------
-    RecordingError : there is no such file
-    """
+    if isinstance(path, Url):
+        return remote_identity(path)
     try:
         stat = path.stat()
     except OSError as error:
         advice = "Fetch what it links to, like datalad get" if path.is_symlink() else "Check --data-dir and --nwb-path"
         raise RecordingError(f"{path}: no such file, or not readable ({error.strerror}). {advice}") from error
-    return {
-        "n_bytes": stat.st_size,
-        "inode": stat.st_ino,
-        "modified_ns": stat.st_mtime_ns,
-        "changed_ns": stat.st_ctime_ns,
-    }
+    times = {"modified_ns": stat.st_mtime_ns, "changed_ns": stat.st_ctime_ns}
+    return {"n_bytes": stat.st_size, "inode": stat.st_ino, **times}
 
 
 def noted_sha256(identity: Identity | None, patient_id: str, folder: Path) -> str | None:

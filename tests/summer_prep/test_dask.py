@@ -174,7 +174,7 @@ def test_worker_without_this_software_or_of_another_version_is_one_line(demo_dir
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: summer-pipeline\nVersion: 0.0.9\n")
     with (
         dask(tmp_path, n_workers=1, PYTHONPATH=f"{ROOT}:{other.parent}") as (address, _),
-        pytest.raises(SettingsError, match="summer-pipeline 0.0.9, this is .* Install the same version"),
+        pytest.raises(SettingsError, match="summer-pipeline 0.0.9, not .* Install the same version"),
     ):
         build(**options, scheduler=address)
 
