@@ -179,41 +179,39 @@ def _read_binning(file: h5py.File) -> tuple[dict[int, BinGrid], dict[int, NDArra
     """
     table = _find_table(file, BINNING_TABLE)
     lengths = _read_column(table, "bin_length", "numbers")
+    data, stops = _ragged_column(table, "edges", "numbers")
+    _check_rows(table, bin_length=len(lengths), edges=len(stops))
     if not np.isfinite(lengths).all():
         raise RecordingError(f"column bin_length of table {BINNING_TABLE} does not hold numbers")
-    columns = {"edges": _ragged_column(table, "edges", "numbers")}
-    if "frames" in _column_names(table):
-        columns["frames"] = _ragged_column(table, "frames", "text")
-    _check_rows(table, bin_length=len(lengths), **{name: len(stops) for name, (_, stops) in columns.items()})
-    rows = {name: np.split(_read(data), stops[:-1]) for name, (data, stops) in columns.items()}
+    lengths = lengths.astype(np.int64).tolist()
     grids: dict[int, BinGrid] = {}
-    named_frames: dict[int, NDArray[np.int64]] = {}
-    for row, length in enumerate(lengths.astype(np.int64).tolist()):
+    for length, edges_s in zip(lengths, np.split(_read(data).astype(np.float64), stops[:-1]), strict=True):
         # Bins shorter than a frame are derived from the frames; their edges would be no frame numbers.
-        if length % FRAME_PERIOD_MS:
-            continue
-        where = f"of bin_length {length} in table {BINNING_TABLE}"
-        edges_s = rows["edges"][row].astype(np.float64)
-        frames = frame_indices(edges_s, f"one of the edges {where}")
-        wrong = np.diff(frames) != length // FRAME_PERIOD_MS
-        if len(frames) < 2 or length <= 0 or wrong.any():
-            bad = int(np.argmax(wrong)) if len(wrong) else 0
-            raise RecordingError(
-                f"the edges {where} are not {length} ms apart: bin {bad} has edges at {edges_s[bad : bad + 2]} s"
-            )
-        grids[length] = BinGrid(first_frame=int(frames[0]), n_bins=len(wrong), frames_per_bin=length // FRAME_PERIOD_MS)
-        if "frames" in rows:
-            # One pass over one long text: a match per name in Python costs ten times as much at 118,161 names.
-            names = rows["frames"][row]
-            numbers = re.findall(rb"(\d+)\.", b"\n".join(names.tolist()))
-            if not len(numbers) == len(names) == len(wrong):
-                raise RecordingError(
-                    f"the frames {where} name {len(numbers)} frames in {len(names)} rows, for {len(wrong)} bins; "
-                    "one name a bin, like frame_000919.jpg, was expected"
-                )
-            named_frames[length] = np.array(numbers, dtype=np.int64) - 1
+        if length % FRAME_PERIOD_MS == 0:
+            where, n_frames = f"edges of bin_length {length} in table {BINNING_TABLE}", length // FRAME_PERIOD_MS
+            frames = frame_indices(edges_s, f"one of the {where}")
+            wrong = np.diff(frames) != n_frames
+            if len(frames) < 2 or n_frames < 1 or wrong.any():
+                bad = int(np.argmax(wrong)) if len(wrong) else 0
+                found = f"bin {bad} has edges at {edges_s[bad : bad + 2]} s"
+                raise RecordingError(f"the {where} are not {length} ms apart: {found}")
+            grids[length] = BinGrid(first_frame=int(frames[0]), n_bins=len(wrong), frames_per_bin=n_frames)
     if not grids:
         raise RecordingError(f"table {BINNING_TABLE} lists no bins of whole {FRAME_PERIOD_MS} ms frames")
+    named_frames: dict[int, NDArray[np.int64]] = {}
+    if "frames" in _column_names(table):
+        data, stops = _ragged_column(table, "frames", "text")
+        _check_rows(table, bin_length=len(lengths), frames=len(stops))
+        for length, names in zip(lengths, np.split(_read(data), stops[:-1]), strict=True):
+            # One pass over one long text: a match per name in Python costs ten times as much at 118,161 names.
+            numbers = re.findall(rb"(\d+)\.", b"\n".join(names.tolist()))
+            if length in grids:
+                if not len(numbers) == len(names) == grids[length].n_bins:
+                    raise RecordingError(
+                        f"the frames of bin_length {length} in table {BINNING_TABLE} name {len(numbers)} frames in "
+                        f"{len(names)} rows, for {grids[length].n_bins} bins; one a bin is needed, like frame_000919.jpg"
+                    )
+                named_frames[length] = np.array(numbers, dtype=np.int64) - 1
     return grids, named_frames
 
 

@@ -1,10 +1,12 @@
-"""A small recording, and changed copies of it."""
+"""A small recording, changed copies of it, and commands in this process."""
 
 import shutil
 
 import h5py
 import pytest
 
+from summer_prep.cli import app
+from summer_prep.console import run
 from summer_prep.recordings.demo import demo_data
 
 
@@ -29,3 +31,15 @@ def edited(small_recording, tmp_path):
         return path
 
     return edit_copy
+
+
+@pytest.fixture
+def ask(capsys):
+    """Runs a command of summer-prep in this process: ask("verify", ...) -> exit code, stdout, stderr."""
+
+    def ask_for(*arguments):
+        with pytest.raises(SystemExit) as end:
+            run(app, "summer-prep", list(map(str, arguments)))
+        return end.value.code, *capsys.readouterr()
+
+    return ask_for
