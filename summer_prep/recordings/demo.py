@@ -137,7 +137,7 @@ def demo_data(
         spikes, tunings = _make_spikes(film, frame_index, recording_time_ms, units, drift, generator)
         path.parent.mkdir(parents=True, exist_ok=True)
         watchlog = {"pts": frame_index * (FRAME_PERIOD_MS / 1000), "neural_recording_time": recording_time_ms}
-        _write_nwb(path, patient_id, layout, film, watchlog, _make_units(spikes, generator))
+        _write_nwb(path, patient_id, layout, film, watchlog, spikes, generator)
         truth[patient_id] = {"lag_ms": LAG_MS, "n_units": units, "tuned_units": tunings}
     (folder / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
     return list(paths.values())
@@ -228,30 +228,14 @@ def _make_spikes(
     return spikes, list(tunings.values())
 
 
-def _make_units(spikes: list[NDArray[np.float64]], generator: np.random.Generator) -> dict[str, Any]:
-    """Return the columns of the unit table; only the spikes mean anything."""
-    n_units = len(spikes)
-    is_single = generator.random(n_units) < 0.52
-    shares = np.array(list(REGIONS.values()))
-    return {
-        "spike_times": spikes,
-        "unit_id": np.arange(n_units),
-        "csc_nr": generator.integers(1, 97, n_units),
-        "brain_region": list(generator.choice(list(REGIONS), n_units, p=shares / shares.sum())),
-        "hemisphere": list(generator.choice(["L", "R"], n_units)),
-        "is_single_unit": is_single,
-        "cell_type": list(np.where(is_single, generator.choice(["pyramidal", "interneuron"], n_units), "multi-unit")),
-        "peak_SNR": generator.uniform(3, 12, n_units),
-        "isi_violations": generator.uniform(0, 3, n_units),
-        "cv2": generator.normal(1, 0.15, n_units),
-        "iso_dist": generator.uniform(10, 60, n_units),
-        "waveform_mean": generator.normal(0, 20, (n_units, 64)),
-        "waveform_sem": generator.uniform(0.1, 2, (n_units, 64)),
-    }
-
-
 def _write_nwb(
-    path: Path, patient_id: str, layout: FileLayout, film: Film, watchlog: dict[str, Any], units: dict[str, Any]
+    path: Path,
+    patient_id: str,
+    layout: FileLayout,
+    film: Film,
+    watchlog: dict[str, NDArray[Any]],
+    spikes: list[NDArray[np.float64]],
+    generator: np.random.Generator,
 ) -> None:
     """Write a recording; in the tables, a list of arrays is a ragged column."""
     from pynwb import NWBHDF5IO, NWBFile
@@ -281,7 +265,6 @@ def _write_nwb(
     )
     for name in (WATCHLOG_TABLE, "raw_watchlogs"):
         nwb_file.add_stimulus(table(name, "film frame and recording clock of each row", watchlog))
-
     edges, names = [], []
     for length in DATASET_BIN_LENGTHS_MS:
         frames_per_bin = length // FRAME_PERIOD_MS
@@ -301,6 +284,24 @@ def _write_nwb(
         if module not in nwb_file.processing:
             nwb_file.create_processing_module(name=module, description="film tables")
         nwb_file.processing[module].add(film_table)
+    n_units = len(spikes)
+    is_single = generator.random(n_units) < 0.52
+    shares = np.array(list(REGIONS.values()))
+    units = {
+        "spike_times": spikes,
+        "unit_id": np.arange(n_units),
+        "csc_nr": generator.integers(1, 97, n_units),
+        "brain_region": list(generator.choice(list(REGIONS), n_units, p=shares / shares.sum())),
+        "hemisphere": list(generator.choice(["L", "R"], n_units)),
+        "is_single_unit": is_single,
+        "cell_type": list(np.where(is_single, generator.choice(["pyramidal", "interneuron"], n_units), "multi-unit")),
+        "peak_SNR": generator.uniform(3, 12, n_units),
+        "isi_violations": generator.uniform(0, 3, n_units),
+        "cv2": generator.normal(1, 0.15, n_units),
+        "iso_dist": generator.uniform(10, 60, n_units),
+        "waveform_mean": generator.normal(0, 20, (n_units, 64)),
+        "waveform_sem": generator.uniform(0.1, 2, (n_units, 64)),
+    }
     nwb_file.units = table("units", "sorted units; spike_times in ms, recording clock", units, Units)
     with NWBHDF5IO(path, "w") as io:
         io.write(nwb_file)

@@ -208,8 +208,8 @@ def _read_binning(file: h5py.File) -> tuple[dict[int, BinGrid], dict[int, NDArra
             if length in grids:
                 if not len(numbers) == len(names) == grids[length].n_bins:
                     raise RecordingError(
-                        f"the frames of bin_length {length} in table {BINNING_TABLE} name {len(numbers)} frames in "
-                        f"{len(names)} rows, for {grids[length].n_bins} bins; one a bin is needed, like frame_000919.jpg"
+                        f"column frames of table {BINNING_TABLE} names {len(numbers)} frames in {len(names)} rows, for "
+                        f"{grids[length].n_bins} bins of {length} ms; one a bin, like frame_000919.jpg, was expected"
                     )
                 named_frames[length] = np.array(numbers, dtype=np.int64) - 1
     return grids, named_frames

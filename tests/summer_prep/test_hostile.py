@@ -146,7 +146,7 @@ CORPUS |= {
     "edges that are no numbers": (assign(f"{BINNING}/edges", lambda edges: edges * np.nan), "= nan s in row 0"),
     "edges before the film": (assign(f"{BINNING}/edges", lambda edges: edges - 1000), None),
     "edges after the film": (assign(f"{BINNING}/edges", lambda edges: edges + 1e6), None),
-    "frames without a number": (assign(f"{BINNING}/frames", first_is("a picture")), "name 1408 frames in 1409 rows"),
+    "frames without a number": (assign(f"{BINNING}/frames", first_is("a picture")), "names 1408 frames in 1409 rows"),
     "frame numbers beyond all bounds": (
         assign(f"{BINNING}/frames", lambda frames: np.full(frames.shape, b"9" * 30 + b".jpg", "O")),
         None,
