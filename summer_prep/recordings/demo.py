@@ -27,9 +27,8 @@ LAG_MS = 320
 """Tuned units fire faster from this time after their label comes on until this time after it goes off."""
 MEDIAN_RATE_HZ = 0.9
 """Median firing rate of untuned units; rates are log-normal."""
-DRIFT_S = 15.0
-"""Time within which a drifting rate becomes another one."""
-MAX_DRIFT = 2.0
+MAX_DRIFT, DRIFT_S = 2.0, 15.0
+"""Largest drift, and the time within which a drifting rate becomes another one."""
 
 LAYOUTS: dict[FileLayout, tuple[str, str, str]] = {
     "dandi": ("sub-{0}/sub-{0}_ses-sub{0}_ecephys.nwb", "machine_learning", "machine_learning"),
@@ -111,8 +110,10 @@ def demo_data(
         raise SettingsError(f"no layout {layout!r}. Choose one of {', '.join(LAYOUTS)}")
     if units < 1 or patients < 1 or not 1 <= minutes < float("inf"):
         raise SettingsError("a demo needs at least 1 patient (--patients), 1 unit (--units) and 1 minute (--minutes)")
-    if seed < 0 or not 0 <= drift <= MAX_DRIFT:
-        raise SettingsError(f"--seed {seed} must be 0 or more, --drift {drift} must lie between 0 and {MAX_DRIFT:g}")
+    if seed < 0:
+        raise SettingsError(f"--seed {seed}: must be 0 or more")
+    if not 0 <= drift <= MAX_DRIFT:
+        raise SettingsError(f"--drift {drift}: must lie between 0 and {MAX_DRIFT:g}")
     n_frames = FILM_FRAMES if as_number(film_length, bool, "--film-length") else round(minutes * FRAMES_PER_MINUTE)
     n_spikes = units * n_frames * FRAME_PERIOD_MS / 1000 * 4 * MEDIAN_RATE_HZ
     n_bytes = 32 * n_spikes + 4096 * units + 16 * len(SHARES_PERCENT) * n_frames  # of one patient, copies included

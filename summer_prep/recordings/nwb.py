@@ -35,6 +35,9 @@ WATCHLOG_TABLE = "cleaned_watchlogs"
 
 Kind = Literal["numbers", "text"]
 
+_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError, MemoryError)
+"""What h5py raises depends on which byte is damaged."""
+
 _BYTES_PER_VALUE = 16
 """Memory that reading a column takes: as the file stores it, and as it is returned."""
 _BYTES_PER_SPIKE = 90
@@ -117,11 +120,7 @@ def _read_spikes(file: h5py.File) -> tuple[NDArray[np.float64], NDArray[np.int64
 def _read_unit_columns(
     units: h5py.Group, n_units: int, notes: list[str]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]], dict[str, str]]:
-    """Read the optional columns that hold one number or one text a unit; ragged and 2-D ones are left in the file.
-
-    Parameters
-    ----------
-    notes : takes what else is left in the file
+    """Read the optional columns that hold one number or one text a unit; note what else is left in the file.
 
     Returns
     -------
@@ -138,9 +137,8 @@ def _read_unit_columns(
             bad_names.append(name)
         elif f"{name}_index" in units:
             continue
-        elif isinstance(data, h5py.Dataset) and (
-            kind := _kind_of(data)
-        ):  # by type alone: following references takes minutes and gigabytes
+        elif isinstance(data, h5py.Dataset) and (kind := _kind_of(data)):
+            # By type alone: following references takes minutes and gigabytes.
             values = _read_column(units, name, kind)
             _check_rows(units, spike_times=n_units, **{name: len(values)})
             descriptions[name] = str(data.attrs.get("description", ""))[:200]
@@ -252,16 +250,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
             if not {"nwb_version", "neurodata_type"} & set(file.attrs):
                 raise RecordingError("cannot be read as an NWB file: it is HDF5, but has no nwb_version")
             yield file
-    except (
-        RecordingError,
-        OSError,
-        RuntimeError,
-        LookupError,
-        ValueError,
-        TypeError,
-        OverflowError,
-        MemoryError,
-    ) as error:
+    except (RecordingError, *_DAMAGE) as error:
         code, words = getattr(error, "errno", None), " ".join(f"{type(error).__name__}: {error}".split())[:200]
         if isinstance(error, RecordingError):
             problem = str(error)
@@ -275,10 +264,8 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         elif isinstance(error, MemoryError):
             problem = "memory ran out while it was read. Use fewer --workers, or compare its SHA-256 with the archive's"
         elif not h5py.is_hdf5(path):
-            problem = (
-                "not an HDF5 file, so not an NWB recording. Check that it is not empty, a pointer or an error page"
-            )
-        else:  # what h5py raises depends on which byte is damaged
+            problem = "not an HDF5 file, so not an NWB recording. Check whether it is empty, a pointer or an error page"
+        else:
             problem = (
                 f"cannot be read as an NWB file: it is cut short or damaged ({words}). Download it again, or install "
                 "hdf5plugin if a filter is missing: pip install hdf5plugin"

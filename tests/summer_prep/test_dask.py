@@ -19,7 +19,6 @@ from summer_prep.cache.layout import key_path
 from summer_prep.cache.write import verify_key
 from summer_prep.errors import SettingsError
 from summer_prep.parallel import dask_workers, run_tasks
-from summer_prep.recordings.demo import demo_data
 from tests.clusters import dask, end
 from tests.conftest import hear_interrupts
 from tests.summer_prep.test_parallel import crash_if
@@ -208,9 +207,8 @@ def test_example_for_slurm_submits_workers_of_one_core(tmp_path):
     assert "--nthreads 1" in worker
 
 
-def test_ctrl_c_ends_a_local_cluster_without_its_tracebacks(tmp_path):
-    demo_data(tmp_path / "nwb", patients=8, minutes=10, units=40)
-    command = [sys.executable, "-m", "summer_prep", "build", "--data-dir", "nwb", "--cache-dir", "cache"]
+def test_ctrl_c_ends_a_local_cluster_without_its_tracebacks(demo_dir, tmp_path):
+    command = [sys.executable, "-m", "summer_prep", "build", "--data-dir", demo_dir, "--cache-dir", "cache"]
     process = subprocess.Popen(
         [*command, "--scheduler", "local"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
