@@ -42,10 +42,9 @@ _ONE_TASK_AT_A_TIME = Lock()
 
 
 class Pool(NamedTuple):
-    """Where tasks run.
+    """Where tasks run; `lost` is the exception of a task whose process crashed.
 
-    lost : the exception of a task whose process crashed
-    check : raises SettingsError where no task will end any more; called when none has ended for a while
+    `check` is called when no task has ended for a while, and raises SettingsError where none will.
     """
 
     executor: Executor
@@ -77,15 +76,8 @@ def run_tasks(
     """Run tasks side by side; return the names of those whose process crashed although they ran alone.
 
     Where a crash ends the whole pool, the tasks that were lost run again, half of them at a time, until one is alone.
-
-    Parameters
-    ----------
-    tasks : name -> arguments of `work`
-    on_result : called with name and result of each task that is done
-
-    Raises
-    ------
-    SettingsError : no process can start, or the cluster was lost
+    `tasks` are the arguments of `work` by name; `on_result` is called with name and result of each one that is done.
+    Raises SettingsError if no process can start, or the cluster was lost.
     """
     done: set[str] = set()
     names: dict[Future[Result], str] = {}
@@ -128,13 +120,8 @@ def _run_one(work: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
 def processes(n_workers: int, preloaded: Sequence[str] = ()) -> Iterator[Pool]:
     """Open processes of this machine, which end when this one does; after an exception or Ctrl-C, at once.
 
-    Parameters
-    ----------
-    preloaded : modules that every worker needs: loaded once, in the process that they are forked from
-
-    Raises
-    ------
-    SettingsError : no process can start
+    The preloaded modules are imported once, in the process that the workers are forked from. Raises SettingsError if no
+    process can start.
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(list(preloaded))
@@ -189,16 +176,10 @@ def _interrupts_later() -> Iterator[None]:
 
 @contextmanager
 def dask_workers(scheduler: str, n_workers: int, preloaded: Sequence[str] = ()) -> Iterator[Pool]:
-    """Open the workers of a Dask cluster.
+    """Open the workers of a Dask cluster at an address like tcp://host:8786, or of `n_workers` processes for "local".
 
-    Parameters
-    ----------
-    scheduler : address like tcp://host:8786, or "local" for `n_workers` processes of this machine
-    preloaded : modules that every worker needs
-
-    Raises
-    ------
-    SettingsError : no Dask, no scheduler, no worker or one of another version; or the cluster was lost
+    The preloaded modules are imported in each of them. Raises SettingsError if there is no Dask, no scheduler, no
+    worker or one of another version; or the cluster was lost.
     """
     option = f"--scheduler {scheduler}"
     if scheduler != LOCAL and not re.fullmatch(r"(tcp|tls|ws|wss|ucx)://\S+:\d+", scheduler):

@@ -53,11 +53,8 @@ class Pointer(NamedTuple):
 class BucketCache:
     """Keys in a bucket, with the methods of `FolderCache`. To be mapped, a key is copied to this machine.
 
-    Every method raises UnreachableError if the bucket does not answer, or not as it should.
-
-    Raises
-    ------
-    SettingsError : not the URL of a bucket, or the extra for buckets is missing
+    Raises SettingsError if the URL is not of a bucket or the extra for buckets is missing, and in every method
+    UnreachableError if the bucket does not answer, or not as it should.
     """
 
     n_at_once = 16
@@ -167,16 +164,8 @@ class BucketCache:
     def collect_garbage(self, may_remove: bool = True, now: datetime | None = None) -> list[Url]:
         """Remove data that no pointer names, a day after they were written or replaced; return their URLs.
 
-        Only names that publishing gives are considered: other objects in the bucket are not ours.
-
-        Parameters
-        ----------
-        may_remove : False only lists
-        now : the current time by default
-
-        Raises
-        ------
-        CacheError : a pointer is damaged, and its data may still be needed; nothing is removed
+        Only names that publishing gives are considered: other objects in the bucket are not ours. `may_remove=False`
+        only lists. Raises CacheError, and removes nothing, if a pointer is damaged: its data may still be needed.
         """
         # Data first, then pointers: data that are published in between are named by a pointer that is read later.
         listed, pointers = self._list("data"), self._pointers()

@@ -42,11 +42,9 @@ def find_recordings(data_dir: Place, patient_ids: Sequence[str] = (), may_be_mis
         problem = "is a file, not a folder" if os.path.exists(data_dir) else "no such folder"
         raise SettingsError(f"{data_dir}: {problem}. Name the folder with the NWB files with --data-dir")
     found: dict[str, Place] = {}
-    first: dict[str, str] = {}
     for path in _nwb_files(data_dir, patient_ids):
         if match := _FILE_NAME.fullmatch(path.name):
-            twin = first.setdefault(match[1].lstrip("0"), match[1])
-            if twin in found:
+            if twin := next((one for one in found if one.lstrip("0") == match[1].lstrip("0")), None):
                 raise SettingsError(
                     f"two files are of patient {match[1]}: {found[twin]} and {path}. Move one of them elsewhere"
                 )

@@ -38,11 +38,8 @@ Kind = Literal["numbers", "text"]
 _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError, MemoryError)
 """What h5py raises depends on which byte is damaged."""
 
-_BYTES_PER_VALUE = 16
-"""Memory that reading a column takes: as the file stores it, and as it is returned."""
-_BYTES_PER_SPIKE = 90
-_BYTES_PER_LOG_ROW = 200
-"""Memory that a build takes for each, measured: 0.9 GB for 10 million spikes."""
+_BYTES_PER_VALUE, _BYTES_PER_SPIKE = 16, 90
+"""Memory that a value takes, as stored and as returned, and a spike in a build (measured: 0.9 GB for 10 million)."""
 
 _COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 """Unit columns become folders of the cache; others are left in the file."""
@@ -163,7 +160,7 @@ def _read_watchlog(file: h5py.File) -> tuple[NDArray[np.int64], NDArray[np.float
     """Return frame and recording time (ms) of each row of the watch log."""
     table = _find_table(file, WATCHLOG_TABLE)
     names = ("pts", "neural_recording_time")
-    columns = {name: _read_column(table, name, "numbers", _BYTES_PER_LOG_ROW).astype(np.float64) for name in names}
+    columns = {name: _read_column(table, name, "numbers").astype(np.float64) for name in names}
     _check_rows(table, **{name: len(values) for name, values in columns.items()})
     if len(columns["pts"]) == 0:
         raise RecordingError(f"table {WATCHLOG_TABLE} is empty, so no film frame has a recording time")
@@ -344,9 +341,9 @@ def _read(data: h5py.Dataset, bytes_per_value: int = _BYTES_PER_VALUE) -> NDArra
     return np.asarray(data[()]).reshape(n_values)
 
 
-def _read_column(table: h5py.Group, name: str, kind: Kind, bytes_per_value: int = _BYTES_PER_VALUE) -> NDArray[Any]:
+def _read_column(table: h5py.Group, name: str, kind: Kind) -> NDArray[Any]:
     """Read a column of one number or text a row, (n_rows,); texts as str. Raises RecordingError."""
-    values = _read(_column(table, name, kind), bytes_per_value)
+    values = _read(_column(table, name, kind))
     return np.array([_as_text(value) for value in values], dtype=object) if kind == "text" else values
 
 

@@ -137,8 +137,10 @@ def test_training_works_on_a_bucket(bucket, cache, ask, demo_cache, tmp_path):
     assert "removed 2 copies" in ask("remove-copies")[2]
     evaluated = summer_train.evaluate(settings.parent)
     assert evaluated.scores["model"]["test"]["loss"] == pytest.approx(here.scores["model"]["test"]["loss"], abs=1e-9)
-    study = {"cache_dir": str(bucket), "label_name": "summer", "max_epochs": 1, "workers": 1}
-    assert len(summer_train.study(**{**options, **study, "patient_ids": [[14], [20]]}).rows) == 2
+    study = {"output_dir": tmp_path / "study", "label_name": "summer", "max_epochs": 1, "workers": 1}
+    assert (
+        len(summer_train.study(**{**options, **study, "cache_dir": str(bucket), "patient_ids": [[14], [20]]}).rows) == 2
+    )
 
 
 def test_zarr_and_xarray_read_a_key_in_place(cache, demo_cache):
