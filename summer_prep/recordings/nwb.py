@@ -263,10 +263,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         elif not h5py.is_hdf5(path):
             problem = "not an HDF5 file, so not an NWB recording. Check whether it is empty, a pointer or an error page"
         else:
-            problem = (
-                f"cannot be read as an NWB file: it is cut short or damaged ({words}). Download it again, or install "
-                "hdf5plugin if a filter is missing: pip install hdf5plugin"
-            )
+            problem = f"cannot be read as an NWB file: it is cut short or damaged ({words}). Download it again"
         raise RecordingError(f"{path}: {problem}") from error
 
 
@@ -337,6 +334,13 @@ def _read(data: h5py.Dataset, bytes_per_value: int = _BYTES_PER_VALUE) -> NDArra
         raise RecordingError(
             f"column {data.name} declares {n_values} values, which take about {n_bytes / 1e9:.1f} GB; "
             f"{available_bytes() / 1e9:.1f} GB are free. Use fewer --workers, or a machine with more memory"
+        )
+    properties = data.id.get_create_plist()
+    filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
+    if not all(map(h5py.h5z.filter_avail, filters)):
+        advice = "which is not installed. Install it: pip install hdf5plugin"
+        raise RecordingError(
+            f"column {data.name} is compressed by HDF5 filter {', '.join(map(str, filters))}, {advice}"
         )
     return np.asarray(data[()]).reshape(n_values)
 

@@ -137,10 +137,9 @@ def test_training_works_on_a_bucket(bucket, cache, ask, demo_cache, tmp_path):
     assert "removed 2 copies" in ask("remove-copies")[2]
     evaluated = summer_train.evaluate(settings.parent)
     assert evaluated.scores["model"]["test"]["loss"] == pytest.approx(here.scores["model"]["test"]["loss"], abs=1e-9)
-    study = {"output_dir": tmp_path / "study", "label_name": "summer", "max_epochs": 1, "workers": 1}
-    assert (
-        len(summer_train.study(**{**options, **study, "cache_dir": str(bucket), "patient_ids": [[14], [20]]}).rows) == 2
-    )
+    options = {"data_dir": tmp_path, "output_dir": tmp_path / "study", "max_epochs": 1, "workers": 1, "buffer": 10}
+    study = summer_train.study(**options, cache_dir=str(bucket), patient_ids=[[14], [20]], label_name="summer")
+    assert len(study.rows) == 2
 
 
 def test_zarr_and_xarray_read_a_key_in_place(cache, demo_cache):

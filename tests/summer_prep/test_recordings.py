@@ -234,7 +234,7 @@ def test_compression_that_is_not_installed_is_named(edited):
 
     if h5py.h5z.filter_avail(zstd):
         pytest.skip("this HDF5 has Zstandard")
-    with pytest.raises(RecordingError, match="filter .*pip install hdf5plugin"):
+    with pytest.raises(RecordingError, match=rf"peak_SNR .* HDF5 filter {zstd}.*pip install hdf5plugin"):
         read_recording(edited(replace("units/peak_SNR", make=compress)))
 
 
