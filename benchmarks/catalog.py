@@ -19,7 +19,7 @@ from pathlib import Path
 from summer_prep import build, demo_data
 from summer_prep.cache.keys import open_cache
 from summer_prep.cache.layout import DESCRIPTION, NO_SHA256, key_path, sealed
-from summer_prep.recordings.find import file_identity
+from summer_prep.recordings.find import source_identity
 from summer_train import open_selection
 
 LENGTHS_MS = (40, 80, 200, 480, 1000)
@@ -51,7 +51,7 @@ def simulate(folder: Path, n_patients: int) -> tuple[Path, Path]:
             for array in os.scandir(template):
                 if array.is_dir():
                     (key / array.name).symlink_to(array.path)
-        note = {"identity": file_identity(recording), "sha256": sha256}
+        note = {"identity": source_identity(recording), "sha256": sha256}
         (cache_dir / f"sub-{number}" / ".source.json").write_text(json.dumps(note))
     return data_dir, cache_dir
 

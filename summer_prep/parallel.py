@@ -1,6 +1,6 @@
-"""Tasks side by side: in this process, in processes of this machine, or on the workers of a Dask cluster.
+"""Run tasks side by side: in this process, in processes of this machine, or on the workers of a Dask cluster.
 
-Each of the three is an `Executor` of its own makers; here is only what a crash, Ctrl-C or a lost cluster mean.
+Each of them is a `concurrent.futures.Executor`. What is added here is what a crash, Ctrl-C or a lost cluster means.
 """
 
 import logging
@@ -11,17 +11,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from concurrent.futures import ProcessPoolExecutor as Processes
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from importlib import import_module
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from threading import Lock, Thread, current_thread, main_thread
 from typing import Any, NamedTuple, TypeVar
 
-from summer_prep import __version__
-from summer_prep.cache.layout import SCHEMA_VERSION
 from summer_prep.errors import SettingsError
-from summer_prep.film.facts import ALGORITHM_VERSION
 from summer_prep.optional import load_extra
 
 Result = TypeVar("Result")
@@ -39,17 +36,15 @@ CONNECT_TIMEOUT_S = 10.0
 WORKERS_TIMEOUT_S = 120.0
 """For how long a cluster may have no worker at all before a build or study gives up."""
 
-_ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://\S+:\d+")
-_VERSIONS = f"{__version__} (schema {SCHEMA_VERSION}, algorithm {ALGORITHM_VERSION})"
+_PACKAGE = "summer-pipeline"
 _ONE_TASK_AT_A_TIME = Lock()
-"""HDF5 and torch's threads belong to the process: a Dask worker of several threads works like one of one."""
+"""HDF5 and torch's threads belong to the process: a Dask worker with several threads runs one task at a time."""
 
 
 class Pool(NamedTuple):
-    """Where tasks run.
+    """Where tasks run; `lost` is the exception of a task whose process crashed.
 
-    lost : the exception of a task whose process crashed
-    check : raises SettingsError where no task will end any more; asked now and then
+    `check` is called when no task has ended for a while, and raises SettingsError where none will.
     """
 
     executor: Executor
@@ -58,23 +53,18 @@ class Pool(NamedTuple):
 
 
 Opened = AbstractContextManager[Pool | None]
-"""A pool as long as it is entered; None runs tasks one after the other in this process, which a crash takes along."""
-
-
-def this_process() -> Opened:
-    """Return the pool of this process alone."""
-    return nullcontext()
+"""A pool while it is entered; None runs the tasks in this process, one after the other."""
 
 
 def local_pool(n_workers: int, preloaded: Sequence[str]) -> Callable[[], Opened]:
-    """Return what opens a pool of processes, or of this process alone: for 0, and for a script from standard input.
+    """Return what opens a pool of processes; for 0 workers, and where the script came through a pipe, no pool.
 
-    New processes run the script of their parent once more, which they cannot where it came through a pipe.
+    New processes would run that script once more, and cannot.
     """
     main = sys.modules["__main__"]
     path = getattr(main, "__file__", None)
     is_from_stdin = getattr(main, "__spec__", None) is None and path is not None and not os.path.exists(path)
-    return this_process if n_workers == 0 or is_from_stdin else partial(processes, n_workers, preloaded)
+    return nullcontext if n_workers == 0 or is_from_stdin else partial(processes, n_workers, preloaded)
 
 
 def run_tasks(
@@ -83,21 +73,34 @@ def run_tasks(
     tasks: Mapping[str, tuple[Any, ...]],
     on_result: Callable[[str, Result], None],
 ) -> list[str]:
-    """Run tasks side by side; return the names of those whose process crashed twice.
+    """Run tasks side by side; return the names of those whose process crashed although they ran alone.
 
-    A crash takes its neighbours along, so the tasks that were lost run again by halves, until one is lost alone.
-
-    Parameters
-    ----------
-    opened : opens a pool
-    tasks : name -> arguments of `work`
-    on_result : called with name and result of each task that is done
-
-    Raises
-    ------
-    SettingsError : no process can start, or the cluster was lost
+    Where a crash ends the whole pool, the tasks that were lost run again, half of them at a time, until one is alone.
+    `tasks` are the arguments of `work` by name; `on_result` is called with name and result of each one that is done.
+    Raises SettingsError if no process can start, or the cluster was lost.
     """
-    lost = _run_all(opened, work, tasks, on_result)
+    done: set[str] = set()
+    names: dict[Future[Result], str] = {}
+    with opened() as pool:
+        if pool is None:
+            for name, arguments in tasks.items():
+                on_result(name, work(*arguments))
+            return []
+        with suppress(pool.lost):  # by a task that was submitted a moment ago
+            for name, arguments in tasks.items():
+                names[pool.executor.submit(_run_one, work, arguments)] = name
+        while names:
+            ended = wait(names, timeout=WORKERS_TIMEOUT_S, return_when=FIRST_COMPLETED).done
+            if not ended:
+                pool.check()
+            while ended:
+                future = ended.pop()
+                name = names.pop(future)
+                with suppress(pool.lost):
+                    on_result(name, future.result())
+                    done.add(name)
+                del future  # a finished task that somebody holds is repeated by Dask if its worker dies
+    lost = [name for name in tasks if name not in done]
     if len(tasks) == 1:
         return lost
     middle = (len(lost) + 1) // 2
@@ -105,46 +108,11 @@ def run_tasks(
     return [name for half in halves for name in run_tasks(opened, work, half, on_result)]
 
 
-def _run_all(
-    opened: Callable[[], Opened],
-    work: Callable[..., Result],
-    tasks: Mapping[str, tuple[Any, ...]],
-    on_result: Callable[[str, Result], None],
-) -> list[str]:
-    lost: list[str] = []
-    with opened() as pool:
-        if pool is None:
-            for name, arguments in tasks.items():
-                on_result(name, work(*arguments))
-            return lost
-        names: dict[Future[Result], str] = {}
-        for name, arguments in tasks.items():
-            try:
-                names[pool.executor.submit(_run_one, _VERSIONS, work, arguments)] = name
-            except pool.lost:  # by a task that was submitted a moment ago
-                lost.append(name)
-        waiting = set(names)
-        while waiting:
-            done, waiting = wait(waiting, timeout=WORKERS_TIMEOUT_S, return_when=FIRST_COMPLETED)
-            if not done:
-                pool.check()
-            for future in done:
-                try:
-                    on_result(names[future], future.result())
-                except pool.lost:
-                    lost.append(names[future])
-    return lost
-
-
-def _run_one(versions: str, work: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
-    if versions != _VERSIONS:
-        raise SettingsError(
-            f"a Dask worker has summer-pipeline {_VERSIONS}, this is {versions}. Install the same version there"
-        )
+def _run_one(work: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
     with _ONE_TASK_AT_A_TIME:
         try:
             return work(*arguments)
-        except SystemExit:  # terminated; what it was writing is cleared by now
+        except SystemExit:  # the process was terminated; what the task was writing is removed by now
             os._exit(1)
 
 
@@ -152,38 +120,29 @@ def _run_one(versions: str, work: Callable[..., Result], arguments: tuple[Any, .
 def processes(n_workers: int, preloaded: Sequence[str] = ()) -> Iterator[Pool]:
     """Open processes of this machine, which end when this one does; after an exception or Ctrl-C, at once.
 
-    Parameters
-    ----------
-    preloaded : modules that every worker needs: loaded once, in the process that they are forked from
-
-    Raises
-    ------
-    SettingsError : no process can start
+    The preloaded modules are imported once, in the process that the workers are forked from. Raises SettingsError if no
+    process can start.
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(list(preloaded))
     others = set(active_children())
-    # The process that they are forked from may be older than what this one's environment says now.
+    # The process that they are forked from may have an older environment than this one.
     executor = Processes(n_workers, mp_context=context, initializer=_begin_worker, initargs=(dict(os.environ),))
     try:
-        try:
-            with _interrupts_later():
-                first = executor.submit(os.getpid)
-            first.result()
-        except (BrokenExecutor, EOFError, ConnectionError) as error:  # the last two: killed as it started
+        with _interrupts_later():
+            first = executor.submit(os.getpid)
+        if isinstance(error := first.exception(), (BrokenExecutor, EOFError, ConnectionError)):
             raise SettingsError(f"no worker process can start. {MAIN_GUARD}") from error
         yield Pool(executor)
-    except BaseException:
+    finally:
         executor.shutdown(wait=False, cancel_futures=True)
         for worker in set(active_children()) - others:
             worker.terminate()
-        raise
-    finally:
         executor.shutdown()
 
 
 def _begin_worker(environment: Mapping[str, str]) -> None:
-    """Take over the environment, and let this worker end when its parent does: killed, that cannot tell it."""
+    """Take over the environment, and end when the parent does, also where it was killed."""
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -199,11 +158,12 @@ def _begin_worker(environment: Mapping[str, str]) -> None:
 
 @contextmanager
 def _interrupts_later() -> Iterator[None]:
-    """Hold Ctrl-C back while workers start: half-started they print tracebacks; those started here never get it."""
+    """Hold Ctrl-C back while processes start, and keep it from them: they would print tracebacks. We end them."""
+    resource_tracker.ensure_running()  # it unblocks signals when it starts
     interrupts: list[int] = []
     in_main_thread = current_thread() is main_thread()
     handler = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number)) if in_main_thread else None
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which new processes inherit
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which new threads and processes inherit
     try:
         yield
     finally:
@@ -215,50 +175,51 @@ def _interrupts_later() -> Iterator[None]:
 
 
 @contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Ignore Ctrl-C while Dask starts processes, which inherit that: they would print tracebacks. We end them."""
-    if current_thread() is not main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-
-@contextmanager
 def dask_workers(scheduler: str, n_workers: int, preloaded: Sequence[str] = ()) -> Iterator[Pool]:
-    """Open the workers of a Dask cluster.
+    """Open the workers of a Dask cluster at an address like tcp://host:8786, or of `n_workers` processes for "local".
 
-    Parameters
-    ----------
-    scheduler : address like tcp://host:8786, or "local" for `n_workers` processes of this machine
-    preloaded : modules that every worker needs
-
-    Raises
-    ------
-    SettingsError : no Dask, no scheduler, no worker; or the cluster was lost
+    The preloaded modules are imported in each of them. Raises SettingsError if there is no Dask, no scheduler, no
+    worker or one of another version; or the cluster was lost.
     """
     option = f"--scheduler {scheduler}"
-    if scheduler != LOCAL and not _ADDRESS.fullmatch(scheduler):
+    if scheduler != LOCAL and not re.fullmatch(r"(tcp|tls|ws|wss|ucx)://\S+:\d+", scheduler):
         raise SettingsError(f"{option}: give an address like tcp://host:8786, or local")
     distributed = load_extra("distributed", option)
-    with _quiet_logs(), _connected(distributed, scheduler, n_workers) as client:
+    with ExitStack() as opened:
+        for name in ("distributed", "distributed.client", "tornado.application"):  # lost workers become errors of ours
+            logger = logging.getLogger(name)
+            opened.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)
+        address: Any = scheduler
+        if scheduler == LOCAL:
+            try:
+                with _interrupts_later():
+                    cluster = distributed.LocalCluster(
+                        n_workers=n_workers, threads_per_worker=1, silence_logs=logging.CRITICAL,
+                        dashboard_address="127.0.0.1:0",  # None: the usual port, with a warning if it is in use
+                    )  # fmt: skip
+                    address = opened.enter_context(cluster)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise SettingsError(f"{option}: no worker process can start ({error}). {MAIN_GUARD}") from error
+        client = _connected(distributed, address)
+        opened.callback(client.close, timeout=CONNECT_TIMEOUT_S)
         try:
             client.wait_for_workers(1, timeout=WORKERS_TIMEOUT_S)
         except Exception as error:  # Dask's own or asyncio's time-out
             raise SettingsError(
                 f"{option}: no worker came within {WORKERS_TIMEOUT_S:g} s. Start some: dask worker {scheduler}"
             ) from error
-        # A function of the standard library: a worker without our package dies of one of ours.
+        versions = client.get_versions(packages=[_PACKAGE])
+        here = versions["client"]["packages"][_PACKAGE]
+        for worker, found in versions["workers"].items():
+            if (there := found["packages"][_PACKAGE]) != here:
+                raise SettingsError(
+                    f"worker {worker}: has {_PACKAGE} {there}, not {here}. Install the same version there"
+                )
         for module in ("summer_prep", *preloaded):
             for worker, found in client.run(import_module, module, on_error="return").items():
                 if isinstance(found, Exception):
-                    raise SettingsError(
-                        f"worker {worker}: cannot import {module} ({found}). "
-                        f"Install summer-pipeline {__version__} there"
-                    )
+                    raise SettingsError(f"worker {worker}: cannot import {module} ({found}). Install {_PACKAGE} there")
 
         def check() -> None:
             if client.status != "running":
@@ -268,98 +229,29 @@ def dask_workers(scheduler: str, n_workers: int, preloaded: Sequence[str] = ()) 
                     f"{option}: all workers are gone. What they finished is kept: start some, and repeat the command"
                 )
 
-        executor = _DaskExecutor(client)
         try:
-            yield Pool(executor, distributed.KilledWorker, check)
+            yield Pool(client.get_executor(pure=False), distributed.KilledWorker, check)
         except (CancelledError, distributed.client.FutureCancelledError) as error:
             raise SettingsError(
                 f"{option}: the connection was lost. What was finished is kept: repeat the command"
             ) from error
-        finally:
-            executor.shutdown()
 
 
-class _DaskExecutor(Executor):
-    """As the client's own `get_executor`, which takes a result for an error if its worker died with it."""
-
-    def __init__(self, client: Any) -> None:
-        self.client, self.tasks = client, set[Any]()
-
-    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> "Future[Result]":
-        future: Future[Result] = Future()
-        task = self.client.submit(fn, *args, **kwargs, pure=False)
-
-        def settle(task: Any) -> None:
-            try:
-                future.set_result(task.result())
-            except BaseException as error:
-                future.set_exception(error)
-            self.tasks.discard(task)
-
-        self.tasks.add(task)
-        task.add_done_callback(settle)
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        with suppress(Exception):  # where the scheduler is lost, nothing is left to cancel
-            self.client.cancel(list(self.tasks), force=True)
-
-
-@contextmanager
-def _quiet_logs() -> Iterator[None]:
-    """Keep Dask from logging lost workers and connections, which become errors of ours."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client", "tornado.application")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
-def _connected(distributed: Any, scheduler: str, n_workers: int) -> Iterator[Any]:
-    if scheduler != LOCAL:
-        with _client(distributed, scheduler) as client:
-            yield client
-        return
-    try:
-        with _deaf_children():
-            cluster = distributed.LocalCluster(
-                n_workers=n_workers,
-                threads_per_worker=1,
-                dashboard_address="127.0.0.1:0",  # None would take the usual port, and complain where it is taken
-                silence_logs=logging.CRITICAL,
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SettingsError(f"--scheduler local: no worker process can start ({error}). {MAIN_GUARD}") from error
-    with cluster, _client(distributed, cluster) as client:
-        yield client
-
-
-@contextmanager
-def _client(distributed: Any, where: Any) -> Iterator[Any]:
-    """Connect within a time; by itself, Dask waits for ever where something else listens."""
-    found: list[Any] = []
+def _connected(distributed: Any, where: Any) -> Any:
+    """Return a client; in a thread, as Dask waits without end where something else listens."""
+    found: Future[Any] = Future()
 
     def connect() -> None:
         try:
-            found.append(distributed.Client(where, timeout=CONNECT_TIMEOUT_S, set_as_default=False))
+            found.set_result(distributed.Client(where, timeout=CONNECT_TIMEOUT_S, set_as_default=False))
         except Exception as error:
-            found.append(error)
+            found.set_exception(error)
 
-    thread = Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(CONNECT_TIMEOUT_S + 5)
-    client = found[0] if found else OSError("no answer")
-    if isinstance(client, Exception):
-        raise SettingsError(
-            f"--scheduler {where}: no Dask scheduler answers there ({client}). Give the address that "
-            "`dask scheduler` prints, like tcp://host:8786, or local"
-        ) from client
+    Thread(target=connect, daemon=True).start()
     try:
-        yield client
-    finally:
-        client.close(timeout=CONNECT_TIMEOUT_S)
+        return found.result(2 * CONNECT_TIMEOUT_S)
+    except Exception as error:
+        raise SettingsError(
+            f"--scheduler {where}: no Dask scheduler answers there ({error or 'no answer'}). Give the address that "
+            "`dask scheduler` prints, like tcp://host:8786, or local"
+        ) from error

@@ -1,6 +1,6 @@
-"""What is a URL, and recordings behind URLs: which there are, and each as a temporary local file.
+"""URLs, and recordings behind URLs: which there are, and each as a temporary local file.
 
-fsspec and obstore are loaded only where a URL is asked for.
+fsspec and obstore are loaded only where a URL is used.
 """
 
 import os
@@ -26,8 +26,6 @@ CLIENT: Any = {
     "retry_config": {"max_retries": 8, "retry_timeout": timedelta(seconds=60)},
 }
 """Options of obstore's clients. Waits grow from 0.1 s twofold: about half a minute until an error is raised."""
-
-_VALIDATORS = ("ETag", "e_tag", "etag", "md5", "checksum", "Last-Modified", "last_modified", "LastModified", "mtime")
 
 
 class Url(str):
@@ -59,12 +57,12 @@ def is_url(text: str) -> bool:
 
 @contextmanager
 def reaching(url: Url, kind: type[SummerError]) -> Iterator[None]:
-    """Raise whatever a client raises (no network, no permission, no such bucket, a bad URL) as one line of a kind."""
+    """Raise any error of a client (no network, no permission, no such bucket, a bad URL) as one line of a kind."""
     try:
         yield
-    except (SummerError, KeyboardInterrupt, SystemExit):
-        raise
     except BaseException as error:  # a panic in obstore's Rust is no Exception
+        if isinstance(error, (SummerError, KeyboardInterrupt, SystemExit)):
+            raise
         text = re.sub(r"<[^>]*>", " ", str(error).partition("Debug source:")[0] or repr(error))
         is_anonymous = url.startswith("s3:") and "AWS_ACCESS_KEY_ID" not in os.environ
         raise kind(
@@ -74,37 +72,31 @@ def reaching(url: Url, kind: type[SummerError]) -> Iterator[None]:
 
 
 def nwb_files_below(url: Url) -> list[Url]:
-    """Return the NWB files below a URL, up to two folders deep.
-
-    Raises
-    ------
-    SettingsError : no such protocol, the extra is missing, or the server cannot be asked
-    """
+    """Return the NWB files below a URL, up to two folders deep; raises SettingsError if they cannot be listed."""
     with reaching(url, SettingsError):
         system, path = _file_system(url)
-        system.ls(path, detail=False)  # `find` takes a server that does not answer for an empty folder
-        # `find` drops the protocol and, on servers, resolves links: what is asked for later is spelt as the user did.
+        system.ls(path, detail=False)  # for `find`, a server that does not answer is an empty folder
+        # `find` drops the protocol and, on servers, resolves links: what is fetched later is spelt as the user did.
         names = sorted(name for name in system.find(path, maxdepth=3) if name.endswith(".nwb"))
         return [Url(name if "://" in name else system.unstrip_protocol(name)) for name in names]
 
 
 def remote_identity(url: Url) -> dict[str, str] | None:
-    """Return the size of a file behind a URL and what the server says of its version; None if it says nothing.
+    """Return the size of a file behind a URL and what the server says about its version; None if it says nothing.
 
-    Raises
-    ------
-    RecordingError : there is no such file, or the server cannot be asked
+    Raises RecordingError if there is no such file, or the server does not answer.
     """
     with reaching(url, RecordingError):
         system, path = _file_system(url)
         facts = system.info(path)
-        validators = {name: str(facts[name]) for name in _VALIDATORS if facts.get(name)}
+        names = ["ETag", "e_tag", "etag", "md5", "checksum", "Last-Modified", "last_modified", "LastModified", "mtime"]
+        validators = {name: str(facts[name]) for name in names if facts.get(name)}
         return {"url": str(url), "size": str(facts.get("size")), **validators} if validators else None
 
 
 @contextmanager
 def on_this_machine(path: Place) -> Iterator[Path]:
-    """Yield a recording as a local file; one behind a URL is fetched for the time being, or raises RecordingError."""
+    """Yield a recording as a local file; one behind a URL is fetched into a temporary folder, or RecordingError."""
     if isinstance(path, Path):
         yield path
         return
@@ -116,6 +108,7 @@ def on_this_machine(path: Place) -> Iterator[Path]:
 
 
 def _file_system(url: Url) -> tuple[Any, str]:
+    """Return fsspec's file system of a URL, and the path in it."""
     fsspec = load_extra("fsspec", f"--data-dir {url}")
     options: dict[str, Any] = {}
     if url.startswith(BUCKETS):

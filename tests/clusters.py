@@ -56,17 +56,10 @@ def dask(folder, n_workers=2, **environment):
 
 
 def processes_of(server):
-    """Return the ids of the processes below a process group's leader that do the work: children of its child."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat") as file:
-                    fields = file.read().rsplit(")", 1)[1].split()
-                with open(f"/proc/{name}/cmdline") as file:
-                    command = file.read()
-            except OSError:
-                continue
-            if int(fields[2]) == server.pid and "spawn_main" in command:
-                found.append(int(name))
-    return found
+    """Return the ids of the processes below `dask worker` that do the work."""
+    import psutil  # comes with Dask
+
+    with suppress(psutil.Error):  # one of them ended meanwhile
+        children = psutil.Process(server.pid).children(recursive=True)
+        return [child.pid for child in children if any("spawn_main" in word for word in child.cmdline())]
+    return []

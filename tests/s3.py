@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from contextlib import closing
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -82,32 +83,27 @@ class Faults:
                     code = "SlowDown" if fault == "503" else "AccessDenied"
                     self.answer(int(fault), {}, f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode())
                     return
-                if fault == "unheard":
-                    self.hang_up()
-                    return
                 if fault == "slow":
                     time.sleep(1)
-                connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
-                try:
-                    headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
-                    connection.request(self.command, self.path, body, headers)
-                    answer = connection.getresponse()
-                    content = answer.read()
-                except (OSError, HTTPException):
+                answer = None if fault == "unheard" else self.ask_server(body)
+                if answer is None or fault == "lost":
                     self.hang_up()
                     return
-                finally:
-                    connection.close()
-                if fault == "lost":
-                    self.hang_up()
-                elif fault == "cut" and content:
-                    self.answer(answer.status, dict(answer.getheaders()), content, len(content) // 2)
-                elif fault == "flip" and content:
-                    middle = len(content) // 2
-                    changed = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-                    self.answer(answer.status, dict(answer.getheaders()), changed)
-                else:
-                    self.answer(answer.status, dict(answer.getheaders()), content)
+                status, headers, content = answer
+                middle = len(content) // 2
+                if fault == "flip" and content:
+                    content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+                self.answer(status, headers, content, middle if fault == "cut" and content else None)
+
+            def ask_server(self, body):
+                with closing(HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
+                    try:
+                        headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+                        connection.request(self.command, self.path, body, headers)
+                        answer = connection.getresponse()
+                        return answer.status, dict(answer.getheaders()), answer.read()
+                    except (OSError, HTTPException):
+                        return None
 
             def answer(self, status, headers, content, n_bytes=None):
                 self.send_response(status)

@@ -12,7 +12,8 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -50,13 +51,10 @@ class Pointer(NamedTuple):
 
 
 class BucketCache:
-    """Keys in a bucket; methods as those of `FolderCache`. To be mapped, a key is copied to this machine.
+    """Keys in a bucket, with the methods of `FolderCache`. To be mapped, a key is copied to this machine.
 
-    Every method raises UnreachableError if the bucket cannot be asked.
-
-    Raises
-    ------
-    SettingsError : not the URL of a bucket, or the extra for buckets is missing
+    Raises SettingsError if the URL is not of a bucket or the extra for buckets is missing, and in every method
+    UnreachableError if the bucket does not answer, or not as it should.
     """
 
     n_at_once = 16
@@ -64,8 +62,7 @@ class BucketCache:
     def __init__(self, url: Url, local_cache: Path) -> None:
         if not url.startswith(BUCKETS):
             raise SettingsError(f"--cache-dir {url}: a cache can be a folder, or in a bucket at {', '.join(BUCKETS)}")
-        self._obstore = load_extra("obstore", f"--cache-dir {url}")
-        self._open_store = load_extra("obstore.store", f"--cache-dir {url}").from_url
+        self._open_store = load_extra("obstore", f"--cache-dir {url}").store.from_url
         self.place = url
         self.local_cache = local_cache
         self.folder = local_cache / "notes" / hashlib.sha256(url.encode()).hexdigest()[:16]
@@ -73,22 +70,21 @@ class BucketCache:
             self._store = self._open_store(url, **CLIENT)
 
     def keys(self) -> dict[str, list[int]]:
-        """Return patient id -> bin lengths (ms)."""
-        found: dict[str, list[int]] = {}
-        for patient_id, bin_length_ms in _keys_of(self._list("keys")):
-            found.setdefault(patient_id, []).append(bin_length_ms)
-        return {patient_id: sorted(found[patient_id]) for patient_id in in_natural_order(found)}
+        """Return patient id -> bin lengths (ms, ascending), patients in natural order."""
+        found = defaultdict(list)
+        for patient_id, bin_length_ms in sorted(self._pointers()):
+            found[patient_id].append(bin_length_ms)
+        return {patient_id: found[patient_id] for patient_id in in_natural_order(found)}
 
     def bin_lengths(self, patient_id: str) -> list[int]:
-        """Return the bin lengths (ms) of one patient's keys."""
-        return sorted(bin_length_ms for _, bin_length_ms in _keys_of(self._list(f"keys/sub-{patient_id}")))
+        """Return the bin lengths (ms, ascending) of one patient's keys."""
+        return self.keys().get(patient_id, [])
 
     def pointer(self, patient_id: str, bin_length_ms: int) -> Pointer:
         """Return which data are a key; raises CacheError if there is no such key, or its pointer is damaged."""
         path = f"keys/sub-{patient_id}/bin-{bin_length_ms}ms.json"
         key = key_path(self.place, patient_id, bin_length_ms)
-        content = self._get(path)
-        if content is None:
+        if (content := self._get(path)) is None:
             raise missing_key(key)
         match = re.fullmatch(_POINTER, content.decode(errors="replace"))
         if match is None or (match[2], int(match[3])) != (patient_id, bin_length_ms):
@@ -96,7 +92,7 @@ class BucketCache:
         return Pointer(match[1], match[4])
 
     def describe(self, patient_id: str, bin_length_ms: int) -> Description:
-        """Return what a key says of itself; its identity is the pointer."""
+        """Return the description of a key, whose identity is the pointer; raises CacheError if it is damaged."""
         key = key_path(self.place, patient_id, bin_length_ms)
         pointer = self.pointer(patient_id, bin_length_ms)
         content = self._get(f"{pointer.data}/{DESCRIPTION}") or b""
@@ -107,16 +103,16 @@ class BucketCache:
 
     def problems(self, description: Description, every_byte: bool = False) -> Iterator[str]:
         """Yield what is wrong with the files of a key, one line each; their bytes are read only if asked for."""
-        where, data = self.place / description.identity.data, description.identity.data
-        sizes = {path.removeprefix(f"{data}/"): entry["size"] for path, entry in self._list(data).items()}
+        sizes = {self.place / entry["path"]: entry["size"] for entry in self._list(description.identity.data)}
         changed = self._read(description)[1] if every_byte else []
         for name, file in description.attributes["files"].items():
-            if name not in sizes:
-                yield f"{where / name}: the object is missing"
-            elif sizes[name] != file["bytes"]:
-                yield f"{where / name}: has {sizes[name]} bytes instead of {file['bytes']}"
+            path = self.place / description.identity.data / name
+            if path not in sizes:
+                yield f"{path}: the object is missing"
+            elif sizes[path] != file["bytes"]:
+                yield f"{path}: has {sizes[path]} bytes instead of {file['bytes']}"
             elif name in changed:
-                yield f"{where / name}: its bytes were changed"
+                yield f"{path}: its bytes were changed"
 
     def publish(self, patient_id: str, bin_length_ms: int, files: Files) -> None:
         """Make a key hold these files: all data first, then the pointer."""
@@ -126,8 +122,8 @@ class BucketCache:
         pointer = json.dumps({"format": 1, "data": data, "sha256": sha256}).encode()
         with reaching(self.place, UnreachableError):
             with ThreadPoolExecutor(self.n_at_once) as pool:
-                list(pool.map(lambda name: self._obstore.put(self._store, f"{data}/{name}", bytes(files[name])), files))
-            self._obstore.put(self._store, f"keys/{key}.json", pointer)
+                list(pool.map(lambda name: self._store.put(f"{data}/{name}", bytes(files[name])), files))
+            self._store.put(f"keys/{key}.json", pointer)
 
     def verify(self, patient_id: str, bin_length_ms: int) -> list[str]:
         """Return what is wrong with a key, one line each; an empty list if every byte is right."""
@@ -139,21 +135,16 @@ class BucketCache:
         return [f"{problem}. Rebuild it: {build_command(description.key)}" for problem in problems]
 
     def zarr_store(self, description: Description) -> Any:
-        """Return where zarr reads a key."""
+        """Return the store from which zarr reads a key."""
         from zarr.storage import ObjectStore
 
         return ObjectStore(self._open_store(self.place / description.identity.data, **CLIENT), read_only=True)
 
     def fetch(self, patient_id: str, bin_length_ms: int, every_byte: bool = False) -> Description:
-        """Return the copy of a key on this machine, made if it is not there: in a folder named by the key's digest.
+        """Return the copy of a key on this machine, in a folder named by the key's digest; copy it if it is not there.
 
-        Parameters
-        ----------
-        every_byte : read the files of a copy that is there, and do not only measure them; a damaged copy is replaced
-
-        Raises
-        ------
-        CacheError : the key is missing or damaged, or cannot be written here
+        `every_byte` reads the files of an existing copy instead of comparing their sizes; a damaged one is replaced.
+        Raises CacheError if the key is missing or damaged, or cannot be written here.
         """
         description = self.describe(patient_id, bin_length_ms)
         pointer = description.identity
@@ -173,74 +164,53 @@ class BucketCache:
     def collect_garbage(self, may_remove: bool = True, now: datetime | None = None) -> list[Url]:
         """Remove data that no pointer names, a day after they were written or replaced; return their URLs.
 
-        Only what publishing writes is looked at: whatever else is in the bucket is not ours.
-
-        Parameters
-        ----------
-        may_remove : False only lists
-        now : the current time by default
-
-        Raises
-        ------
-        CacheError : a pointer is damaged, and what it named may still be the key; nothing is removed
+        Only names that publishing gives are considered: other objects in the bucket are not ours. `may_remove=False`
+        only lists. Raises CacheError, and removes nothing, if a pointer is damaged: its data may still be needed.
         """
-        # First the data, then the pointers: data that are published in between are named by what is read later.
-        listed = self._list("data")
-        pointers = self._list("keys")
+        # Data first, then pointers: data that are published in between are named by a pointer that is read later.
+        listed, pointers = self._list("data"), self._pointers()
         with ThreadPoolExecutor(self.n_at_once) as pool:
-            named = {pointer.data for pointer in pool.map(lambda key: self.pointer(*key), _keys_of(pointers))}
-        changed = {path: entry["last_modified"] for path, entry in {**listed, **pointers}.items()}
-        paths_of: dict[str, list[str]] = {}
-        for path in listed:
-            data = "/".join(path.split("/")[:4])
-            if re.fullmatch(_DATA, data) and data not in named:
-                paths_of.setdefault(data, []).append(path)
+            named = {pointer.data for pointer in pool.map(lambda key: self.pointer(*key), pointers)}
+        garbage = defaultdict(list)
+        for entry in listed:
+            if (match := re.match(rf"({_DATA})/", entry["path"])) and match[1] not in named:
+                garbage[match.groups()].append(entry)
+        before = (now or datetime.now(UTC)) - MIN_GARBAGE_AGE
         removed = []
-        for data, paths in paths_of.items():
-            pointer = f"keys/{'/'.join(data.split('/')[1:3])}.json"
-            age = (now or datetime.now(UTC)) - max(changed[path] for path in [*paths, pointer] if path in changed)
-            if age >= MIN_GARBAGE_AGE:
+        for (data, patient_id, length), entries in garbage.items():
+            pointer = pointers.get((patient_id, int(length)))  # written when the data were replaced
+            if all(entry["last_modified"] <= before for entry in [*entries, *([pointer] if pointer else [])]):
                 removed.append(self.place / data)
                 if may_remove:
                     with reaching(self.place, UnreachableError):
-                        self._obstore.delete(self._store, paths)
+                        self._store.delete([entry["path"] for entry in entries])
         return removed
 
-    def _list(self, prefix: str) -> dict[str, Any]:
-        """Return path -> size, last_modified of the objects below a prefix."""
+    def _list(self, prefix: str) -> list[Any]:
+        """Return path, size and last_modified of the objects below a prefix."""
         with reaching(self.place, UnreachableError):
-            return {entry["path"]: entry for entry in self._obstore.list(self._store, prefix).collect()}
+            return list(self._store.list(prefix).collect())
+
+    def _pointers(self) -> dict[tuple[str, int], Any]:
+        """Return patient id and bin length (ms) -> the object that is the pointer of this key."""
+        found = [(re.fullmatch(rf"keys/{_KEY}\.json", entry["path"]), entry) for entry in self._list("keys")]
+        return {(match[1], int(match[2])): entry for match, entry in found if match}
 
     def _get(self, path: str) -> bytes | None:
         """Return the content of an object; None if there is no such object."""
-        with reaching(self.place, UnreachableError):
-            try:
-                return bytes(self._obstore.get(self._store, path).bytes())
-            except FileNotFoundError:
-                return None
+        with reaching(self.place, UnreachableError), suppress(FileNotFoundError):
+            return bytes(self._store.get(path).bytes())
+        return None
 
     def _read(self, description: Description) -> tuple[dict[str, bytes], list[str]]:
-        """Return the content of a key's files, and the names of those that are not as they were written."""
+        """Return the content of a key's files, and the names of those that are missing or have another digest."""
         data, sha256 = description.identity
         digests = {name: file["sha256"] for name, file in description.attributes["files"].items()}
         digests[DESCRIPTION] = sha256
-        # A file that a damaged key lists outside of itself is not written on this machine.
-        inside = [name for name in digests if not name.startswith("/") and ".." not in name]
-        with ThreadPoolExecutor(self.n_at_once) as pool:
-            found = pool.map(lambda name: self._get(f"{data}/{name}") or b"", inside)
-            contents = dict(zip(inside, found, strict=True))
-        changed = [
-            name
-            for name, digest in digests.items()
-            if name not in contents or hashlib.sha256(contents[name]).hexdigest() != digest
-        ]
-        return contents, changed
-
-
-def _keys_of(pointers: Iterable[str]) -> list[tuple[str, int]]:
-    """Return patient id and bin length (ms) of pointers, by their paths."""
-    matches = [re.fullmatch(rf"keys/{_KEY}\.json", path) for path in pointers]
-    return [(match[1], int(match[2])) for match in matches if match]
+        with ThreadPoolExecutor(self.n_at_once) as pool:  # obstore refuses names with .. and those that begin with /
+            found = pool.map(lambda name: self._get(f"{data}/{name}") or b"", digests)
+            contents = dict(zip(digests, found, strict=True))
+        return contents, [name for name in digests if hashlib.sha256(contents[name]).hexdigest() != digests[name]]
 
 
 def remove_copies(local_cache: Path) -> list[Path]:

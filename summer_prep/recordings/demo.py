@@ -4,6 +4,7 @@ The sizes, label shares and regions are facts of the data set (DANDI 001616); th
 are made up from the seed.
 """
 
+import itertools
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,10 +27,8 @@ LAG_MS = 320
 """Tuned units fire faster from this time after their label comes on until this time after it goes off."""
 MEDIAN_RATE_HZ = 0.9
 """Median firing rate of untuned units; rates are log-normal."""
-DRIFT_S = 15.0
-"""Time within which a drifting rate becomes another one."""
-MAX_DRIFT = 2.0
-TRUTH_FILE = "truth.json"
+MAX_DRIFT, DRIFT_S = 2.0, 15.0
+"""Largest drift, and the time within which a drifting rate becomes another one."""
 
 LAYOUTS: dict[FileLayout, tuple[str, str, str]] = {
     "dandi": ("sub-{0}/sub-{0}_ses-sub{0}_ecephys.nwb", "machine_learning", "machine_learning"),
@@ -74,18 +73,6 @@ class Film(NamedTuple):
     n_analysed: int
     indicators: NDArray[np.uint8]
 
-    @property
-    def n_frames(self) -> int:
-        """Length of the whole film."""
-        return int(self.indicators.shape[1])
-
-
-class Watchlog(NamedTuple):
-    """Frame and recording time of each row, (n_rows,)."""
-
-    frame_index: NDArray[np.int64]
-    recording_time_ms: NDArray[np.float64]
-
 
 def demo_data(
     folder: str | Path,
@@ -121,10 +108,10 @@ def demo_data(
     seed = as_number(seed, int, "--seed")
     if not isinstance(layout, str) or layout not in LAYOUTS:
         raise SettingsError(f"no layout {layout!r}. Choose one of {', '.join(LAYOUTS)}")
-    if seed < 0:
-        raise SettingsError(f"--seed {seed}: must be 0 or more")
     if units < 1 or patients < 1 or not 1 <= minutes < float("inf"):
         raise SettingsError("a demo needs at least 1 patient (--patients), 1 unit (--units) and 1 minute (--minutes)")
+    if seed < 0:
+        raise SettingsError(f"--seed {seed}: must be 0 or more")
     if not 0 <= drift <= MAX_DRIFT:
         raise SettingsError(f"--drift {drift}: must lie between 0 and {MAX_DRIFT:g}")
     n_frames = FILM_FRAMES if as_number(film_length, bool, "--film-length") else round(minutes * FRAMES_PER_MINUTE)
@@ -147,115 +134,99 @@ def demo_data(
     truth = {}
     for patient_id, path in paths.items():
         generator = np.random.default_rng([seed, *patient_id.encode()])
-        watchlog = _make_watchlog(film, generator)
-        tunings = _make_tunings(units, generator)
-        rates_hz = np.clip(generator.lognormal(np.log(MEDIAN_RATE_HZ), 1.1, units), 0.02, 40)
-        spikes = _make_spikes(film, watchlog, rates_hz, tunings, generator, drift)
+        frame_index, recording_time_ms = _make_watchlog(film, generator)
+        spikes, tunings = _make_spikes(film, frame_index, recording_time_ms, units, drift, generator)
         path.parent.mkdir(parents=True, exist_ok=True)
+        watchlog = {"pts": frame_index * (FRAME_PERIOD_MS / 1000), "neural_recording_time": recording_time_ms}
         _write_nwb(path, patient_id, layout, film, watchlog, spikes, generator)
         truth[patient_id] = {"lag_ms": LAG_MS, "n_units": units, "tuned_units": tunings}
-    (folder / TRUTH_FILE).write_text(json.dumps(truth, indent=1) + "\n")
+    (folder / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
     return list(paths.values())
 
 
 def _make_film(n_frames: int, generator: np.random.Generator) -> Film:
-    """Return a film of scenes, each label on in some of them until its listed share is reached."""
+    """Return a film of scenes of about 12 s, each label on in some of them until its listed share is reached.
+
+    Real labels often come in one or two stretches; here a rare one takes parts of MIN_STRETCHES scenes or more, so
+    that every fold of a short film has something to learn from.
+    """
     first = FILM_FIRST_ANALYSED * n_frames // FILM_FRAMES
     n_analysed = FILM_ANALYSED_FRAMES * n_frames // FILM_FRAMES
     indicators = np.zeros((len(SHARES_PERCENT), n_frames), dtype=np.uint8)
     for row, (label_name, percent) in enumerate(sorted(SHARES_PERCENT.items())):
+        analysed = indicators[row, first : first + n_analysed]
         n_on = max(1, round(percent / 100 * n_analysed))
         if label_name in SINGLE_FRAME_LABELS:
-            on = generator.choice(n_analysed, n_on, replace=False)
-        else:
-            on = _scene_frames(n_analysed, n_on, generator)
-        indicators[row, first + on] = 1
+            analysed[generator.choice(n_analysed, n_on, replace=False)] = 1
+            continue
+        scene_frames = generator.lognormal(np.log(min(250, n_analysed // 60)), 0.7, size=n_analysed).astype(int) + 10
+        cuts = np.cumsum(scene_frames)
+        bounds = np.concatenate([[0], cuts[cuts < n_analysed], [n_analysed]])
+        longest = max(1, n_on // MIN_STRETCHES) if n_on < n_analysed // 5 else n_analysed
+        scenes = generator.permutation(len(bounds) - 1)
+        frames = [np.arange(bounds[one], min(bounds[one + 1], bounds[one] + longest)) for one in scenes]
+        analysed[np.concatenate(frames)[:n_on]] = 1
         if label_name == "indoor-setting":
-            off = np.flatnonzero(indicators[row, first : first + n_analysed] == 0)
-            n_undefined = round(UNDEFINED_PERCENT / 100 * n_analysed)
-            indicators[row, first + off[-n_undefined:]] = UNDEFINED
-    return Film(first_analysed=first, n_analysed=n_analysed, indicators=indicators)
+            analysed[np.flatnonzero(analysed == 0)[-round(UNDEFINED_PERCENT / 100 * n_analysed) :]] = UNDEFINED
+    return Film(first, n_analysed, indicators)
 
 
-def _scene_frames(n_frames: int, n_on: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Choose scenes (about 12 s each) in random order until `n_on` frames are on; rare labels take parts of several.
-
-    Real labels often come in one or two stretches; here each has at least MIN_STRETCHES, so that every fold of a
-    short film has something to learn from.
-    """
-    median_frames = min(250, n_frames // 60)
-    cuts = np.cumsum(generator.lognormal(np.log(median_frames), 0.7, size=n_frames).astype(int) + 10)
-    bounds = np.concatenate([[0], cuts[cuts < n_frames], [n_frames]])
-    order = generator.permutation(len(bounds) - 1)
-    longest = max(1, n_on // MIN_STRETCHES) if n_on < n_frames // 5 else n_frames
-    return np.concatenate(
-        [np.arange(bounds[scene], min(bounds[scene + 1], bounds[scene] + longest)) for scene in order]
-    )[:n_on]
-
-
-def _make_watchlog(film: Film, generator: np.random.Generator) -> Watchlog:
-    """Return rows of about 41 ms a frame, with pauses on bin edges and inside bins."""
-    step_ms = np.clip(generator.normal(41.0, 0.5, film.n_frames), 39.0, 43.0)
+def _make_watchlog(film: Film, generator: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return frame and recording time (ms) of each row: 41 ms a frame, and pauses on bin edges and inside bins."""
+    n_frames = film.indicators.shape[1]
+    step_ms = np.clip(generator.normal(41.0, 0.5, n_frames), 39.0, 43.0)
     in_film = film.first_analysed + generator.integers(0, film.n_analysed, size=generator.integers(3, 8))
     # Every second pause starts a 1 s bin, and so a bin of most lengths; the others fall where they fall.
     in_film[::2] -= (in_film[::2] - film.first_analysed) % 25
-    n_rows = np.ones(film.n_frames, dtype=int)
+    n_rows = np.ones(n_frames, dtype=int)
     n_rows[in_film] += 1
-    frame_index = np.repeat(np.arange(film.n_frames), n_rows)
+    frame_index = np.repeat(np.arange(n_frames), n_rows)
     row_step_ms = step_ms[frame_index]
     is_pause = np.append(np.diff(frame_index) == 0, False)
     row_step_ms[is_pause] = generator.lognormal(np.log(15_000), 0.9, is_pause.sum())
     before_film_ms = generator.uniform(2_000, 90_000)
-    return Watchlog(frame_index, before_film_ms + np.concatenate([[0.0], np.cumsum(row_step_ms[:-1])]))
-
-
-def _make_tunings(n_units: int, generator: np.random.Generator) -> list[dict[str, Any]]:
-    """Return which units fire how many times as fast while a label is on: a third, at random places in the table."""
-    tuned = np.sort(generator.permutation(n_units)[: max(1, n_units // 3)])
-    gains = generator.uniform(3.0, 6.0, len(tuned))
-    return [
-        {
-            "unit": int(unit),
-            "label_name": TUNED_LABELS[turn % len(TUNED_LABELS)],
-            "gain": round(float(gain), 3),
-            "lag_ms": LAG_MS,
-        }
-        for turn, (unit, gain) in enumerate(zip(tuned, gains, strict=True))
-    ]
+    return frame_index, before_film_ms + np.concatenate([[0.0], np.cumsum(row_step_ms[:-1])])
 
 
 def _make_spikes(
     film: Film,
-    watchlog: Watchlog,
-    rates_hz: NDArray[np.float64],
-    tunings: list[dict[str, Any]],
-    generator: np.random.Generator,
+    frame_index: NDArray[np.int64],
+    recording_time_ms: NDArray[np.float64],
+    n_units: int,
     drift: float,
-) -> list[NDArray[np.float64]]:
-    """Return each unit's sorted Poisson spike times, from 0 ms to a while after the film."""
-    recording_time_ms = watchlog.recording_time_ms
+    generator: np.random.Generator,
+) -> tuple[list[NDArray[np.float64]], list[dict[str, Any]]]:
+    """Return each unit's sorted Poisson spike times (ms), from 0 to a while after the film, and how units are tuned.
+
+    A third of the units, at random places in the table, fire several times as fast while a label is on.
+    """
+    tuned = np.sort(generator.permutation(n_units)[: max(1, n_units // 3)])
+    gains = generator.uniform(3.0, 6.0, len(tuned)).tolist()
+    labels = itertools.cycle(TUNED_LABELS)
+    tunings = {
+        unit: {"unit": unit, "label_name": next(labels), "gain": round(gain, 3), "lag_ms": LAG_MS}
+        for unit, gain in zip(tuned.tolist(), gains, strict=True)
+    }
+    rates_hz = np.clip(generator.lognormal(np.log(MEDIAN_RATE_HZ), 1.1, n_units), 0.02, 40)
     edges_ms = np.concatenate([[0.0], recording_time_ms, [recording_time_ms[-1] + 20_000]])
     durations_s = np.diff(edges_ms) / 1000
     # The interval after a row shows that row's frame; before the film and after its last row nothing is shown.
-    lag_frames = LAG_MS // FRAME_PERIOD_MS
-    seen = np.clip(watchlog.frame_index - lag_frames, 0, None)
+    seen = np.clip(frame_index - LAG_MS // FRAME_PERIOD_MS, 0, None)
     names = sorted(SHARES_PERCENT)
-    tuning_of = {tuning["unit"]: tuning for tuning in tunings}
     spikes = []
-    for unit, own_rate_hz in enumerate(rates_hz):
-        rate_hz = np.full(len(durations_s), own_rate_hz)
-        if unit in tuning_of:
-            on = film.indicators[names.index(tuning_of[unit]["label_name"]), seen] == 1
-            rate_hz[1:] *= np.where(on, tuning_of[unit]["gain"], 1.0)
+    for unit in range(n_units):
+        rate_hz = np.full(len(durations_s), rates_hz[unit])
+        if tuning := tunings.get(unit):
+            on = film.indicators[names.index(tuning["label_name"]), seen] == 1
+            rate_hz[1:] *= np.where(on, tuning["gain"], 1.0)
         if drift:
             knots_s = np.arange(0, edges_ms[-1] / 1000 + DRIFT_S, DRIFT_S)
             wander = np.interp(edges_ms[:-1] / 1000, knots_s, generator.normal(0, drift, len(knots_s)))
             rate_hz *= np.exp(wander - drift**2 / 2)
         n_spikes = generator.poisson(rate_hz * durations_s)
         interval = np.repeat(np.arange(len(n_spikes)), n_spikes)
-        times_ms = edges_ms[interval] + generator.random(len(interval)) * durations_s[interval] * 1000
-        spikes.append(np.sort(times_ms))
-    return spikes
+        spikes.append(np.sort(edges_ms[interval] + generator.random(len(interval)) * durations_s[interval] * 1000))
+    return spikes, list(tunings.values())
 
 
 def _write_nwb(
@@ -263,14 +234,26 @@ def _write_nwb(
     patient_id: str,
     layout: FileLayout,
     film: Film,
-    watchlog: Watchlog,
+    watchlog: dict[str, NDArray[Any]],
     spikes: list[NDArray[np.float64]],
     generator: np.random.Generator,
 ) -> None:
+    """Write a recording; in the tables, a list of arrays is a ragged column."""
     from pynwb import NWBHDF5IO, NWBFile
-    from pynwb.core import DynamicTable
+    from pynwb.core import DynamicTable, VectorData, VectorIndex
     from pynwb.file import Subject
     from pynwb.misc import Units
+
+    def table(name: str, about: str, columns: dict[str, Any], kind: Any = DynamicTable) -> Any:
+        made: list[Any] = []
+        for column, values in columns.items():
+            is_ragged = isinstance(values, list) and isinstance(values[0], np.ndarray)
+            data = np.concatenate(values) if is_ragged else values
+            made.append(VectorData(name=column, description=column.replace("_", " "), data=data))
+            if is_ragged:
+                stops = np.cumsum([len(value) for value in values])
+                made.append(VectorIndex(name=f"{column}_index", data=stops, target=made[-1]))
+        return kind(name=name, description=about, columns=made)
 
     started = datetime(2015, 1, 1, 12, tzinfo=UTC)
     nwb_file = NWBFile(
@@ -281,39 +264,31 @@ def _write_nwb(
         session_id=f"sub{patient_id}",
         subject=Subject(subject_id=patient_id, species="Homo sapiens", sex="U", age="P35Y", description="synthetic"),
     )
-    columns: dict[str, Any] = {
-        "pts": watchlog.frame_index * (FRAME_PERIOD_MS / 1000),
-        "neural_recording_time": watchlog.recording_time_ms,
-    }
     for name in (WATCHLOG_TABLE, "raw_watchlogs"):
-        about = "film frame and recording clock of each row"
-        nwb_file.add_stimulus(DynamicTable(name=name, description=about, columns=_columns(columns)))
-
+        nwb_file.add_stimulus(table(name, "film frame and recording clock of each row", watchlog))
     edges, names = [], []
     for length in DATASET_BIN_LENGTHS_MS:
         frames_per_bin = length // FRAME_PERIOD_MS
         frames = film.first_analysed + np.arange(film.n_analysed // frames_per_bin + 1) * frames_per_bin
         edges.append(frames * (FRAME_PERIOD_MS / 1000))
         names.append(np.array([f"frame_{frame + 1:06d}.jpg" for frame in frames[:-1]], dtype=object))
-    of_bins = {"bin_length": np.array(DATASET_BIN_LENGTHS_MS), "edges": edges, "frames": names}
-    of_labels = {"label_name": sorted(SHARES_PERCENT), "indicator_function": list(film.indicators.astype(np.int64))}
-    film_tables: dict[str, tuple[str, dict[str, Any]]] = {
-        BINNING_TABLE: ("edges (s, film clock) and first frames of the bins of each length (ms)", of_bins),
-        ANNOTATION_TABLE: ("one value per film frame and label", of_labels),
-    }
-    for (name, (about, columns)), module in zip(film_tables.items(), LAYOUTS[layout][1:], strict=True):
-        table = DynamicTable(name=name, description=about, columns=_columns(columns))
+    binning = {"bin_length": np.array(DATASET_BIN_LENGTHS_MS), "edges": edges, "frames": names}
+    labels = {"label_name": sorted(SHARES_PERCENT), "indicator_function": list(film.indicators.astype(np.int64))}
+    tables = (
+        table(BINNING_TABLE, "edges (s, film clock) and first frames of the bins of each length (ms)", binning),
+        table(ANNOTATION_TABLE, "one value per film frame and label", labels),
+    )
+    for film_table, module in zip(tables, LAYOUTS[layout][1:], strict=True):
         if module == "stimulus":
-            nwb_file.add_stimulus(table)
+            nwb_file.add_stimulus(film_table)
             continue
         if module not in nwb_file.processing:
             nwb_file.create_processing_module(name=module, description="film tables")
-        nwb_file.processing[module].add(table)
-
+        nwb_file.processing[module].add(film_table)
     n_units = len(spikes)
     is_single = generator.random(n_units) < 0.52
     shares = np.array(list(REGIONS.values()))
-    columns = {
+    units = {
         "spike_times": spikes,
         "unit_id": np.arange(n_units),
         "csc_nr": generator.integers(1, 97, n_units),
@@ -328,23 +303,6 @@ def _write_nwb(
         "waveform_mean": generator.normal(0, 20, (n_units, 64)),
         "waveform_sem": generator.uniform(0.1, 2, (n_units, 64)),
     }
-    about = "sorted units; spike_times in ms, recording clock"
-    nwb_file.units = Units(name="units", description=about, columns=_columns(columns))
+    nwb_file.units = table("units", "sorted units; spike_times in ms, recording clock", units, Units)
     with NWBHDF5IO(path, "w") as io:
         io.write(nwb_file)
-
-
-def _columns(columns: dict[str, Any]) -> list[Any]:
-    """Make the columns of a table; a list of arrays is a ragged column."""
-    from pynwb.core import VectorData, VectorIndex
-
-    made: list[Any] = []
-    for name, values in columns.items():
-        ragged = isinstance(values, list) and isinstance(values[0], np.ndarray)
-        data = np.concatenate(values) if ragged else values
-        column = VectorData(name=name, description=name.replace("_", " "), data=data)
-        made.append(column)
-        if ragged:
-            stops = np.cumsum([len(value) for value in values])
-            made.append(VectorIndex(name=f"{name}_index", data=stops, target=column))
-    return made

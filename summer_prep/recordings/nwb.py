@@ -1,10 +1,19 @@
-"""SUMMER's tables in an NWB file: one recording in, plain arrays with their units in their names out."""
+"""SUMMER's tables in an NWB file: one recording in, plain arrays with their units in their names out.
 
+With h5py and not pynwb, which builds an object of everything in a file and refuses all of it for a part that is not
+needed here. Links to other files are never followed.
+"""
+
+import errno
+import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -17,42 +26,24 @@ from summer_prep.film.clock import frame_indices
 from summer_prep.film.facts import FRAME_PERIOD_MS, LABEL_VALUES
 from summer_prep.film.recording import Recording, Source
 from summer_prep.options import as_patient_id
-from summer_prep.recordings.find import file_identity, patient_id_of, recording_sha256
-from summer_prep.recordings.nwb_file import (
-    check_rows,
-    child,
-    column,
-    column_names,
-    find_tables,
-    is_elsewhere,
-    is_numbers,
-    is_texts,
-    n_rows,
-    opened,
-    ragged_column,
-    read,
-    read_numbers,
-    read_texts,
-    text_at,
-)
+from summer_prep.recordings.find import patient_id_of, recording_sha256, source_identity
+from summer_prep.resources import available_bytes
 
 BINNING_TABLE = "movie_binning_info"
 ANNOTATION_TABLE = "movie_annotations_indicator_functions"
 WATCHLOG_TABLE = "cleaned_watchlogs"
 
-Tables = Mapping[str, list[h5py.Group]]
+Kind = Literal["numbers", "text"]
 
-_BYTES_PER_SPIKE = 90
-_BYTES_PER_LOG_ROW = 200
-"""Memory that a build takes for each, measured: 0.9 GB for 10 million spikes."""
+_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError, MemoryError)
+"""What h5py raises depends on which byte is damaged."""
+
+_BYTES_PER_VALUE, _BYTES_PER_SPIKE = 16, 90
+"""Memory that a value takes, as stored and as returned, and a spike in a build (measured: 0.9 GB for 10 million)."""
 
 _COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 """Unit columns become folders of the cache; others are left in the file."""
 _TAKEN_NAMES = {*DIMENSIONS, *(dimension for dimensions in DIMENSIONS.values() for dimension in dimensions)}
-
-_DATE = re.compile(r"\d{4}-?\d\d?-?\d\d?")
-
-_FRAME_NUMBER = re.compile(rb"(\d+)\.")
 
 
 def read_recording(path: Path) -> Recording:
@@ -63,38 +54,26 @@ def read_recording(path: Path) -> Recording:
     RecordingError : the file is missing, damaged, or does not hold what a SUMMER recording must hold
     """
     patient_id = patient_id_of(path)
-    before = file_identity(path)
-    with ThreadPoolExecutor(1) as hasher:  # hashing releases the interpreter, so it costs no time of its own
-        sha256 = hasher.submit(recording_sha256, path)
-        with opened(path) as file:
-            date = text_at(file, "session_start_time")
-            if date and not _DATE.match(date):
-                raise RecordingError(
-                    f"session_start_time is {date[:40]!r}, not a date, so programs for NWB refuse the file. "
-                    "Write a date into it; a shifted one will do, like 1900-01-01T00:00:00+00:00"
-                )
-            tables = find_tables(file, BINNING_TABLE, ANNOTATION_TABLE, WATCHLOG_TABLE)
-            with ThreadPoolExecutor(1) as pool:  # annotations are most of a file; they read while Python parses names
-                annotations = pool.submit(_read_annotations, tables)
-                spike_times_ms, spike_stops, notes = _read_spikes(file)
-                columns, notes_on_columns = _read_unit_columns(file["units"], len(spike_stops))
-                frame_index, recording_time_ms = _read_watchlog(tables)
-                grids, named_frames = _read_binning(tables)
-                label_names, indicators = annotations.result()
-            descriptions = {name: str(file["units"][name].attrs.get("description", ""))[:200] for name in columns}
-            identifier, session_id = text_at(file, "identifier"), text_at(file, "general/session_id")
-        source = Source(
-            file_name=path.name, bytes=int(before["n_bytes"]), sha256=sha256.result(), nwb_identifier=identifier,
-            session_id=session_id,
-        )  # fmt: skip
-    if file_identity(path) != before:
-        raise RecordingError(f"{path}: the file changed while it was read. Run the build again")
-    notes += notes_on_columns
+    before = source_identity(path)
+    # Hashing releases the interpreter, so it costs no time of its own. Annotations, which are most of a file, are read
+    # while Python parses names.
+    with _opened(path) as file, ThreadPoolExecutor(2) as pool:
+        sha256 = pool.submit(recording_sha256, path)
+        annotations = pool.submit(_read_annotations, file)
+        spike_times_ms, spike_stops, notes = _read_spikes(file)
+        numbers, texts, descriptions = _read_unit_columns(file["units"], len(spike_stops), notes)
+        frame_index, recording_time_ms = _read_watchlog(file)
+        grids, named_frames = _read_binning(file)
+        label_names, indicators = annotations.result()
+        identifier, session_id = _text_at(file, "identifier"), _text_at(file, "general/session_id")
     if as_patient_id(session_id) not in (session_id, patient_id):
         notes.append(f"{path.name} says that it is session {session_id}")
-    return Recording(
+    recording = Recording(
         patient_id=patient_id,
-        source=source,
+        source=Source(
+            file_name=path.name, bytes=path.stat().st_size, sha256=sha256.result(), nwb_identifier=identifier,
+            session_id=session_id,
+        ),
         spike_times_ms=spike_times_ms,
         spike_stops=spike_stops,
         frame_index=frame_index,
@@ -103,38 +82,29 @@ def read_recording(path: Path) -> Recording:
         named_frames=named_frames,
         label_names=label_names,
         indicators=indicators,
-        numeric_columns={name: values for name, values in columns.items() if isinstance(values, np.ndarray)},
-        text_columns={name: values for name, values in columns.items() if isinstance(values, list)},
+        numeric_columns=numbers,
+        text_columns=texts,
         column_descriptions=descriptions,
         notes=tuple(notes),
-    )
-
-
-def _find_table(tables: Tables, name: str) -> h5py.Group:
-    if not tables[name]:
-        raise RecordingError(f"no table {name} in any module. Is this file of the SUMMER data set (DANDI 001616)?")
-    first, *others = tables[name]
-    for other in others:
-        if set(first) != set(other) or not all(
-            np.array_equal(read(column(first, one)), read(column(other, one))) for one in first
-        ):
-            raise RecordingError(f"two tables {name} that differ, {first.name} and {other.name}. Remove the wrong one")
-    return first
+    )  # fmt: skip
+    if source_identity(path) != before:
+        raise RecordingError(f"{path}: the file changed while it was read. Run the build again")
+    return recording
 
 
 def _read_spikes(file: h5py.File) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
-    units = child(file, "units")
+    """Return spike times (ms) unit after unit, ascending within each; where each unit's end; notes."""
+    units = _child(file, "units")
     if not isinstance(units, h5py.Group) or len(units.get("id", [0])) == 0:
         raise RecordingError("no units: the table is missing or empty, so there is nothing to bin")
-    data, stops = ragged_column(units, "spike_times", is_numbers)
-    spike_times_ms = read(data, _BYTES_PER_SPIKE).astype(np.float64)
+    data, stops = _ragged_column(units, "spike_times", "numbers")
+    spike_times_ms = _read(data, _BYTES_PER_SPIKE).astype(np.float64)
     unit_of_spike = np.repeat(np.arange(len(stops)), np.diff(stops, prepend=0))
     bad = ~np.isfinite(spike_times_ms)
     if bad.any():
-        unit = int(unit_of_spike[np.argmax(bad)])
         raise RecordingError(
-            f"{int(bad.sum())} spike times are not numbers, the first in unit {unit} (counted from 0). "
-            "Repair the file or leave the patient out"
+            f"{int(bad.sum())} spike times are not numbers, the first in unit {unit_of_spike[np.argmax(bad)]} "
+            "(counted from 0). Repair the file or leave the patient out"
         )
     unsorted = np.unique(unit_of_spike[1:][(np.diff(spike_times_ms) < 0) & (np.diff(unit_of_spike) == 0)])
     starts = np.concatenate([[0], stops[:-1]])
@@ -144,147 +114,269 @@ def _read_spikes(file: h5py.File) -> tuple[NDArray[np.float64], NDArray[np.int64
     return spike_times_ms, stops, notes
 
 
-def _read_unit_columns(units: h5py.Group, n_units: int) -> tuple[dict[str, NDArray[Any] | list[str]], list[str]]:
-    """Read the optional columns that hold one number or one text a unit; ragged and 2-D ones are left in the file.
+def _read_unit_columns(
+    units: h5py.Group, n_units: int, notes: list[str]
+) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]], dict[str, str]]:
+    """Read the optional columns that hold one number or one text a unit; note what else is left in the file.
 
     Returns
     -------
-    column name -> values, (n_units,); notes
+    column name -> numbers, (n_units,); column name -> texts; column name -> description
     """
-    columns: dict[str, NDArray[Any] | list[str]] = {}
-    unfit_names, unfit_values = [], []
-    for name in column_names(units):
+    numbers: dict[str, NDArray[Any]] = {}
+    texts: dict[str, list[str]] = {}
+    descriptions: dict[str, str] = {}
+    bad_names, bad_values = [], []
+    for name in _column_names(units):
+        is_elsewhere = isinstance(units.get(name, getlink=True), h5py.ExternalLink)
+        data = None if is_elsewhere else units.get(name)
         if not _COLUMN_NAME.fullmatch(name) or name in _TAKEN_NAMES:
-            unfit_names.append(name)
+            bad_names.append(name)
+        elif f"{name}_index" in units:
             continue
-        data = None if is_elsewhere(units, name) else units.get(name)
-        if f"{name}_index" in units or (isinstance(data, h5py.Dataset) and _is_matrix(data, n_units)):
-            continue
-        if not isinstance(data, h5py.Dataset) or n_rows(data) is None:
-            unfit_values.append(name)
-            continue
-        check_rows(units, spike_times=n_units, **{name: n_rows(data)})
-        # By type alone: following references takes minutes and gigabytes.
-        if is_numbers(data):
-            values = read(data)
-            columns[name] = values.astype(values.dtype.newbyteorder("<"))
-        elif is_texts(data):
-            columns[name] = read_texts(units, name)
-        else:
-            unfit_values.append(name)
-    notes = [
-        f"left unit columns in the file {why}: {', '.join(names)[:400]}"
-        for names, why in (
-            (unfit_names, "whose names are taken or unfit"),
-            (unfit_values, "that do not hold one number, flag or text a unit"),
-        )
-        if names
-    ]
-    if "is_single_unit" in columns:
-        n_odd = n_units - int(np.isin(columns["is_single_unit"], (0, 1)).sum())
-        if n_odd:
-            notes.append(
-                f"is_single_unit is neither 0 nor 1 for {n_odd} of {n_units} units, which count as multi-units"
-            )
-    return columns, notes
+        elif isinstance(data, h5py.Dataset) and (kind := _kind_of(data)):
+            # By type alone: following references takes minutes and gigabytes.
+            values = _read_column(units, name, kind)
+            _check_rows(units, spike_times=n_units, **{name: len(values)})
+            descriptions[name] = str(data.attrs.get("description", ""))[:200]
+            if kind == "text":
+                texts[name] = values.tolist()
+            else:
+                numbers[name] = values.astype(values.dtype.newbyteorder("<"))
+        elif not isinstance(data, h5py.Dataset) or len(data.shape or ()) < 2 or len(data) != n_units:
+            bad_values.append(name)  # and no matrix, like waveforms
+    if bad_names:
+        notes.append(f"left unit columns in the file whose names are taken or unfit: {', '.join(bad_names)[:400]}")
+    if bad_values:
+        what = "one number, flag or text a unit"
+        notes.append(f"left unit columns in the file that do not hold {what}: {', '.join(bad_values)[:400]}")
+    is_single = numbers.get("is_single_unit", texts.get("is_single_unit", []))
+    if n_odd := int((~np.isin(is_single, (0, 1))).sum()):
+        notes.append(f"is_single_unit is neither 0 nor 1 for {n_odd} of {n_units} units, which count as multi-units")
+    return numbers, texts, descriptions
 
 
-def _is_matrix(data: h5py.Dataset, n_units: int) -> bool:
-    """Return whether a column holds several values a unit, like waveforms, which nobody misses in a key."""
-    return data.shape is not None and len(data.shape) > 1 and data.shape[0] == n_units and n_rows(data) is None
-
-
-def _read_watchlog(tables: Tables) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    table = _find_table(tables, WATCHLOG_TABLE)
-    pts_s = read_numbers(table, "pts", _BYTES_PER_LOG_ROW).astype(np.float64)
-    recording_time_ms = read_numbers(table, "neural_recording_time", _BYTES_PER_LOG_ROW).astype(np.float64)
-    check_rows(table, pts=len(pts_s), neural_recording_time=len(recording_time_ms))
-    if len(pts_s) == 0:
+def _read_watchlog(file: h5py.File) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return frame and recording time (ms) of each row of the watch log."""
+    table = _find_table(file, WATCHLOG_TABLE)
+    names = ("pts", "neural_recording_time")
+    columns = {name: _read_column(table, name, "numbers").astype(np.float64) for name in names}
+    _check_rows(table, **{name: len(values) for name, values in columns.items()})
+    if len(columns["pts"]) == 0:
         raise RecordingError(f"table {WATCHLOG_TABLE} is empty, so no film frame has a recording time")
-    return frame_indices(pts_s, "the watch log has pts"), recording_time_ms
+    return frame_indices(columns["pts"], "the watch log has pts"), columns["neural_recording_time"]
 
 
-def _read_binning(tables: Tables) -> tuple[dict[int, BinGrid], dict[int, NDArray[np.int64]]]:
-    """Return bin length (ms) -> bins, and -> the film frames that the file names, 0-based."""
-    table = _find_table(tables, BINNING_TABLE)
-    bin_lengths = read_numbers(table, "bin_length")
-    edge_data, edge_stops = ragged_column(table, "edges", is_numbers)
-    check_rows(table, bin_length=len(bin_lengths), edges=len(edge_stops))
-    if not np.isfinite(bin_lengths).all():
+def _read_binning(file: h5py.File) -> tuple[dict[int, BinGrid], dict[int, NDArray[np.int64]]]:
+    """Return bin length (ms) -> bins, and -> the film frames that the file names, 0-based.
+
+    Names are like `frame_000919.jpg`, whose numbers count from 1.
+    """
+    table = _find_table(file, BINNING_TABLE)
+    lengths = _read_column(table, "bin_length", "numbers")
+    data, stops = _ragged_column(table, "edges", "numbers")
+    _check_rows(table, bin_length=len(lengths), edges=len(stops))
+    if not np.isfinite(lengths).all():
         raise RecordingError(f"column bin_length of table {BINNING_TABLE} does not hold numbers")
-    lengths = bin_lengths.astype(np.int64).tolist()
-    edges_s = np.split(read(edge_data).astype(np.float64), edge_stops[:-1])
-    grids = {
-        length: _grid_of_edges(length, edges)
-        for length, edges in zip(lengths, edges_s, strict=True)
+    lengths = lengths.astype(np.int64).tolist()
+    grids: dict[int, BinGrid] = {}
+    for length, edges_s in zip(lengths, np.split(_read(data).astype(np.float64), stops[:-1]), strict=True):
         # Bins shorter than a frame are derived from the frames; their edges would be no frame numbers.
-        if length % FRAME_PERIOD_MS == 0
-    }
+        if length % FRAME_PERIOD_MS == 0:
+            where, n_frames = f"edges of bin_length {length} in table {BINNING_TABLE}", length // FRAME_PERIOD_MS
+            frames = frame_indices(edges_s, f"one of the {where}")
+            wrong = np.diff(frames) != n_frames
+            if len(frames) < 2 or n_frames < 1 or wrong.any():
+                bad = int(np.argmax(wrong)) if len(wrong) else 0
+                found = f"bin {bad} has edges at {edges_s[bad : bad + 2]} s"
+                raise RecordingError(f"the {where} are not {length} ms apart: {found}")
+            grids[length] = BinGrid(first_frame=int(frames[0]), n_bins=len(wrong), frames_per_bin=n_frames)
     if not grids:
         raise RecordingError(f"table {BINNING_TABLE} lists no bins of whole {FRAME_PERIOD_MS} ms frames")
-    if "frames" not in column_names(table):
-        return grids, {}
-    name_data, name_stops = ragged_column(table, "frames", is_texts)
-    check_rows(table, bin_length=len(lengths), frames=len(name_stops))
-    names = np.split(read(name_data), name_stops[:-1])
-    named_frames = {
-        length: _frames_of_names(length, names_of_length, grids[length].n_bins)
-        for length, names_of_length in zip(lengths, names, strict=True)
-        if length in grids
-    }
+    named_frames: dict[int, NDArray[np.int64]] = {}
+    if "frames" in _column_names(table):
+        data, stops = _ragged_column(table, "frames", "text")
+        _check_rows(table, bin_length=len(lengths), frames=len(stops))
+        for length, names in zip(lengths, np.split(_read(data), stops[:-1]), strict=True):
+            # One pass over one long text: a match per name in Python costs ten times as much at 118,161 names.
+            numbers = re.findall(rb"(\d+)\.", b"\n".join(names.tolist()))
+            if length in grids:
+                if not len(numbers) == len(names) == grids[length].n_bins:
+                    raise RecordingError(
+                        f"column frames of table {BINNING_TABLE} names {len(numbers)} frames in {len(names)} rows, for "
+                        f"{grids[length].n_bins} bins of {length} ms; one a bin, like frame_000919.jpg, was expected"
+                    )
+                named_frames[length] = np.array(numbers, dtype=np.int64) - 1
     return grids, named_frames
 
 
-def _grid_of_edges(bin_length_ms: int, edges_s: NDArray[np.float64]) -> BinGrid:
-    where = f"edges of bin_length {bin_length_ms} in table {BINNING_TABLE}"
-    if len(edges_s) < 2:
-        raise RecordingError(f"the {where} are not at least two film times")
-    frames_per_bin = bin_length_ms // FRAME_PERIOD_MS
-    frames = frame_indices(edges_s, f"one of the {where}")
-    wrong = np.diff(frames) != frames_per_bin
-    if frames_per_bin < 1 or wrong.any():
-        bin_index = int(np.argmax(wrong))
-        raise RecordingError(
-            f"the {where} are not {bin_length_ms} ms apart: bin {bin_index} runs from {edges_s[bin_index]:.3f} s "
-            f"to {edges_s[bin_index + 1]:.3f} s"
-        )
-    return BinGrid(first_frame=int(frames[0]), n_bins=len(frames) - 1, frames_per_bin=frames_per_bin)
-
-
-def _frames_of_names(bin_length_ms: int, names: NDArray[Any], n_bins: int) -> NDArray[np.int64]:
-    """Return the 0-based frames of names like `frame_000919.jpg`, whose numbers count from 1."""
-    where = f"frames of bin_length {bin_length_ms} in table {BINNING_TABLE}"
-    # One pass over one long text: a match per name in Python costs ten times as much at 118,161 names.
-    numbers = _FRAME_NUMBER.findall(b"\n".join(names.tolist()))
-    if not len(numbers) == len(names) == n_bins:
-        raise RecordingError(
-            f"the {where} name {len(numbers)} frames in {len(names)} rows, for {n_bins} bins; "
-            "one name a bin, like frame_000919.jpg, was expected"
-        )
-    return np.array(numbers, dtype=np.int64) - 1
-
-
-def _read_annotations(tables: Tables) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
-    table = _find_table(tables, ANNOTATION_TABLE)
-    label_names = tuple(read_texts(table, "label_name"))
-    data, stops = ragged_column(table, "indicator_function", is_numbers)
+def _read_annotations(file: h5py.File) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """Return the names of the labels, and their values in every frame, (n_labels, n_frames)."""
+    table = _find_table(file, ANNOTATION_TABLE)
+    label_names = tuple(_read_column(table, "label_name", "text").tolist())
+    data, stops = _ragged_column(table, "indicator_function", "numbers")
     if not label_names or len(set(label_names)) != len(label_names) or len(label_names) != len(stops):
         raise RecordingError(f"table {ANNOTATION_TABLE} does not name each of its {len(stops)} labels once")
     lengths = np.diff(stops, prepend=0)
-    if lengths.min() != lengths.max():
+    n_frames = int(lengths.max())
+    if lengths.min() != n_frames:
         shortest = int(lengths.argmin())
         raise RecordingError(
             f"label {label_names[shortest]} of table {ANNOTATION_TABLE} covers {lengths[shortest]} frames, "
-            f"others {lengths.max()}; all must cover the same film"
+            f"others {n_frames}; all must cover the same film"
         )
-    values = read(data)
+    values = _read(data)
     indicators = values.astype(np.uint8)
     is_allowed = np.isin(np.arange(256), LABEL_VALUES)[indicators] & (indicators == values)
     if not is_allowed.all():
-        position = int(np.argmin(is_allowed))
-        label = label_names[position // int(lengths[0])]
+        label, frame = divmod(int(np.argmin(is_allowed)), n_frames)
         raise RecordingError(
-            f"label {label} has the value {values[position]} in frame {position % int(lengths[0]) + 1}; "
+            f"label {label_names[label]} has the value {values[label * n_frames + frame]} in frame {frame + 1}; "
             f"allowed are {', '.join(map(str, LABEL_VALUES))}"
         )
     return label_names, indicators.reshape(len(label_names), -1)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """Open a recording for reading; errors that are raised inside become a RecordingError with the file's path."""
+    with suppress(ImportError):
+        import_module("hdf5plugin")  # registers compressions that HDF5 itself does not have
+    try:
+        with h5py.File(path, "r") as file:
+            if not {"nwb_version", "neurodata_type"} & set(file.attrs):
+                raise RecordingError("cannot be read as an NWB file: it is HDF5, but has no nwb_version")
+            yield file
+    except (RecordingError, *_DAMAGE) as error:
+        code, words = getattr(error, "errno", None), " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        if isinstance(error, RecordingError):
+            problem = str(error)
+        elif code in (errno.EAGAIN, errno.ENOLCK, errno.EOPNOTSUPP):
+            problem = (
+                f"cannot be locked ({os.strerror(code)}): it is open in another program, or its file system has no "
+                "locks. Close it there, or set HDF5_USE_FILE_LOCKING=FALSE in the environment if nothing writes to it"
+            )
+        elif code is not None:
+            problem = f"cannot be read ({os.strerror(code)}). Check --data-dir and --nwb-path"
+        elif isinstance(error, MemoryError):
+            problem = "memory ran out while it was read. Use fewer --workers, or compare its SHA-256 with the archive's"
+        elif not h5py.is_hdf5(path):
+            problem = "not an HDF5 file, so not an NWB recording. Check whether it is empty, a pointer or an error page"
+        else:
+            problem = f"cannot be read as an NWB file: it is cut short or damaged ({words}). Download it again"
+        raise RecordingError(f"{path}: {problem}") from error
+
+
+def _child(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
+    """Return a child of a group; None if there is none. Raises RecordingError if it is in another file."""
+    link = group.get(name, getlink=True)
+    item = None if isinstance(link, h5py.ExternalLink) else group.get(name)
+    # A link within the file may lead to one out of it.
+    other = link.filename if isinstance(link, h5py.ExternalLink) else item is not None and item.file.filename
+    if other and other != group.file.filename:
+        raise RecordingError(f"{group.name.rstrip('/')}/{name} links to another file ({other}), which is refused")
+    return item
+
+
+def _find_table(file: h5py.File, name: str) -> h5py.Group:
+    """Return the table of this name in any group: every layout in use, and the next one. Raises RecordingError."""
+    paths: list[str] = []
+    file.visit(paths.append)  # visits every object once, and follows no link
+    found = [file[path] for path in paths if path.rpartition("/")[2] == name and "colnames" in file[path].attrs]
+    if not found:
+        raise RecordingError(f"no table {name} in any module. Is this file of the SUMMER data set (DANDI 001616)?")
+    first, *others = found
+    for other in others:
+        is_equal = set(first) == set(other) and all(
+            np.array_equal(_read(_column(first, one)), _read(_column(other, one))) for one in first
+        )
+        if not is_equal:
+            raise RecordingError(f"two tables {name} that differ, {first.name} and {other.name}. Remove the wrong one")
+    return first
+
+
+def _column_names(table: h5py.Group) -> list[str]:
+    """Return the names of a table's columns, in its order."""
+    return [_as_text(name) for name in np.atleast_1d(table.attrs.get("colnames", []))]
+
+
+def _column(table: h5py.Group, name: str, kind: Kind | None = None, is_ragged: bool = False) -> h5py.Dataset:
+    """Return a column's data set, unread, which holds values of a kind, or lists of them; raises RecordingError."""
+    data = _child(table, name)
+    if not isinstance(data, h5py.Dataset):
+        raise RecordingError(f"no column {name} in table {table.name}; it has {', '.join(_column_names(table))}")
+    if kind and (_kind_of(data) != kind or (f"{name}_index" in table) != is_ragged):
+        a_row = f"a list of {kind} a row, with a column {name}_index" if is_ragged else f"{kind}, one value a row"
+        raise RecordingError(f"column {data.name} does not hold {a_row}; its type is {data.dtype}, shape {data.shape}")
+    return data
+
+
+def _kind_of(data: h5py.Dataset) -> Kind | None:
+    """Return what a column holds, one value a row: (n,), or (n, 1) as MatNWB writes it; None for anything else."""
+    if not data.shape or data.shape[1:] not in ((), (1,)):
+        return None
+    if h5py.check_string_dtype(data.dtype) is not None:
+        return "text"
+    # Floats wider than 64 bits are not portable, so they do not count as numbers.
+    return "numbers" if data.dtype.kind in "iufb" and data.dtype.itemsize <= 8 else None
+
+
+def _read(data: h5py.Dataset, bytes_per_value: int = _BYTES_PER_VALUE) -> NDArray[Any]:
+    """Read a whole data set, (n,); raises RecordingError.
+
+    `bytes_per_value` is the memory that it and what is made of it take: what does not fit into free memory is refused.
+    """
+    if data.external or data.is_virtual:
+        raise RecordingError(f"column {data.name} keeps its values in another file, which is refused")
+    n_values = math.prod(data.shape or ())
+    n_bytes = n_values * max(bytes_per_value, data.dtype.itemsize)
+    if n_bytes > available_bytes():
+        raise RecordingError(
+            f"column {data.name} declares {n_values} values, which take about {n_bytes / 1e9:.1f} GB; "
+            f"{available_bytes() / 1e9:.1f} GB are free. Use fewer --workers, or a machine with more memory"
+        )
+    properties = data.id.get_create_plist()
+    filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
+    if not all(map(h5py.h5z.filter_avail, filters)):
+        advice = "which is not installed. Install it: pip install hdf5plugin"
+        raise RecordingError(
+            f"column {data.name} is compressed by HDF5 filter {', '.join(map(str, filters))}, {advice}"
+        )
+    return np.asarray(data[()]).reshape(n_values)
+
+
+def _read_column(table: h5py.Group, name: str, kind: Kind) -> NDArray[Any]:
+    """Read a column of one number or text a row, (n_rows,); texts as str. Raises RecordingError."""
+    values = _read(_column(table, name, kind))
+    return np.array([_as_text(value) for value in values], dtype=object) if kind == "text" else values
+
+
+def _as_text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _text_at(file: h5py.File, name: str) -> str:
+    """Return a single text, like the session's id; empty if there is none."""
+    data = _child(file, name)
+    if isinstance(data, h5py.Dataset) and h5py.check_string_dtype(data.dtype) and data.size == 1:
+        return _as_text(np.ravel(data[()])[0])
+    return ""
+
+
+def _ragged_column(table: h5py.Group, name: str, kind: Kind) -> tuple[h5py.Dataset, NDArray[np.int64]]:
+    """Return a ragged column's data set, unread, and where each row stops in it, (n_rows,); raises RecordingError."""
+    data = _column(table, name, kind, is_ragged=True)
+    stops = _read_column(table, f"{name}_index", "numbers")
+    steps = np.diff(stops.astype(np.int64), prepend=0)
+    if stops.dtype.kind not in "iu" or (steps < 0).any() or (len(stops) and steps.sum() != len(data)):
+        raise RecordingError(
+            f"column {data.name}_index runs backwards or past the end: {stops[-1:]} instead of {len(data)}"
+        )
+    return data, stops.astype(np.int64)
+
+
+def _check_rows(table: h5py.Group, **rows: int) -> None:
+    """Check that columns of a table, by name, have the same number of rows; raises RecordingError."""
+    if len(set(rows.values())) > 1:
+        found = ", ".join(f"{name} has {n} rows" for name, n in rows.items())
+        raise RecordingError(f"columns of table {table.name} differ in length: {found}")

@@ -19,7 +19,6 @@ from summer_prep.cache.layout import key_path
 from summer_prep.cache.write import verify_key
 from summer_prep.errors import SettingsError
 from summer_prep.parallel import dask_workers, run_tasks
-from summer_prep.recordings.demo import demo_data
 from tests.clusters import dask, end
 from tests.conftest import hear_interrupts
 from tests.summer_prep.test_parallel import crash_if
@@ -169,10 +168,14 @@ def test_worker_without_this_software_or_of_another_version_is_one_line(demo_dir
     ):
         build(**options, scheduler=address)
     assert not (tmp_path / "cache").exists()
-    with dask(tmp_path, n_workers=1) as (address, _):
-        monkeypatch.setattr(module, "_VERSIONS", "0.0.9 (schema 1, algorithm 1)")
-        with pytest.raises(SettingsError, match="Install the same version"):
-            build(**options, scheduler=address)
+    other = tmp_path / "other" / "summer_pipeline-0.0.9.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: summer-pipeline\nVersion: 0.0.9\n")
+    with (
+        dask(tmp_path, n_workers=1, PYTHONPATH=f"{ROOT}:{other.parent}") as (address, _),
+        pytest.raises(SettingsError, match="summer-pipeline 0.0.9, not .* Install the same version"),
+    ):
+        build(**options, scheduler=address)
 
 
 @pytest.mark.parametrize("address", ["nonsense", "host:8786", "8786", "", "tcp://127.0.0.1:1"])
@@ -204,9 +207,8 @@ def test_example_for_slurm_submits_workers_of_one_core(tmp_path):
     assert "--nthreads 1" in worker
 
 
-def test_ctrl_c_ends_a_local_cluster_without_its_tracebacks(tmp_path):
-    demo_data(tmp_path / "nwb", patients=8, minutes=10, units=40)
-    command = [sys.executable, "-m", "summer_prep", "build", "--data-dir", "nwb", "--cache-dir", "cache"]
+def test_ctrl_c_ends_a_local_cluster_without_its_tracebacks(demo_dir, tmp_path):
+    command = [sys.executable, "-m", "summer_prep", "build", "--data-dir", demo_dir, "--cache-dir", "cache"]
     process = subprocess.Popen(
         [*command, "--scheduler", "local"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,

@@ -25,18 +25,6 @@ from summer_prep.recordings.find import find_recordings
 
 
 @pytest.fixture
-def ask(capsys):
-    """Runs a command in this process: ask("verify", ...) -> exit code, stdout, stderr."""
-
-    def ask_for(*arguments):
-        with pytest.raises(SystemExit) as end:
-            run_program(app, "summer-prep", list(map(str, arguments)))
-        return end.value.code, *capsys.readouterr()
-
-    return ask_for
-
-
-@pytest.fixture
 def locked(demo_cache, monkeypatch):
     """A patient's folder in the demo cache that may not be listed."""
     folder, listdir = demo_cache / "sub-20", os.listdir
