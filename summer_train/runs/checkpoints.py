@@ -15,13 +15,9 @@ _TO_CONTINUE = ("state_dict", "optimizer_states", "loops", "callbacks", "global_
 
 
 def find_run(parent: Path, choice: Choice, data: Mapping[str, Any], log: Log = log_nothing) -> Path:
-    """Return the folder of the newest run of this choice on these data.
+    """Return the folder of the newest run of this choice on these data; raise SettingsError if there is none.
 
     Runs whose checkpoint cannot be read are skipped and logged.
-
-    Raises
-    ------
-    SettingsError : there is none
     """
     unreadable: list[SettingsError] = []
     others: list[str] = []
@@ -49,15 +45,9 @@ def find_run(parent: Path, choice: Choice, data: Mapping[str, Any], log: Log = l
 
 
 def load_checkpoint(path: Path, to_continue: bool = False) -> dict[str, Any]:
-    """Load a checkpoint of ours, plain values and tensors only.
+    """Load a checkpoint of ours, plain values and tensors only; to continue, it must hold the state of the training.
 
-    Parameters
-    ----------
-    to_continue : whether it must hold the state of the training, too
-
-    Raises
-    ------
-    SettingsError : the file is missing, unreadable, damaged, or not a checkpoint of ours
+    Raises SettingsError if the file is missing, unreadable, damaged, or not a checkpoint of ours.
     """
     if not path.exists():
         raise SettingsError(f"{path}: no such checkpoint. fit prints where it leaves them")

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 
-from summer_prep import __version__
 from summer_prep.errors import SettingsError
 from summer_prep.files import alone_in, check_folder, replace_file, replacing, writing
 from summer_prep.optional import load_extra
@@ -37,8 +36,6 @@ from summer_train.settings.options import (
     accepts,
     check_given,
     check_names,
-    check_one_process,
-    is_first_process,
     log_nothing,
     options_of,
     settings_from,
@@ -140,15 +137,11 @@ def run_fit(choice: Choice, run: Run, log: Log = log_nothing) -> FitResult | Non
     ------
     SummerError : data or settings do not allow the run
     """
-    if is_first_process():
-        check_one_process()
-    else:
-        log = log_nothing
     if choice.patient_ids:
         run = replace(run, nwb_path=None)  # what is kept of a run is what it used
-    started = time.perf_counter()
-    n_devices = processes.n_devices_of(run)
-    processes.prepare_processes(n_devices)
+    started, n_devices = time.perf_counter(), processes.n_devices_of(run)
+    is_first = processes.prepare_processes(n_devices)
+    log = log if is_first else log_nothing
     for name in set(run.logger) - {"csv"}:
         load_extra(name, f"--logger {name}")
     check_folder(run.output_dir, "--output-dir")
@@ -175,12 +168,17 @@ def run_fit(choice: Choice, run: Run, log: Log = log_nothing) -> FitResult | Non
             if (finished := _finished(previous, run, log)) is not None:
                 return finished
             log(f"continuing {previous}")
-            if is_first_process():  # nobody else knows the folder of a new run
+            if is_first:  # nobody else knows the folder of a new run
                 stack.enter_context(alone_in(previous, "another process is continuing this run"))
-        log_dir, n_epochs, best_epoch = _train(model, data, run, log, previous)
-        if not is_first_process():
+        if not is_first:  # it trains along; the first process alone reads and writes in the folder
+            _train(model, data, run, previous or Path(), 0, previous, log)
             return None
-        return _evaluated(model, data, run, log, log_dir, n_epochs, best_epoch, time.perf_counter() - started)
+        n_before = n_epochs_of(load_checkpoint(previous / folder.LAST)) if previous else 0
+        log_dir = previous or folder.new_folder(run.output_dir / data.task.log_name)
+        (log_dir / folder.RESULTS).unlink(missing_ok=True)  # they are not of what will be trained
+        save_hparams_to_yaml(log_dir / SETTINGS, {**data.choice.as_plain(), **run.as_plain()})
+        n_epochs = _train(model, data, run, log_dir, n_before, previous, log)
+        return _evaluated(model, data, run, log_dir, n_epochs, started, log)
 
 
 def _check_memory(data: FilmSamples, choice: Choice, prediction_bytes: int = 0) -> None:
@@ -217,25 +215,15 @@ def _finished(log_dir: Path, run: Run, log: Log) -> FitResult | None:
     return result
 
 
-def _train(model: Decoder, data: FilmSamples, run: Run, log: Log, previous: Path | None) -> tuple[Path, int, int]:
-    """Train; in the first process, load the best epoch's weights.
-
-    Returns
-    -------
-    The run's folder, its number of epochs and the best one; in further processes an empty path and zeros
-    """
-    settings = {**data.choice.as_plain(), **run.as_plain()}
-    resumed = previous / folder.LAST if previous else None
-    log_dir, n_before = previous or Path(), 0  # the first process alone writes there
-    if is_first_process():
-        n_before = n_epochs_of(load_checkpoint(resumed)) if resumed else 0
-        log_dir = previous or folder.new_folder(run.output_dir / data.task.log_name)
-        (log_dir / folder.RESULTS).unlink(missing_ok=True)  # they are not of what will be trained
-        save_hparams_to_yaml(log_dir / SETTINGS, settings)
+def _train(
+    model: Decoder, data: FilmSamples, run: Run, log_dir: Path, n_before: int, previous: Path | None, log: Log
+) -> int:
+    """Train in a run's folder, and return for how many epochs, `n_before` of them by the run that is continued."""
     trainer = new_trainer(run, model, log_dir, log, n_before)
     for logger in trainer.loggers:
-        logger.log_hyperparams(settings)
+        logger.log_hyperparams({**data.choice.as_plain(), **run.as_plain()})
     processes.hold_terminations(trainer.world_size)
+    resumed = previous / folder.LAST if previous else None
     try:
         trainer.fit(model, datamodule=FilmBlocks(data), ckpt_path=resumed, weights_only=True)
     except SystemExit as stop:
@@ -244,26 +232,21 @@ def _train(model: Decoder, data: FilmSamples, run: Run, log: Log, previous: Path
         if (last := log_dir / folder.LAST).exists():
             log(f"interrupted: {last} holds the last whole epoch; the same command with --resume continues")
         raise KeyboardInterrupt from stop  # Lightning exits with 1 after Ctrl-C
-    if not is_first_process():
-        return log_dir, 0, 0
-    best = load_checkpoint(log_dir / folder.BEST)
-    model.load_state_dict(best["state_dict"])
-    return log_dir, trainer.current_epoch, n_epochs_of(best)
+    return trainer.current_epoch
 
 
 def _evaluated(
-    model: Decoder, data: FilmSamples, run: Run, log: Log, log_dir: Path, n_epochs: int, best_epoch: int, seconds: float
+    model: Decoder, data: FilmSamples, run: Run, log_dir: Path, n_epochs: int, started: float, log: Log
 ) -> FitResult:
-    """Score the trained model and leave its results in the run's folder, `results.json` last."""
+    """Score the best epoch and leave its results in the run's folder, `results.json` last."""
+    seconds, best = time.perf_counter() - started, load_checkpoint(log_dir / folder.BEST)
+    model.load_state_dict(best["state_dict"])
     model.eval().to(data.device)
-    (own,), baselines = score_networks([data], lambda block: model(block.counts)[None]), score_baselines(data)
-    test = own.scores.get("test", {})
+    (own,) = score_networks([data], lambda block: model(block.counts)[None])
+    rows, test = {"model": own, **score_baselines(data)}, own.scores.get("test", {})
     metrics = folder.MetricsFile(log_dir / folder.METRICS, data.task.score_names, n_epochs)
-    metrics.add_test_scores(best_epoch - 1, {name: test[name] for name in ("loss", "accuracy") if name in test})
-    rows = {"model": own, **baselines}
-    software = {"summer": __version__, "torch": torch.__version__, "lightning": version("lightning")}
-    if folder.commit():
-        software["commit"] = folder.commit()
+    metrics.add_test_scores(n_epochs_of(best) - 1, {name: test[name] for name in ("loss", "accuracy") if name in test})
+    made = folder.origin()
     result = FitResult(
         config={**data.choice.as_plain(), **run.as_plain()},
         data=data.selection.provenance(),
@@ -275,13 +258,13 @@ def _evaluated(
         undefined=own.undefined,
         units=own.units,
         null=shifted_null(data, own, run, log) if run.shifts else {},
-        best_epoch=best_epoch,
+        best_epoch=n_epochs_of(best),
         n_epochs=n_epochs,
         seconds=seconds,
-        software=software,
+        software={"summer": made["version"], "torch": torch.__version__, "lightning": version("lightning")},
         log_dir=log_dir,
-        date=folder.origin()["date"],
-        command=folder.origin()["command"],
+        date=made["date"],
+        command=made["command"],
     )
     with replacing(log_dir / folder.PREDICTIONS) as file:
         np.savez(file, **own.predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags

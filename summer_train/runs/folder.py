@@ -90,12 +90,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Return the complete rows of a `metrics.csv`, cells as text; none if there is no such file.
-
-    Raises
-    ------
-    SettingsError : it cannot be read, or is damaged
-    """
+    """Return the complete rows of a `metrics.csv`, cells as text, none without such a file; errors as `reading`."""
     with reading(path, "Remove it: a run that is continued starts a new one"):
         if path.exists():
             with path.open(newline="") as file:
@@ -120,7 +115,7 @@ class FitResult:
     null : with `--shifts`: part, shifts (bins), and of networks trained on labels shifted so kappa and auroc, and p
     best_epoch : from 1; the one whose weights were scored
     n_epochs : trained
-    software : versions of the packages, and the commit of a git checkout
+    software : versions of the packages; that of summer ends with +COMMIT in a git checkout
     date, command : when the run ended (UTC, ISO 8601), and the command line, or "python" for a call in Python
     log_dir : the run's folder
     """
@@ -180,13 +175,7 @@ class FitResult:
 
 
 def read_results(log_dir: Path) -> FitResult | None:
-    """Return a run's results; None if it has none.
-
-    Raises
-    ------
-    SettingsError : they cannot be read
-    DamagedError : they are damaged
-    """
+    """Return a run's results, None if it has none; errors as `reading`."""
     path = log_dir / RESULTS
     with reading(path, "Remove it: fit --resume writes it again"):
         if path.exists():
@@ -206,11 +195,9 @@ def read_results(log_dir: Path) -> FitResult | None:
 
 
 def find_results(output_dir: Path, log: Callable[[str], None]) -> list[FitResult]:
-    """Return the results of a run, or of all runs below a folder; log which runs have none, and why.
+    """Return the results of a run, or of all runs below a folder, and log which runs have none, and why.
 
-    Raises
-    ------
-    SettingsError : there is no run
+    Raises SettingsError if there is no run.
     """
     folders = [output_dir]
     if not os.path.exists(output_dir / RESULTS):
@@ -222,16 +209,15 @@ def find_results(output_dir: Path, log: Callable[[str], None]) -> list[FitResult
     results = []
     for folder in folders:
         try:
-            if (result := read_results(folder)) is not None:
-                results.append(result)
-            else:
+            results.append(read_results(folder))
+            if results[-1] is None:
                 log(f"no results in {folder}: killed, or still at work")
         except SettingsError as error:
             log(f"left out: {error}")
-    return results
+    return [result for result in results if result is not None]
 
 
-def origin() -> dict[str, str]:
+def origin() -> dict[str, Any]:
     """Return the date (UTC, ISO 8601), the command line ("python" for a call in Python) and the software's version.
 
     The version of a git checkout ends with +COMMIT.
@@ -241,18 +227,18 @@ def origin() -> dict[str, str]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["summer-train", *sys.argv[1:]]) if is_command else "python",
-        "version": "+".join(filter(None, (__version__, commit()))),
+        "version": __version__ + _commit(),
     }
 
 
 @cache
-def commit() -> str:
-    """Return the commit of the git checkout that this package lies in; empty if it does not lie in one."""
+def _commit() -> str:
     root, git = Path(__file__).parents[2], shutil.which("git")
     if git is None or not (root / ".git").exists():
         return ""
     command = [git, "-C", str(root), "rev-parse", "--short=12", "HEAD"]
-    return str(subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip())
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return f"+{found}" if found else ""
 
 
 def probability_of(log_odds: float) -> float:

@@ -12,7 +12,7 @@ import torch
 
 from summer_prep.errors import SettingsError
 from summer_prep.resources import usable_processors
-from summer_train.settings.options import FIRST_PROCESS, Run, is_first_process
+from summer_train.settings.options import FIRST_PROCESS, Run, check_one_process, is_first_process
 
 FLOPS_PER_THREAD = 1.5e7
 """Of a step's matrix products; with fewer, a further thread costs more than it gains (docs/performance.md)."""
@@ -34,9 +34,7 @@ def n_devices_of(run: Run) -> int:
 def use_threads(threads: int | None, flops_per_step: float) -> None:
     """Set the processor threads of this process: by default one, unless matrix products are large enough to share.
 
-    Raises
-    ------
-    SettingsError : more than there are processors
+    Raises SettingsError for more than there are processors.
     """
     n_processors = usable_processors()
     if threads is not None and threads > n_processors:
@@ -44,24 +42,26 @@ def use_threads(threads: int | None, flops_per_step: float) -> None:
     torch.set_num_threads(threads or max(1, min(n_processors, int(flops_per_step / FLOPS_PER_THREAD))))
 
 
-def prepare_processes(n_devices: int) -> None:
-    """Mark this process as the first of a run, or let a further process end when the first one does.
+def prepare_processes(n_devices: int) -> bool:
+    """Return whether this process is the first of a run, and mark it as such; a further one ends when the first does.
 
-    The system ends a further process, because one that waits for another in torch runs no Python. Ctrl-C is for the
+    Raises SettingsError for one of several processes that torchrun or srun started. The system ends a further process, because one that waits for another in torch runs no Python. Ctrl-C is for the
     first process alone.
     """
     if is_first_process():
+        check_one_process()
         if n_devices > 1:
             for left_behind in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"):
                 os.environ.pop(left_behind, None)  # Lightning would take this process for one of those it starts
             os.environ[FIRST_PROCESS] = str(os.getpid())
-        return
+        return True
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
         libc.prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.environ[FIRST_PROCESS] != str(os.getppid()):
         os._exit(1)  # the first process ended before the system was asked to watch it
+    return False
 
 
 def hold_terminations(n_processes: int) -> None:

@@ -107,16 +107,10 @@ class Epochs(Callback):
     """
 
     def __init__(self, log_dir: Path, decoder: Decoder, n_epochs_before: int, log: Log) -> None:
-        self.log_dir, self.n_epochs_before, self.log_line = log_dir, n_epochs_before, log
-        self.score_names = decoder.task.score_names
-        self.file: MetricsFile
-        self.started = 0.0
+        self.log_line, self.started = log, 0.0
         self.bar: Any = None
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the file, or keep the rows of earlier epochs."""
-        if trainer.is_global_zero:
-            self.file = MetricsFile(self.log_dir / METRICS, self.score_names, self.n_epochs_before)
+        if is_first_process():
+            self.file = MetricsFile(log_dir / METRICS, decoder.task.score_names, n_epochs_before)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the epoch's clock."""
@@ -138,7 +132,7 @@ class Epochs(Callback):
         self._remove_bar()
         found, epoch = trainer.callback_metrics, trainer.current_epoch
         metrics = {name: float(value) for name, value in found.items() if name.startswith(("train_", "val_"))}
-        if trainer.is_global_zero:
+        if is_first_process():
             self.file.add({"epoch": epoch, "step": trainer.global_step, **metrics})
         if not math.isfinite(metrics["val_loss"]):
             raise SettingsError(

@@ -552,9 +552,9 @@ def test_a_stack_that_fails_takes_no_other_along(places, tmp_path, monkeypatch):
 
     monkeypatch.setattr(studies, "train_stack", train_stack)
     lines = []
-    with pytest.raises(SettingsError, match="1 stacks of models failed, the first with: MemoryError: no more"):
+    with pytest.raises(SettingsError, match="1 stacks of models failed, the first with: .*MemoryError: no more"):
         summer_train.study(**options, log=lines.append)
-    assert any("fold 2, summer: MemoryError: no more" in line for line in lines)
+    assert any("MemoryError: no more" in line and "fold 2, summer" in line for line in lines)
     assert [row["fold"] for row in table(tmp_path / "study")] == ["1", "3"]
     monkeypatch.undo()
     assert summer_train.study(**options).n_trained == 1
@@ -623,5 +623,5 @@ def studied_once(demo_cache, tmp_path_factory):
 def test_a_folder_that_cannot_be_written_is_one_line(name, places, tmp_path):
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / name).write_text("in the way")
-    with pytest.raises(SettingsError, match=f"{name}: cannot be read|results cannot be written"):
+    with pytest.raises(SettingsError, match=f"{name}: cannot be read|study: cannot be written"):
         summer_train.study(**places, max_epochs=1, workers=1, keep_predictions=True, output_dir=tmp_path / "study")
