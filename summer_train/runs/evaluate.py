@@ -74,7 +74,18 @@ def evaluate(
     if fold is not None and own.val_fraction is not None:
         raise SettingsError(f"--fold {fold}: {path} was trained with the fraction split, which has no folds")
     choice = choice_of(trained["config"], path, patient_ids=ids, fold=own.fold if fold is None else fold)
-    run = _places(path, {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache}, log)
+    given = {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache}
+    result = read_results(path.parent.parent)
+    stored = {} if result is None else {name: result.config.get(name) for name in given}
+    there = {
+        name: text
+        for name, text in stored.items()
+        # A folder for copies is made if it does not exist.
+        if text and (name == "local_cache" or is_url(str(text)) or Path(str(text)).is_dir())
+    }
+    run = settings_from(Run, {**there, **{name: value for name, value in given.items() if value is not None}})
+    if stored.get("cache_dir") and "cache_dir" not in there and cache_dir is None:
+        log(f"{stored['cache_dir']}, the cache of the run, cannot be found from here; {run.cache_dir} is used")
     data = FilmSamples.opened(choice, run, log)
     now = data.selection.provenance()
     differences = data_differences(trained["data"], now)
@@ -125,19 +136,3 @@ def evaluate(
         undefined=scored.undefined,
         differences=differences,
     )
-
-
-def _places(checkpoint: Path, given: Mapping[str, str | Path | None], log: Log) -> Run:
-    """Return where the data are: as given, else as in the checkpoint's run if that exists, else as by default."""
-    result = read_results(checkpoint.parent.parent)
-    stored = {} if result is None else {name: result.config.get(name) for name in given}
-    there = {
-        name: text
-        for name, text in stored.items()
-        # A folder for copies is made if it does not exist.
-        if text and (name == "local_cache" or is_url(str(text)) or Path(str(text)).is_dir())
-    }
-    run = settings_from(Run, {**there, **{name: value for name, value in given.items() if value is not None}})
-    if stored.get("cache_dir") and "cache_dir" not in there and given["cache_dir"] is None:
-        log(f"{stored['cache_dir']}, the cache of the run, cannot be found from here; {run.cache_dir} is used")
-    return run

@@ -28,18 +28,9 @@ from summer_train.runs.folder import FitResult
 from summer_train.runs.trainer import new_trainer
 from summer_train.scores.scoring import samples_per_class, score_baselines, score_networks, thresholds_of
 from summer_train.scores.shifts import shifted_null, shifts_of
+from summer_train.settings import options as settings
 from summer_train.settings.file import SETTINGS, with_config
-from summer_train.settings.options import (
-    Choice,
-    Log,
-    Run,
-    accepts,
-    check_given,
-    check_names,
-    log_nothing,
-    options_of,
-    settings_from,
-)
+from summer_train.settings.options import Choice, Log, Run, log_nothing
 
 MIN_SHARED_BATCH = 8192
 """Samples of a step; with fewer, one process is faster: 0.39 s an epoch, two 1.12 s, at 512 (docs/clusters.md)."""
@@ -48,7 +39,7 @@ _MUCH_BYTES = 1e9
 """A run that takes more memory than this logs how much."""
 
 
-@accepts(Choice, Run)
+@settings.accepts(Choice, Run)
 def fit(*, config: str | Path | None = None, log: Log = log_nothing, **options: Any) -> FitResult:
     """Train and evaluate one model, as `summer-train fit` does; missing or stale keys are built first.
 
@@ -67,26 +58,26 @@ def fit(*, config: str | Path | None = None, log: Log = log_nothing, **options: 
     ------
     SummerError : data or settings do not allow the run
     """
-    check_names(options, options_of(Choice, Run))
+    settings.check_names(options, settings.options_of(Choice, Run))
     options = with_config({**options, "config": config})
-    check_given(options)
-    run = settings_from(Run, options)
+    settings.check_given(options)
+    run = settings.settings_from(Run, options)
     if run.devices is not None and run.devices > 1:
         raise SettingsError(
             f"devices {run.devices}: further processes start the command again. Use summer-train fit --devices, or "
             "film_data and decoder with a lightning.Trainer of your own"
         )
     with processes.process_restored():
-        result = run_fit(settings_from(Choice, options), replace(run, devices=1), log)
+        result = run_fit(settings.settings_from(Choice, options), replace(run, devices=1), log)
     assert result is not None  # one process is the first
     return result
 
 
 _PLACES = ("preset", "data_dir", "nwb_path", "cache_dir", "local_cache", "device_memory", "verify")
-_OF_DATA = (*options_of(Choice), *_PLACES)
+_OF_DATA = (*settings.options_of(Choice), *_PLACES)
 
 
-@accepts(Choice, Run, only=_OF_DATA)
+@settings.accepts(Choice, Run, only=_OF_DATA)
 def film_data(*, config: str | Path | None = None, log: Log = log_nothing, **options: Any) -> FilmData:
     """Return the samples of a run as a Lightning data module of plain batches (x, y), building missing keys first.
 
@@ -99,10 +90,10 @@ def film_data(*, config: str | Path | None = None, log: Log = log_nothing, **opt
     ------
     SummerError : data or settings do not allow it
     """
-    check_names(options, _OF_DATA)
+    settings.check_names(options, _OF_DATA)
     options = with_config({**options, "config": config})
-    check_given(options)
-    return FilmData.opened(settings_from(Choice, options), settings_from(Run, options), log)
+    settings.check_given(options)
+    return FilmData.opened(settings.settings_from(Choice, options), settings.settings_from(Run, options), log)
 
 
 def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = None) -> Decoder:

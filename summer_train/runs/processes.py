@@ -45,8 +45,8 @@ def use_threads(threads: int | None, flops_per_step: float) -> None:
 def prepare_processes(n_devices: int) -> bool:
     """Return whether this process is the first of a run, and mark it as such; a further one ends when the first does.
 
-    Raises SettingsError for one of several processes that torchrun or srun started. The system ends a further process, because one that waits for another in torch runs no Python. Ctrl-C is for the
-    first process alone.
+    Raises SettingsError for one of several processes that torchrun or srun started. The system ends a further process,
+    because one that waits for another in torch runs no Python. Ctrl-C is for the first process alone.
     """
     if is_first_process():
         check_one_process()

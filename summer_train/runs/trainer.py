@@ -28,8 +28,6 @@ from summer_train.settings.options import Log, Run, is_first_process
 SLOW_EPOCH_S = 1.0
 """An epoch that takes longer shows its progress on a terminal."""
 
-_COLLECTIVE_TIMEOUT = timedelta(minutes=5)
-
 
 def new_trainer(run: Run, decoder: Decoder, log_dir: Path, log: Log, n_epochs_before: int = 0) -> lightning.Trainer:
     """Return a trainer that leaves checkpoints and metrics in a run's folder.
@@ -51,7 +49,7 @@ def new_trainer(run: Run, decoder: Decoder, log_dir: Path, log: Log, n_epochs_be
     trainer = lightning.Trainer(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",  # scores need float64, which MPS has not
         devices=n_devices,
-        strategy=UnwrappedDDP(timeout=_COLLECTIVE_TIMEOUT) if n_devices > 1 else "auto",
+        strategy=UnwrappedDDP(timeout=timedelta(minutes=5)) if n_devices > 1 else "auto",
         max_epochs=run.max_epochs,
         logger=loggers or False,  # beside our metrics.csv, which all reports are made of
         callbacks=[

@@ -28,32 +28,13 @@ from summer_train.models.stack import train_stack
 from summer_train.runs.folder import origin
 from summer_train.scores.scoring import Scored, score_baselines
 from summer_train.scores.shifts import score_stack
+from summer_train.settings import options as settings
 from summer_train.settings.file import for_study
 from summer_train.settings.lists import choices_of
-from summer_train.settings.options import (
-    STUDY_DEFAULTS,
-    STUDY_OPTIONS,
-    Choice,
-    Log,
-    StudyRun,
-    accepts,
-    check_names,
-    log_nothing,
-    options_of,
-    settings_from,
-    with_preset,
-)
+from summer_train.settings.options import Choice, Log, StudyRun, log_nothing
 from summer_train.studies.plan import Group, Model, Plan, plan_study
 from summer_train.studies.progress import Progress
-from summer_train.studies.records import (
-    Record,
-    Row,
-    digest_of,
-    predictions_path,
-    read_stacks,
-    write_stack,
-    write_tables,
-)
+from summer_train.studies.records import Record, digest_of, predictions_path, read_stacks, write_stack, write_tables
 
 Records = dict[tuple[str, int], Record]
 """(model id, shift) -> record."""
@@ -63,6 +44,7 @@ PROCESS_BYTES = 450e6
 
 PRELOADED = ("summer_train.studies.study",)
 SECONDS_TO_SCORE = 0.1
+_OPTIONS = (*settings.options_of(Choice), *settings.STUDY_OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -74,7 +56,7 @@ class StudyResult:
     n_trained : how many networks this call trained, those of nulls included
     """
 
-    rows: list[Row]
+    rows: list[dict[str, Any]]
     folder: Path
     n_trained: int
     seconds: float
@@ -83,7 +65,7 @@ class StudyResult:
         return f"<StudyResult: {len(self.rows)} models in {self.folder}; .rows is the table, one dict per model>"
 
 
-@accepts(Choice, StudyRun, only=(*options_of(Choice), *STUDY_OPTIONS), defaults=STUDY_DEFAULTS)
+@settings.accepts(Choice, StudyRun, only=_OPTIONS, defaults=settings.STUDY_DEFAULTS)
 def study(*, config: str | Path | None = None, log: Log = log_nothing, **options: Any) -> StudyResult:
     """Train and evaluate every combination of lists of settings, as `summer-train study` does.
 
@@ -104,14 +86,14 @@ def study(*, config: str | Path | None = None, log: Log = log_nothing, **options
     ------
     SummerError : data or settings do not allow the study
     """
-    check_names(options, (*options_of(Choice), *STUDY_OPTIONS))
+    settings.check_names(options, _OPTIONS)
     options = for_study(options, config)
-    return run_study(study_choices(options), settings_from(StudyRun, options), log)
+    return run_study(study_choices(options), settings.settings_from(StudyRun, options), log)
 
 
 def study_choices(options: Mapping[str, Any]) -> list[Choice]:
     """Return the choices of a study: of labels, unless another task is asked for."""
-    return choices_of({**STUDY_DEFAULTS, **with_preset(options)})
+    return choices_of({**settings.STUDY_DEFAULTS, **settings.with_preset(options)})
 
 
 def run_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing) -> StudyResult:
@@ -133,17 +115,14 @@ def run_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing) 
         seconds = sum((group.cost * run.max_epochs + SECONDS_TO_SCORE) * len(group.models) for group in missing)
         estimate = f", at most about {seconds:.0f} s of one processor" if seconds > 10 else ""
         log(f"{n_models} models, {n_models - n_missing} of them there: {n_missing} to train{estimate}")
-        lost, failed = _train(missing, plan.data_digests, run, records, log) if n_missing else (0, [])
+        failed = _train(missing, plan.data_digests, run, records, log) if n_missing else []
         with writing(run.output_dir):
             rows = write_tables(run.output_dir, records.values(), list(plan.data_digests))
-    problems = [f"{len(failed)} stacks of models failed, the first with: {failed[0]}"] if failed else []
-    if lost:
-        problems.append(
-            f"{lost} of {n_missing} models were lost with the processes that trained them: killed, or memory ran "
-            "out, for which fewer --workers help"
+    if failed:
+        raise SettingsError(
+            f"{len(failed)} stacks of models failed, the first with: {failed[0]}. The rest is kept, and the same "
+            "command trains what is missing"
         )
-    if problems:
-        raise SettingsError(f"{'; '.join(problems)}. The rest is kept, and the same command trains what is missing")
     return StudyResult(
         rows=[row for row in rows if row["id"] in plan.data_digests],
         folder=run.output_dir,
@@ -161,8 +140,8 @@ def _fresh_records(plan: Plan, run: StudyRun, log: Log) -> Records:
     for record in stored:
         is_planned = record.id in plan.data_digests
         is_current = not is_planned or plan.data_digests[record.id] == record.data_digest
-        has_predictions = run.keep_predictions and is_planned and record.scores and not record.shift
-        if is_current and (not has_predictions or predictions_path(folder, record.id).exists()):
+        needs_predictions = run.keep_predictions and is_planned and record.scores and not record.shift
+        if is_current and (not needs_predictions or predictions_path(folder, record.id).exists()):
             fresh.setdefault((record.id, record.shift), record)
     others = [record for record in stored if not record.shift and record.id not in plan.data_digests]
     # Tables and reports compare labels, patients, folds and seeds; models of other settings are better kept apart.
@@ -192,11 +171,8 @@ def _fresh_records(plan: Plan, run: StudyRun, log: Log) -> Records:
 
 def _train(
     groups: Sequence[Group], data_digests: Mapping[str, str], run: StudyRun, records: Records, log: Log
-) -> tuple[int, list[str]]:
-    """Train stacks side by side, adding to the records as each ends.
-
-    Returns how many models were lost with their processes, and why stacks failed.
-    """
+) -> list[str]:
+    """Train stacks side by side, adding to the records as each ends; return why stacks failed."""
     stacks = [(group, models) for group in groups for models in group.stacks()]
     stacks.sort(key=lambda stack: -stack[0].cost * len(stack[1]))  # the longest first, so that all end together
     names = {digest_of([(model.id, model.shift) for model in models]): models for _, models in stacks}
@@ -212,9 +188,7 @@ def _train(
             return
         with writing(run.output_dir):
             if not (run.output_dir / LOCK).exists():
-                raise SettingsError(
-                    f"{run.output_dir}: was moved or removed meanwhile. Put it back, and run this again"
-                )
+                raise SettingsError(f"{run.output_dir}: was moved or removed meanwhile. Put it back and repeat this")
             trained = [replace(record, **origin()) for record in found]
             write_stack(run.output_dir, name, trained)
         records.update({(record.id, record.shift): record for record in trained})
@@ -230,7 +204,8 @@ def _train(
     finally:  # this process may be that of a caller
         _placed.clear()
         torch.set_num_threads(n_threads)
-    return sum(len(names[name]) for name in lost), failed
+    crash = "{} models were lost with their process: it was killed, or memory ran out, for which fewer --workers help"
+    return failed + [crash.format(len(names[name])) for name in lost]
 
 
 def _pool(groups: Sequence[Group], run: StudyRun, log: Log) -> Callable[[], Opened]:
