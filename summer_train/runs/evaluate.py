@@ -77,12 +77,10 @@ def evaluate(
     given = {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache}
     result = read_results(path.parent.parent)
     stored = {} if result is None else {name: result.config.get(name) for name in given}
-    there = {
-        name: text
-        for name, text in stored.items()
-        # A folder for copies is made if it does not exist.
-        if text and (name == "local_cache" or is_url(str(text)) or Path(str(text)).is_dir())
-    }
+    there = {}
+    for name, text in stored.items():
+        if text and (name == "local_cache" or is_url(str(text)) or Path(str(text)).is_dir()):  # local_cache is made
+            there[name] = text
     run = settings_from(Run, {**there, **{name: value for name, value in given.items() if value is not None}})
     if stored.get("cache_dir") and "cache_dir" not in there and cache_dir is None:
         log(f"{stored['cache_dir']}, the cache of the run, cannot be found from here; {run.cache_dir} is used")

@@ -139,15 +139,12 @@ class FitResult:
     command: str = ""
 
     def __repr__(self) -> str:
-        is_label, scores = self.config["task"] == "label", self.scores["model"]
-        task, score = (f"label {self.config['label_name']}", "kappa") if is_label else ("next bin", "r2")
+        label, ids, scores = self.config["label_name"], " ".join(self.config["patient_ids"]), self.scores["model"]
+        task, name = (f"label {label}", "kappa") if self.config["task"] == "label" else ("next bin", "r2")
         part = "test" if "test" in scores else "val"
-        samples = " ".join(f"{n} {name}" for name, n in self.n_samples.items() if n)
-        return (
-            f"<FitResult: {task}, patients {' '.join(self.config['patient_ids'])}, {self.n_units} units, {samples} "
-            f"samples, best epoch {self.best_epoch} of {self.n_epochs}, {part} {score} "
-            f"{scores[part].get(score, math.nan):.3f}, in {self.log_dir}>"
-        )
+        data = f"{self.n_units} units, {' '.join(f'{n} {one}' for one, n in self.n_samples.items() if n)} samples"
+        best = f"best epoch {self.best_epoch} of {self.n_epochs}, {part} {name} {scores[part].get(name, math.nan):.3f}"
+        return f"<FitResult: {task}, patients {ids}, {data}, {best}, in {self.log_dir}>"
 
     @property
     def best_checkpoint(self) -> Path:

@@ -33,7 +33,7 @@ from summer_train.settings.file import for_study
 from summer_train.settings.lists import choices_of
 from summer_train.settings.options import Choice, Log, StudyRun, log_nothing
 from summer_train.studies.plan import Group, Model, Plan, plan_study
-from summer_train.studies.progress import Progress
+from summer_train.studies.progress import progress
 from summer_train.studies.records import Record, digest_of, predictions_path, read_stacks, write_stack, write_tables
 
 Records = dict[tuple[str, int], Record]
@@ -192,14 +192,14 @@ def _train(
             trained = [replace(record, **origin()) for record in found]
             write_stack(run.output_dir, name, trained)
         records.update({(record.id, record.shift): record for record in trained})
-        progress.finish(len(trained))
+        finish(len(trained))
 
     sent = with_absolute_paths(run) if run.scheduler else run
     tasks = {name: (models, data_digests[models[0].id], sent) for name, models in names.items()}
     pool = _pool([group for group, _ in stacks], run, log)
     n_threads = torch.get_num_threads()
     try:
-        with Progress(sum(map(len, names.values())), log) as progress:
+        with progress(sum(map(len, names.values())), log) as finish:
             lost = run_tasks(pool, train_or_say_why, tasks, keep_result)
     finally:  # this process may be that of a caller
         _placed.clear()
