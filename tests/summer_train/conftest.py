@@ -32,3 +32,9 @@ def options(demo_cache, tmp_path):
         "patient_ids": ("14", "20"), "buffer": 10.0, "hidden_size": 8, "max_epochs": 2,
     }  # fmt: skip
     return lambda **changes: {**common, **changes}
+
+
+@pytest.fixture
+def places(options):
+    """Where evaluating finds the data of such a run."""
+    return {name: options()[name] for name in ("cache_dir", "data_dir")}

@@ -25,22 +25,16 @@ from tests.conftest import error_line, hear_interrupts
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def places(options):
-    return {name: options()[name] for name in ("cache_dir", "data_dir")}
-
-
 def weights(path):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
 def equal_checkpoints(one, other):
     """Whether two runs have the same weights in both of their checkpoints."""
-    pairs = (
-        (weights(one.best_checkpoint), weights(other.best_checkpoint)),
-        (weights(one.last_checkpoint), weights(other.last_checkpoint)),
+    (best, last), (other_best, other_last) = (
+        (weights(run.best_checkpoint), weights(run.last_checkpoint)) for run in (one, other)
     )
-    return all(torch.equal(tensor, second[name]) for first, second in pairs for name, tensor in first.items())
+    return all(torch.equal(best[name], other_best[name]) and torch.equal(last[name], other_last[name]) for name in best)
 
 
 def test_a_checkpoint_says_what_it_was_trained_on_and_is_evaluated_to_the_scores_of_its_run(options, places):
@@ -114,29 +108,23 @@ def test_resumed_run_reaches_the_weights_of_one_that_was_not_interrupted(task, o
     assert set(epochs) >= set("01234")
 
 
-@pytest.fixture
-def overfitting(options, monkeypatch, tmp_path):
-    """Settings whose best epoch is far from the last, with a relative output folder, as by default."""
+def test_the_best_epoch_is_kept_until_the_last_one_also_when_a_run_is_moved_and_continued(
+    options, monkeypatch, tmp_path
+):
+    """The best epoch is far from the last, and the output folder is relative, as by default."""
     monkeypatch.chdir(tmp_path)
-    return lambda **changes: options(**{"task": "label", "lr": 0.005, "output_dir": Path("logs"), **changes})
-
-
-def test_last_checkpoint_is_of_the_last_epoch_and_the_best_of_the_best(overfitting):
-    result = fit(**overfitting(max_epochs=6))
-    with (result.log_dir / "metrics.csv").open() as file:
+    overfitting = {"task": "label", "lr": 0.005}
+    first = fit(**options(**overfitting, max_epochs=6, output_dir=Path("logs")))
+    with (first.log_dir / "metrics.csv").open() as file:
         losses = {int(row["epoch"]): float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]}
     best = min(losses, key=losses.get)
     assert 0 < best < 5
-    assert torch.load(result.last_checkpoint, weights_only=True)["epoch"] == 5
-    assert torch.load(result.best_checkpoint, weights_only=True)["epoch"] == best
-    assert not list(result.log_dir.rglob("*.staging"))
-
-
-def test_resumed_run_keeps_the_best_epoch_of_before_also_where_it_was_moved(overfitting):
-    whole = fit(**overfitting(max_epochs=7, output_dir=Path("whole")))
-    fit(**overfitting(max_epochs=6))
+    assert torch.load(first.last_checkpoint, weights_only=True)["epoch"] == 5
+    assert torch.load(first.best_checkpoint, weights_only=True)["epoch"] == best
+    assert not list(first.log_dir.rglob("*.staging"))
     Path("logs").rename("moved")
-    resumed = fit(**overfitting(max_epochs=7, output_dir=Path("moved"), resume=True))
+    resumed = fit(**options(**overfitting, max_epochs=7, output_dir=Path("moved"), resume=True))
+    whole = fit(**options(**overfitting, max_epochs=7, output_dir=Path("whole")))
     assert resumed.scores == whole.scores
     assert equal_checkpoints(resumed, whole)
     assert (resumed.log_dir / "metrics.csv").read_text() == (whole.log_dir / "metrics.csv").read_text()

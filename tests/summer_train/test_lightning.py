@@ -34,11 +34,6 @@ def film(options):
     )
 
 
-@pytest.fixture
-def places(options):
-    return {name: options()[name] for name in ("cache_dir", "data_dir")}
-
-
 def trainer(folder, **settings):
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0, "logger": False}
     common = {"max_epochs": 2, "accelerator": "cpu", "devices": 1, "default_root_dir": folder, **quiet}
