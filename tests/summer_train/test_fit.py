@@ -245,23 +245,6 @@ def test_bins_that_were_never_seen_are_left_out(options, monkeypatch):
         assert data.notes == ["left out 2 bins that a patient never saw"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"fold": 6}, "--fold 6"),
-        ({"val_fraction": 1.0, "buffer": None}, "--val-fraction 1.0"),
-        ({"val_fraction": 0.1}, "two splits were asked for"),
-        ({"label_rule": "last"}, "--label-rule last: choose one of first, any, majority"),
-        ({"batch_size": 0}, "--batch-size 0"),
-        ({"lr": float("nan")}, "--lr nan"),
-        ({"sequence": (-1.0, 0.0)}, "--sequence -1 0"),
-    ],
-)
-def test_impossible_setting_is_refused_when_it_is_made(changes, message, options):
-    with pytest.raises(SettingsError, match=message):
-        settings_from(Choice, options(**changes))
-
-
 @pytest.mark.parametrize("task", ["next_bin", "label"])
 def test_streamed_training_gives_the_weights_of_resident_training(task, options, monkeypatch):
     monkeypatch.setattr("summer_train.data.batches.BLOCK_SAMPLES", 512)  # many blocks, so that buffers are used again
