@@ -27,6 +27,12 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
 
     _n_passes = 0
 
+    def __repr__(self) -> str:
+        predicted = f"label {self.choice.label_name}" if self.choice.task == "label" else "next bin"
+        patient_ids = " ".join(patient.patient_id for patient in self.selection.patients)
+        samples = " ".join(f"{n} {part}" for part, n in self.n_samples.items() if n)
+        return f"<FilmData: {predicted}, patients {patient_ids}, {self.n_units} units, {samples} samples>"
+
     def setup(self, stage: str = "") -> None:
         """Take the device of the trainer."""
         if self.trainer is not None:

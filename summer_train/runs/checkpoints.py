@@ -8,26 +8,23 @@ from typing import Any
 import torch
 
 from summer_prep.errors import SettingsError
-from summer_train.runs.folder import last_checkpoint, run_folders
+from summer_train.runs.folder import LAST, reading, run_folders
 from summer_train.settings.options import Choice, Log, choice_of, log_nothing
+
+_TO_CONTINUE = ("state_dict", "optimizer_states", "loops", "callbacks", "global_step", "pytorch-lightning_version")
 
 
 def find_run(parent: Path, choice: Choice, data: Mapping[str, Any], log: Log = log_nothing) -> Path:
-    """Return the folder of the newest run of this choice on these data.
+    """Return the folder of the newest run of this choice on these data; raise SettingsError if there is none.
 
-    Runs whose checkpoint cannot be read are skipped with a line.
-
-    Raises
-    ------
-    SettingsError : there is none
+    Runs whose checkpoint cannot be read are skipped and logged.
     """
-    trained = [folder for folder in run_folders(parent).values() if last_checkpoint(folder).exists()]
-    if not trained:
-        raise SettingsError(f"{parent}: no run to continue. Leave --resume out, or name its --output-dir")
     unreadable: list[SettingsError] = []
-    others: dict[Path, list[str]] = {}
-    for folder in reversed(trained):
-        path = last_checkpoint(folder)
+    others: list[str] = []
+    for folder in reversed(run_folders(parent).values()):
+        path = folder / LAST
+        if not path.exists():
+            continue
         try:
             then = load_checkpoint(path, to_continue=True)["summer"]
             differences = choice.differences(choice_of(then["config"], path).as_plain())
@@ -39,67 +36,39 @@ def find_run(parent: Path, choice: Choice, data: Mapping[str, Any], log: Log = l
             for problem in unreadable:
                 log(f"not continued: {problem}")
             return folder
-        others[path] = differences
+        others.append(f"{path}: cannot be continued, it was trained with other settings: {'; '.join(differences)}")
     if unreadable:
         raise unreadable[0]  # perhaps the run that was meant
-    path, differences = next(iter(others.items()))
-    raise SettingsError(
-        f"{path}: cannot be continued, it was trained with other settings: "
-        f"{'; '.join(differences)}. Give the same ones, or leave --resume out"
-    )
+    if others:
+        raise SettingsError(f"{others[0]}. Give the same ones, or leave --resume out")
+    raise SettingsError(f"{parent}: no run to continue. Leave --resume out, or name its --output-dir")
 
 
 def load_checkpoint(path: Path, to_continue: bool = False) -> dict[str, Any]:
-    """Load a checkpoint of ours, plain values and tensors only.
+    """Load a checkpoint of ours, plain values and tensors only; to continue, it must hold the state of the training.
 
-    Parameters
-    ----------
-    to_continue : whether it must hold the state of the training, too
-
-    Raises
-    ------
-    SettingsError : the file is missing, unreadable, damaged, or no checkpoint of ours
+    Raises SettingsError if the file is missing, unreadable, damaged, or not a checkpoint of ours.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise SettingsError(f"{path}: no such checkpoint. fit prints where it leaves them") from error
-    except OSError as error:
-        raise SettingsError(
-            f"{path}: cannot be read ({error.strerror}). Name best.ckpt or last.ckpt of a run"
-        ) from error
-    try:
-        checkpoint: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises whatever the damaged bytes lead to
-        raise SettingsError(
-            f"{path}: not a checkpoint of summer-train fit, or damaged. Name a run's folder or its best.ckpt"
-        ) from error
-    if not isinstance(checkpoint, dict) or "summer" not in checkpoint:
-        raise SettingsError(
-            f"{path}: not a checkpoint of summer-train fit: it does not say which data it was trained on. "
-            "Train with summer_train.film_data, which notes that"
-        )
-    try:
-        _check_whole(checkpoint, to_continue)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SettingsError(
-            f"{path}: damaged, or not as summer-train fit writes it ({error!r:.60}). Train again"
-        ) from error
+    if not path.exists():
+        raise SettingsError(f"{path}: no such checkpoint. fit prints where it leaves them")
+    with reading(path, "Name a run's folder, or best.ckpt or last.ckpt of summer-train fit"):
+        checkpoint: dict[str, Any] = torch.load(io.BytesIO(path.read_bytes()), weights_only=True, map_location="cpu")
+        if "summer" not in checkpoint:
+            raise SettingsError(
+                f"{path}: not a checkpoint of summer-train fit: it does not say which data it was trained on. "
+                "Train with summer_train.film_data, which notes that"
+            )
+        # Whatever evaluating or continuing uses of it fails here if it is missing.
+        config, data = checkpoint["summer"]["config"], checkpoint["summer"]["data"]
+        _ = config["task"], int(data["bin_length_ms"]), n_epochs_of(checkpoint)
+        for patient in data["patients"]:
+            _ = str(patient["patient_id"]), list(patient["units"]), patient["digests"].items()
+        if not all(isinstance(weights, torch.Tensor) for weights in checkpoint["state_dict"].values()):
+            raise TypeError("weights are not tensors")
+        missing = [name for name in _TO_CONTINUE if not checkpoint.get(name)]
+        if to_continue and missing:
+            raise ValueError(f"without {', '.join(missing)}")
     return checkpoint
-
-
-def _check_whole(checkpoint: dict[str, Any], to_continue: bool) -> None:
-    """Raise what a checkpoint leads to that lacks something which evaluating or continuing it needs."""
-    summer = checkpoint["summer"]
-    _ = summer["config"]["task"], int(summer["data"]["bin_length_ms"]), n_epochs_of(checkpoint)
-    for patient in summer["data"]["patients"]:
-        _ = str(patient["patient_id"]), list(patient["units"]), patient["digests"].items()
-    if not all(isinstance(weights, torch.Tensor) for weights in checkpoint["state_dict"].values()):
-        raise TypeError("weights")
-    needed = ("state_dict", "optimizer_states", "loops", "callbacks", "global_step", "pytorch-lightning_version")
-    missing = [name for name in needed if not checkpoint.get(name)]
-    if to_continue and missing:
-        raise ValueError(f"without {', '.join(missing)}")
 
 
 def n_epochs_of(checkpoint: Mapping[str, Any]) -> int:
@@ -117,8 +86,7 @@ def data_differences(trained_on: Mapping[str, Any], now: Mapping[str, Any]) -> l
         differences.append(f"bins of {trained_on['bin_length_ms']} ms then, {now['bin_length_ms']} ms now")
     then_ids, now_ids = ([patient["patient_id"] for patient in data["patients"]] for data in (trained_on, now))
     if then_ids != now_ids:
-        differences.append(f"patients {' '.join(then_ids)} then, {' '.join(now_ids)} now")
-        return differences
+        return [*differences, f"patients {' '.join(then_ids)} then, {' '.join(now_ids)} now"]
     for then, current in zip(trained_on["patients"], now["patients"], strict=True):
         name = f"patient {then['patient_id']}"
         if then["units"] != current["units"]:

@@ -1,4 +1,4 @@
-"""A trained checkpoint on the data of a cache: the same as it was trained on, or others, which is said."""
+"""A trained checkpoint evaluated on the data of a cache, which may differ from those that it was trained on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from summer_prep.urls import is_url
 from summer_train.data.film import FilmSamples
 from summer_train.models.networks import decoder_name, flops_per_step, untrained_net
 from summer_train.runs.checkpoints import data_differences, load_checkpoint, n_epochs_of
-from summer_train.runs.folder import Scores, best_checkpoint, read_results
+from summer_train.runs.folder import BEST, Scores, read_results
 from summer_train.runs.processes import process_restored, use_threads
 from summer_train.scores.scoring import score_baselines, score_networks, thresholds_of
 from summer_train.settings.options import Choice, Log, Run, choice_of, log_nothing, settings_from
@@ -54,8 +54,8 @@ def evaluate(
 
     Parameters
     ----------
-    checkpoint : best.ckpt or last.ckpt of a run, or the run's folder, whose best epoch it is then
-    data_dir, cache_dir : by default those of the run, where they are still there
+    checkpoint : best.ckpt or last.ckpt of a run, or the run's folder, which stands for its best epoch
+    data_dir, cache_dir : by default those of the run, if they still exist
     local_cache : folder into which keys in a bucket are fetched; that of the run by default
     patient_ids : must have the units that it was trained on; its patients by default
     log : takes lines of progress, for people
@@ -65,7 +65,7 @@ def evaluate(
     SummerError : the checkpoint or the data cannot be read, or the units or the network differ
     """
     path = as_path(checkpoint, "checkpoint")
-    path = best_checkpoint(path) if path.is_dir() else path
+    path = path / BEST if path.is_dir() else path
     fold = None if fold is None else as_number(fold, int, "--fold")
     loaded = load_checkpoint(path)
     trained = loaded["summer"]
@@ -74,12 +74,22 @@ def evaluate(
     if fold is not None and own.val_fraction is not None:
         raise SettingsError(f"--fold {fold}: {path} was trained with the fraction split, which has no folds")
     choice = choice_of(trained["config"], path, patient_ids=ids, fold=own.fold if fold is None else fold)
-    run = _places(path, {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache}, log)
+    given = {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache}
+    result = read_results(path.parent.parent)
+    stored = {} if result is None else {name: result.config.get(name) for name in given}
+    there = {}
+    for name, text in stored.items():
+        if text and (name == "local_cache" or is_url(str(text)) or Path(str(text)).is_dir()):  # local_cache is made
+            there[name] = text
+    run = settings_from(Run, {**there, **{name: value for name, value in given.items() if value is not None}})
+    if stored.get("cache_dir") and "cache_dir" not in there and cache_dir is None:
+        log(f"{stored['cache_dir']}, the cache of the run, cannot be found from here; {run.cache_dir} is used")
     data = FilmSamples.opened(choice, run, log)
-    differences = data_differences(trained["data"], data.selection.provenance())
-    then, now = _units(trained["data"]), _units(data.selection.provenance())
-    if then != now:
-        sizes = [", ".join(f"{len(units)} of patient {one}" for one, units in found) for found in (then, now)]
+    now = data.selection.provenance()
+    differences = data_differences(trained["data"], now)
+    units = [[(one["patient_id"], one["units"]) for one in of["patients"]] for of in (trained["data"], now)]
+    if units[0] != units[1]:
+        sizes = [", ".join(f"{len(columns)} of patient {one}" for one, columns in found) for found in units]
         raise SettingsError(
             f"{path}: was trained on other units ({sizes[0]}) than {run.cache_dir} gives now ({sizes[1]}), and units "
             "are the inputs of its network. Give the patients and the --cache-dir that it was trained on, or train "
@@ -87,9 +97,29 @@ def evaluate(
         )
     if choice.fold != own.fold:
         differences.append(f"fold {own.fold} then, {choice.fold} now")
-        differences += _seen_in_training(data, FilmSamples(data.selection, own))
+        then = FilmSamples(data.selection, own).split
+        differences += [
+            f"{n} of {data.n_samples[part]} {part} samples {what}: not a score on unseen data"
+            for part in ("val", "test")
+            for seen, what in ((then.train, "were trained on"), (then.val, "chose the best epoch"))
+            if (n := int(np.isin(getattr(data.split, part), seen).sum()))
+        ]
+    if trained.get("decoder") not in (None, f"summer_train.models.{decoder_name(data, data.choice)}"):
+        raise SettingsError(
+            f"{path}: was trained as {trained['decoder']}, which only your own code knows. Test it with your "
+            "lightning.Trainer"
+        )
+    net = untrained_net(data, data.choice)
+    try:
+        nn.ModuleDict({"net": net}).load_state_dict(loaded["state_dict"])  # under the names that a decoder has them
+    except RuntimeError as error:
+        raise SettingsError(
+            f"{path}: its network does not fit these data "
+            f"({'; '.join(differences) or 'which are those it was trained on, so it is another network'}). "
+            "Give the patients, regions and label that it was trained on"
+        ) from error
     data.place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    net = _trained_net(data, loaded["state_dict"], trained.get("decoder"), path, differences)
+    net.eval().to(data.device)
     with process_restored():
         use_threads(None, flops_per_step(data))
         (scored,) = score_networks([data], lambda block: net(block.counts.float())[None])
@@ -104,52 +134,3 @@ def evaluate(
         undefined=scored.undefined,
         differences=differences,
     )
-
-
-def _places(checkpoint: Path, given: Mapping[str, str | Path | None], log: Log) -> Run:
-    """Return where data are: as asked for, as in the run that the checkpoint is of, or as by default."""
-    result = read_results(checkpoint.parent.parent)
-    stored = {} if result is None else {name: result.config.get(name) for name in given}
-    there = {
-        name: text
-        for name, text in stored.items()
-        # A folder for copies is made where it is not there.
-        if text and (name == "local_cache" or is_url(str(text)) or Path(str(text)).is_dir())
-    }
-    run = settings_from(Run, {**there, **{name: value for name, value in given.items() if value is not None}})
-    if stored.get("cache_dir") and "cache_dir" not in there and given["cache_dir"] is None:
-        log(f"{stored['cache_dir']}, the cache of the run, is not there from here; {run.cache_dir} is used")
-    return run
-
-
-def _trained_net(
-    data: FilmSamples, weights: Mapping[str, Any], decoder: str | None, path: Path, differences: list[str]
-) -> nn.Module:
-    if decoder not in (None, f"summer_train.models.{decoder_name(data, data.choice)}"):
-        raise SettingsError(
-            f"{path}: was trained as {decoder}, which only your own code knows. Test it with your lightning.Trainer"
-        )
-    net = untrained_net(data, data.choice)
-    try:
-        nn.ModuleDict({"net": net}).load_state_dict(weights)  # under the names that a decoder has them
-    except RuntimeError as error:
-        raise SettingsError(
-            f"{path}: its network does not fit these data "
-            f"({'; '.join(differences) or 'which are those it was trained on, so it is another network'}). "
-            "Give the patients, regions and label that it was trained on"
-        ) from error
-    return net.eval().to(data.device)
-
-
-def _units(provenance: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
-    return [(patient["patient_id"], patient["units"]) for patient in provenance["patients"]]
-
-
-def _seen_in_training(data: FilmSamples, trained: FilmSamples) -> list[str]:
-    """Return a line for each part to be evaluated that holds samples which training or its choices have seen."""
-    return [
-        f"{n} of {data.n_samples[part]} {part} samples {what}: not a score on unseen data"
-        for part in ("val", "test")
-        for seen, what in ((trained.split.train, "were trained on"), (trained.split.val, "chose the best epoch"))
-        if (n := int(np.isin(getattr(data.split, part), seen).sum()))
-    ]

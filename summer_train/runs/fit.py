@@ -1,69 +1,45 @@
 """One training run from settings to results: cache, data, decoder, Lightning, baselines."""
 
+import json
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 
-from summer_prep import __version__
 from summer_prep.errors import SettingsError
-from summer_prep.files import alone_in, check_folder, writing
-from summer_prep.options import as_number
+from summer_prep.files import alone_in, check_folder, replace_file, replacing, writing
+from summer_prep.optional import load_extra
+from summer_prep.options import as_number, finite
 from summer_prep.resources import available_bytes
 from summer_train.data.film import FilmSamples
 from summer_train.data.module import FilmBlocks, FilmData
 from summer_train.models.decoder import Decoder, new_decoder
 from summer_train.models.linear import BYTES_PER_WEIGHT
 from summer_train.models.networks import flops_per_step, n_weights
+from summer_train.runs import folder, processes
 from summer_train.runs.checkpoints import find_run, load_checkpoint, n_epochs_of
-from summer_train.runs.folder import (
-    METRICS,
-    PARTS,
-    RESULTS,
-    DamagedError,
-    FitResult,
-    MetricsFile,
-    best_checkpoint,
-    last_checkpoint,
-    new_folder,
-    read_results,
-    write_results,
-)
-from summer_train.runs.processes import (
-    MIN_SHARED_BATCH,
-    check_devices,
-    hold_terminations,
-    n_devices_of,
-    prepare_processes,
-    process_restored,
-    quieten_lightning,
-    use_threads,
-)
-from summer_train.runs.trainer import check_loggers, metric_columns, new_trainer
+from summer_train.runs.folder import FitResult
+from summer_train.runs.trainer import new_trainer
 from summer_train.scores.scoring import samples_per_class, score_baselines, score_networks, thresholds_of
 from summer_train.scores.shifts import shifted_null, shifts_of
+from summer_train.settings import options as settings
 from summer_train.settings.file import SETTINGS, with_config
-from summer_train.settings.options import (
-    Choice,
-    Log,
-    Run,
-    accepts,
-    check_given,
-    check_names,
-    check_one_process,
-    is_first_process,
-    log_nothing,
-    options_of,
-    settings_from,
-)
+from summer_train.settings.options import Choice, Log, Run, log_nothing
+
+MIN_SHARED_BATCH = 8192
+"""Samples of a step; with fewer, one process is faster: 0.39 s an epoch, two 1.12 s, at 512 (docs/clusters.md)."""
+
+_MUCH_BYTES = 1e9
+"""A run that takes more memory than this logs how much."""
 
 
-@accepts(Choice, Run)
+@settings.accepts(Choice, Run)
 def fit(*, config: str | Path | None = None, log: Log = log_nothing, **options: Any) -> FitResult:
     """Train and evaluate one model, as `summer-train fit` does; missing or stale keys are built first.
 
@@ -82,37 +58,26 @@ def fit(*, config: str | Path | None = None, log: Log = log_nothing, **options: 
     ------
     SummerError : data or settings do not allow the run
     """
-    check_names(options, options_of(Choice, Run))
+    settings.check_names(options, settings.options_of(Choice, Run))
     options = with_config({**options, "config": config})
-    check_given(options)
-    run = settings_from(Run, options)
+    settings.check_given(options)
+    run = settings.settings_from(Run, options)
     if run.devices is not None and run.devices > 1:
         raise SettingsError(
             f"devices {run.devices}: further processes start the command again. Use summer-train fit --devices, or "
             "film_data and decoder with a lightning.Trainer of your own"
         )
-    with process_restored():
-        result = run_fit(settings_from(Choice, options), replace(run, devices=1), log)
+    with processes.process_restored():
+        result = run_fit(settings.settings_from(Choice, options), replace(run, devices=1), log)
     assert result is not None  # one process is the first
     return result
 
 
-_MUCH_BYTES = 1e9
-"""People are told what a run takes from here on."""
-
-_OF_DATA = (
-    *options_of(Choice),
-    "preset",
-    "data_dir",
-    "nwb_path",
-    "cache_dir",
-    "local_cache",
-    "device_memory",
-    "verify",
-)
+_PLACES = ("preset", "data_dir", "nwb_path", "cache_dir", "local_cache", "device_memory", "verify")
+_OF_DATA = (*settings.options_of(Choice), *_PLACES)
 
 
-@accepts(Choice, Run, only=_OF_DATA)
+@settings.accepts(Choice, Run, only=_OF_DATA)
 def film_data(*, config: str | Path | None = None, log: Log = log_nothing, **options: Any) -> FilmData:
     """Return the samples of a run as a Lightning data module of plain batches (x, y), building missing keys first.
 
@@ -125,10 +90,10 @@ def film_data(*, config: str | Path | None = None, log: Log = log_nothing, **opt
     ------
     SummerError : data or settings do not allow it
     """
-    check_names(options, _OF_DATA)
+    settings.check_names(options, _OF_DATA)
     options = with_config({**options, "config": config})
-    check_given(options)
-    return FilmData.opened(settings_from(Choice, options), settings_from(Run, options), log)
+    settings.check_given(options)
+    return FilmData.opened(settings.settings_from(Choice, options), settings.settings_from(Run, options), log)
 
 
 def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = None) -> Decoder:
@@ -147,9 +112,9 @@ def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = N
     if choice.model != "linear":
         choice = replace(choice, lr=lr)
     _check_memory(data, choice)
-    made = new_decoder(data, choice)
-    made.lr = lr  # a choice of the linear model has none, since `fit` solves it
-    return made
+    untrained = new_decoder(data, choice)
+    untrained.lr = lr  # a choice of the linear model has none, since `fit` solves it
+    return untrained
 
 
 def run_fit(choice: Choice, run: Run, log: Log = log_nothing) -> FitResult | None:
@@ -163,16 +128,13 @@ def run_fit(choice: Choice, run: Run, log: Log = log_nothing) -> FitResult | Non
     ------
     SummerError : data or settings do not allow the run
     """
-    if is_first_process():
-        check_one_process()
-    else:
-        log = log_nothing
     if choice.patient_ids:
         run = replace(run, nwb_path=None)  # what is kept of a run is what it used
-    started = time.perf_counter()
-    check_devices(run.devices)
-    prepare_processes(n_devices_of(run))
-    check_loggers(run.logger)
+    started, n_devices = time.perf_counter(), processes.n_devices_of(run)
+    is_first = processes.prepare_processes(n_devices)
+    log = log if is_first else log_nothing
+    for name in set(run.logger) - {"csv"}:
+        load_extra(name, f"--logger {name}")
     check_folder(run.output_dir, "--output-dir")
     if "::" in str(run.output_dir.absolute()):
         raise SettingsError(
@@ -181,34 +143,37 @@ def run_fit(choice: Choice, run: Run, log: Log = log_nothing) -> FitResult | Non
     data = FilmSamples.opened(choice, run, log)
     _check_memory(data, data.choice, data.n_prediction_bytes)
     shifts_of(data, run.shifts)
-    n_devices = n_devices_of(run)
     if run.devices is None and n_devices > 1 and choice.batch_size < MIN_SHARED_BATCH:
         log(
             f"training on all {n_devices} GPUs; --devices 1 is faster: below batches of about {MIN_SHARED_BATCH} "
             "samples processes wait for each other longer than they compute (at 512, 1.12 s an epoch for 0.39 s)"
         )
-    use_threads(run.threads, flops_per_step(data))
-    quieten_lightning()
+    processes.use_threads(run.threads, flops_per_step(data))
+    processes.quieten_lightning()
     model = new_decoder(data)
     model.expect_blocks()
-    with writing(run.output_dir):
+    with writing(run.output_dir), ExitStack() as stack:
         previous = None
         if run.resume:
             previous = find_run(run.output_dir / data.task.log_name, data.choice, data.provenance["data"], log)
             if (finished := _finished(previous, run, log)) is not None:
                 return finished
             log(f"continuing {previous}")
-        with ExitStack() as stack:
-            if previous and is_first_process():  # a new run's folder nobody knows
+            if is_first:  # nobody else knows the folder of a new run
                 stack.enter_context(alone_in(previous, "another process is continuing this run"))
-            log_dir, n_epochs, best_epoch = _train(model, data, run, log, previous)
-            if not is_first_process():
-                return None
-            return _evaluated(model, data, run, log, log_dir, n_epochs, best_epoch, time.perf_counter() - started)
+        if not is_first:  # it trains along; the first process alone reads and writes in the folder
+            _train(model, data, run, previous or Path(), 0, previous, log)
+            return None
+        n_before = n_epochs_of(load_checkpoint(previous / folder.LAST)) if previous else 0
+        log_dir = previous or folder.new_folder(run.output_dir / data.task.log_name)
+        (log_dir / folder.RESULTS).unlink(missing_ok=True)  # they are not of what will be trained
+        save_hparams_to_yaml(log_dir / SETTINGS, {**data.choice.as_plain(), **run.as_plain()})
+        n_epochs = _train(model, data, run, log_dir, n_before, previous, log)
+        return _evaluated(model, data, run, log_dir, n_epochs, started, log)
 
 
 def _check_memory(data: FilmSamples, choice: Choice, prediction_bytes: int = 0) -> None:
-    """Refuse what does not fit, and say what takes much."""
+    """Refuse what does not fit into memory, and log what takes much of it."""
     # Of Adam: float32 weights and gradients, and two averages of them.
     weights_bytes = (BYTES_PER_WEIGHT if choice.model == "linear" else 16) * n_weights(data, choice)
     n_bytes, free_bytes = weights_bytes + prediction_bytes, available_bytes()
@@ -226,84 +191,73 @@ def _check_memory(data: FilmSamples, choice: Choice, prediction_bytes: int = 0) 
 
 def _finished(log_dir: Path, run: Run, log: Log) -> FitResult | None:
     """Return the results of a run that has nothing left to do."""
-    try:
-        result = read_results(log_dir)
-    except DamagedError:  # written again from the checkpoints
-        return None
+    result = None
+    with suppress(folder.DamagedError):  # they are written again from the checkpoints
+        result = folder.read_results(log_dir)
     if result is None:
         return None
-    stopped_early = result.n_epochs < result.config["max_epochs"]  # by patience, or since it is solved
-    if result.n_epochs < run.max_epochs and not (stopped_early and result.config["patience"] == run.patience):
+    has_stopped = result.n_epochs < result.config["max_epochs"]  # by patience, or because it is solved
+    is_patience_equal = result.config["patience"] == run.patience
+    if result.n_epochs < run.max_epochs and not (has_stopped and is_patience_equal):
         return None
-    more = "For more: a larger --max-epochs"
-    if stopped_early:
-        more = "For more: a larger --patience" if result.config["patience"] else "More would not change them"
+    more = "For more: a larger --patience" if result.config["patience"] else "More would not change them"
+    more = more if has_stopped else "For more: a larger --max-epochs"
     log(f"{log_dir}: is finished, {result.n_epochs} epochs; these are its results. {more}")
     return result
 
 
-def _train(model: Decoder, data: FilmSamples, run: Run, log: Log, previous: Path | None) -> tuple[Path, int, int]:
-    """Train; in the first process, load the best epoch's weights.
-
-    Returns
-    -------
-    The run's folder, its number of epochs and the best one; of further processes the first one's folder and zeros
-    """
-    settings = {**data.choice.as_plain(), **run.as_plain()}
-    resumed = last_checkpoint(previous) if previous else None
-    log_dir, n_before = previous or Path(), 0  # the first process writes, and tells the others its folder
-    if is_first_process():
-        n_before = n_epochs_of(load_checkpoint(resumed)) if resumed else 0
-        log_dir = previous or new_folder(run.output_dir / data.task.log_name)
-        (log_dir / RESULTS).unlink(missing_ok=True)  # the previous results are not those of what will be trained
-        save_hparams_to_yaml(log_dir / SETTINGS, settings)
+def _train(
+    model: Decoder, data: FilmSamples, run: Run, log_dir: Path, n_before: int, previous: Path | None, log: Log
+) -> int:
+    """Train in a run's folder, and return for how many epochs, `n_before` of them by the run that is continued."""
     trainer = new_trainer(run, model, log_dir, log, n_before)
     for logger in trainer.loggers:
-        logger.log_hyperparams(settings)
-    hold_terminations(trainer.world_size)
+        logger.log_hyperparams({**data.choice.as_plain(), **run.as_plain()})
+    processes.hold_terminations(trainer.world_size)
+    resumed = previous / folder.LAST if previous else None
     try:
         trainer.fit(model, datamodule=FilmBlocks(data), ckpt_path=resumed, weights_only=True)
     except SystemExit as stop:
         if not trainer.interrupted:
             raise
-        last = last_checkpoint(log_dir)
-        if last.exists():
+        if (last := log_dir / folder.LAST).exists():
             log(f"interrupted: {last} holds the last whole epoch; the same command with --resume continues")
         raise KeyboardInterrupt from stop  # Lightning exits with 1 after Ctrl-C
-    if not is_first_process():
-        return log_dir, 0, 0
-    best = load_checkpoint(best_checkpoint(log_dir))
-    model.load_state_dict(best["state_dict"])
-    return log_dir, trainer.current_epoch, n_epochs_of(best)
+    return trainer.current_epoch
 
 
 def _evaluated(
-    model: Decoder, data: FilmSamples, run: Run, log: Log, log_dir: Path, n_epochs: int, best_epoch: int, seconds: float
+    model: Decoder, data: FilmSamples, run: Run, log_dir: Path, n_epochs: int, started: float, log: Log
 ) -> FitResult:
-    """Score the trained model and leave its results in the run's folder."""
+    """Score the best epoch and leave its results in the run's folder, `results.json` last."""
+    seconds, best = time.perf_counter() - started, load_checkpoint(log_dir / folder.BEST)
+    model.load_state_dict(best["state_dict"])
     model.eval().to(data.device)
-    (own,), baselines = score_networks([data], lambda block: model(block.counts)[None]), score_baselines(data)
-    test = own.scores.get("test", {})
-    metrics = MetricsFile(log_dir / METRICS, metric_columns(data.task), n_epochs)
-    of_epoch = {"test_loss": test.get("loss"), "test_accuracy": test.get("accuracy")}
-    metrics.add_test_scores(best_epoch - 1, {name: value for name, value in of_epoch.items() if value is not None})
-    rows = {"model": own, **baselines}
+    (own,) = score_networks([data], lambda block: model(block.counts)[None])
+    rows, test = {"model": own, **score_baselines(data)}, own.scores.get("test", {})
+    metrics = folder.MetricsFile(log_dir / folder.METRICS, data.task.score_names, n_epochs)
+    metrics.add_test_scores(n_epochs_of(best) - 1, {name: test[name] for name in ("loss", "accuracy") if name in test})
+    made = folder.origin()
     result = FitResult(
         config={**data.choice.as_plain(), **run.as_plain()},
         data=data.selection.provenance(),
         n_units=data.n_units,
         n_samples=data.n_samples,
-        n_per_class={part: samples_per_class(data, part) for part in PARTS},
+        n_per_class={part: samples_per_class(data, part) for part in folder.PARTS},
         scores={row: scored.scores for row, scored in rows.items()},
         thresholds=thresholds_of(rows),
         undefined=own.undefined,
         units=own.units,
         null=shifted_null(data, own, run, log) if run.shifts else {},
-        best_epoch=best_epoch,
+        best_epoch=n_epochs_of(best),
         n_epochs=n_epochs,
         seconds=seconds,
-        software={"summer": __version__, "torch": torch.__version__, "lightning": version("lightning")},
+        software={"summer": made["version"], "torch": torch.__version__, "lightning": version("lightning")},
         log_dir=log_dir,
+        date=made["date"],
+        command=made["command"],
     )
-    write_results(result, own.predictions)
+    with replacing(log_dir / folder.PREDICTIONS) as file:
+        np.savez(file, **own.predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
+    replace_file(log_dir / folder.RESULTS, json.dumps(finite(result.as_plain()), indent=1).encode())
     return result

@@ -1,4 +1,4 @@
-"""The folder of a run: taken by one run alone, and what stays in it: metrics, results, predictions."""
+"""The folder of a run: made for one run alone, with its metrics, results, predictions and checkpoints."""
 
 import csv
 import io
@@ -6,22 +6,27 @@ import json
 import math
 import os
 import re
-import zipfile
-import zlib
+import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from summer_prep.errors import SettingsError
-from summer_prep.files import replace_file, replacing
-from summer_prep.options import finite
+from summer_prep import __version__
+from summer_prep.errors import SettingsError, SummerError
+from summer_prep.files import replace_file
 
 METRICS, RESULTS, PREDICTIONS = "metrics.csv", "results.json", "predictions.npz"
+BEST, LAST = Path("checkpoints", "best.ckpt"), Path("checkpoints", "last.ckpt")
 PARTS = ("train", "val", "test")
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -31,7 +36,7 @@ _VERSION = re.compile(r"version_(\d+)")
 
 
 def new_folder(parent: Path) -> Path:
-    """Make and return a new folder `version_N`: making it takes it, so two runs never share one."""
+    """Make and return a new folder `version_N`; two runs never share one, since only one of them can make it."""
     parent.mkdir(parents=True, exist_ok=True)
     number = max(run_folders(parent), default=-1) + 1
     while True:
@@ -49,61 +54,51 @@ def run_folders(parent: Path) -> dict[int, Path]:
 
 
 class MetricsFile:
-    """`metrics.csv`: one row per epoch; test scores stand in the row of the epoch that was tested.
+    """`metrics.csv`: one row per epoch; the test scores stand in the row of the epoch that was tested.
 
     Parameters
     ----------
-    columns : beside `epoch` (from 0) and `step` (optimizer steps so far, as in the checkpoint)
-    n_epochs : the rows of so many epochs are kept of a file that is there
+    score_names : beside the loss, columns for each part; `epoch` counts from 0, `step` is that of the checkpoint
+    n_epochs : the number of epochs whose rows are kept of an existing file
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], n_epochs: int = 0) -> None:
-        self.path, self.columns = path, ("epoch", "step", *columns)
-        self.rows = [
-            row
-            for row in read_metrics(path)
-            if set(row) == set(self.columns) and row["epoch"].isdigit() and int(row["epoch"]) < n_epochs
-        ]
-        self._write()
+    def __init__(self, path: Path, score_names: Sequence[str], n_epochs: int = 0) -> None:
+        self.path = path
+        self.columns = ["epoch", "step", *(f"{part}_{name}" for part in PARTS for name in ("loss", *score_names))]
+        whole = [row for row in read_metrics(path) if set(row) == set(self.columns) and row["epoch"].isdigit()]
+        self._write([row for row in whole if int(row["epoch"]) < n_epochs])
 
     def add(self, row: Mapping[str, float]) -> None:
-        """Add the row of an epoch."""
-        self.rows.append({name: str(row.get(name, "")) for name in self.columns})
+        """Append the row of an epoch."""
         with self.path.open("a", newline="") as file:
-            self._writer(file).writerow(self.rows[-1])
+            self._writer(file).writerow(row)
 
     def add_test_scores(self, epoch: int, scores: Mapping[str, float]) -> None:
         """Write test scores into the row of the epoch that was tested."""
-        for row in self.rows:
-            if row["epoch"] == str(epoch):
-                row.update({name: str(score) for name, score in scores.items()})
-        self._write()
+        of_test = {f"test_{name}": score for name, score in scores.items()}
+        self._write([row | of_test if row["epoch"] == str(epoch) else row for row in read_metrics(self.path)])
 
-    def _write(self) -> None:
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         content = io.StringIO(newline="")
         writer = self._writer(content)
         writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows(rows)
         replace_file(self.path, content.getvalue().encode())
 
     def _writer(self, file: Any) -> "csv.DictWriter[str]":
-        return csv.DictWriter(file, self.columns, lineterminator="\n")
+        return csv.DictWriter(file, self.columns, extrasaction="ignore", lineterminator="\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Return the whole rows of a `metrics.csv`, cells as text; none where there is no such file.
-
-    Raises
-    ------
-    SettingsError : it cannot be read, or is damaged
-    """
-    advice = "Remove it: a run that is continued starts a new one"
-    with reading(path, advice), suppress(FileNotFoundError), path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
+    """Return the complete rows of a `metrics.csv`, cells as text, none without such a file; errors as `reading`."""
+    with reading(path, "Remove it: a run that is continued starts a new one"):
+        if path.exists():
+            with path.open(newline="") as file:
+                return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
     return []
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class FitResult:
     """What a run gave, also kept in its folder as `results.json`.
 
@@ -120,6 +115,8 @@ class FitResult:
     null : with `--shifts`: part, shifts (bins), and of networks trained on labels shifted so kappa and auroc, and p
     best_epoch : from 1; the one whose weights were scored
     n_epochs : trained
+    software : versions of the packages; that of summer ends with +COMMIT in a git checkout
+    date, command : when the run ended (UTC, ISO 8601), and the command line, or "python" for a call in Python
     log_dir : the run's folder
     """
 
@@ -138,16 +135,26 @@ class FitResult:
     undefined: Mapping[str, str] = field(default_factory=dict)
     units: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     null: Mapping[str, Any] = field(default_factory=dict)
+    date: str = ""
+    command: str = ""
+
+    def __repr__(self) -> str:
+        label, ids, scores = self.config["label_name"], " ".join(self.config["patient_ids"]), self.scores["model"]
+        task, name = (f"label {label}", "kappa") if self.config["task"] == "label" else ("next bin", "r2")
+        part = "test" if "test" in scores else "val"
+        data = f"{self.n_units} units, {' '.join(f'{n} {one}' for one, n in self.n_samples.items() if n)} samples"
+        best = f"best epoch {self.best_epoch} of {self.n_epochs}, {part} {name} {scores[part].get(name, math.nan):.3f}"
+        return f"<FitResult: {task}, patients {ids}, {data}, {best}, in {self.log_dir}>"
 
     @property
     def best_checkpoint(self) -> Path:
         """The checkpoint of the epoch with the lowest validation loss."""
-        return best_checkpoint(self.log_dir)
+        return self.log_dir / BEST
 
     @property
     def last_checkpoint(self) -> Path:
         """The checkpoint of the last whole epoch."""
-        return last_checkpoint(self.log_dir)
+        return self.log_dir / LAST
 
     def predictions(self) -> dict[str, NDArray[Any]]:
         """Return what the best epoch predicts for validation and test: `val_bin`, `val_target`, `val_score`, ...
@@ -160,8 +167,75 @@ class FitResult:
 
     def as_plain(self) -> dict[str, Any]:
         """Return the result as plain values, for JSON."""
-        places = {"best_checkpoint": str(self.best_checkpoint), "last_checkpoint": str(self.last_checkpoint)}
-        return {**asdict(self), "log_dir": str(self.log_dir), **places}
+        paths = {name: str(getattr(self, name)) for name in ("log_dir", "best_checkpoint", "last_checkpoint")}
+        return {**asdict(self), **paths}
+
+
+def read_results(log_dir: Path) -> FitResult | None:
+    """Return a run's results, None if it has none; errors as `reading`."""
+    path = log_dir / RESULTS
+    with reading(path, "Remove it: fit --resume writes it again"):
+        if path.exists():
+            plain = json.loads(path.read_bytes())
+            values = {one.name: plain[one.name] for one in fields(FitResult) if one.name in plain}
+            values |= {name: with_nan(values.get(name, {})) for name in ("scores", "units", "null")}
+            result = FitResult(**{**values, "log_dir": log_dir})
+            # Whatever commands use of it later fails here if the file was not written by us.
+            numbers = [result.n_epochs, result.best_epoch, result.config["max_epochs"]]
+            if not all(isinstance(number, int) for number in numbers):
+                raise TypeError(f"numbers of epochs {numbers}")
+            _ = [float(score) for row in result.scores.values() for part in row.values() for score in part.values()]
+            _ = result.scores["model"]["val"]["loss"], repr(result), result.config["patience"]
+            _ = result.n_per_class.values()
+            return result
+    return None
+
+
+def find_results(output_dir: Path, log: Callable[[str], None]) -> list[FitResult]:
+    """Return the results of a run, or of all runs below a folder, and log which runs have none, and why.
+
+    Raises SettingsError if there is no run.
+    """
+    folders = [output_dir]
+    if not os.path.exists(output_dir / RESULTS):
+        walked = os.walk(output_dir, onerror=lambda error: log(f"{error.filename}: cannot be read ({error.strerror})"))
+        parents = {parent for parent, names, _ in walked if any(map(_VERSION.fullmatch, names))}
+        folders = [folder for parent in sorted(map(Path, parents)) for folder in run_folders(parent).values()]
+    if not folders:
+        raise SettingsError(f"{output_dir}: no runs. Name the --output-dir of summer-train fit")
+    results = []
+    for folder in folders:
+        try:
+            results.append(read_results(folder))
+            if results[-1] is None:
+                log(f"no results in {folder}: killed, or still at work")
+        except SettingsError as error:
+            log(f"left out: {error}")
+    return [result for result in results if result is not None]
+
+
+def origin() -> dict[str, Any]:
+    """Return the date (UTC, ISO 8601), the command line ("python" for a call in Python) and the software's version.
+
+    The version of a git checkout ends with +COMMIT.
+    """
+    program = Path(sys.argv[0])
+    is_command = program.stem == "summer-train" or program.parent.name == "summer_train"
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["summer-train", *sys.argv[1:]]) if is_command else "python",
+        "version": __version__ + _commit(),
+    }
+
+
+@cache
+def _commit() -> str:
+    root, git = Path(__file__).parents[2], shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return ""
+    command = [git, "-C", str(root), "rev-parse", "--short=12", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return f"+{found}" if found else ""
 
 
 def probability_of(log_odds: float) -> float:
@@ -170,48 +244,8 @@ def probability_of(log_odds: float) -> float:
     return (1 if log_odds >= 0 else odds) / (1 + odds)
 
 
-def best_checkpoint(log_dir: Path) -> Path:
-    """Return where a run keeps the epoch with the lowest validation loss."""
-    return log_dir / "checkpoints" / "best.ckpt"
-
-
-def last_checkpoint(log_dir: Path) -> Path:
-    """Return where a run keeps its last whole epoch."""
-    return log_dir / "checkpoints" / "last.ckpt"
-
-
-def write_results(result: FitResult, predictions: Mapping[str, NDArray[Any]]) -> None:
-    """Write `predictions.npz` and then `results.json`, each whole or not at all."""
-    with replacing(result.log_dir / PREDICTIONS) as file:
-        np.savez(file, **predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
-    replace_file(result.log_dir / RESULTS, json.dumps(finite(result.as_plain()), indent=1).encode())
-
-
-def read_results(log_dir: Path) -> FitResult | None:
-    """Return a run's results; None if it has none.
-
-    Raises
-    ------
-    SettingsError : they cannot be read
-    DamagedError : they are damaged
-    """
-    path = log_dir / RESULTS
-    with reading(path, "Remove it: fit --resume writes it again"), suppress(FileNotFoundError):
-        plain = json.loads(path.read_bytes())
-        has_default = {one.name for one in fields(FitResult) if one.default_factory is not MISSING}
-        values = {
-            one.name: plain[one.name] for one in fields(FitResult) if one.name in plain or one.name not in has_default
-        }
-        for name in ("scores", "units", "null"):
-            values[name] = with_nan(values.get(name, {}))
-        result = FitResult(**{**values, "log_dir": log_dir})
-        _check_types(result)
-        return result
-    return None
-
-
 def with_nan(plain: Any) -> Any:
-    """Return plain values from JSON with NaN where JSON has null, which stands for a number that is none."""
+    """Return plain values from JSON with NaN for null, which stands for an undefined number."""
     if isinstance(plain, dict):
         return {name: with_nan(one) for name, one in plain.items()}
     if isinstance(plain, list):
@@ -219,54 +253,13 @@ def with_nan(plain: Any) -> Any:
     return math.nan if plain is None else plain  # always the same object, so that equal results are equal
 
 
-def _check_types(result: FitResult) -> None:
-    """Raise what a result that was not written by `write_results` leads to."""
-    _ = [float(score) for parts in result.scores.values() for scores in parts.values() for score in scores.values()]
-    _ = result.scores["model"]["val"]["loss"], " ".join(result.config["patient_ids"]), result.config["patience"]
-    _ = int(result.n_epochs), int(result.best_epoch), int(result.config["max_epochs"]), result.n_per_class.values()
-    if not all(isinstance(number, int) for number in (result.n_epochs, result.best_epoch, result.config["max_epochs"])):
-        raise TypeError(result)
-
-
-def find_results(output_dir: Path, log: Callable[[str], None]) -> list[FitResult]:
-    """Return the results of a run, or of all below a folder; say of which runs there are none, and why.
-
-    Raises
-    ------
-    SettingsError : there is no run
-    """
-    walked = os.walk(output_dir, onerror=lambda error: log(f"{error.filename}: cannot be read ({error.strerror})"))
-    below = [Path(parent) / name for parent, names, _ in walked for name in names]
-    parents = sorted({path.parent for path in below if _VERSION.fullmatch(path.name)})
-    is_run = os.path.exists(output_dir / RESULTS)
-    folders = [output_dir] if is_run else [run for parent in parents for run in run_folders(parent).values()]
-    if not folders:
-        raise SettingsError(f"{output_dir}: no runs. Name the --output-dir of summer-train fit")
-    results = []
-    for folder in folders:
-        try:
-            if (result := read_results(folder)) is not None:
-                results.append(result)
-            else:
-                log(f"no results in {folder}: killed, or still at work")
-        except SettingsError as error:
-            log(f"left out: {error}")
-    return results
-
-
 class DamagedError(SettingsError):
-    """A file was read whole, and does not hold what it must hold."""
-
-
-_DAMAGE = (
-    ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError, csv.Error, zipfile.BadZipFile,
-    zlib.error,
-)  # fmt: skip
+    """A file could be read, but does not hold what it should."""
 
 
 @contextmanager
 def reading(path: Path, advice: str) -> Iterator[None]:
-    """Tell in one line that a file of results cannot be read, or what to do where it is damaged.
+    """Report in one line that a file of results cannot be read, or is damaged and what to do about it.
 
     Raises
     ------
@@ -275,9 +268,12 @@ def reading(path: Path, advice: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        raise SettingsError(
-            f"{path}: cannot be read ({error.strerror or error}). Check its permissions and its disk, and run again"
-        ) from error
-    except _DAMAGE as error:
-        raise DamagedError(f"{path}: damaged ({type(error).__name__}: {error}). {advice}") from error
+    except Exception as error:  # damaged bytes lead to whatever their parser raises
+        if isinstance(error, SummerError):
+            raise
+        if isinstance(error, OSError):
+            raise SettingsError(
+                f"{path}: cannot be read ({error.strerror or error}). Check its permissions and its disk, and run again"
+            ) from error
+        why = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise DamagedError(f"{path}: damaged ({why}). {advice}") from error

@@ -4,7 +4,6 @@ import io
 import math
 import signal
 import time
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,14 @@ from lightning.pytorch.strategies import DDPStrategy
 from summer_prep.console import progress_on_terminal
 from summer_prep.errors import SettingsError
 from summer_prep.files import replace_file
-from summer_prep.optional import load_extra
-from summer_train.data.targets import Task
 from summer_train.models.decoder import Decoder
 from summer_train.models.steps import choose_steps
-from summer_train.runs.folder import METRICS, PARTS, MetricsFile, best_checkpoint, last_checkpoint
+from summer_train.runs.folder import BEST, LAST, METRICS, MetricsFile
 from summer_train.runs.processes import n_devices_of
 from summer_train.settings.options import Log, Run, is_first_process
 
 SLOW_EPOCH_S = 1.0
 """An epoch that takes longer shows its progress on a terminal."""
-
-_COLLECTIVE_TIMEOUT = timedelta(minutes=5)
 
 
 def new_trainer(run: Run, decoder: Decoder, log_dir: Path, log: Log, n_epochs_before: int = 0) -> lightning.Trainer:
@@ -39,7 +34,7 @@ def new_trainer(run: Run, decoder: Decoder, log_dir: Path, log: Log, n_epochs_be
 
     Parameters
     ----------
-    n_epochs_before : of a run that is continued
+    n_epochs_before : the number of epochs of a run that is continued
     """
     n_devices = n_devices_of(run)
     loggers: list[Logger] = []
@@ -48,17 +43,22 @@ def new_trainer(run: Run, decoder: Decoder, log_dir: Path, log: Log, n_epochs_be
     if "wandb" in run.logger:
         loggers.append(WandbLogger(save_dir=log_dir, project="summer", name=f"{log_dir.parent.name}/{log_dir.name}"))
     early = [] if run.patience is None else [EarlyStopping("val_loss", patience=run.patience)]
+    kept: dict[str, Any] = {
+        "dirpath": log_dir / BEST.parent, "enable_version_counter": False, "auto_insert_metric_name": False,
+    }  # fmt: skip
     trainer = lightning.Trainer(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",  # scores need float64, which MPS has not
         devices=n_devices,
-        strategy=UnwrappedDDP(timeout=_COLLECTIVE_TIMEOUT) if n_devices > 1 else "auto",
+        strategy=UnwrappedDDP(timeout=timedelta(minutes=5)) if n_devices > 1 else "auto",
         max_epochs=run.max_epochs,
         logger=loggers or False,  # beside our metrics.csv, which all reports are made of
         callbacks=[
             BlockSteps(log),
             Epochs(log_dir, decoder, n_epochs_before, log),
             *early,
-            *checkpoint_callbacks(log_dir),
+            BestCheckpoint(monitor="val_loss", filename=BEST.stem, **kept),
+            # After the best one, whose score it then knows. Lightning's own save_last writes only when the best one is.
+            ModelCheckpoint(filename=LAST.stem, **kept),
         ],
         plugins=[WholeCheckpoints(), LightningEnvironment()],
         enable_progress_bar=False,
@@ -69,23 +69,11 @@ def new_trainer(run: Run, decoder: Decoder, log_dir: Path, log: Log, n_epochs_be
     return trainer
 
 
-def check_loggers(names: Sequence[str]) -> None:
-    """Refuse a logger whose package is not installed, before the work.
-
-    Raises
-    ------
-    SettingsError : it is not
-    """
-    for name in names:
-        if name != "csv":
-            load_extra(name, f"--logger {name}")
-
-
 class UnwrappedDDP(DDPStrategy):
     """Lightning's DDP without torch's wrapper, which allows one backward pass a training step.
 
-    Ours has one per mini-batch of a block, so the steps add up gradients themselves. Equal seeds make equal weights
-    on every process.
+    Ours has one per mini-batch of a block, so the steps add up the gradients themselves. Equal seeds make equal
+    weights in every process.
     """
 
     def configure_ddp(self) -> None:
@@ -111,22 +99,16 @@ class BlockSteps(Callback):
 
 
 class Epochs(Callback):
-    """Logs a line and writes a row of metrics.csv per epoch; ends a run whose loss is no number any more.
+    """Logs a line and writes a row of metrics.csv per epoch; ends a run whose loss is not finite any more.
 
     Lightning's progress bars redraw once per step, which costs more than our steps.
     """
 
     def __init__(self, log_dir: Path, decoder: Decoder, n_epochs_before: int, log: Log) -> None:
-        self.log_dir, self.n_epochs_before, self.log_line = log_dir, n_epochs_before, log
-        self.columns = metric_columns(decoder.task)
-        self.file: MetricsFile
-        self.started = 0.0
+        self.log_line, self.started = log, 0.0
         self.bar: Any = None
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the file, or keep the rows of earlier epochs."""
-        if trainer.is_global_zero:
-            self.file = MetricsFile(self.log_dir / METRICS, self.columns, self.n_epochs_before)
+        if is_first_process():
+            self.file = MetricsFile(log_dir / METRICS, decoder.task.score_names, n_epochs_before)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the epoch's clock."""
@@ -135,7 +117,7 @@ class Epochs(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Show the progress of an epoch that takes its time."""
+        """Show the progress of a slow epoch."""
         if self.bar is None and is_first_process() and time.perf_counter() - self.started > SLOW_EPOCH_S:
             self.bar = progress_on_terminal()
             self.bar.start()
@@ -144,16 +126,11 @@ class Epochs(Callback):
             self.bar.update(self.bar.task_ids[0], completed=batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Write and log the epoch's scores.
-
-        Raises
-        ------
-        SettingsError : training diverged
-        """
+        """Write and log the epoch's scores; raise SettingsError if training diverged."""
         self._remove_bar()
         found, epoch = trainer.callback_metrics, trainer.current_epoch
         metrics = {name: float(value) for name, value in found.items() if name.startswith(("train_", "val_"))}
-        if trainer.is_global_zero:
+        if is_first_process():
             self.file.add({"epoch": epoch, "step": trainer.global_step, **metrics})
         if not math.isfinite(metrics["val_loss"]):
             raise SettingsError(
@@ -165,9 +142,7 @@ class Epochs(Callback):
         seconds = time.perf_counter() - self.started
         self.log_line(f"epoch {epoch + 1}/{trainer.max_epochs}  {values}  {seconds:.2f} s")
 
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: object, pl_module: object, exception: BaseException) -> None:
         """Leave the terminal as it was."""
         self._remove_bar()
 
@@ -178,39 +153,21 @@ class Epochs(Callback):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the best epoch, also when its run is continued from where the folder has been moved to."""
+    """Keeps the best epoch, also when its run is continued after its folder was moved."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best score so far; Lightning forgets it where a path is spelt in another way."""
-        best = str(Path(str(self.dirpath)) / best_checkpoint(Path()).name)
+        """Take over the best score so far; Lightning forgets it if a path is spelt in another way."""
+        best = str(Path(str(self.dirpath)) / BEST.name)
         score = state_dict["best_model_score"]
         here = {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best}
         super().load_state_dict({**state_dict, **here, "best_k_models": {best: score}})
 
 
-def checkpoint_callbacks(log_dir: Path) -> list[Callback]:
-    """Return what writes best.ckpt, and after it last.ckpt, which so knows the best score."""
-    best, last = best_checkpoint(log_dir), last_checkpoint(log_dir)
-    common: dict[str, Any] = {
-        "dirpath": best.parent, "enable_version_counter": False, "auto_insert_metric_name": False,
-    }  # fmt: skip
-    # Lightning's own save_last writes only when the best one is written, too.
-    return [
-        BestCheckpoint(monitor="val_loss", filename=best.stem, **common),
-        ModelCheckpoint(filename=last.stem, **common),
-    ]
-
-
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it, so that a killed run leaves a whole one."""
+    """Writes a checkpoint beside its path and renames it, so that a killed run leaves a whole one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint; raises OSError if the disk does not allow it."""
         content = io.BytesIO()
         torch.save(checkpoint, content)
         replace_file(Path(path), content.getbuffer())
-
-
-def metric_columns(task: Task) -> list[str]:
-    """Return the columns of a task's metrics.csv."""
-    return [f"{part}_{name}" for part in PARTS for name in ("loss", *task.score_names)]

@@ -1,8 +1,10 @@
-"""What a study consists of: its models, which of them share their samples, which cannot be trained, what they need."""
+"""The plan of a study: its models, which of them share their samples, which cannot be trained, what they need."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -35,6 +37,17 @@ class Model(NamedTuple):
     id: str
     shift: int
 
+    def record(self, run: StudyRun, data_digest: str, **outcome: Any) -> Record:
+        """Return the record of this model with what is known of it; without scores, `undefined` says why."""
+        return Record(
+            id=self.id,
+            shift=self.shift,
+            shift_s=self.shift * self.choice.bin_length_ms / 1000,
+            data_digest=data_digest,
+            columns=columns_of(self.choice, run),
+            **outcome,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
@@ -50,10 +63,6 @@ class Group:
     cost: float
     n_bytes: float
 
-    def without(self, records: Mapping[tuple[str, int], Record]) -> "Group":
-        """Return the models that have no record yet."""
-        return replace(self, models=[model for model in self.models if (model.id, model.shift) not in records])
-
     def stacks(self) -> list[Sequence[Model]]:
         """Return the models in stacks of about equal size."""
         n_stacks = -(-len(self.models) // self.stack_size)
@@ -65,117 +74,109 @@ class Group:
 class Plan:
     """What a study consists of.
 
+    groups : of models to be trained
     data_digests : model id -> digest of the data that it is to be trained on, in the order of the lists
-    hopeless : of models that cannot be trained, and why
+    cells : option -> its values in the models' columns of study.csv
+    hopeless : the records of models that cannot be trained, with the reason
     """
 
     groups: Sequence[Group]
     data_digests: Mapping[str, str]
+    cells: Mapping[str, set[Any]]
     hopeless: Sequence[Record]
-
-    @property
-    def n_models(self) -> int:
-        """How many there are, those of nulls included."""
-        return sum(len(group.models) for group in self.groups) + len(self.hopeless)
 
 
 def plan_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing) -> Plan:
-    """Open the data of a study, building missing keys first, and say which models share their samples.
+    """Open the data of a study, building missing keys first, and return which models share their samples.
 
-    Raises
-    ------
-    SummerError : data or settings do not allow the study
+    Raises SummerError if data or settings do not allow the study.
     """
     groups: dict[str, Group] = {}
     hopeless: list[Record] = []
     digests, reasons, notes = {}, list[SettingsError](), dict[str, None]()
-    for selection, choice in _with_selections(choices, run, log):
-        model_id = id_of(choice, run)
-        if model_id in digests:  # `14;all` where 14 is all there is
+    cells: dict[str, set[Any]] = defaultdict(set)
+    for selection, choice in _opened(choices, run, log):
+        model = Model(choice, id_of(choice, run), 0)
+        if model.id in digests:  # `14;all` where 14 is all there is
             continue
+        for name, cell in columns_of(choice, run).items():
+            cells[name].add(cell)
+        digests[model.id] = "" if isinstance(selection, NoUnitsError) else digest_of(selection.provenance())
         try:
             if isinstance(selection, NoUnitsError):
                 raise selection
             data = FilmSamples(selection, choice, run.device_memory_gb, log=notes.setdefault)
         except (NoUnitsError, NothingToLearnError) as reason:
-            unknown = [name for name in choice.brain_regions if name not in (*BRAIN_REGIONS, *BRAIN_REGION_GROUPS)]
-            if isinstance(reason, NoUnitsError) and unknown:  # no region that a patient happens to lack: a slip
-                raise
             reasons.append(reason)
-            digest = "" if isinstance(selection, NoUnitsError) else digest_of(selection.provenance())
-            hopeless.append(hopeless_record(choice, run, digest, str(reason)))
-            digests[model_id] = digest
+            hopeless.append(model.record(run, digests[model.id], undefined={"train": str(reason)}))
             continue
-        digests[model_id] = digest_of(selection.provenance())
-        key = _sample_key(data)
+        # Models that have these in common can be trained as one.
+        parts = [hashlib.sha256(indices.tobytes()).hexdigest() for indices in vars(data.split).values()]
+        own = {"label_name", "label_rule", "undefined", "fold", "buffer_s", "sequence_s", "min_recorded", "pauses"}
+        shared = {name: value for name, value in choice.as_plain().items() if name not in own}
+        key = digest_of([shared, parts, data.task.n_outputs])
         if key not in groups:
             groups[key] = _group(data, run)
-        # Of the data themselves nothing is kept: a study may have thousands of them.
-        groups[key].models.extend(Model(choice, model_id, shift) for shift in (0, *shifts_of(data, run.shifts)))
+        # The data themselves are not kept: a study may have thousands of them.
+        groups[key].models.extend(model._replace(shift=shift) for shift in (0, *shifts_of(data, run.shifts)))
     if reasons and len(hopeless) == len(digests):
         raise reasons[0]
     for note in notes:
         log(note)
-    return Plan(groups=list(groups.values()), data_digests=digests, hopeless=hopeless)
+    return Plan(groups=list(groups.values()), data_digests=digests, cells=cells, hopeless=hopeless)
 
 
-def _with_selections(
-    choices: Sequence[Choice], run: StudyRun, log: Log
-) -> Iterator[tuple[Selection | NoUnitsError, Choice]]:
-    """Yield each choice with its selection of units, or why there is none; patients and labels named.
+def _opened(choices: Sequence[Choice], run: StudyRun, log: Log) -> list[tuple[Selection | NoUnitsError, Choice]]:
+    """Return each choice, its patients and labels named, with its units or the reason why there are none.
 
-    All are opened, and their number is checked, before the first is yielded: what is done with them takes longer.
+    Raises SummerError if the data cannot be opened, lack a label, or there are too many models.
     """
     from summer_prep.cache.build import ensure_keys
 
-    _check_number(len(choices), run)  # at least: `all` labels are not known yet
-    named: list[tuple[Selection | NoUnitsError, Choice, Sequence[str]]] = []
-    opened: dict[Any, Any] = {}
+    def check_number(n_choices: int) -> None:
+        n_models, null = n_choices * (1 + run.shifts), ""
+        if run.shifts:
+            null = f" ({n_choices}, each of them again on labels shifted --shifts {run.shifts} times)"
+        if n_models > MAX_MODELS:
+            raise SettingsError(f"{n_models} models{null}: a study has at most {MAX_MODELS}. Split it into several")
+
+    @cache
+    def keys_of(patient_ids: tuple[str, ...], bin_length_ms: int) -> Any:
+        return ensure_keys(run.cache_dir, patient_ids, bin_length_ms, run.data_dir, run.nwb_path, run.local_cache, log)
+
+    @cache
+    def selection_of(
+        patient_ids: tuple[str, ...], bin_length_ms: int, brain_regions: tuple[str, ...], single_units: bool
+    ) -> Selection | NoUnitsError:
+        try:
+            selection = open_described(keys_of(patient_ids, bin_length_ms), brain_regions, single_units)
+        except NoUnitsError as error:
+            if set(brain_regions) - {*BRAIN_REGIONS, *BRAIN_REGION_GROUPS}:  # a slip; a patient may lack any other
+                raise
+            return error
+        if run.verify:
+            selection.verify()
+        return selection
+
+    check_number(len(choices))  # at least: how many labels `all` stands for is not known yet
+    opened: list[tuple[Selection | NoUnitsError, Choice, Sequence[str]]] = []
     for choice in choices:
-        of_keys = choice.patient_ids, choice.bin_length_ms
-        if of_keys not in opened:
-            opened[of_keys] = ensure_keys(run.cache_dir, *of_keys, run.data_dir, run.nwb_path, run.local_cache, log)
-        of_units = *of_keys, choice.brain_regions, choice.single_units
-        if of_units not in opened:
-            try:
-                opened[of_units] = open_described(opened[of_keys], choice.brain_regions, choice.single_units)
-                if run.verify:
-                    opened[of_units].verify()
-            except NoUnitsError as error:
-                opened[of_units] = error
-        selection = opened[of_units]
-        ids = tuple(str(description.attributes["patient_id"]) for description in opened[of_keys])
-        whole = open_described(opened[of_keys]) if isinstance(selection, NoUnitsError) else selection
+        keys = keys_of(choice.patient_ids, choice.bin_length_ms)
+        found = selection_of(choice.patient_ids, choice.bin_length_ms, choice.brain_regions, choice.single_units)
+        whole = open_described(keys) if isinstance(found, NoUnitsError) else found
         labels: Sequence[str] = [choice.label_name]
         if choice.task == "label" and choice.label_name == ALL:
             labels = whole.label_names
         elif choice.task == "label":
             whole.check_label(choice.label_name)
-        named.append((selection, replace(choice, patient_ids=ids), labels))
-    _check_number(sum(len(labels) for _, _, labels in named), run)
-    for selection, choice, labels in named:
-        for label_name in labels:
-            yield selection, replace(choice, label_name=label_name)
-
-
-def _check_number(n_choices: int, run: StudyRun) -> None:
-    n_models = n_choices * (1 + run.shifts)
-    if n_models > MAX_MODELS:
-        null = f" ({n_choices}, each of them again on labels shifted --shifts {run.shifts} times)" if run.shifts else ""
-        raise SettingsError(f"{n_models} models{null}: a study has at most {MAX_MODELS}. Split it into several")
-
-
-def _sample_key(data: FilmSamples) -> str:
-    """Return what two models must have in common to be trained as one."""
-    choice = data.choice
-    parts = [hashlib.sha256(indices.tobytes()).hexdigest() for indices in vars(data.split).values()]
-    own = {"label_name", "label_rule", "undefined", "fold", "buffer_s", "sequence_s", "min_recorded", "pauses"}
-    shared = {name: value for name, value in choice.as_plain().items() if name not in own}
-    return digest_of([shared, parts, data.task.n_outputs])
+        ids = tuple(str(description.attributes["patient_id"]) for description in keys)
+        opened.append((found, replace(choice, patient_ids=ids), labels))
+    check_number(sum(len(labels) for _, _, labels in opened))
+    return [(found, replace(choice, label_name=name)) for found, choice, labels in opened for name in labels]
 
 
 def _group(first: FilmSamples, run: StudyRun) -> Group:
-    """Return a group of models, none in it yet, that share the samples of some data."""
+    """Return an empty group for models that share the samples of some data."""
     size, weights = stack_size(first, first.choice), n_weights(first, first.choice)
     n_bins, n_values = first.selection.n_bins, first.n_units * first.window.n_bins
     is_mapped = first.selection.counts_if_mapped() is not None
@@ -192,12 +193,3 @@ def _group(first: FilmSamples, run: StudyRun) -> Group:
     n_steps, n_products = len(first.split.train) / first.choice.batch_size, len(first.split.train) * weights * n_passes
     cost = n_steps * SECONDS_A_STEP / size + n_products * SECONDS_A_PRODUCT
     return Group(models=[], stack_size=size, cost=cost, n_bytes=n_bytes)
-
-
-def hopeless_record(choice: Choice, run: StudyRun, data_digest: str, reason: str, shift: int = 0) -> Record:
-    """Return the record of a model that cannot be trained, with the reason."""
-    return Record(
-        id=id_of(choice, run), shift=shift, shift_s=shift * choice.bin_length_ms / 1000, data_digest=data_digest,
-        columns=columns_of(choice, run), n_units=0, n_samples={}, scores={}, threshold_log_odds=None,
-        undefined={"train": reason}, baselines={}, curve=[], best_epoch=0, units={}, seconds=0.0,
-    )  # fmt: skip

@@ -1,7 +1,8 @@
 """How far a study is: a bar on a terminal, a line now and then elsewhere."""
 
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from summer_prep.console import progress_on_terminal
 from summer_train.settings.options import Log
@@ -9,32 +10,23 @@ from summer_train.settings.options import Log
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class Progress:
-    """Counts the models of a study that are trained; the time left follows from how long those took."""
+@contextmanager
+def progress(n_models: int, log: Log) -> Iterator[Callable[[int], None]]:
+    """Yield what counts the models of a stack that ended; the time left follows from how long those took."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    def __init__(self, n_models: int, log: Log) -> None:
-        self.n_models, self.log, self.n_finished = n_models, log, 0
-        self.started = self.said = time.monotonic()
-        self.bar: Any = None
+    started = logged = time.monotonic()
+    columns = (MofNCompleteColumn(), TextColumn("models"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
+    with progress_on_terminal(*columns, TimeRemainingColumn()) as bar:
+        line = bar.add_task("", total=n_models)
 
-    def __enter__(self) -> "Progress":
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        def finish(n_ended: int) -> None:
+            nonlocal logged
+            bar.update(line, advance=n_ended)
+            now, n_finished = time.monotonic(), bar.tasks[line].completed
+            if bar.disable and now - logged > SECONDS_BETWEEN_LINES and n_finished < n_models:
+                logged = now
+                left_s = (now - started) * (n_models / n_finished - 1)
+                log(f"{n_finished:.0f}/{n_models} models, about {left_s:.0f} s left")
 
-        columns = (MofNCompleteColumn(), TextColumn("models"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
-        self.bar = progress_on_terminal(*columns, TimeRemainingColumn())
-        self.bar.start()
-        self.line = self.bar.add_task("", total=self.n_models)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def finish(self, n_models: int) -> None:
-        """Count the models of a stack that ended."""
-        self.n_finished += n_models
-        self.bar.update(self.line, completed=self.n_finished)
-        now = time.monotonic()
-        if self.bar.disable and now - self.said > SECONDS_BETWEEN_LINES and self.n_finished < self.n_models:
-            self.said = now
-            left_s = (now - self.started) * (self.n_models / self.n_finished - 1)
-            self.log(f"{self.n_finished}/{self.n_models} models, about {left_s:.0f} s left")
+        yield finish

@@ -1,4 +1,4 @@
-"""The folder of a study: what each trained model left, and the tables that are made of it.
+"""The folder of a study: the records of its trained models, and the tables that are made of them.
 
 study/
   stacks/*.json          the truth: a file for each stack of models that was trained, whole or not at all
@@ -14,9 +14,9 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ Row = dict[str, Any]
 BASELINE_SCORES = ("kappa", "auroc", "average_precision", "accuracy", "loss", "mse", "r2", "bits_per_spike")
 SCORES = ("loss", *LABEL_SCORES, *COUNT_SCORES)
 SCORES_OF_TASK = {"label": ("loss", *LABEL_SCORES), "next_bin": ("loss", *COUNT_SCORES)}
-PARTS_SHOWN = ("test", "val", "train")
-
+ORIGIN = ("date", "command", "version")
+"""Columns that say when and how a model was trained; the last ones of study.csv."""
 
 Null = Mapping[str, Mapping[int, float]]
 """Score -> shift (bins) -> value under labels shifted so, NaN where undefined."""
@@ -60,6 +60,7 @@ class Record:
     baselines : name -> part -> score -> value
     curve : training and validation loss of each epoch
     units : next-bin: part -> score -> one value for each unit
+    date, command, version : when and how it was trained (`runs.folder.origin`); empty in files of earlier versions
     """
 
     id: str
@@ -67,16 +68,19 @@ class Record:
     shift_s: float
     data_digest: str
     columns: Mapping[str, Any]
-    n_units: int
-    n_samples: Mapping[str, int]
-    scores: Mapping[str, Mapping[str, float]]
-    threshold_log_odds: float | None
-    undefined: Mapping[str, str]
-    baselines: Mapping[str, Mapping[str, Mapping[str, float]]]
-    curve: Sequence[Sequence[float]]
-    best_epoch: int
-    units: Mapping[str, Mapping[str, Sequence[float]]]
-    seconds: float
+    n_units: int = 0
+    n_samples: Mapping[str, int] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    threshold_log_odds: float | None = None
+    undefined: Mapping[str, str] = field(default_factory=dict)
+    baselines: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    curve: Sequence[Sequence[float]] = ()
+    best_epoch: int = 0
+    units: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    seconds: float = 0.0
+    date: str = ""
+    command: str = ""
+    version: str = ""
 
     @property
     def part(self) -> str:
@@ -99,62 +103,57 @@ def columns_of(choice: Choice, run: Run) -> dict[str, Any]:
     return {**as_columns(choice), "max_epochs": run.max_epochs, "patience": run.patience or ""}
 
 
-def write_stack(folder: Path, name: str, records: Sequence[Record]) -> None:
-    """Keep what a stack of models left, with a digest of it."""
-    models = finite([vars(record) for record in records])
-    content = {"format": FORMAT, "digest": digest_of(models), "models": models}
-    replace_file(folder / STACKS / f"{name}.json", json.dumps(content).encode())
-
-
-def ids_in_order(folder: Path) -> list[str]:
-    """Return the ids of the models of study.csv, in its order: that of the lists of the last command."""
-    # Without the table there are only the stacks, which are enough.
-    with suppress(SettingsError), reading(folder / STUDY, ""), (folder / STUDY).open(newline="") as file:
-        return [row.get("id", "") for row in csv.DictReader(file)]
-    return []
-
-
-def rewrite_stack(path: Path, records: Sequence[Record]) -> None:
-    """Keep some of the models of a file; without any it goes."""
-    if records:
-        write_stack(path.parents[1], path.stem, records)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def predictions_path(folder: Path, model_id: str) -> Path:
     """Return where a study keeps a model's predictions."""
     return folder / PREDICTIONS / f"{model_id}.npz"
 
 
-def read_stacks(folder: Path, log: Log) -> dict[Path, list[Record]]:
-    """Return what each file of a study holds; of one that is damaged nothing, which is said.
+def write_stack(folder: Path, name: str, records: Sequence[Record]) -> None:
+    """Write the records of a stack of models, with a digest of them; without any, remove its file."""
+    path = folder / STACKS / f"{name}.json"
+    if not records:
+        path.unlink(missing_ok=True)
+        return
+    models = finite([vars(record) for record in records])
+    content = {"format": FORMAT, "digest": digest_of(models), "models": models}
+    replace_file(path, json.dumps(content).encode())
 
-    Raises
-    ------
-    SettingsError : one cannot be read, so nothing is known of it; or it was written by another version
+
+def read_stacks(folder: Path, log: Log) -> dict[Path, list[Record]]:
+    """Return the records in each file of a study; damaged files are logged and left out.
+
+    Raises SettingsError if a file cannot be read, so that nothing is known of it, or is of another version.
     """
     stacks: dict[Path, list[Record]] = {}
-    names: list[str] = []
-    with reading(folder / STACKS, ""), suppress(FileNotFoundError):
-        names = os.listdir(folder / STACKS)
-    for path in sorted(folder / STACKS / name for name in names if name.endswith(".json")):
+    paths: list[Path] = []
+    with reading(folder / STACKS, ""):
+        if (folder / STACKS).exists():
+            paths = sorted(folder / STACKS / name for name in os.listdir(folder / STACKS) if name.endswith(".json"))
+    advice = "It is left as it is; models that only it holds are missing until a study of them trains them"
+    for path in paths:
         try:
-            stacks[path] = _read_stack(path)
+            with reading(path, advice):
+                content = json.loads(path.read_bytes())
+                models = content["models"] if content["format"] == FORMAT else []
+                if models and content["digest"] != digest_of(models):
+                    raise ValueError("it is not what was written")
+                if not models or any(one["columns"].keys() != columns_of(Choice(), Run()).keys() for one in models):
+                    raise SettingsError(f"{path}: was written by another version of this software. Name another folder")
+                stacks[path] = [
+                    Record(**with_nan(one) | {"threshold_log_odds": one["threshold_log_odds"]}) for one in models
+                ]
         except DamagedError as error:
             log(str(error))
     return stacks
 
 
-def _read_stack(path: Path) -> list[Record]:
-    with reading(path, "It is left as it is; models that only it holds are missing until a study of them trains them"):
-        content = json.loads(path.read_bytes())
-        models = content["models"] if content["format"] == FORMAT else []
-        if models and content["digest"] != digest_of(models):
-            raise ValueError("it is not what was written")
-        if not models or any(one["columns"].keys() != columns_of(Choice(), Run()).keys() for one in models):
-            raise SettingsError(f"{path}: was written by another version of this software. Name another folder")
-        return [Record(**with_nan(one) | {"threshold_log_odds": one["threshold_log_odds"]}) for one in models]
+def ids_in_order(folder: Path) -> list[str]:
+    """Return the ids of the models of study.csv, in its order: that of the lists of the last command."""
+    try:
+        with reading(folder / STUDY, ""), (folder / STUDY).open(newline="") as file:
+            return [row.get("id", "") for row in csv.DictReader(file)]
+    except SettingsError:  # the stacks are enough
+        return []
 
 
 def with_shifted(records: Iterable[Record], order: Sequence[str] = ()) -> list[tuple[Record, list[Record]]]:
@@ -162,17 +161,12 @@ def with_shifted(records: Iterable[Record], order: Sequence[str] = ()) -> list[t
 
     Parameters
     ----------
-    order : ids of models in the order that they are to have; others come behind
+    order : ids of models in the order that they are to have; others follow
     """
     place = {model_id: number for number, model_id in enumerate(order)}
-    models: dict[str, Record] = {}
-    shifted: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda one: (place.get(one.id, len(place)), one.id, one.shift)):
-        if record.shift:
-            shifted.setdefault(record.id, []).append(record)
-        else:
-            models[record.id] = record
-    return [(record, shifted.get(model_id, [])) for model_id, record in models.items()]
+    ordered = sorted(records, key=lambda one: (place.get(one.id, len(place)), one.id, one.shift))
+    by_id = {one_id: list(group) for one_id, group in groupby(ordered, key=lambda one: one.id)}
+    return [(group[0], group[1:]) for group in by_id.values() if not group[0].shift]
 
 
 def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] = ()) -> list[Row]:
@@ -180,68 +174,60 @@ def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] =
 
     Parameters
     ----------
-    order : ids of models in the order that their rows are to have; others come behind
+    order : ids of models in the order that their rows are to have; others follow
     """
     curves: list[Row] = []
     shifts: list[Row] = []
     units: list[Row] = []
     rows: list[Row] = []
     for record, shifted in with_shifted(records, order):
-        key = {
-            "id": record.id,
-            **{name: record.columns[name] for name in ("label_name", "patient_ids", "fold", "seed")},
-        }
+        named = {name: record.columns[name] for name in ("label_name", "patient_ids", "fold", "seed")}
+        key = {"id": record.id, **named}
         for epoch, (train_loss, val_loss) in enumerate(record.curve, start=1):
             curves.append({**key, "epoch": epoch, "train_loss": train_loss, "val_loss": val_loss})
         for one in shifted:
-            scores = {
-                f"{part}_{name}": one.scores[part][name] for part in one.scores for name in ("loss", *nulls.SCORES)
-            }
+            scores = {f"{part}_{name}": of[name] for part, of in one.scores.items() for name in ("loss", *nulls.SCORES)}
             shifts.append({**key, "shift_s": one.shift_s, **scores, "best_epoch": one.best_epoch})
         for part, columns in record.units.items():
             for unit, values in enumerate(zip(*columns.values(), strict=True)):
                 units.append({**key, "part": part, "unit": unit, **dict(zip(columns, values, strict=True))})
         rows.append(study_row(record, null_of(shifted, record.part)))
-    parquet = (folder / STUDY).with_suffix(".parquet")
-    for name, table in {CURVES: curves, SHIFTS: shifts, UNITS: units, parquet.name: rows, STUDY: rows}.items():
-        if not table or (name == parquet.name and not find_spec("pyarrow")):
+    parquet = (folder / STUDY).with_suffix(".parquet").name
+    for name, table in {CURVES: curves, SHIFTS: shifts, UNITS: units, parquet: rows, STUDY: rows}.items():
+        if not table or (name == parquet and not find_spec("pyarrow")):
             (folder / name).unlink(missing_ok=True)  # of an earlier state
         else:
-            replace_file(folder / name, as_parquet(table) if name == parquet.name else as_csv(table).encode())
+            replace_file(folder / name, as_parquet(table) if name == parquet else as_csv(table).encode())
     return rows
 
 
 def study_row(record: Record, null: Null) -> Row:
-    """Return a model's row of study.csv; cells are numbers (NaN where undefined) and text."""
-    log_odds = record.threshold_log_odds
-    return {
-        **record.columns,
-        "n_units": record.n_units,
-        **{f"n_{part}": record.n_samples.get(part, 0) for part in PARTS},
-        **{
-            f"{part}_{name}": record.scores[part][name]
-            for part in PARTS_SHOWN
-            if part in record.scores
-            for name in SCORES
-            if name in record.scores[part]
-        },
-        **({} if log_odds is None else {"threshold": probability_of(log_odds), "threshold_log_odds": log_odds}),
-        **{
-            f"{name.replace(' ', '_')}_{part}_{score}": scores[part][score]
-            for name, scores in record.baselines.items()
-            for part in ("test", "val")
-            if part in scores
-            for score in BASELINE_SCORES
-            if score in scores[part]
-        },
-        **null_columns(record, null),
-        "best_epoch": record.best_epoch,
-        "n_epochs": len(record.curve),
-        "seconds": record.seconds,
-        "data_digest": record.data_digest,
-        "why_undefined": "; ".join(f"{part}: {why}" for part, why in record.undefined.items()),
-        "id": record.id,
-    }
+    """Return a model's row of study.csv; cells are numbers (NaN where undefined) and text.
+
+    Of a null, the row has for kappa and AUROC its mean, its 95th percentile, and p.
+    """
+    row = {**record.columns, "n_units": record.n_units}
+    row |= {f"n_{part}": record.n_samples.get(part, 0) for part in PARTS}
+    for part in ("test", "val", "train"):
+        scores = record.scores.get(part, {})
+        row |= {f"{part}_{name}": scores[name] for name in SCORES if name in scores}
+    if (log_odds := record.threshold_log_odds) is not None:
+        row |= {"threshold": probability_of(log_odds), "threshold_log_odds": log_odds}
+    for name, of_baseline in record.baselines.items():
+        for part in ("test", "val"):
+            scores, title = of_baseline.get(part, {}), f"{name.replace(' ', '_')}_{part}"
+            row |= {f"{title}_{score}": scores[score] for score in BASELINE_SCORES if score in scores}
+    for name, by_shift in null.items() if record.part in record.scores else ():
+        found = nulls.permutation_test([record.scores[record.part][name]], [by_shift])
+        title = f"null_{record.part}_{name}"
+        row["n_shifts"] = len(by_shift)
+        row[title] = found.null.mean() if len(found.null) else np.nan
+        row[f"{title}_95"] = np.quantile(found.null, 0.95) if len(found.null) else np.nan
+        row[f"p_{name}"] = found.p
+    row |= {"best_epoch": record.best_epoch, "n_epochs": len(record.curve), "seconds": record.seconds}
+    why = "; ".join(f"{part}: {reason}" for part, reason in record.undefined.items())
+    row |= {"data_digest": record.data_digest, "why_undefined": why, "id": record.id}
+    return row | ({name: getattr(record, name) for name in ORIGIN} if record.date else {})
 
 
 def null_of(shifted: Sequence[Record], part: str) -> Null:
@@ -252,21 +238,8 @@ def null_of(shifted: Sequence[Record], part: str) -> Null:
     }
 
 
-def null_columns(record: Record, null: Null) -> Row:
-    """Return what a null says of a model: for kappa and AUROC its mean, 95th percentile, and p."""
-    part, cells = record.part, Row()
-    for name, by_shift in null.items():
-        if part in record.scores:
-            found = nulls.permutation_test([record.scores[part][name]], [by_shift])
-            cells["n_shifts"] = len(by_shift)
-            cells[f"null_{part}_{name}"] = found.null.mean() if len(found.null) else np.nan
-            cells[f"null_{part}_{name}_95"] = np.quantile(found.null, 0.95) if len(found.null) else np.nan
-            cells[f"p_{name}"] = found.p
-    return cells
-
-
 def as_csv(rows: Sequence[Row]) -> str:
-    """Return rows as CSV: numbers in full precision, nan where undefined, empty where a column is not of a row."""
+    """Return rows as CSV: numbers in full precision, nan if undefined, empty if a row does not have the column."""
     content = io.StringIO()
     writer = csv.DictWriter(content, _header_of(rows), lineterminator="\n", restval="")
     writer.writeheader()
@@ -290,4 +263,4 @@ def as_parquet(rows: Sequence[Row]) -> bytes:
 
 
 def _header_of(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row))
+    return sorted(dict.fromkeys(name for row in rows for name in row), key=ORIGIN.__contains__)

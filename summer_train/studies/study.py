@@ -1,14 +1,12 @@
 """A decoding study: every combination of lists of settings, trained in stacks on all cores, one row per model.
 
-What is in the study's folder already is not trained again, so a study that was killed is continued by the same
-command, and one that is finished does nothing.
+What is in the study's folder already is not trained again, so the same command continues a study that was killed, and
+does nothing for one that is finished.
 """
 
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from multiprocessing import current_process
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from summer_prep.errors import CacheError, SettingsError, SummerError
+from summer_prep.errors import CacheError, SettingsError, one_line
 from summer_prep.files import LOCK, alone_in, check_folder, replacing, writing
 from summer_prep.options import with_absolute_paths
 from summer_prep.parallel import LOCAL, MAIN_GUARD, Opened, dask_workers, local_pool, run_tasks
@@ -26,44 +24,27 @@ from summer_prep.resources import available_bytes, usable_processors
 from summer_train.data.film import FilmSamples
 from summer_train.data.selection import open_selection
 from summer_train.data.targets import NothingToLearnError
-from summer_train.models.stack import Trained, train_stack
+from summer_train.models.stack import train_stack
+from summer_train.runs.folder import origin
 from summer_train.scores.scoring import Scored, score_baselines
 from summer_train.scores.shifts import score_stack
+from summer_train.settings import options as settings
 from summer_train.settings.file import for_study
 from summer_train.settings.lists import choices_of
-from summer_train.settings.options import (
-    STUDY_DEFAULTS,
-    STUDY_OPTIONS,
-    Choice,
-    Log,
-    StudyRun,
-    accepts,
-    check_names,
-    log_nothing,
-    options_of,
-    settings_from,
-    with_preset,
-)
-from summer_train.studies.plan import Group, Model, Plan, hopeless_record, plan_study
-from summer_train.studies.progress import Progress
-from summer_train.studies.records import (
-    Record,
-    Row,
-    columns_of,
-    digest_of,
-    predictions_path,
-    read_stacks,
-    rewrite_stack,
-    write_stack,
-    write_tables,
-)
+from summer_train.settings.options import Choice, Log, StudyRun, log_nothing
+from summer_train.studies.plan import Group, Model, Plan, plan_study
+from summer_train.studies.progress import progress
+from summer_train.studies.records import Record, digest_of, predictions_path, read_stacks, write_stack, write_tables
+
+Records = dict[tuple[str, int], Record]
+"""(model id, shift) -> record."""
 
 PROCESS_BYTES = 450e6
 """What a process takes before it holds any counts: torch and ourselves."""
 
 PRELOADED = ("summer_train.studies.study",)
-SECONDS_BETWEEN_TABLES = 10.0
 SECONDS_TO_SCORE = 0.1
+_OPTIONS = (*settings.options_of(Choice), *settings.STUDY_OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -71,11 +52,11 @@ class StudyResult:
     """What a study gave.
 
     rows : of study.csv, one per model; numbers are NaN where undefined
-    folder : the study's
+    folder : that of the study
     n_trained : how many networks this call trained, those of nulls included
     """
 
-    rows: list[Row]
+    rows: list[dict[str, Any]]
     folder: Path
     n_trained: int
     seconds: float
@@ -84,7 +65,7 @@ class StudyResult:
         return f"<StudyResult: {len(self.rows)} models in {self.folder}; .rows is the table, one dict per model>"
 
 
-@accepts(Choice, StudyRun, only=(*options_of(Choice), *STUDY_OPTIONS), defaults=STUDY_DEFAULTS)
+@settings.accepts(Choice, StudyRun, only=_OPTIONS, defaults=settings.STUDY_DEFAULTS)
 def study(*, config: str | Path | None = None, log: Log = log_nothing, **options: Any) -> StudyResult:
     """Train and evaluate every combination of lists of settings, as `summer-train study` does.
 
@@ -105,23 +86,18 @@ def study(*, config: str | Path | None = None, log: Log = log_nothing, **options
     ------
     SummerError : data or settings do not allow the study
     """
-    check_names(options, (*options_of(Choice), *STUDY_OPTIONS))
+    settings.check_names(options, _OPTIONS)
     options = for_study(options, config)
-    return run_study(study_choices(options), settings_from(StudyRun, options), log)
+    return run_study(study_choices(options), settings.settings_from(StudyRun, options), log)
 
 
 def study_choices(options: Mapping[str, Any]) -> list[Choice]:
     """Return the choices of a study: of labels, unless another task is asked for."""
-    return choices_of({**STUDY_DEFAULTS, **with_preset(options)})
+    return choices_of({**settings.STUDY_DEFAULTS, **settings.with_preset(options)})
 
 
 def run_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing) -> StudyResult:
-    """Train what is missing of a study, and write its tables.
-
-    Raises
-    ------
-    SummerError : data or settings do not allow the study
-    """
+    """Train the missing models of a study, and write its tables; errors as `study`."""
     started = time.perf_counter()
     if current_process().name != "MainProcess" and run.workers != 1:  # it has run the script once more
         raise SettingsError(f"study: started by a process that another one started. {MAIN_GUARD}")
@@ -130,28 +106,23 @@ def run_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing) 
     with alone_in(run.output_dir, "another process is at work on this study"):
         with writing(run.output_dir):
             records = _fresh_records(plan, run, log)
-            hopeless = [record for record in plan.hopeless if (record.id, 0) not in records]
-            if hopeless:
-                write_stack(run.output_dir, digest_of([record.id for record in hopeless]), hopeless)
-        records |= {(record.id, 0): record for record in hopeless}
-        missing = [group.without(records) for group in plan.groups]
+        missing = [
+            replace(group, models=[model for model in group.models if (model.id, model.shift) not in records])
+            for group in plan.groups
+        ]
+        n_models = sum(len(group.models) for group in plan.groups) + len(plan.hopeless)
         n_missing = sum(len(group.models) for group in missing)
         seconds = sum((group.cost * run.max_epochs + SECONDS_TO_SCORE) * len(group.models) for group in missing)
         estimate = f", at most about {seconds:.0f} s of one processor" if seconds > 10 else ""
-        log(f"{plan.n_models} models, {plan.n_models - n_missing} of them there: {n_missing} to train{estimate}")
-        lost, failed = _train(missing, plan.data_digests, run, records, log) if n_missing else ([], {})
-        with _still_there(run.output_dir):
+        log(f"{n_models} models, {n_models - n_missing} of them there: {n_missing} to train{estimate}")
+        failed = _train(missing, plan.data_digests, run, records, log) if n_missing else []
+        with writing(run.output_dir):
             rows = write_tables(run.output_dir, records.values(), list(plan.data_digests))
-    problems = (
-        [f"{len(failed)} stacks of models failed, the first with: {next(iter(failed.values()))}"] if failed else []
-    )
-    if lost:
-        problems.append(
-            f"{len(lost)} of {n_missing} models were lost with the processes that trained them: killed, or memory ran "
-            "out, for which fewer --workers help"
+    if failed:
+        raise SettingsError(
+            f"{len(failed)} stacks of models failed, the first with: {failed[0]}. The rest is kept, and the same "
+            "command trains what is missing"
         )
-    if problems:
-        raise SettingsError(f"{'; '.join(problems)}. The rest is kept, and the same command trains what is missing")
     return StudyResult(
         rows=[row for row in rows if row["id"] in plan.data_digests],
         folder=run.output_dir,
@@ -160,87 +131,85 @@ def run_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing) 
     )
 
 
-def _fresh_records(plan: Plan, run: StudyRun, log: Log) -> dict[tuple[str, int], Record]:
-    """Return what models left that need not be trained again, and clear the others from the folder."""
-    stacks = read_stacks(run.output_dir, log)  # all of them, before anything is changed
-    fresh: dict[tuple[str, int], Record] = {}
-    for record in chain.from_iterable(stacks.values()):
-        digest = plan.data_digests.get(record.id, record.data_digest)  # of another list: not ours to judge
-        is_kept = run.keep_predictions and not record.shift and record.scores and record.id in plan.data_digests
-        is_there = not is_kept or predictions_path(run.output_dir, record.id).exists()
-        if digest == record.data_digest and is_there:
+def _fresh_records(plan: Plan, run: StudyRun, log: Log) -> Records:
+    """Return the records that are kept, those of models that cannot be trained included, and remove the others."""
+    folder = run.output_dir
+    stacks = read_stacks(folder, log)  # all of them, before anything is changed
+    stored = list(chain.from_iterable(stacks.values()))
+    fresh: Records = {}
+    for record in stored:
+        is_planned = record.id in plan.data_digests
+        is_current = not is_planned or plan.data_digests[record.id] == record.data_digest
+        needs_predictions = run.keep_predictions and is_planned and record.scores and not record.shift
+        if is_current and (not needs_predictions or predictions_path(folder, record.id).exists()):
             fresh.setdefault((record.id, record.shift), record)
+    others = [record for record in stored if not record.shift and record.id not in plan.data_digests]
+    # Tables and reports compare labels, patients, folds and seeds; models of other settings are better kept apart.
+    alike = ("label_name", "patient_ids", "fold", "seed")
+    unlike = [
+        {name for name, cell in record.columns.items() if name not in alike and cell not in plan.cells[name]}
+        for record in others
+    ]
+    if any(unlike):
+        held = f"{sum(map(bool, unlike))} models of another {', '.join(sorted(set[str]().union(*unlike)))}"
+        log(f"study: {folder} already holds {held}; name another --output-dir to keep them apart")
     for path, records in stacks.items():
         kept = [record for record in records if fresh.get((record.id, record.shift)) is record]
         for record in records:
             if not record.shift and (record.id, 0) not in fresh:
-                predictions_path(run.output_dir, record.id).unlink(missing_ok=True)
+                predictions_path(folder, record.id).unlink(missing_ok=True)
         if len(kept) < len(records):  # one model has one record, whoever reads the folder
-            rewrite_stack(path, kept)
-    n_stale = len({(one.id, one.shift) for one in chain.from_iterable(stacks.values())} - fresh.keys())
+            write_stack(folder, path.stem, kept)
+    n_stale = len({(one.id, one.shift) for one in stored} - fresh.keys())
     if n_stale:
-        log(f"{n_stale} models that are there are of other data, or lack their predictions; they are trained again")
-    return fresh
+        log(f"{n_stale} models in {folder} are of other data, or lack their predictions; they are trained again")
+    hopeless = [replace(record, **origin()) for record in plan.hopeless if (record.id, 0) not in fresh]
+    if hopeless:
+        write_stack(folder, digest_of([record.id for record in hopeless]), hopeless)
+    return fresh | {(record.id, 0): record for record in hopeless}
 
 
 def _train(
-    groups: Sequence[Group],
-    data_digests: Mapping[str, str],
-    run: StudyRun,
-    records: dict[tuple[str, int], Record],
-    log: Log,
-) -> tuple[list[Model], dict[str, str]]:
-    """Train stacks side by side, adding to the records as each ends.
-
-    Returns
-    -------
-    The models that were lost with their processes, and why stacks failed, by name
-    """
+    groups: Sequence[Group], data_digests: Mapping[str, str], run: StudyRun, records: Records, log: Log
+) -> list[str]:
+    """Train stacks side by side, adding to the records as each ends; return why stacks failed."""
     stacks = [(group, models) for group in groups for models in group.stacks()]
     stacks.sort(key=lambda stack: -stack[0].cost * len(stack[1]))  # the longest first, so that all end together
     names = {digest_of([(model.id, model.shift) for model in models]): models for _, models in stacks}
-    failed: dict[str, str] = {}
-    last_tables = time.monotonic()
+    failed: list[str] = []
 
     def keep_result(name: str, found: Sequence[Record] | str) -> None:
-        nonlocal last_tables
         if isinstance(found, str):
-            failed[name] = found
-            choices = [model.choice for model in names[name]]
-            labels = list(dict.fromkeys(one.label_name if one.task == "label" else one.task for one in choices))
-            shown = ", ".join([*labels[:3], *(["..."] if len(labels) > 3 else [])])
-            of = f"patient {' '.join(choices[0].patient_ids)}, fold {choices[0].fold}, {shown}"
-            log(f"{len(choices)} models of {of}: {found}; the others go on")
+            failed.append(found)
+            choice = names[name][0].choice
+            predicted = choice.label_name if choice.task == "label" else choice.task
+            first = f"patient {' '.join(choice.patient_ids)}, fold {choice.fold}, {predicted}"
+            log(f"{found} ({len(names[name])} models, the first of {first}); the others go on")
             return
-        with _still_there(run.output_dir):
-            write_stack(run.output_dir, name, found)
-        records.update({(record.id, record.shift): record for record in found})
-        progress.finish(len(found))
-        if time.monotonic() - last_tables > SECONDS_BETWEEN_TABLES:
-            with _still_there(run.output_dir):
-                write_tables(run.output_dir, records.values())
-            last_tables = time.monotonic()
+        with writing(run.output_dir):
+            if not (run.output_dir / LOCK).exists():
+                raise SettingsError(f"{run.output_dir}: was moved or removed meanwhile. Put it back and repeat this")
+            trained = [replace(record, **origin()) for record in found]
+            write_stack(run.output_dir, name, trained)
+        records.update({(record.id, record.shift): record for record in trained})
+        finish(len(trained))
 
     sent = with_absolute_paths(run) if run.scheduler else run
     tasks = {name: (models, data_digests[models[0].id], sent) for name, models in names.items()}
     pool = _pool([group for group, _ in stacks], run, log)
     n_threads = torch.get_num_threads()
     try:
-        with Progress(sum(map(len, names.values())), log) as progress:
+        with progress(sum(map(len, names.values())), log) as finish:
             lost = run_tasks(pool, train_or_say_why, tasks, keep_result)
-    finally:  # of this process, which is somebody else's, too
-        _opened.clear()
+    finally:  # this process may be that of a caller
+        _placed.clear()
         torch.set_num_threads(n_threads)
-    return [model for name in lost for model in names[name]], failed
+    crash = "{} models were lost with their process: it was killed, or memory ran out, for which fewer --workers help"
+    return failed + [crash.format(len(names[name])) for name in lost]
 
 
 def _pool(groups: Sequence[Group], run: StudyRun, log: Log) -> Callable[[], Opened]:
-    """Return what opens the pool that trains stacks side by side, as many as memory allows, which is said.
-
-    Raises
-    ------
-    SettingsError : not even one fits
-    """
+    """Return what opens the pool that trains stacks side by side, as many as memory allows, or raise SettingsError."""
     if run.scheduler not in (None, LOCAL):
         return partial(dask_workers, run.scheduler, 0, PRELOADED)
     wanted = min(run.workers or (1 if torch.cuda.is_available() else usable_processors()), len(groups))
@@ -262,57 +231,25 @@ def _pool(groups: Sequence[Group], run: StudyRun, log: Log) -> Callable[[], Open
 
 
 def train_or_say_why(models: Sequence[Model], data_digest: str, run: StudyRun) -> list[Record] | str:
-    """Train a stack of models, as `train_models`; return what went wrong in it, which takes no other stack along.
-
-    Raises
-    ------
-    SettingsError : nothing can be written, for which others would fail, too
-    """
+    """Train a stack of models; return what went wrong in it as one line, since the other stacks can go on."""
     try:
         return train_models(models, data_digest, run)
-    except SettingsError:
-        raise
-    except SummerError as error:
-        return str(error)
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        return f"{what} ({where.filename}, line {where.lineno})"
+        if isinstance(error, SettingsError):  # nothing can be written: the other stacks would fail, too
+            raise
+        return one_line(error, "training a stack")
 
 
-def train_models(models: Sequence[Model], data_digest: str, run: StudyRun) -> list[Record]:
-    """Train a stack of models and return what they leave; the work of one process.
-
-    Parameters
-    ----------
-    data_digest : of the data that the study was planned with
-
-    Raises
-    ------
-    CacheError : the cache holds other data by now
-    """
-    started = time.perf_counter()
-    datas, found = _open_models(models, data_digest, run)
-    records = list(found)
-    if datas:
-        torch.set_num_threads(1)  # two on a stack of small products are slower than one, and wait where cores are busy
-        trained, outputs = train_stack(list(datas.values()), run.max_epochs, run.patience)
-        scored = score_stack(list(datas.values()), trained, outputs)
-        seconds = (time.perf_counter() - started) / len(datas)
-        for (model, data), how, what in zip(datas.items(), trained, scored, strict=True):
-            records.append(_record(model, data, run, how, what, seconds))
-    return records
-
-
-_opened: dict[tuple[str, float | None], FilmSamples] = {}
+_placed: dict[tuple[str, float | None], FilmSamples] = {}
 """The data that this process placed last, by their digest: the next stack mostly needs the same counts."""
 
 
-def _open_models(
-    models: Sequence[Model], data_digest: str, run: StudyRun
-) -> tuple[dict[Model, FilmSamples], list[Record]]:
-    """Return the data of each model, and a record of each that has nothing to learn from."""
-    choice = models[0].choice
+def train_models(models: Sequence[Model], data_digest: str, run: StudyRun) -> list[Record]:
+    """Train a stack of models and return their records; the work of one process.
+
+    Raises CacheError if the cache does not hold the data of the plan's digest any more.
+    """
+    started, choice = time.perf_counter(), models[0].choice
     selection = open_selection(
         run.cache_dir,
         choice.patient_ids,
@@ -327,67 +264,53 @@ def _open_models(
             "not those that the study was planned with: they were rebuilt meanwhile, or a worker sees another cache. "
             "Repeat the command"
         )
-    before = _opened.get((data_digest, run.device_memory_gb))
+    placed = _placed.get((data_digest, run.device_memory_gb))
+    selection = placed.selection if placed else selection
     choices = dict.fromkeys(model.choice for model in models)
-    of_choice = {
-        one: FilmSamples(before.selection if before else selection, one, run.device_memory_gb) for one in choices
-    }
-    first = next(iter(of_choice.values()))
-    if before:
-        first.share_counts_of(before)
+    of_choice = {one: FilmSamples(selection, one, run.device_memory_gb) for one in choices}
+    first = of_choice[choice]
+    if placed:
+        first.share_counts_of(placed)
     else:
         first.place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        _opened.clear()
-        _opened[data_digest, run.device_memory_gb] = first
-    datas, hopeless = {}, []
+        _placed.clear()
+        _placed[data_digest, run.device_memory_gb] = first
+    records: list[Record] = []
+    datas: dict[Model, FilmSamples] = {}
     for model in models:
         try:
             data = of_choice[model.choice]
             datas[model] = data.shifted(model.shift) if model.shift else data
         except NothingToLearnError as reason:
-            hopeless.append(hopeless_record(model.choice, run, data_digest, str(reason), model.shift))
-    if datas:
-        next(iter(datas.values())).share_counts_of(first)
-    return datas, hopeless
-
-
-def _record(
-    model: Model, data: FilmSamples, run: StudyRun, how: Trained, what: Scored | None, seconds: float
-) -> Record:
-    if what is not None and not model.shift and run.keep_predictions:
-        with writing(run.output_dir), replacing(predictions_path(run.output_dir, model.id)) as file:
-            np.savez(file, **what.predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
-    diverged = {part: f"training diverged in epoch {len(how.curve)}" for part in data.n_samples}
-    return Record(
-        id=model.id,
-        shift=model.shift,
-        shift_s=model.shift * model.choice.bin_length_ms / 1000,
-        data_digest=digest_of(data.selection.provenance()),
-        columns=columns_of(model.choice, run),
-        n_units=data.n_units,
-        n_samples=data.n_samples,
-        scores=what.scores if what else {},
-        threshold_log_odds=what.threshold_log_odds if what else None,
-        undefined=what.undefined if what else diverged,
-        baselines={} if model.shift else {name: one.scores for name, one in score_baselines(data).items()},
-        curve=how.curve,
-        best_epoch=how.best_epoch,
-        units=what.units if what else {},
-        seconds=seconds,
-    )
-
-
-@contextmanager
-def _still_there(folder: Path) -> Iterator[None]:
-    """Write into the folder of a study at work, unless it was moved or removed: a part of a study is none.
-
-    Raises
-    ------
-    SettingsError : it was, or nothing can be written
-    """
-    with writing(folder):
-        if not (folder / LOCK).exists():
-            raise SettingsError(
-                f"{folder}: was moved or removed while the study was at work. Put it back, and run the same command"
+            records.append(model.record(run, data_digest, undefined={"train": str(reason)}))
+    if not datas:
+        return records
+    stack = list(datas.values())
+    stack[0].share_counts_of(first)
+    torch.set_num_threads(1)  # two on a stack of small products are slower than one, and wait where cores are busy
+    trained, outputs = train_stack(stack, run.max_epochs, run.patience)
+    scored = score_stack(stack, trained, outputs)
+    seconds = (time.perf_counter() - started) / len(datas)
+    for (model, data), how, found in zip(datas.items(), trained, scored, strict=True):
+        diverged = dict.fromkeys(data.n_samples, f"training diverged in epoch {len(how.curve)}")
+        what = found or Scored(scores={}, undefined=diverged)
+        if found and run.keep_predictions and not model.shift:
+            with writing(run.output_dir), replacing(predictions_path(run.output_dir, model.id)) as file:
+                np.savez(file, **found.predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
+        records.append(
+            model.record(
+                run,
+                data_digest,
+                n_units=data.n_units,
+                n_samples=data.n_samples,
+                scores=what.scores,
+                threshold_log_odds=what.threshold_log_odds,
+                undefined=what.undefined,
+                baselines={} if model.shift else {name: one.scores for name, one in score_baselines(data).items()},
+                curve=how.curve,
+                best_epoch=how.best_epoch,
+                units=what.units,
+                seconds=seconds,
             )
-        yield
+        )
+    return records

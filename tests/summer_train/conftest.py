@@ -22,3 +22,19 @@ def studied(demo_cache, tmp_path_factory):
     summer_train.study(**common, label_name="summer,tom", fold="1-2", split="random")
     summer_train.study(**common, task="next_bin", fold=1, buffer=10)
     return folder
+
+
+@pytest.fixture
+def options(demo_cache, tmp_path):
+    """Makes the options of a small run on the shared cache."""
+    common = {
+        "cache_dir": demo_cache, "data_dir": tmp_path / "none", "output_dir": tmp_path / "logs",
+        "patient_ids": ("14", "20"), "buffer": 10.0, "hidden_size": 8, "max_epochs": 2,
+    }  # fmt: skip
+    return lambda **changes: {**common, **changes}
+
+
+@pytest.fixture
+def places(options):
+    """Where evaluating finds the data of such a run."""
+    return {name: options()[name] for name in ("cache_dir", "data_dir")}

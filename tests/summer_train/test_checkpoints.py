@@ -25,24 +25,24 @@ from tests.conftest import error_line, hear_interrupts
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def options(demo_cache, tmp_path):
-    def make(**changes):
-        common = {
-            "data_dir": tmp_path / "none", "cache_dir": demo_cache, "patient_ids": ("14", "20"), "buffer": 10.0,
-            "max_epochs": 2, "hidden_size": 8, "output_dir": tmp_path / "logs",
-        }  # fmt: skip
-        return {**common, **changes}
-
-    return make
-
-
 def weights(path):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-def test_checkpoint_says_what_it_was_trained_on(options):
+def equal_checkpoints(one, other):
+    """Whether two runs have the same weights in both of their checkpoints."""
+    (best, last), (other_best, other_last) = (
+        (weights(run.best_checkpoint), weights(run.last_checkpoint)) for run in (one, other)
+    )
+    return all(torch.equal(best[name], other_best[name]) and torch.equal(last[name], other_last[name]) for name in best)
+
+
+def test_a_checkpoint_says_what_it_was_trained_on_and_is_evaluated_to_the_scores_of_its_run(options, places):
     result = fit(**options(task="label", brain_regions=("A", "H", "EC", "PHC")))
+    again = evaluate(result.best_checkpoint, **places)
+    assert again.differences == []
+    assert again.scores == result.scores
+    assert evaluate(result.log_dir, **places, fold=1).differences == []  # the default, named
     summer = torch.load(result.best_checkpoint, weights_only=True)["summer"]
     assert summer["config"]["label_name"] == "summer"
     assert summer["config"]["buffer_s"] == 10.0
@@ -53,13 +53,13 @@ def test_checkpoint_says_what_it_was_trained_on(options):
     assert sum(len(patient["units"]) for patient in summer["data"]["patients"]) == result.n_units
 
 
-def test_what_takes_no_trainer_never_imports_lightning(options, demo_cache, tmp_path):
+def test_what_takes_no_trainer_never_imports_lightning(options, places, tmp_path):
     run = fit(**options(task="label"))
     code = (
         "import sys\n"
         "import summer_train\n"
         "from summer_train.runs.folder import find_results\n"
-        f"places = dict(cache_dir={str(demo_cache)!r}, data_dir={str(tmp_path / 'none')!r})\n"
+        f"places = dict(cache_dir={str(places['cache_dir'])!r}, data_dir={str(places['data_dir'])!r})\n"
         f"folder = {str(tmp_path / 'study')!r}\n"
         "summer_train.study(**places, patient_ids='14', buffer=10, max_epochs=1, workers=1, output_dir=folder)\n"
         "summer_train.report(folder)\n"
@@ -71,46 +71,30 @@ def test_what_takes_no_trainer_never_imports_lightning(options, demo_cache, tmp_
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=200)
 
 
-def test_evaluating_the_best_checkpoint_gives_the_scores_of_its_run(options, demo_cache, tmp_path):
-    result = fit(**options(task="label"))
-    again = evaluate(result.best_checkpoint, data_dir=tmp_path / "none", cache_dir=demo_cache)
-    assert again.differences == []
-    assert again.scores == result.scores
-
-
-def test_evaluating_on_other_data_says_what_differs(options, demo_cache, run, tmp_path):
-    result = fit(**options(task="label"))
-    places = ("--cache-dir", demo_cache, "--data-dir", tmp_path / "none")
-    other = run("summer_train", "evaluate", result.best_checkpoint, *places, "--fold", "3")
+def test_evaluating_on_other_data_says_what_differs_and_on_other_units_is_refused(options, places, run):
+    checkpoint = fit(**options(task="label", max_epochs=1)).best_checkpoint
+    typed = ("--cache-dir", places["cache_dir"], "--data-dir", places["data_dir"], "--fold", "3")
+    other = run("summer_train", "evaluate", checkpoint, *typed)
     assert other.returncode == 0, other.stderr
     assert "differs from training: fold 1 then, 3 now" in other.stderr
     assert "test samples were trained on: not a score on unseen data" in other.stderr
-
-
-@pytest.mark.parametrize("patient_ids", [[29, 8], [20, 14], [29]], ids=["as many units", "other order", "fewer units"])
-def test_evaluating_on_other_units_is_refused(patient_ids, options, demo_cache):
-    checkpoint = fit(**options(task="label", max_epochs=1)).best_checkpoint
-    now = ", ".join(f"10 of patient {one}" for one in patient_ids)
     then = "10 of patient 14, 10 of patient 20"
-    with pytest.raises(SettingsError, match=rf"other units \({then}\) than .* now \({now}\).*inputs of its network"):
-        evaluate(checkpoint, patient_ids=patient_ids, cache_dir=demo_cache, data_dir="none")
-
-
-def test_the_default_split_is_no_difference_when_it_is_named(options, demo_cache, tmp_path):
-    result = fit(**options(fold=None, buffer=10))
-    assert evaluate(result.best_checkpoint, data_dir=tmp_path, cache_dir=demo_cache, fold=1).differences == []
-    fit(**options(fold=1, max_epochs=3, resume=True))
+    for patient_ids in ([29, 8], [20, 14], [29]):  # as many units, in another order, fewer
+        now = ", ".join(f"10 of patient {one}" for one in patient_ids)
+        said = rf"other units \({then}\) than .* now \({now}\).*inputs of its network"
+        with pytest.raises(SettingsError, match=said):
+            evaluate(checkpoint, patient_ids=patient_ids, **places)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a checkpoint", "other"])
-def test_what_is_no_checkpoint_of_ours_is_refused(content, demo_cache, tmp_path):
+def test_what_is_no_checkpoint_of_ours_is_refused(content, places, tmp_path):
     path = tmp_path / "a.ckpt"
     if content == "other":
         torch.save({"state_dict": {}}, path)
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(SettingsError, match="no such checkpoint|not a checkpoint of summer-train fit"):
-        evaluate(path, data_dir=tmp_path, cache_dir=demo_cache)
+    with pytest.raises(SettingsError, match="no such checkpoint|damaged|not a checkpoint of summer-train fit"):
+        evaluate(path, **places)
 
 
 @pytest.mark.parametrize("task", ["next_bin", "label"])
@@ -118,55 +102,46 @@ def test_resumed_run_reaches_the_weights_of_one_that_was_not_interrupted(task, o
     whole = fit(**options(task=task, max_epochs=5, output_dir=tmp_path / "whole"))
     fit(**options(task=task, max_epochs=2))
     resumed = fit(**options(task=task, max_epochs=5, resume=True))
-    for part in ("last_checkpoint", "best_checkpoint"):
-        expected = weights(getattr(whole, part))
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(getattr(resumed, part)).items())
+    assert equal_checkpoints(resumed, whole)
     assert resumed.scores == whole.scores
     epochs = [line.split(",")[0] for line in (resumed.log_dir / "metrics.csv").read_text().splitlines()[1:]]
     assert set(epochs) >= set("01234")
 
 
-@pytest.fixture
-def overfitting(options, monkeypatch, tmp_path):
-    """Settings whose best epoch is far from the last, with a relative output folder, as by default."""
+def test_the_best_epoch_is_kept_until_the_last_one_also_when_a_run_is_moved_and_continued(
+    options, monkeypatch, tmp_path
+):
+    """The best epoch is far from the last, and the output folder is relative, as by default."""
     monkeypatch.chdir(tmp_path)
-    return lambda **changes: options(**{"task": "label", "lr": 0.005, "output_dir": Path("logs"), **changes})
-
-
-def test_last_checkpoint_is_of_the_last_epoch_and_the_best_of_the_best(overfitting):
-    result = fit(**overfitting(max_epochs=6))
-    with (result.log_dir / "metrics.csv").open() as file:
+    overfitting = {"task": "label", "lr": 0.005}
+    first = fit(**options(**overfitting, max_epochs=6, output_dir=Path("logs")))
+    with (first.log_dir / "metrics.csv").open() as file:
         losses = {int(row["epoch"]): float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]}
     best = min(losses, key=losses.get)
     assert 0 < best < 5
-    assert torch.load(result.last_checkpoint, weights_only=True)["epoch"] == 5
-    assert torch.load(result.best_checkpoint, weights_only=True)["epoch"] == best
-    assert not list(result.log_dir.rglob("*.staging"))
-
-
-def test_resumed_run_keeps_the_best_epoch_of_before_also_where_it_was_moved(overfitting):
-    whole = fit(**overfitting(max_epochs=7, output_dir=Path("whole")))
-    fit(**overfitting(max_epochs=6))
+    assert torch.load(first.last_checkpoint, weights_only=True)["epoch"] == 5
+    assert torch.load(first.best_checkpoint, weights_only=True)["epoch"] == best
+    assert not list(first.log_dir.rglob("*.staging"))
     Path("logs").rename("moved")
-    resumed = fit(**overfitting(max_epochs=7, output_dir=Path("moved"), resume=True))
+    resumed = fit(**options(**overfitting, max_epochs=7, output_dir=Path("moved"), resume=True))
+    whole = fit(**options(**overfitting, max_epochs=7, output_dir=Path("whole")))
     assert resumed.scores == whole.scores
-    for part in ("last_checkpoint", "best_checkpoint"):
-        expected = weights(getattr(whole, part))
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(getattr(resumed, part)).items())
+    assert equal_checkpoints(resumed, whole)
     assert (resumed.log_dir / "metrics.csv").read_text() == (whole.log_dir / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize("content", ["", "epo", "epoch,val_loss\n0,0.5\n1,"])
-def test_run_with_torn_metrics_is_resumed(content, options):
-    first = fit(**options())
-    (first.log_dir / "metrics.csv").write_text(content)
-    assert fit(**options(max_epochs=3, resume=True)).log_dir == first.log_dir
+def test_run_with_torn_metrics_is_resumed(content, options, trained_once):
+    (path,) = shutil.copytree(trained_once, options()["output_dir"]).glob("dhv/version_0/metrics.csv")
+    path.write_text(content)
+    assert fit(**options(max_epochs=3, resume=True)).log_dir == path.parent
 
 
-def test_fraction_split_has_no_fold_to_evaluate(options, demo_cache, tmp_path):
+def test_the_fraction_split_has_no_test_part_and_no_fold_to_evaluate(options, places):
     result = fit(**options(val_fraction=0.2, buffer=None))
+    assert set(result.scores["model"]) == {"train", "val"}
     with pytest.raises(SettingsError, match="was trained with the fraction split, which has no folds"):
-        evaluate(result.best_checkpoint, data_dir=tmp_path, cache_dir=demo_cache, fold=2)
+        evaluate(result.best_checkpoint, **places, fold=2)
 
 
 def test_error_of_a_run_in_two_processes_is_one_line(demo_cache, run, tmp_path):
@@ -175,44 +150,46 @@ def test_error_of_a_run_in_two_processes_is_one_line(demo_cache, run, tmp_path):
     assert "training diverged" in error_line(result)
 
 
-def test_resuming_a_finished_run_gives_its_results_again(options, tmp_path):
+def test_a_finished_run_gives_its_results_again_and_a_killed_one_gets_them_by_resuming(options, tmp_path):
     first = fit(**options())
     (tmp_path / "logs" / "dhv" / "version_old").mkdir()
     lines = []
     for max_epochs in (1, 2):
         assert fit(log=lines.append, **options(max_epochs=max_epochs, resume=True)) == first
     assert f"{first.log_dir}: is finished, 2 epochs; these are its results" in lines[-1]
-
-
-def test_run_that_was_killed_before_its_results_gets_them_by_resuming(options):
-    first = fit(**options())
     (first.log_dir / "results.json").unlink()
-    resumed = fit(**options(resume=True))
+    resumed = fit(**options(resume=True, fold=1))  # the default, named
     assert (resumed.scores, resumed.best_epoch, resumed.n_epochs) == (first.scores, first.best_epoch, 2)
 
 
-def test_resuming_with_other_settings_is_refused_by_name(options):
-    fit(**options())
+def test_a_run_is_continued_with_its_settings_by_one_process_at_a_time(options):
+    with pytest.raises(SettingsError, match="no run to continue"):
+        fit(**options(resume=True))
+    result = fit(**options())
     with pytest.raises(SettingsError, match="lr 0.001 then, 0.01 now"):
         fit(**options(lr=0.01, resume=True))
     with pytest.raises(SettingsError, match="patients 14 20 then, 14 now"):
         fit(**options(patient_ids=("14",), resume=True))
-
-
-def test_a_run_is_continued_by_one_process_at_a_time(options):
-    result = fit(**options())
     with FileLock(result.log_dir / ".lock"), pytest.raises(SettingsError, match="another process is continuing"):
         fit(**options(max_epochs=3, resume=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("summer_train.runs.fit.score_networks", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fit(**options(max_epochs=3, resume=True))
+    assert not (result.log_dir / "results.json").exists()  # they were of two epochs
     assert fit(**options(max_epochs=3, resume=True)).n_epochs == 3
     assert not (result.log_dir / ".lock").exists()
 
 
-def test_results_of_before_are_gone_while_a_run_is_continued(options, monkeypatch):
-    result = fit(**options())
-    monkeypatch.setattr("summer_train.runs.fit._evaluated", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        fit(**options(max_epochs=3, resume=True))
-    assert not (result.log_dir / "results.json").exists()
+@pytest.fixture(scope="module")
+def trained_once(demo_cache, tmp_path_factory):
+    """The output folder of a run of the options of `options`; to be copied."""
+    folder = tmp_path_factory.mktemp("once") / "logs"
+    fit(
+        cache_dir=demo_cache, data_dir="none", patient_ids=("14", "20"), buffer=10, hidden_size=8, max_epochs=2,
+        output_dir=folder,
+    )  # fmt: skip
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -229,20 +206,20 @@ def test_results_of_before_are_gone_while_a_run_is_continued(options, monkeypatc
         (lambda checkpoint: checkpoint["summer"]["data"]["patients"][0].update(digests=None), False),
     ],
 )
-def test_a_checkpoint_that_lacks_something_is_refused_in_one_line(change, is_evaluated, options):
-    result = fit(**options())
-    checkpoint = torch.load(result.last_checkpoint, weights_only=True)
+def test_a_checkpoint_that_lacks_something_is_refused_in_one_line(change, is_evaluated, options, places, trained_once):
+    (folder,) = shutil.copytree(trained_once, options()["output_dir"]).glob("dhv/version_0")
+    path = folder / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
     change(checkpoint)
-    torch.save(checkpoint, result.last_checkpoint)
+    torch.save(checkpoint, path)
     with pytest.raises(SettingsError) as caught:
         fit(**options(max_epochs=3, resume=True))
     assert "\n" not in str(caught.value)
-    places = {"cache_dir": options()["cache_dir"], "data_dir": result.log_dir}
     if is_evaluated:
-        assert evaluate(result.last_checkpoint, **places).scores
+        assert evaluate(path, **places).scores
     else:
         with pytest.raises(SettingsError):
-            evaluate(result.last_checkpoint, **places)
+            evaluate(path, **places)
 
 
 def test_a_damaged_checkpoint_of_another_run_is_skipped_with_a_line(options):
@@ -252,20 +229,21 @@ def test_a_damaged_checkpoint_of_another_run_is_skipped_with_a_line(options):
     assert fit(log=lines.append, **options(max_epochs=3, resume=True)).log_dir == first.log_dir
     assert [line for line in lines if str(other.last_checkpoint) in line]
     first.last_checkpoint.write_bytes(b"damaged, too")
-    with pytest.raises(SettingsError, match=f"{other.last_checkpoint}: not a checkpoint"):
+    with pytest.raises(SettingsError, match=f"{other.last_checkpoint}: damaged"):
         fit(**options(max_epochs=4, resume=True))
 
 
-@pytest.mark.parametrize("damage", ['{"scores": {"model": 5}}', '{"config": []}', '{"n_epochs": "x"}', "[" * 100_000])
-def test_damaged_results_are_no_results(damage, options):
-    result = fit(**options())
-    path = result.log_dir / "results.json"
+@pytest.mark.parametrize(
+    "damage", ['{"scores": {"model": 5}}', '{"config": []}', '{"n_epochs": "x"}', "[" * 100_000], ids=range(4)
+)
+def test_damaged_results_are_no_results(damage, options, trained_once):
+    (path,) = shutil.copytree(trained_once, options()["output_dir"]).glob("dhv/version_0/results.json")
+    (expected,), lines = find_results(path.parent, print), []
     path.write_text(json.dumps({**json.loads(path.read_text()), **json.loads(damage)}) if "{" in damage else damage)
-    lines = []
-    assert find_results(result.log_dir.parent, lines.append) == []
+    assert find_results(path.parent.parent, lines.append) == []
     assert len(lines) == 1
     assert f"{path}: damaged" in lines[0]
-    assert fit(**options(resume=True)).scores == result.scores
+    assert fit(**options(resume=True)).scores == expected.scores
 
 
 def test_what_of_a_run_cannot_be_read_is_not_taken_for_killed_or_empty(options, monkeypatch):
@@ -283,16 +261,10 @@ def test_what_of_a_run_cannot_be_read_is_not_taken_for_killed_or_empty(options, 
         patch.setattr("io.open", broken)
         assert find_results(result.log_dir.parent, lines.append) == []
         with pytest.raises(SettingsError, match="metrics.csv: cannot be read"):
-            MetricsFile(metrics, ("train_loss",), 2)
-    assert [("results.json: cannot be read" in line, "killed, or" in line) for line in lines] == [
-        (True, False), (False, True),
-    ]  # fmt: skip
+            MetricsFile(metrics, (), 2)
+    assert ["results.json: cannot be read" in line for line in lines] == [True, False]
+    assert "killed, or still at work" in lines[1]
     assert metrics.read_bytes() == before
-
-
-def test_nothing_to_resume_is_said(options):
-    with pytest.raises(SettingsError, match="no run to continue"):
-        fit(**options(resume=True))
 
 
 def test_interrupted_run_leaves_a_last_checkpoint_that_continues_to_the_same_weights(

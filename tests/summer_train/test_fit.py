@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -9,34 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from summer_prep.cache.build import BuildConfig, build_keys
+import summer_prep
 from summer_prep.errors import SettingsError
 from summer_prep.options import plain
-from summer_prep.recordings.demo import demo_data
 from summer_train import decoder, evaluate, film_data, fit, open_selection
 from summer_train.data.batches import OrderedBlocks, ResidentSamples, ShuffledBlocks
 from summer_train.data.module import FilmData
 from summer_train.runs.fit import run_fit
+from summer_train.runs.folder import origin
 from summer_train.settings.options import Choice, Run, settings_from
-
-
-@pytest.fixture
-def options(demo_dir, demo_cache, tmp_path):
-    """Makes options of a small run on the shared cache."""
-
-    def make(**changes):
-        common = {
-            "data_dir": demo_dir,
-            "cache_dir": demo_cache,
-            "patient_ids": ("14", "20"),
-            "buffer": 10.0,
-            "max_epochs": 2,
-            "hidden_size": 8,
-            "output_dir": tmp_path / "logs",
-        }
-        return {**common, **changes}
-
-    return make
 
 
 def data_of(options):
@@ -54,33 +37,23 @@ def samples_of(n_bins, n_units=3, labels=False):
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 1000])
 def test_every_training_sample_is_visited_once_per_epoch(batch_size):
     indices = np.arange(3, 200, 2)
-    epochs = iter([0, 1])
-    blocks = ShuffledBlocks(
-        samples=samples_of(256, labels=True),
-        indices=indices,
-        batch_size=batch_size,
-        seed=0,
-        current_epoch=lambda: next(epochs),
-    )
-    first, second = (torch.cat([block.targets for block in blocks]) for _ in range(2))
-    assert sorted(first.tolist()) == sorted(second.tolist()) == indices.tolist()
-    assert first.tolist() != second.tolist()
+    first, second = (order(indices, batch_size, 0, epoch) for epoch in range(2))
+    assert sorted(first) == sorted(second) == indices.tolist()
+    assert first != second
+
+
+def order(indices, batch_size, seed, epoch):
+    common = {"samples": samples_of(256, labels=True), "indices": indices, "batch_size": batch_size}
+    blocks = ShuffledBlocks(**common, seed=seed, current_epoch=lambda: epoch)
+    return torch.cat([block.targets for block in blocks]).tolist()
 
 
 def test_order_is_a_function_of_seed_and_epoch():
-    def order(seed, epoch):
-        blocks = ShuffledBlocks(
-            samples=samples_of(100, labels=True),
-            indices=np.arange(100),
-            batch_size=8,
-            seed=seed,
-            current_epoch=lambda: epoch,
-        )
-        return torch.cat([block.targets for block in blocks]).tolist()
-
-    assert order(1, 2) == order(1, 2)
-    assert order(1, 2) != order(1, 3)
-    assert order(1, 2) != order(2, 2)
+    first, again, next_epoch, other_seed = (
+        order(np.arange(100), 8, seed, epoch) for seed, epoch in ((1, 2), (1, 2), (1, 3), (2, 2))
+    )
+    assert first == again
+    assert first not in (next_epoch, other_seed)
 
 
 def test_next_bin_target_is_the_following_row():
@@ -137,6 +110,7 @@ def test_same_seed_gives_the_same_bits_and_another_seed_does_not(task, options):
 
 
 def test_run_leaves_metrics_settings_and_both_checkpoints(options):
+    started = datetime.now(UTC).replace(microsecond=0)
     result = fit(**options(task="label"))
     assert result.log_dir.parent.name == "dhv_label"
     with (result.log_dir / "metrics.csv").open() as file:
@@ -146,21 +120,34 @@ def test_run_leaves_metrics_settings_and_both_checkpoints(options):
     assert "patient_ids:\n- '14'\n- '20'" in (result.log_dir / "hparams.yaml").read_text()
     for path in (result.best_checkpoint, result.last_checkpoint):
         assert torch.load(path, weights_only=True)["epoch"] in (0, 1)
-    json.dumps(result.as_plain())
+    stored = json.loads((result.log_dir / "results.json").read_text())
+    assert started <= datetime.fromisoformat(stored["date"]) <= datetime.now(UTC)
+    assert stored["command"] == "python"
+    assert re.fullmatch(rf"{summer_prep.__version__}(\+[0-9a-f]+)?", stored["software"]["summer"])
+    said = ("label summer", "14 20", "20 units", f"{result.n_samples['test']} test", "test kappa", str(result.log_dir))
+    assert all(part in repr(result) for part in said)
+    assert "\n" not in repr(result)
 
 
-def test_logged_validation_loss_is_that_of_the_whole_part(options):
-    settings = options(task="next_bin", max_epochs=1)
-    result = fit(**settings)
-    with (result.log_dir / "metrics.csv").open() as file:
-        (logged,) = [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]]
-    assert logged == pytest.approx(result.scores["model"]["val"]["loss"], rel=1e-5)
+def test_results_keep_the_command_that_made_them(monkeypatch):
+    for program in ("/usr/bin/summer-train", "/somewhere/summer_train/__main__.py"):
+        monkeypatch.setattr("sys.argv", [program, "fit", "--label-name", "two words"])
+        assert origin()["command"] == "summer-train fit --label-name 'two words'"
 
 
-def test_baselines_are_what_their_names_say(options):
+def test_data_say_in_one_line_what_they_are(options):
+    (line,) = repr(data_of(options())).splitlines()
+    assert all(part in line for part in ("FilmData", "next bin", "14 20", "20 units", " train "))
+
+
+def test_baselines_and_logged_losses_are_what_their_names_say(options):
     settings = options(task="next_bin", max_epochs=1)
     data = data_of(settings)
-    scores = fit(**settings).scores
+    result = fit(**settings)
+    scores = result.scores
+    with (result.log_dir / "metrics.csv").open() as file:
+        (logged,) = [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]]
+    assert logged == pytest.approx(scores["model"]["val"]["loss"], rel=1e-5)  # of the whole part
     counts = data.samples.counts.numpy().astype(float)
     test = data.split.test
     copied = ((counts[test] - counts[test + 1]) ** 2).mean()
@@ -188,7 +175,7 @@ def test_undefined_bins_are_left_out_by_default_and_a_class_when_asked(options):
 @pytest.mark.parametrize(("changes", "is_said"), [({}, True), ({"batch_size": 8192}, False), ({"devices": 2}, False)])
 def test_all_gpus_for_small_batches_are_said_to_be_slower_than_one(changes, is_said, options, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    monkeypatch.setattr("summer_train.runs.fit.prepare_processes", lambda _n_devices: None)
+    monkeypatch.setattr("summer_train.runs.processes.prepare_processes", lambda _n_devices: True)
     monkeypatch.setattr("summer_train.runs.fit.new_decoder", lambda *_: 1 / 0)
     lines = []
     options = options(**changes)
@@ -237,11 +224,6 @@ def test_what_numpy_pandas_and_torch_hold_becomes_plain(value, expected):
     assert repr(made) == repr(expected)
 
 
-def test_fraction_split_has_no_test_results(options):
-    result = fit(**options(buffer=None, val_fraction=0.1))
-    assert set(result.scores["model"]) == {"train", "val"}
-
-
 def test_label_with_one_class_in_training_is_refused(options):
     settings = options(task="label", label_name="rhoda")
     labels = data_of(options(task="label")).samples.targets
@@ -261,48 +243,6 @@ def test_bins_that_were_never_seen_are_left_out(options, monkeypatch):
         touched = {100, 3000} if task == "label" else {99, 100, 2999, 3000}
         assert not touched & set(used.tolist())
         assert data.notes == ["left out 2 bins that a patient never saw"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"fold": 6}, "--fold 6"),
-        ({"val_fraction": 1.0, "buffer": None}, "--val-fraction 1.0"),
-        ({"val_fraction": 0.1}, "two splits were asked for"),
-        ({"label_rule": "last"}, "--label-rule last: choose one of first, any, majority"),
-        ({"batch_size": 0}, "--batch-size 0"),
-        ({"lr": float("nan")}, "--lr nan"),
-        ({"sequence": (-1.0, 0.0)}, "--sequence -1 0"),
-    ],
-)
-def test_impossible_setting_is_refused_when_it_is_made(changes, message, options):
-    with pytest.raises(SettingsError, match=message):
-        settings_from(Choice, options(**changes))
-
-
-def test_decoding_finds_a_tuned_label_and_no_untuned_one(tmp_path):
-    demo_data(tmp_path / "nwb", units=40, film_length=True)
-    build_keys(BuildConfig(data_dir=tmp_path / "nwb", cache_dir=tmp_path / "cache", bin_lengths_ms=(80,)))
-    truth = json.loads((tmp_path / "nwb" / "truth.json").read_text())
-    tuned = {unit["label_name"] for patient in truth.values() for unit in patient["tuned_units"]}
-    assert "summer" in tuned
-    assert "summer-presence" not in tuned
-
-    def margin(label_name):
-        result = fit(
-            task="label",
-            label_name=label_name,
-            data_dir=tmp_path / "nwb",
-            cache_dir=tmp_path / "cache",
-            max_epochs=2,
-            batch_size=128,
-            output_dir=tmp_path / "logs",
-        )
-        accuracy = {row: result.scores[row]["test"]["accuracy"] for row in result.scores}
-        return accuracy["model"] - accuracy["majority class"]
-
-    assert margin("summer") > 0.15
-    assert margin("summer-presence") < 0.02
 
 
 @pytest.mark.parametrize("task", ["next_bin", "label"])

@@ -26,16 +26,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*num_workers.*", "ignore:.*log_
 
 
 @pytest.fixture
-def options(demo_cache, tmp_path):
-    def make(**changes):
-        places = {"cache_dir": demo_cache, "data_dir": tmp_path / "none", "output_dir": tmp_path / "logs"}
-        return {**places, "patient_ids": [14, 20], "buffer": 10, "hidden_size": 8, "max_epochs": 2, **changes}
-
-    return make
-
-
-def data_options(options):
-    return {name: value for name, value in options.items() if name not in ("output_dir", "max_epochs")}
+def film(options):
+    """Makes the data module of a small run."""
+    return lambda log=print, **changes: summer_train.film_data(
+        log=log,
+        **{name: one for name, one in options(**changes).items() if name not in ("output_dir", "max_epochs")},
+    )
 
 
 def trainer(folder, **settings):
@@ -49,8 +45,8 @@ def weights_of(model):
 
 
 @pytest.mark.parametrize("task", ["next_bin", "label"])
-def test_batches_are_of_the_size_asked_for_and_hold_floats_and_targets(task, options):
-    data = summer_train.film_data(**data_options(options(task=task, batch_size=50)))
+def test_batches_are_of_the_size_asked_for_and_hold_floats_and_targets(task, film):
+    data = film(task=task, batch_size=50)
     batches = list(data.train_dataloader())
     assert [len(x) for x, _ in batches[:-1]] == [50] * (len(data.train_dataloader()) - 1)
     assert sum(len(x) for x, _ in batches) == data.n_samples["train"]
@@ -66,8 +62,8 @@ def test_batches_are_of_the_size_asked_for_and_hold_floats_and_targets(task, opt
 
 
 @pytest.mark.parametrize("task", ["next_bin", "label"])
-def test_the_data_module_goes_to_other_processes_without_its_counts(task, options):
-    data = summer_train.film_data(**data_options(options(task=task)), log=lambda _line: None)
+def test_the_data_module_goes_to_other_processes_without_its_counts(task, film):
+    data = film(task=task, log=lambda _line: None)
     expected = [x for x, _ in data.val_dataloader()]
     content = pickle.dumps(data)
     again = pickle.loads(content)
@@ -85,17 +81,17 @@ def test_data_that_were_rebuilt_meanwhile_are_not_opened_again(demo_cache):
         pickle.loads(pickle.dumps(replace(patient, description=before)))
 
 
-def test_without_a_trainer_every_pass_is_an_epoch_in_another_order(options):
-    loader = summer_train.film_data(**data_options(options(task="label"))).train_dataloader()
+def test_without_a_trainer_every_pass_is_an_epoch_in_another_order(film):
+    loader = film(task="label").train_dataloader()
     first, second = (torch.cat([x for x, _ in loader]) for _ in range(2))
     assert not torch.equal(first, second)
     assert torch.equal(first.sum(dim=0), second.sum(dim=0))
 
 
 @pytest.mark.parametrize("task", ["next_bin", "label"])
-def test_plain_lightning_gives_the_weights_of_our_fit(task, options, tmp_path):
+def test_plain_lightning_gives_the_weights_of_our_fit(task, film, options, places, tmp_path):
     ours = summer_train.fit(**options(task=task, batch_size=19))
-    data = summer_train.film_data(**data_options(options(task=task, batch_size=19)))
+    data = film(task=task, batch_size=19)
     decoder = summer_train.decoder(data)
     plain = trainer(tmp_path, callbacks=[ModelCheckpoint(dirpath=tmp_path / "kept", save_last=True)])
     plain.fit(decoder, datamodule=data)
@@ -103,17 +99,6 @@ def test_plain_lightning_gives_the_weights_of_our_fit(task, options, tmp_path):
     assert plain.global_step == last["global_step"] == 2 * -(-data.n_samples["train"] // 19)
     for name, expected in last["state_dict"].items():
         torch.testing.assert_close(decoder.state_dict()[name], expected, rtol=0, atol=1e-5)
-    evaluated = summer_train.evaluate(
-        tmp_path / "kept" / "last.ckpt", cache_dir=options()["cache_dir"], data_dir=tmp_path
-    )
-    assert evaluated.differences == []
-
-
-def test_a_decoder_of_another_size_is_evaluated_as_what_it_is(options, tmp_path):
-    data = summer_train.film_data(**data_options(options(task="label")))
-    saver = ModelCheckpoint(dirpath=tmp_path / "kept", save_last=True)
-    trainer(tmp_path, callbacks=[saver]).fit(summer_train.decoder(data, hidden_size=5, lr=0.01), datamodule=data)
-    places = {"cache_dir": options()["cache_dir"], "data_dir": tmp_path}
     assert summer_train.evaluate(tmp_path / "kept" / "last.ckpt", **places).differences == []
 
 
@@ -124,17 +109,17 @@ class Log(summer_train.LinearLabel):
         return self.net(torch.log1p(counts))
 
 
-def test_a_decoder_of_ones_own_is_not_evaluated_as_a_stock_one(options, tmp_path):
-    data = summer_train.film_data(**data_options(options(task="label")))
+def test_a_decoder_of_ones_own_is_not_evaluated_as_a_stock_one(film, places, tmp_path):
+    data = film(task="label")
     saver = ModelCheckpoint(dirpath=tmp_path / "kept", filename="own")
     trainer(tmp_path, callbacks=[saver]).fit(Log(20, 2, 8), datamodule=data)
     with pytest.raises(SettingsError, match=r"was trained as .*test_lightning.Log, which only your own code knows"):
-        summer_train.evaluate(tmp_path / "kept" / "own.ckpt", cache_dir=options()["cache_dir"], data_dir=tmp_path)
+        summer_train.evaluate(tmp_path / "kept" / "own.ckpt", **places)
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
-def test_other_precisions_train_and_predict(precision, options, tmp_path):
-    data = summer_train.film_data(**data_options(options(task="next_bin")))
+def test_other_precisions_train_and_predict(precision, film, tmp_path):
+    data = film(task="next_bin")
     plain = trainer(tmp_path, precision=precision, max_epochs=1, enable_checkpointing=False)
     decoder = summer_train.decoder(data)
     plain.fit(decoder, datamodule=data)
@@ -143,17 +128,8 @@ def test_other_precisions_train_and_predict(precision, options, tmp_path):
     assert torch.isfinite(predictions.float()).all()
 
 
-def test_epoch_of_a_checkpoint_saved_after_the_end_is_the_last_one(options, tmp_path):
-    data = summer_train.film_data(**data_options(options(task="label")))
-    plain = trainer(tmp_path, enable_checkpointing=False)
-    plain.fit(summer_train.decoder(data), datamodule=data)
-    plain.save_checkpoint(tmp_path / "after.ckpt")
-    places = {"cache_dir": options()["cache_dir"], "data_dir": tmp_path}
-    assert summer_train.evaluate(tmp_path / "after.ckpt", **places).epoch == 2
-
-
-def test_a_decoder_too_large_for_memory_is_refused(options):
-    data = summer_train.film_data(**data_options(options(task="label")))
+def test_a_decoder_too_large_for_memory_is_refused(film):
+    data = film(task="label")
     with pytest.raises(SettingsError, match="a smaller --hidden-size than 100000000000"):
         summer_train.decoder(data, hidden_size=10**11)
 
@@ -164,8 +140,8 @@ def test_counts_are_not_rounded_to_16_bits():
     assert squared_error(torch.full((4, 1), 256.0, dtype=torch.bfloat16), torch.full((4, 1), 257)) == 1
 
 
-def test_what_users_switch_on_works(options, tmp_path, capfd):
-    data = summer_train.film_data(**data_options(options(task="label")))
+def test_what_users_switch_on_works(film, tmp_path, capfd):
+    data = film(task="label")
     callbacks = [
         EarlyStopping("val_loss", patience=1, min_delta=10.0),
         ModelCheckpoint(dirpath=tmp_path / "kept", monitor="train_loss", save_top_k=-1, filename="{epoch}"),
@@ -189,9 +165,9 @@ def test_what_users_switch_on_works(options, tmp_path, capfd):
     assert plain.test(ckpt_path="best", datamodule=data, verbose=False)[0]["test_loss"] > 0
 
 
-def test_max_steps_ends_after_so_many_batches(options, tmp_path):
+def test_max_steps_ends_after_so_many_batches(film, tmp_path):
     plain = trainer(tmp_path, max_epochs=-1, max_steps=7, enable_checkpointing=False)
-    data = summer_train.film_data(**data_options(options(task="label")))
+    data = film(task="label")
     plain.fit(summer_train.decoder(data), datamodule=data)
     assert plain.global_step == 7
 
@@ -213,8 +189,8 @@ class WithSGD(summer_train.LinearLabel):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=1)]
 
 
-def test_a_changed_decoder_is_trained_as_it_was_changed(options, tmp_path):
-    data = summer_train.film_data(**data_options(options(task="label")))
+def test_a_changed_decoder_is_trained_as_it_was_changed(film, tmp_path):
+    data = film(task="label")
     results = []
     for kind in (summer_train.LinearLabel, Heavy):
         torch.manual_seed(0)
@@ -232,8 +208,8 @@ def test_a_changed_decoder_is_trained_as_it_was_changed(options, tmp_path):
     assert not torch.equal(before["net.0.weight"], after["net.0.weight"])
 
 
-def test_a_pass_leaves_nothing_for_the_next(options, tmp_path):
-    data = summer_train.film_data(**data_options(options(task="label")))
+def test_a_pass_leaves_nothing_for_the_next(film, tmp_path):
+    data = film(task="label")
     decoder = summer_train.decoder(data)
     plain = trainer(tmp_path, enable_checkpointing=False)
     plain.fit(decoder, datamodule=data)
@@ -246,11 +222,11 @@ def test_a_pass_leaves_nothing_for_the_next(options, tmp_path):
 @pytest.mark.parametrize(
     "changes", [{"patient_ids": [29, 8]}, {"label_name": "office"}, {"fold": 3}], ids=["patients", "label", "fold"]
 )
-def test_fine_tuning_keeps_what_came_before(changes, options, tmp_path):
+def test_fine_tuning_keeps_what_came_before(changes, film, options, tmp_path):
     result = summer_train.fit(**options(task="label"))
     decoder = summer_train.LinearLabel.load_from_checkpoint(result.best_checkpoint)
     assert decoder.provenance["config"]["label_name"] == "summer"
-    other = summer_train.film_data(**data_options(options(task="label", **changes)))
+    other = film(task="label", **changes)
     saver = ModelCheckpoint(dirpath=tmp_path / "tuned", filename="tuned")
     trainer(tmp_path, callbacks=[saver]).fit(decoder, datamodule=other)
     summer = torch.load(tmp_path / "tuned" / "tuned.ckpt", weights_only=True)["summer"]
@@ -258,12 +234,15 @@ def test_fine_tuning_keeps_what_came_before(changes, options, tmp_path):
     assert summer["before"]["config"]["label_name"] == "summer"
 
 
-def test_a_loader_given_alone_is_noted_too(options, tmp_path):
-    data = summer_train.film_data(**data_options(options(task="label")))
-    saver = ModelCheckpoint(dirpath=tmp_path, filename="alone")
-    trainer(tmp_path, callbacks=[saver]).fit(summer_train.decoder(data), data.train_dataloader(), data.val_dataloader())
-    places = {"cache_dir": options()["cache_dir"], "data_dir": tmp_path}
-    assert summer_train.evaluate(tmp_path / "alone.ckpt", **places).differences == []
+def test_whatever_a_plain_trainer_saved_is_evaluated_as_what_it_is(film, places, tmp_path):
+    """A decoder of another size, trained on loaders given alone, saved by a callback and after the end."""
+    data, saver = film(task="label"), ModelCheckpoint(dirpath=tmp_path, filename="alone")
+    plain = trainer(tmp_path, callbacks=[saver])
+    plain.fit(summer_train.decoder(data, hidden_size=5, lr=0.01), data.train_dataloader(), data.val_dataloader())
+    plain.save_checkpoint(tmp_path / "after.ckpt")
+    for name in ("alone.ckpt", "after.ckpt"):
+        evaluated = summer_train.evaluate(tmp_path / name, **places)
+        assert (evaluated.differences, evaluated.epoch) == ([], 2)
 
 
 @pytest.mark.parametrize("n_samples", [1, 7, 8])
@@ -272,17 +251,9 @@ def test_processes_of_a_plain_trainer_get_as_many_batches_and_miss_no_sample(n_s
     from summer_train.data.batches import Batches, ResidentSamples
 
     samples = ResidentSamples(counts=torch.zeros(9, 2), targets=torch.arange(9), target_offset=0)
+    common = {"samples": samples, "indices": np.arange(n_samples), "batch_size": 2, "epoch_of_pass": lambda: 0}
     shares = [
-        list(
-            Batches(
-                samples=samples,
-                indices=np.arange(n_samples),
-                batch_size=2,
-                as_target=lambda target: target,
-                epoch_of_pass=lambda: 0,
-                process=lambda rank=rank: (rank, n_processes),
-            )
-        )
+        list(Batches(**common, as_target=lambda one: one, process=lambda rank=rank: (rank, n_processes)))
         for rank in range(n_processes)
     ]
     assert len({len(share) for share in shares}) == 1
@@ -325,10 +296,8 @@ def test_example_of_an_own_model_runs(demo_cache, tmp_path):
 
 
 @pytest.mark.parametrize("model", ["mlp", "lstm", "gru"])
-def test_weights_start_as_torch_draws_them_after_its_seed_is_set_also_in_threads(model, options):
-    data = summer_train.film_data(
-        **data_options(options(task="label", model=model, window=(0.08, 0), hidden_size=None))
-    )
+def test_weights_start_as_torch_draws_them_after_its_seed_is_set_also_in_threads(model, film):
+    data = film(task="label", model=model, window=(0.08, 0), hidden_size=None)
     sizes = {} if model == "linear" else {"hidden_size": 300 if model in ("lstm", "gru") else 8000}
     choices = [replace(data.choice, seed=seed, **sizes) for seed in range(8)]
     expected = []
@@ -344,7 +313,7 @@ def test_weights_start_as_torch_draws_them_after_its_seed_is_set_also_in_threads
         assert all(torch.equal(decoder.net.state_dict()[name], tensor) for name, tensor in weights.items())
 
 
-def test_what_is_no_data_is_refused(options):
+def test_what_is_no_data_is_refused():
     with pytest.raises(SettingsError, match="must come from summer_train.film_data"):
         summer_train.decoder("data")
 
@@ -382,16 +351,16 @@ def test_fit_refuses_to_be_one_of_several_processes(environment, n_processes, op
 
 
 @pytest.mark.parametrize(
-    "left_behind",
+    ("left_behind", "devices"),
     [
-        {"LOCAL_RANK": "1", "RANK": "1", "NODE_RANK": "1", "WORLD_SIZE": "2"},
-        {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"},  # torchrun of one process
-        {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
-        {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "77"},  # in a batch script, without srun
+        ({"LOCAL_RANK": "1", "RANK": "1", "NODE_RANK": "1", "WORLD_SIZE": "2"}, 1),
+        ({"LOCAL_RANK": "1", "RANK": "1", "NODE_RANK": "1", "WORLD_SIZE": "2"}, 2),
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, 2),  # torchrun of one process
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, 1),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "77"}, 2),  # in a batch script, without srun
     ],
-    ids=["left over", "torchrun", "srun", "batch script"],
+    ids=["left over", "left over, 2 devices", "torchrun, 2 devices", "srun", "batch script, 2 devices"],
 )
-@pytest.mark.parametrize("devices", [1, 2])
 def test_variables_of_launchers_do_not_keep_a_run_from_training(left_behind, devices, forks, demo_cache, tmp_path):
     command = ("fit", "--cache-dir", demo_cache, "--patient-ids", "14", "--buffer", "10", "--max-epochs", "1")
     options = ("--logger", "tensorboard", "--devices", str(devices))
