@@ -118,7 +118,7 @@ def as_bin_length(value: object, option: str = "--bin-length") -> int:
     """Return the one bin length (ms) that is named."""
     lengths_ms = as_bin_lengths(value, option)
     if len(lengths_ms) != 1:
-        raise SettingsError(f"{option} {as_written(value)}: name one bin length, like 80")
+        raise SettingsError(f"{option} {as_written(value)}: only one is possible. Name one bin length, like 80")
     return lengths_ms[0]
 
 

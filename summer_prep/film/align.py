@@ -73,11 +73,8 @@ def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[dict[str, NDArr
     bin_of_long = np.where(clock.is_long, bin_of_interval, -1)
     recorded_s = bins.recorded_s(clock, bin_of_interval, grid.n_bins).astype(np.float32)
     if not recorded_s.any():
-        last_frame = grid.first_frames[-1] + grid.frames_per_bin - 1
-        raise RecordingError(
-            f"the watch log shows none of the analysed frames {grid.first_frame} to {last_frame}, "
-            "so every bin was never seen"
-        )
+        frames = f"frames {grid.first_frame} to {grid.first_frames[-1] + grid.frames_per_bin - 1}"
+        raise RecordingError(f"the watch log shows none of the analysed {frames}, so every bin was never seen")
     start_ms, stop_ms = bins.recording_spans_ms(clock, bin_of_interval, grid.n_bins)
     named_frames = recording.named_frames.get(bin_length_ms)
     labels = align_labels(recording.indicators, grid, named_frames)
@@ -100,11 +97,10 @@ def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[dict[str, NDArr
     }
 
     notes, long_frames = list(recording.notes), find_long_frames(on_film.clock)
-    if named_frames is not None and (named_frames != grid.first_frames).any():
-        notes.append(
-            f"{(named_frames != grid.first_frames).sum()} of {grid.n_bins} first-frame names disagree with the edges; "
-            "`labels_first` follows the names, all else the edges"
-        )
+    n_otherwise = 0 if named_frames is None else (named_frames != grid.first_frames).sum()
+    if n_otherwise:
+        names = f"{n_otherwise} of {grid.n_bins} first-frame names"
+        notes.append(f"{names} disagree with the edges; `labels_first` follows the names, all else the edges")
     if long_frames:
         what_was_done = {
             "count": "spikes counted, as in the published code; summer-train --pauses drop leaves their bins out, "

@@ -219,7 +219,8 @@ def check_clocks(
             fits[unit] = shares[unit] * float((parts > 0).mean())
         share, likely = shares["ms"], max(UNITS_MS, key=lambda unit: fits[unit])
         found = f"{share:.1%} of the spikes lie within the {(last_ms - first_ms) / 1000:.0f} s of the watch log"
-        clocks = f"spikes run from {spikes.min():.6g} to {spikes.max():.6g}, it from {first_ms:.6g} to {last_ms:.6g} ms"
+        first, last = spikes.min(), spikes.max()
+        clocks = f"spikes run from {first:.6g} to {last:.6g}, the log from {first_ms:.6g} to {last_ms:.6g} ms"
         if fits["ms"] < MAX_FIT and fits[likely] > MIN_OTHER_FIT:
             would = f"taken as {likely}, {fits[likely]:.0%} would"
             wrong.append(f"spike_times seem to be in {likely}, not ms: {found}; {would}")

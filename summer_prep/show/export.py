@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,20 +78,18 @@ def export(
     counts = read_array(key.folder, "spike_counts")
     of_units = {name: read_array(key.folder, name) for name in attributes["digests"] if name not in DIMENSIONS}
     labels = zip(attributes["label_names"], read_array(key.folder, f"labels_{label_rule}"), strict=True)
-    tables = {
-        "bins": {
-            "bin": bins,
-            **{name: read_array(key.folder, name) for name in _OF_BINS},
-            **{f"unit_{unit}": np.ascontiguousarray(counts[:, unit]) for unit in range(counts.shape[1])},
-        },
-        "labels": {"bin": bins}
-        | {
-            "bin_of_file" if name == "bin" else name: pyarrow.array(values == ON, mask=values == UNDEFINED)
-            for name, values in labels
-        },
-        "units": {"unit": np.arange(counts.shape[1], dtype=np.int32)}
-        | {name: values.tolist() if values.dtype.kind == "T" else values for name, values in of_units.items()},
+    tables: dict[str, dict[str, Any]] = {
+        "bins": {"bin": bins, **{name: read_array(key.folder, name) for name in _OF_BINS}},
+        "labels": {"bin": bins},
+        "units": {"unit": np.arange(counts.shape[1], dtype=np.int32)},
     }
+    for unit in range(counts.shape[1]):
+        tables["bins"][f"unit_{unit}"] = np.ascontiguousarray(counts[:, unit])
+    for name, values in labels:
+        on = pyarrow.array(values == ON, mask=values == UNDEFINED)
+        tables["labels"]["bin_of_file" if name == "bin" else name] = on
+    for name, values in of_units.items():
+        tables["units"][name] = values.tolist() if values.dtype.kind == "T" else values
     written = [path / f"{name}.parquet" for name in tables]
     with writing(path, "Name another folder"):
         for file, columns in zip(written, tables.values(), strict=True):

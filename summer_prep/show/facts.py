@@ -16,8 +16,7 @@ from summer_prep.errors import SettingsError
 from summer_prep.film.facts import FRAME_PERIOD_MS, LABEL_RULES, OFF, ON, UNDEFINED
 from summer_prep.film.splits import N_SEGMENTS, Indices, blocked_split, check_buffer, stretches
 
-_BINS_AT_ONCE = 2**14
-"""All counts of a key of 5 ms as float64 would take a gigabyte."""
+_BINS_AT_ONCE = 2**14  # all counts of a key of 5 ms as float64 would take a gigabyte
 
 
 def describe_key(description: Description) -> dict[str, Any]:

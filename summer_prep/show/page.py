@@ -48,7 +48,7 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
     from bokeh.document import Document
     from bokeh.embed import file_html
     from bokeh.layouts import column
-    from bokeh.models import CustomJS
+    from bokeh.models import CustomJS, Range1d
     from bokeh.models.annotations import Span
     from bokeh.resources import INLINE
     from jinja2 import Template
@@ -57,7 +57,9 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
     counts, recorded_s, labels = (read_array(key, name) for name in ("spike_counts", "recorded_s", "labels_first"))
     n_bins, bin_min = len(counts), facts["bin_length_ms"] / 60_000
     start_min = float(read_array(key, "bin_start_s")[0]) / 60
-    minutes = _film_range(start_min, start_min + n_bins * bin_min, 10 * bin_min)
+    stop_min, shortest = start_min + n_bins * bin_min, min(10, n_bins) * bin_min
+    # What all figures show of the film. The script of the page finds models by their names.
+    minutes = Range1d(start=start_min, end=stop_min, bounds=(start_min, stop_min), min_interval=shortest, name="film")
     regions = [unit.get("brain_region", "") for unit in facts["units"]]
     panels, notes = [_draw_counts(minutes, counts, recorded_s, regions), _draw_rate(minutes)], facts["notes"]
     buffer = DEFAULT_BUFFER_S if buffer_s is None else buffer_s
@@ -114,14 +116,6 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
     }
     title = f"Patient {facts['patient_id']}, bins of {facts['bin_length_ms']} ms"
     write_page(page, file_html(document, INLINE, title, template=Template(page_html), template_variables=variables))
-
-
-def _film_range(start: float, stop: float, shortest: float) -> Any:
-    """Return what all figures show of the film, in minutes. The script of the page finds models by their names."""
-    from bokeh.models import Range1d
-
-    shortest = min(shortest, stop - start)
-    return Range1d(start=start, end=stop, bounds=(start, stop), min_interval=shortest, name="film")
 
 
 def _draw_rate(minutes: Any) -> Any:

@@ -13,14 +13,18 @@ Facts = Mapping[str, Any]
 
 def table_of(rows: Iterable[Facts], **columns: str) -> Table:
     """Return a row for each of some facts, which name=header chooses; a fact that is missing leaves a cell empty."""
-    return Table(list(columns.values()), [[readable(row.get(name, "")) for name in columns] for row in rows])
+    return _table(list(columns.values()), ([row.get(name, "") for name in columns] for row in rows))
 
 
-def readable(value: object) -> object:
-    """Return a value as people read it in a table; "-" for a number that is undefined."""
-    if isinstance(value, float):
-        return f"{value:.2f}" if math.isfinite(value) else "-"
-    return ", ".join(map(str, value)) if isinstance(value, list) else value
+def _table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> Table:
+    """Return a table of values as people read them; "-" for a number that is undefined."""
+
+    def readable(value: object) -> object:
+        if isinstance(value, float):
+            return f"{value:.2f}" if math.isfinite(value) else "-"
+        return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+    return Table(header, [list(map(readable, row)) for row in rows])
 
 
 def results_table(results: Iterable[Facts]) -> Table:
@@ -39,10 +43,10 @@ def patients_table(keys: Iterable[Facts]) -> Table:
         spikes = facts["spikes"]["counted"]
         lengths = " ".join(str(one["bin_length_ms"]) for one in (facts, *longer))
         regions = " ".join(f"{region} {number}" for region, number in facts["n_units_by_region"].items())
-        rate_hz = readable(spikes / facts["n_units"] / facts["recorded_total_s"])
+        rate_hz = spikes / facts["n_units"] / facts["recorded_total_s"]
         file = facts["source"]["file_name"]
         rows.append([patient_id, lengths, facts["n_units"], regions, spikes, rate_hz, facts["n_pauses"], file])
-    return Table(["patient", "bins (ms)", "units", "by region", "spikes", "rate (Hz)", "pauses", "source"], rows)
+    return _table(["patient", "bins (ms)", "units", "by region", "spikes", "rate (Hz)", "pauses", "source"], rows)
 
 
 def states_table(states: Iterable[Facts]) -> Table:
@@ -65,7 +69,7 @@ def key_tables(facts: Facts) -> list[Table | str]:
     pauses = []
     for pause in facts["pauses"]:
         times_s = (pause["film_time_s"], pause["start_ms"] / 1000, pause["duration_ms"] / 1000)
-        pauses.append([pause["frame"], *map(readable, times_s), "long frame" if pause["is_long_frame"] else ""])
+        pauses.append([pause["frame"], *times_s, "long frame" if pause["is_long_frame"] else ""])
     return [
         facts["key"],
         f"{facts['n_bins']} bins{unseen}, {facts['n_units']} units from {facts['source']['file_name']}",
@@ -77,7 +81,7 @@ def key_tables(facts: Facts) -> list[Table | str]:
             max_rate_hz="highest rate (Hz)",
         ),
         labels_table(facts["labels"]),
-        Table(["pause at frame", "film time (s)", "recording start (s)", "duration (s)", ""], pauses),
+        _table(["pause at frame", "film time (s)", "recording start (s)", "duration (s)", ""], pauses),
     ]  # fmt: skip
 
 
@@ -92,24 +96,19 @@ def labels_table(labels: Sequence[Facts]) -> Table:
 
 def unit_tables(facts: Facts) -> list[Table | str]:
     """Return what is read of one unit: its numbers, and its rates by label."""
-    numbers = [[name.replace("_", " "), readable(value)] for name, value in facts.items() if name != "labels"]
+    numbers = [(name.replace("_", " "), value) for name, value in facts.items() if name not in ("unit", "labels")]
     rates = table_of(facts["labels"], label="label", on_hz="on (Hz)", off_hz="off (Hz)", ratio="ratio")
-    return [Table(["unit", str(facts["unit"])], numbers[1:]), rates]
+    return [_table(["unit", str(facts["unit"])], numbers), rates]
 
 
 def fold_tables(facts: Facts) -> list[Table | str]:
     """Return what is read of folds: how often a label is on in the test part of each, and the sizes of parts."""
     shares = [[one["label"], *(parts["test"] for parts in one["on"].values()), one["lacks"]] for one in facts["labels"]]
+    sizes = [(fold, *parts.values()) for fold, parts in facts["n_bins"].items()]
     return [
         f"folds of the blocked split, buffer {facts['buffer_s']:g} s: the test part's bins with the label on (%)",
-        Table(
-            ["label", *(f"fold {fold}" for fold in facts["n_bins"]), "lacks"],
-            [list(map(readable, row)) for row in shares],
-        ),
-        Table(
-            ["fold", "train (bins)", "validation", "test", "unused"],
-            [[fold, *n.values()] for fold, n in facts["n_bins"].items()],
-        ),
+        _table(["label", *(f"fold {fold}" for fold, *_ in sizes), "lacks"], shares),
+        Table(["fold", "train (bins)", "validation", "test", "unused"], sizes),
     ]
 
 

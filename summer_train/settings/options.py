@@ -103,7 +103,7 @@ class Choice(Settings):
                 )
             check_fraction(self.val_fraction)
             return
-        # What is recorded and compared is what was used, named or not.
+        # Recorded and compared is what was used, given or not.
         if self.split == "blocked":
             object.__setattr__(self, "buffer_s", DEFAULT_BUFFER_S if self.buffer_s is None else self.buffer_s)
         object.__setattr__(self, "fold", DEFAULT_FOLD if self.fold is None else self.fold)
@@ -112,16 +112,20 @@ class Choice(Settings):
 
     def differences(self, plain: Mapping[str, Any]) -> list[str]:
         """Return how these settings differ from others, `as_plain`; patients are compared by their data elsewhere."""
-        own = self.as_plain()
-        return [
-            f"{name} {plain.get(name)} then, {own[name]} now"
-            for name in own
-            if name != "patient_ids" and plain.get(name) != own[name]
-        ]
+        others = {name: (plain.get(name), now) for name, now in self.as_plain().items() if name != "patient_ids"}
+        return [f"{name} {then} then, {now} now" for name, (then, now) in others.items() if then != now]
 
 
 CAUSES = ("task", "model", "split")
 """The options that make others idle."""
+
+_IDLE: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
+    ("task", "next_bin"): (". Add --task label", ("label_name", "label_rule", "undefined", "class_weight")),
+    ("task", "label"): (". Leave it out", ("loss",)),
+    ("model", "linear"): (", which is solved over all samples at once", ("hidden_size", "lr", "batch_size")),
+    ("split", "random"): (", which leaves no gaps", ("buffer", "sequence")),
+}
+"""A cause and its value -> what to say of it, and the options that it makes idle."""
 
 
 def idle_options(options: Mapping[str, Any]) -> dict[str, str]:
@@ -129,22 +133,11 @@ def idle_options(options: Mapping[str, Any]) -> dict[str, str]:
 
     A list of several tasks, models or splits, of a study, makes nothing idle.
     """
-    chosen = {}
-    for name in CAUSES:
-        value = options.get(name)
-        value = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
-        chosen[name] = options_of(Choice)[name].default if value in (None, "", []) else value
     idle: dict[str, str] = {}
-    if chosen["task"] == "next_bin":
-        labels_only = ("label_name", "label_rule", "undefined", "class_weight")
-        idle |= dict.fromkeys(labels_only, "--task next_bin. Add --task label")
-    if chosen["task"] == "label":
-        idle["loss"] = "--task label. Leave it out"
-    if chosen["model"] == "linear":
-        reason = "--model linear, which has no hidden layer and is solved over all samples at once"
-        idle |= dict.fromkeys(("hidden_size", "lr", "batch_size"), reason)
-    if chosen["split"] == "random":
-        idle |= dict.fromkeys(("buffer", "sequence"), "--split random, which leaves no gaps")
+    for (cause, value), (more, names) in _IDLE.items():
+        given = options.get(cause) or options_of(Choice)[cause].default
+        if given == value or given in ([value], (value,)):
+            idle |= dict.fromkeys(names, f"{spelled(cause)} {value}{more}")
     return idle
 
 

@@ -118,7 +118,7 @@ OF_PREP = [
     ("inspect", "data_cache: nothing in the cache. Check --cache-dir, or build it"),
     ("inspect 14 --cache-dir {cache} --bin-length 200", "no key of patient 14 at 200 ms"),
     ("inspect 80 --cache-dir {cache} --bin-length 1000", "no key of patient 80 at 1000 ms"),
-    ("inspect 14 --cache-dir {cache} --bin-length 80,1000", "--bin-length 80,1000: name one bin length"),
+    ("inspect 14 --cache-dir {cache} --bin-length 80,1000", "80,1000: only one is possible. Name one"),
     ("inspect 14 --cache-dir {cache} --picture {cache}/sub-14/.source.json/a.png", "is a file"),
     (f"inspect 14 --cache-dir {{cache}} --picture {LONG}.png", "no possible path (File name too long)"),
     ("inspect 14 --cache-dir {cache} --labels sumer --picture new.png", "--labels sumer: no such label"),

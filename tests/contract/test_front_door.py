@@ -95,7 +95,7 @@ def test_one_patient_alone_is_understood(written, demo_cache):
         ({"cache_dir": 3}, "--cache-dir 3: must be a path"),
         ({"cache_dir": "a" * 300}, "no possible path (File name too long)"),
         ({"cache_dir": "a\0b"}, "possible path"),
-        ({"bin_length": "80 200"}, "name one bin length"),
+        ({"bin_length": "80 200"}, "Name one bin length"),
         ({"bin_length": 80.5}, "--bin-length 80.5"),
         ({"buffer": "ten"}, "--buffer 'ten': must be a number"),
         ({"buffer": 1e308}, "--buffer 1e+308: must be 0 or more seconds, at most 86400"),

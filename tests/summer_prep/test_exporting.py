@@ -10,7 +10,6 @@ import summer_prep
 from summer_prep.cache.layout import describe, key_path
 from summer_prep.cache.write import read_array
 from summer_prep.errors import CacheError, SettingsError
-from tests.conftest import error_line
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +55,10 @@ def test_a_parquet_file_says_where_it_is_from(demo_cache, key, tmp_path, monkeyp
 
 
 def test_a_folder_that_is_not_empty_is_replaced_only_with_force(demo_cache, tmp_path, run):
-    command = ("summer_prep", "export", "14", tmp_path, "--cache-dir", demo_cache)
     (tmp_path / "mine").write_text("precious")
-    assert "replace the tables in it with --force" in error_line(run(*command))
-    written = run(*command, "--force")
+    with pytest.raises(SettingsError, match="replace the tables in it with --force"):
+        summer_prep.export(14, tmp_path, cache_dir=demo_cache)
+    written = run("summer_prep", "export", "14", tmp_path, "--cache-dir", demo_cache, "--force")
     assert written.returncode == 0, written.stderr
     assert len(written.stdout.split()) == 3
     assert (tmp_path / "mine").read_text() == "precious"

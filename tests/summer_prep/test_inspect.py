@@ -10,12 +10,20 @@ import numpy as np
 import pytest
 
 from summer_prep import cli
+from summer_prep.cache.keys import open_cache
 from summer_prep.cache.layout import describe, key_path
 from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
 from summer_prep.film.splits import blocked_split, stretches
 from summer_prep.options import finite
-from summer_prep.show.facts import describe_folds, describe_key, describe_unit, fano_factor, rates_by_label
+from summer_prep.show.facts import (
+    describe_folds,
+    describe_key,
+    describe_unit,
+    fano_factor,
+    labels_of_cache,
+    rates_by_label,
+)
 from summer_prep.show.picture import draw_key
 from tests.keys import rewrite_key
 
@@ -37,10 +45,10 @@ def test_fano_factor_is_one_of_poisson_counts_and_undefined_of_silence():
     assert np.isnan(fano_factor(np.zeros(10, np.uint8)))
 
 
-@pytest.mark.parametrize(("values", "lengths"), [([1, 1, 0, 1, 0, 0, 1], [2, 1, 1]), ([0, 0, 0], []), ([1, 1, 1], [3])])
-def test_runs_are_counted_at_both_ends(values, lengths):
-    starts, stops = stretches(np.array(values, bool))
-    assert (stops - starts).tolist() == lengths
+def test_runs_are_counted_at_both_ends():
+    for values, lengths in (([1, 1, 0, 1, 0, 0, 1], [2, 1, 1]), ([0, 0, 0], []), ([1, 1, 1], [3])):
+        starts, stops = stretches(np.array(values, bool))
+        assert (stops - starts).tolist() == lengths
 
 
 def test_a_unit_has_the_rates_of_its_counts(description, arrays):
@@ -70,19 +78,15 @@ def test_rates_by_label_are_the_same_taken_a_few_bins_at_a_time(bins_at_once, mo
     recorded_s = generator.uniform(0, 0.1, 100).astype(np.float32)
     labels = generator.choice([0, 1, 99], (3, 100)).astype(np.uint8)
     labels[2] = 0
-    found = rates_by_label(counts, recorded_s, labels)
-    for number, value in enumerate((1, 0)):
-        for label, rates_hz in zip(labels == value, found[number], strict=True):
-            seconds = recorded_s[label].sum(dtype=float) or np.nan
-            np.testing.assert_allclose(rates_hz, counts[label].sum(axis=0) / seconds, rtol=1e-12)
+    bins = [*(labels == 1), *(labels == 0)]
+    expected = [counts[row].sum(axis=0) / (recorded_s[row].sum(dtype=float) or np.nan) for row in bins]
+    np.testing.assert_allclose(rates_by_label(counts, recorded_s, labels).reshape(6, 4), expected, rtol=1e-12)
 
 
 def test_shares_and_stretches_of_labels_are_those_of_their_arrays(description, arrays):
     of_rules = {rule: read_array(description.folder, f"labels_{rule}") for rule in ("first", "any", "majority")}
     for row, (facts, label) in enumerate(zip(describe_key(description)["labels"], arrays[2], strict=True)):
-        assert {rule: facts[rule] for rule in of_rules} == {
-            rule: (labels[row] == 1).mean() * 100 for rule, labels in of_rules.items()
-        }
+        assert all(facts[rule] == (labels[row] == 1).mean() * 100 for rule, labels in of_rules.items())
         assert facts["undefined"] == (label == 99).mean() * 100
         assert facts["n_stretches"] == (np.diff((label == 1).astype(int), prepend=0) == 1).sum()
         assert bool(facts["n_stretches"]) <= facts["longest_s"] / 0.08 <= (label == 1).sum() + 1e-9
@@ -133,12 +137,11 @@ def test_units_and_folds_are_shown_as_tables_and_json(demo_cache, capsys):
             shown(**options)
 
 
-def test_labels_are_listed_with_the_folds_that_lack_them_and_patients_with_others(
-    demo_cache, description, tmp_path, capsys
-):
+def test_labels_are_listed_with_folds_that_lack_them_and_patients_with_others(demo_cache, tmp_path, capsys):
     cli.labels(cache_dir=demo_cache, fold_layout=10.0)
     header, *rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert (header[0], header[-1]) == ("label", "lacks")
+    description = describe(key_path(demo_cache, "14", 80))
     assert [row[0] for row in rows] == description.attributes["label_names"]
     cli.labels(cache_dir=demo_cache, as_json=True)
     facts = json.loads(capsys.readouterr().out)
@@ -148,16 +151,12 @@ def test_labels_are_listed_with_the_folds_that_lack_them_and_patients_with_other
     rewrite_key(copy, "20", 80, lambda arrays: arrays.update(labels_first=1 - arrays["labels_first"]))
     cli.labels(cache_dir=copy)
     assert "other annotations have 20" in capsys.readouterr().err
-    for patient_id in ("8", "14", "20", "29"):
-        shutil.rmtree(key_path(copy, patient_id, 80))
-    with pytest.raises(SettingsError, match="no key at 80 ms"):
-        cli.labels(cache_dir=copy)
+    with pytest.raises(SettingsError, match="no key at 40 ms"):
+        labels_of_cache(open_cache(copy), 40)
 
 
 @pytest.mark.parametrize("n_columns", [1200, 700, 5000, 100_000])
-def test_every_column_of_the_picture_is_the_rate_of_equally_many_bins(
-    n_columns, description, arrays, monkeypatch, tmp_path
-):
+def test_columns_of_the_picture_are_rates_of_equally_many_bins(n_columns, description, arrays, monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr("summer_prep.show.picture._MAX_COLUMNS", n_columns)
     monkeypatch.setattr("summer_prep.show.picture.save_picture", lambda figure, _, dpi: drawn.append(figure))

@@ -29,7 +29,7 @@ from summer_prep.film.labels import align_labels
         "majority is the most frequent value", "a tie goes to the first frame",
     ],
 )  # fmt: skip
-def test_hand_sized_case(frames, grid, named, expected):
+def test_hand_sized_case_is_reproduced(frames, grid, named, expected):
     first_frame, n_bins, frames_per_bin, *parts = grid
     bins = BinGrid(
         first_frame=first_frame, n_bins=n_bins, frames_per_bin=frames_per_bin, parts_per_frame=(*parts, 1)[0]
@@ -38,11 +38,7 @@ def test_hand_sized_case(frames, grid, named, expected):
     assert {rule: aligned[rule][0].tolist() for rule in expected} == expected
 
 
-@given(
-    hnp.arrays(np.uint8, (2, 40), elements=st.sampled_from([0, 1, 99])),
-    st.integers(0, 5),
-    st.integers(1, 7),
-)
+@given(hnp.arrays(np.uint8, (2, 40), elements=st.sampled_from([0, 1, 99])), st.integers(0, 5), st.integers(1, 7))
 def test_rules_equal_a_plain_loop(indicators, first_frame, frames_per_bin):
     grid = BinGrid(first_frame=first_frame, n_bins=5, frames_per_bin=frames_per_bin)
     aligned = align_labels(indicators, grid)
