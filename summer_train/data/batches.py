@@ -1,15 +1,16 @@
 """Epochs on the device: one permutation an epoch, one gather per block of mini-batches.
 
-A block is many mini-batches in one piece, so that Python, Lightning and the gather are paid for once per block.
-Block after block and batch after batch, the samples come in the order of the permutation, which is a function of seed
-and epoch alone: the same for samples on the device and for samples that stream from the mapped file, for one process
-and for several, each of which takes its share of every batch, and for the plain batches of other people's trainers.
+A block is many mini-batches in one piece, so that the cost of Python, Lightning and the gather is paid once per block.
+The samples come in the order of the permutation, which depends on seed and epoch alone: it is the same for samples on
+the device and for samples that stream from the mapped file, for one process and for several, each of which takes its
+share of every batch, and for the plain batches of other people's trainers.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ MAX_BLOCK_VALUES = 2**21
 """At most this many counts in a block of training samples (8 MB as float32)."""
 
 MAX_EVALUATION_VALUES = 2**20
-"""The same for evaluation: larger blocks leave the processor's cache and are slower (docs/performance.md)."""
+"""The same for evaluation: larger blocks do not fit into the processor's cache and are slower (docs/performance.md)."""
 
 
 class Block(NamedTuple):
@@ -53,72 +54,86 @@ Rows = Selection | NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResidentSamples:
-    """All samples on the device.
+class Samples:
+    """Counts and targets, one row per bin, from which samples are gathered in any order.
 
-    counts : (n_bins, n_units), uint8 (int32 where a count needs more)
+    counts : (n_bins, n_units)
     targets : (n_bins, ...) on the same bins; for the next bin's counts, the counts themselves
     target_offset : how many bins after a sample's own its target lies
     window : the bins that a sample is predicted from
     """
 
-    counts: Tensor
-    targets: Tensor
+    counts: Any
+    targets: Any
     target_offset: int
     window: Window = OWN_BIN
 
     @property
     def n_values(self) -> int:
         """Number of counts of a sample."""
-        return self.window.n_bins * self.counts.shape[1]
+        return self.window.n_bins * int(self.counts.shape[1])
+
+    def bins_of(self, samples: Tensor) -> Tensor:
+        """Return the bins that samples are predicted from, one sample after the other, (n_samples * n_bins,)."""
+        offsets = torch.arange(self.window.first, self.window.last + 1, device=samples.device)
+        return (samples[:, None] + offsets).flatten()
+
+    def by_sample(self, rows: Tensor) -> Tensor:
+        """Return the rows of `bins_of` by sample: (n_samples, n_units), or (n_samples, n_bins, n_units) of several."""
+        return rows if self.window.n_bins == 1 else rows.view(-1, self.window.n_bins, rows.shape[-1])
+
+    def gather(self, index_blocks: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield counts and targets of each block of sample indices."""
+        raise NotImplementedError
+
+
+class ResidentSamples(Samples):
+    """All samples on the device: counts are a tensor of uint8 (int32 where a count needs more), targets another."""
 
     def gather(self, index_blocks: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield counts and targets of each block of sample indices."""
         for block in index_blocks:
             indices = torch.from_numpy(block).to(self.counts.device)
             # index_select copies whole rows; indexing with brackets goes element by element, 15 times slower.
-            counts = self.counts.index_select(0, bins_of_windows(indices, self.window))
-            yield by_sample(counts, self.window), self.targets.index_select(0, indices + self.target_offset)
+            counts = self.counts.index_select(0, self.bins_of(indices))
+            yield self.by_sample(counts), self.targets.index_select(0, indices + self.target_offset)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamedSamples:
-    """Samples that stay in the mapped files: two staging buffers fill in turn while the device computes.
+class StreamedSamples(Samples):
+    """Samples that stay in the mapped files: two staging buffers are filled in turn while the device computes.
 
-    On a GPU the buffers of single blocks are pinned, so that copies overlap with computing too.
+    Counts are a `Selection`, targets the same or an array. On a GPU the buffers of single blocks are pinned, so that
+    copies overlap with computing, too.
 
-    read_ahead_bytes : of the rows that a buffer takes; 0 for those of one block. From a disk, shuffled rows come as
-        fast as the disk can only if many are read at a time, in its order.
+    read_ahead_bytes : size of the rows that a buffer takes; 0 for those of one block. A disk delivers shuffled rows at
+        its full speed only if many are read at a time, in the order of the disk.
     """
 
-    counts: Selection
-    targets: Rows
-    target_offset: int
     device: torch.device
-    window: Window = OWN_BIN
     read_ahead_bytes: int = 0
-
-    @property
-    def n_values(self) -> int:
-        """Number of counts of a sample."""
-        return self.window.n_bins * self.counts.shape[1]
 
     def gather(self, index_blocks: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield counts and targets of each block of sample indices."""
-        staging: tuple[list[Tensor], list[Tensor]] = ([], [])
+        buffers: tuple[list[Tensor], list[Tensor]] = ([], [])
+        pending: tuple[Future[list[Tensor]], list[int]] | None = None
         with ThreadPoolExecutor(1) as reader:
-            pending = None
-            for turn, blocks in enumerate(self._read_at_once(index_blocks)):
-                # The buffer of this turn was last handed out two turns ago.
-                following = reader.submit(self._stage, np.concatenate(blocks), staging[turn % 2]), blocks
-                if pending is not None:
-                    yield from self._in_blocks(*pending)
-                pending = following
-            if pending is not None:
-                yield from self._in_blocks(*pending)
+            for turn, blocks in enumerate(chain(self._read_at_once(index_blocks), [None])):
+                ready, pending = pending, None
+                if blocks is not None:  # the buffer of this turn was last handed out two turns ago
+                    staged = reader.submit(self._stage, np.concatenate(blocks), buffers[turn % 2])
+                    pending = staged, [len(block) for block in blocks]
+                if ready is None:
+                    continue
+                for parts in zip(*(tensor.split(ready[1]) for tensor in ready[0].result()), strict=True):
+                    counts, targets = (part.to(self.device, non_blocking=True) for part in parts)
+                    if self.device.type == "cuda":
+                        # The buffers are filled again by a thread that knows nothing of streams.
+                        torch.cuda.current_stream(self.device).synchronize()
+                    yield counts, targets
 
     def _read_at_once(self, index_blocks: Iterable[Indices]) -> Iterator[list[Indices]]:
-        """Yield blocks together as far as a buffer takes them, each with one at least."""
+        """Yield as many blocks together as a buffer takes, at least one."""
         sample_bytes = sum(
             n_rows * math.prod(rows.shape[1:]) * torch_dtype(rows.dtype).itemsize
             for n_rows, rows in ((self.window.n_bins, self.counts), (1, self.targets))
@@ -135,45 +150,21 @@ class StreamedSamples:
             yield blocks
 
     def _stage(self, indices: Indices, buffers: list[Tensor]) -> list[Tensor]:
-        bins = (bins_of_windows(torch.from_numpy(indices), self.window).numpy(), indices + self.target_offset)
+        """Read samples into buffers, which are made anew where they are too small; return the parts that are filled."""
+        wanted = (self.bins_of(torch.from_numpy(indices)).numpy(), indices + self.target_offset)
         if not buffers or len(buffers[1]) < len(indices):
             pin = self.device.type == "cuda" and not self.read_ahead_bytes
             buffers[:] = [
-                torch.empty((len(wanted), *rows.shape[1:]), dtype=torch_dtype(rows.dtype), pin_memory=pin)
-                for rows, wanted in zip((self.counts, self.targets), bins, strict=True)
+                torch.empty((len(bins), *rows.shape[1:]), dtype=torch_dtype(rows.dtype), pin_memory=pin)
+                for rows, bins in zip((self.counts, self.targets), wanted, strict=True)
             ]
-        staged = [buffer[: len(wanted)] for buffer, wanted in zip(buffers, bins, strict=True)]
-        for rows, wanted, out in zip((self.counts, self.targets), bins, staged, strict=True):
+        staged = [buffer[: len(bins)] for buffer, bins in zip(buffers, wanted, strict=True)]
+        for rows, bins, out in zip((self.counts, self.targets), wanted, staged, strict=True):
             if isinstance(rows, Selection):
-                rows.read_rows(wanted, out.numpy())
+                rows.read_rows(bins, out.numpy())
             else:
-                np.take(rows, wanted, axis=0, out=out.numpy())
-        return [by_sample(staged[0], self.window), staged[1]]
-
-    def _in_blocks(self, staged: Future[list[Tensor]], blocks: list[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
-        sizes = [len(block) for block in blocks]
-        for parts in zip(*(tensor.split(sizes) for tensor in staged.result()), strict=True):
-            counts, targets = (part.to(self.device, non_blocking=True) for part in parts)
-            if self.device.type == "cuda":
-                # The buffers are filled again by a thread that knows nothing of streams.
-                torch.cuda.current_stream(self.device).synchronize()
-            yield counts, targets
-
-
-Samples = ResidentSamples | StreamedSamples
-
-
-def bins_of_windows(samples: Tensor, window: Window) -> Tensor:
-    """Return the bins that samples are predicted from, one sample after the other, (n_samples * window.n_bins,)."""
-    if window.n_bins == 1:
-        return samples + window.first
-    offsets = torch.arange(window.first, window.last + 1, device=samples.device)
-    return (samples[:, None] + offsets).flatten()
-
-
-def by_sample(rows: Tensor, window: Window) -> Tensor:
-    """Return rows of `bins_of_windows` by sample: (n_samples, n_units), or (n_samples, n_bins, n_units) of several."""
-    return rows if window.n_bins == 1 else rows.view(-1, window.n_bins, rows.shape[-1])
+                np.take(rows, bins, axis=0, out=out.numpy())
+        return [self.by_sample(staged[0]), staged[1]]
 
 
 def shuffled(indices: Indices, seed: int, epoch: int) -> Indices:
@@ -192,7 +183,7 @@ class ShuffledBlocks:
     """The training samples, each exactly once per epoch over all processes.
 
     rank, n_processes : this process takes every n_processes-th sample of each mini-batch, from `rank` on
-    current_epoch : asked at the start of each pass
+    current_epoch : called at the start of each pass
     provenance : what the samples are, for checkpoints
     """
 
@@ -216,7 +207,8 @@ class ShuffledBlocks:
             block[np.arange(len(block)) % self.batch_size % self.n_processes == self.rank] for block in blocks
         )
         for block, (counts, targets) in zip(blocks, gathered, strict=True):
-            batch_sizes = batch_sizes_of(len(block), self.batch_size)
+            starts = range(0, len(block), self.batch_size)
+            batch_sizes = tuple(min(self.batch_size, len(block) - start) for start in starts)
             local_sizes = tuple(math.ceil((size - self.rank) / self.n_processes) for size in batch_sizes)
             yield Block(counts, targets, local_sizes, batch_sizes)
 
@@ -279,12 +271,12 @@ def is_distributed() -> bool:
 class Batches:
     """Plain batches (x, y) of `batch_size` for any trainer: float32 counts, and targets as torch's losses take them.
 
-    Of several processes each gets as many batches; where samples do not divide by processes, the first few come
-    twice, as with torch's DistributedSampler.
+    Each of several processes gets as many batches. Where the samples do not divide evenly, the first few come twice,
+    as with torch's DistributedSampler.
 
     as_target : stored targets -> y
-    epoch_of_pass : asked at the start of each pass for the epoch whose order it has; None = in ascending order
-    process : asked at the start of each pass for this process's number and that of all
+    epoch_of_pass : called at the start of each pass for the epoch whose order it has; None = in ascending order
+    process : called at the start of each pass for this process's number and that of all
     provenance : what the samples are, for checkpoints
     """
 
@@ -309,14 +301,8 @@ class Batches:
         n_samples = samples_per_block(self.samples.n_values, self.batch_size)
         blocks = (share[start : start + n_samples] for start in range(0, len(share), n_samples))
         for counts, targets in self.samples.gather(blocks):
-            sizes = batch_sizes_of(len(counts), self.batch_size)
-            yield from zip(counts.float().split(sizes), self.as_target(targets).split(sizes), strict=True)
-
-
-def batch_sizes_of(n_samples: int, batch_size: int) -> tuple[int, ...]:
-    """Return the sizes of the batches that some samples make, the last perhaps smaller."""
-    n_whole, rest = divmod(n_samples, batch_size)
-    return (batch_size,) * n_whole + ((rest,) if rest else ())
+            x, y = counts.float(), self.as_target(targets)
+            yield from zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
 
 
 def torch_dtype(counts_dtype: np.dtype[np.generic]) -> torch.dtype:

@@ -1,5 +1,7 @@
 """Which samples can be used: by hand, against a plain loop, and on recordings with pauses."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +13,8 @@ from summer_prep.film.align import align, place_on_film
 from summer_prep.film.splits import Window, window_of
 from summer_prep.recordings.demo import demo_data
 from summer_prep.recordings.nwb import read_recording
-from summer_train.data.samples import reaches_only, runs_on
+from summer_train.data.samples import reaches_only, usable_samples
+from summer_train.settings.options import Choice
 
 masks = st.lists(st.booleans(), min_size=3, max_size=30).map(lambda values: np.array(values, dtype=bool))
 
@@ -38,7 +41,12 @@ def test_a_sample_runs_on_if_nothing_breaks_within_it(data, window):
         all(0 <= one < len(inside) and not inside[one] for one in bins) and not any(after[one] for one in bins[:-1])
         for bins in reached
     ]
-    assert runs_on(inside, after, len(inside), window).tolist() == expected
+    touched = window.touched(0)
+    selection = SimpleNamespace(
+        n_bins=len(inside), recorded_share=lambda: np.ones(len(inside)), breaks=lambda: (inside, after)
+    )
+    found = usable_samples(selection, Choice(task="label", pauses="drop"), len(inside), touched, lambda _: None)
+    assert found.tolist() == expected
 
 
 @pytest.fixture(scope="module")
