@@ -49,16 +49,11 @@ Outputs = Callable[[Block], Tensor]
 """Block -> outputs of several networks, (n_networks, n_samples, n_outputs)."""
 
 
-Rows = Selection | NDArray[Any]
-"""One row per bin, in files or in memory."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Samples:
     """Counts and targets, one row per bin, from which samples are gathered in any order.
 
-    counts : (n_bins, n_units)
-    targets : (n_bins, ...) on the same bins; for the next bin's counts, the counts themselves
+    counts, targets : (n_bins, n_units), (n_bins, ...); for the next bin's counts, targets are the counts themselves
     target_offset : how many bins after a sample's own its target lies
     window : the bins that a sample is predicted from
     """
@@ -135,7 +130,7 @@ class StreamedSamples(Samples):
     def _read_at_once(self, index_blocks: Iterable[Indices]) -> Iterator[list[Indices]]:
         """Yield as many blocks together as a buffer takes, at least one."""
         sample_bytes = sum(
-            n_rows * math.prod(rows.shape[1:]) * torch_dtype(rows.dtype).itemsize
+            n_rows * math.prod(rows.shape[1:]) * _torch_dtype(rows).itemsize
             for n_rows, rows in ((self.window.n_bins, self.counts), (1, self.targets))
         )
         blocks: list[Indices] = []
@@ -150,26 +145,22 @@ class StreamedSamples(Samples):
             yield blocks
 
     def _stage(self, indices: Indices, buffers: list[Tensor]) -> list[Tensor]:
-        """Read samples into buffers, which are made anew where they are too small; return the parts that are filled."""
-        wanted = (self.bins_of(torch.from_numpy(indices)).numpy(), indices + self.target_offset)
+        """Read samples into buffers, which are replaced if they are too small; return the parts that are filled."""
+        bins_of_samples = self.bins_of(torch.from_numpy(indices)).numpy()
+        sources = [(self.counts, bins_of_samples), (self.targets, indices + self.target_offset)]
         if not buffers or len(buffers[1]) < len(indices):
             pin = self.device.type == "cuda" and not self.read_ahead_bytes
             buffers[:] = [
-                torch.empty((len(bins), *rows.shape[1:]), dtype=torch_dtype(rows.dtype), pin_memory=pin)
-                for rows, bins in zip((self.counts, self.targets), wanted, strict=True)
+                torch.empty((len(bins), *rows.shape[1:]), dtype=_torch_dtype(rows), pin_memory=pin)
+                for rows, bins in sources
             ]
-        staged = [buffer[: len(bins)] for buffer, bins in zip(buffers, wanted, strict=True)]
-        for rows, bins, out in zip((self.counts, self.targets), wanted, staged, strict=True):
+        staged = [buffer[: len(bins)] for buffer, (_, bins) in zip(buffers, sources, strict=True)]
+        for (rows, bins), out in zip(sources, staged, strict=True):
             if isinstance(rows, Selection):
                 rows.read_rows(bins, out.numpy())
             else:
                 np.take(rows, bins, axis=0, out=out.numpy())
         return [self.by_sample(staged[0]), staged[1]]
-
-
-def shuffled(indices: Indices, seed: int, epoch: int) -> Indices:
-    """Return samples in the order of one epoch."""
-    return np.random.default_rng([seed, epoch]).permutation(indices)
 
 
 def samples_per_block(n_values: int, batch_size: int) -> int:
@@ -200,7 +191,7 @@ class ShuffledBlocks:
         return math.ceil(len(self.indices) / samples_per_block(self.samples.n_values, self.batch_size))
 
     def __iter__(self) -> Iterator[Block]:
-        order = shuffled(self.indices, self.seed, self.current_epoch())
+        order = np.random.default_rng([self.seed, self.current_epoch()]).permutation(self.indices)
         n_samples = samples_per_block(self.samples.n_values, self.batch_size)
         blocks = [order[start : start + n_samples] for start in range(0, len(order), n_samples)]
         gathered = self.samples.gather(
@@ -295,7 +286,7 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = self.indices
         if self.epoch_of_pass is not None:
-            order = shuffled(order, self.seed, self.epoch_of_pass())
+            order = np.random.default_rng([self.seed, self.epoch_of_pass()]).permutation(order)
         rank, n_processes = self.process()
         share = np.resize(order, math.ceil(len(order) / n_processes) * n_processes)[rank::n_processes]
         n_samples = samples_per_block(self.samples.n_values, self.batch_size)
@@ -305,6 +296,5 @@ class Batches:
             yield from zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
 
 
-def torch_dtype(counts_dtype: np.dtype[np.generic]) -> torch.dtype:
-    """Return the dtype that holds counts in torch, which indexes no uint16."""
-    return torch.uint8 if counts_dtype == np.uint8 else torch.int32
+def _torch_dtype(rows: Selection | NDArray[Any]) -> torch.dtype:
+    return torch.uint8 if rows.dtype == np.uint8 else torch.int32  # torch indexes no uint16

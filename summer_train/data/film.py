@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from summer_prep.resources import available_bytes
-from summer_train.data.batches import OrderedBlocks, ResidentSamples, Rows, Samples, StreamedSamples, this_process
+from summer_train.data.batches import OrderedBlocks, ResidentSamples, Samples, StreamedSamples, this_process
 from summer_train.data.samples import choose_samples, count_classes
 from summer_train.data.selection import Selection, open_chosen
 from summer_train.data.targets import task_of
@@ -29,9 +29,8 @@ class FilmSamples:
     Attributes
     ----------
     task : what is predicted
-    split : sample indices of each part, after undefined and never seen bins are left out
+    split, n_samples : sample indices of each part, after undefined and never seen bins are left out; their number
     window : the bins that a sample is predicted from, counted from its own
-    n_units : of all patients
     has_target : (n_samples,) whether a sample can be used
     notes : what was left out and why, for people
     """
@@ -48,19 +47,15 @@ class FilmSamples:
         self.notes: list[str] = []
         self.n_units = selection.n_units
         self.window, classes, self.has_target, self.split, n_per_class = choose_samples(selection, choice, self._note)
-        self.targets: Rows = selection if classes is None else classes
+        self.targets: Selection | NDArray[np.uint8] = selection if classes is None else classes
         self.task = task_of(choice, self.n_units, n_per_class)
+        self.n_samples = {part: len(indices) for part, indices in vars(self.split).items()}
         self.device = torch.device("cpu")
         self._samples: Samples | None = None
 
     @classmethod
     def opened(cls, choice: Choice, run: Run, log: Log = log_nothing) -> Self:
-        """Open the samples of a run, building keys that are missing or stale first.
-
-        Raises
-        ------
-        SummerError : data or settings do not allow the run
-        """
+        """Open the samples of a run, building missing or stale keys first; raises SummerError."""
         return cls(*open_chosen(choice, run, log), run.device_memory_gb, log)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -95,11 +90,7 @@ class FilmSamples:
 
         Parameters
         ----------
-        n_bins : how far, in bins that have a label
-
-        Raises
-        ------
-        NothingToLearnError : the shift leaves only one class in training
+        n_bins : how far, in bins that have a label; raises NothingToLearnError if that leaves one class in training
         """
         other = copy(self)
         shifted = self.classes.copy()
@@ -112,11 +103,6 @@ class FilmSamples:
     def provenance(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data that it was trained on: settings, patients, units and digests."""
         return {"config": self.choice.as_plain(), "data": self.selection.provenance()}
-
-    @property
-    def n_samples(self) -> dict[str, int]:
-        """Number of samples of each part."""
-        return {part: len(indices) for part, indices in vars(self.split).items()}
 
     @property
     def n_prediction_bytes(self) -> int:

@@ -6,7 +6,6 @@ opening. Everything that such a file must satisfy is checked first. Other codecs
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,75 +21,48 @@ from summer_prep.film.facts import LabelRule
 _OPEN_ATTEMPTS = 5
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class CachedPatient:
     """One patient's key, open: its counts stay readable while the key is rebuilt.
 
     chunks : mapped counts, (n_rows, n_units) each, one after the other along bins; the last may be longer than needed
     is_mapped : whether the chunks are files mapped into memory, or were decompressed into it
+    key, attributes : the folder of the key, and its attributes
+    label_names : in the order of the label arrays
+    unit_columns : names of the columns of the unit table
+
+    Its methods read further files, and raise CacheError as `read_file`.
     """
 
     description: Description
     chunks: list[NDArray[Any]]
     is_mapped: bool
 
+    def __post_init__(self) -> None:
+        self.key = self.description.folder
+        self.attributes = attributes = self.description.attributes
+        self.patient_id = str(attributes["patient_id"])
+        self.n_bins, self.n_units = int(attributes["n_bins"]), int(attributes["n_units"])
+        self.label_names = list(attributes["label_names"])
+        self.unit_columns = [name for name in attributes["digests"] if name not in DIMENSIONS]
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle where the key is, not its counts, which another process maps itself."""
         return _open_again, (self.description,)
 
-    @property
-    def key(self) -> Path:
-        """The folder of the key."""
-        return self.description.folder
-
-    @property
-    def attributes(self) -> Mapping[str, Any]:
-        """The attributes of the key."""
-        return self.description.attributes
-
-    @property
-    def patient_id(self) -> str:
-        """The patient."""
-        return str(self.attributes["patient_id"])
-
-    @property
-    def n_bins(self) -> int:
-        """Number of bins."""
-        return int(self.attributes["n_bins"])
-
-    @property
-    def n_units(self) -> int:
-        """Number of units."""
-        return int(self.attributes["n_units"])
-
-    @property
-    def label_names(self) -> list[str]:
-        """Names of the film annotations, in the order of the label arrays."""
-        return list(self.attributes["label_names"])
-
     def label(self, label_name: str, rule: LabelRule) -> NDArray[np.uint8]:
-        """Return one label's raw value in each bin, (n_bins,), 0, 1 or 99; raises CacheError as `read_file`."""
+        """Return one label's raw value in each bin, (n_bins,), 0, 1 or 99."""
         labels = _decoded(read_file(self.description, f"labels_{rule}/c/0/0")).reshape(-1, self.n_bins)
         label: NDArray[np.uint8] = labels[self.label_names.index(label_name)].copy()  # not a view of all labels
         return label
 
     def bin_times(self, name: str) -> NDArray[np.float64]:
-        """Return one of bin_start_s, recorded_s, long_frame_s, recording_start_ms and recording_stop_ms, (n_bins,).
-
-        Raises
-        ------
-        CacheError : as `read_file`
-        """
+        """Return one of bin_start_s, recorded_s, long_frame_s, recording_start_ms and recording_stop_ms, (n_bins,)."""
         dtype = "<f4" if name in ("recorded_s", "long_frame_s") else "<f8"
         return np.frombuffer(read_file(self.description, f"{name}/c/0"), dtype=dtype).astype(np.float64)
 
-    @property
-    def unit_columns(self) -> list[str]:
-        """Names of the columns of the unit table."""
-        return [name for name in self.attributes["digests"] if name not in DIMENSIONS]
-
     def unit_column(self, name: str) -> NDArray[Any]:
-        """Return a column of the unit table, (n_units,), text or numbers; raises CacheError as `read_file`."""
+        """Return a column of the unit table, (n_units,), text or numbers."""
         if name in self.attributes["units"]:
             return np.array(self.attributes["units"][name])
         data_type = json.loads(read_file(self.description, f"{name}/zarr.json"))["data_type"]
@@ -167,12 +139,7 @@ def _open_counts(description: Description) -> tuple[list[NDArray[Any]], bool]:
 
 
 def read_file(description: Description, name: str) -> bytes:
-    """Read a small file of a key against its digest: since it was opened, the key may have been rebuilt or damaged.
-
-    Raises
-    ------
-    CacheError : the file cannot be read, or is not what was there when the key was described
-    """
+    """Read a small file of a key; raises CacheError if that fails, or if it was changed since the key was described."""
     path = description.folder / name
     try:
         content = path.read_bytes()

@@ -141,12 +141,7 @@ def reaches_only(usable: Mask, n_samples: int, window: Window) -> Mask:
 
 
 def count_classes(classes: NDArray[np.uint8], n_classes: int, label_name: str) -> NDArray[np.int64]:
-    """Return the number of training samples of each class, (n_classes,).
-
-    Raises
-    ------
-    NothingToLearnError : all of them have the same class
-    """
+    """Return the number of training samples of each class; raises NothingToLearnError if there is only one class."""
     counts = np.bincount(classes, minlength=n_classes)
     present = np.flatnonzero(counts)
     if len(present) < 2:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,49 +25,29 @@ class NoUnitsError(SettingsError):
     """No unit of these patients is of the kind that was asked for."""
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class Selection:
     """Chosen units of several patients on one bin grid, side by side in the order of the patients.
 
+    Attributes
+    ----------
+    patients : open keys
     columns : for each patient the columns of its counts that are used
+    n_bins, n_units : the same bins for every patient; units of all patients
+    bin_length_ms : nominal length of a bin on the film clock
+    shape, dtype, n_bytes : of the chosen counts, (n_bins, n_units), of the smallest dtype that holds every patient's
     """
 
-    patients: list[CachedPatient]
-    columns: list[NDArray[np.int64]]
+    def __init__(self, patients: list[CachedPatient], columns: list[NDArray[np.int64]]) -> None:
+        self.patients, self.columns = patients, columns
+        self.n_bins, self.n_units = patients[0].n_bins, sum(map(len, columns))
+        self.bin_length_ms = int(patients[0].attributes["bin_length_ms"])
+        self.shape = self.n_bins, self.n_units
+        self.dtype: np.dtype[Any] = np.result_type(*(patient.chunks[0].dtype for patient in patients))
+        self.n_bytes = self.n_bins * self.n_units * self.dtype.itemsize
 
     def __repr__(self) -> str:
         ids = ", ".join(patient.patient_id for patient in self.patients)
         return f"<Selection: patient {ids}, {self.n_units} units, {self.n_bins} bins of {self.bin_length_ms} ms>"
-
-    @property
-    def n_bins(self) -> int:
-        """Number of bins, the same for every patient."""
-        return self.patients[0].n_bins
-
-    @property
-    def n_units(self) -> int:
-        """Number of units of all patients."""
-        return sum(len(columns) for columns in self.columns)
-
-    @property
-    def bin_length_ms(self) -> int:
-        """Nominal length of a bin on the film clock."""
-        return int(self.patients[0].attributes["bin_length_ms"])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The smallest dtype that holds every patient's counts."""
-        return np.result_type(*(patient.chunks[0].dtype for patient in self.patients))
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Of the chosen counts, (n_bins, n_units)."""
-        return self.n_bins, self.n_units
-
-    @property
-    def n_bytes(self) -> int:
-        """Size of the chosen counts."""
-        return self.n_bins * self.n_units * self.dtype.itemsize
 
     @property
     def label_names(self) -> list[str]:
@@ -142,20 +122,15 @@ class Selection:
             )
 
     def units(self) -> dict[str, NDArray[Any]]:
-        """Return the chosen units, (n_units,) each: patient_id, column in the patient's key, and what all files have.
-
-        Raises
-        ------
-        CacheError : as `labels`
-        """
-        names = set.intersection(*(set(patient.unit_columns) for patient in self.patients))
+        """Return the chosen units, (n_units,) each: patient_id, column in the key, and what the files of all have."""
         chosen = list(zip(self.patients, self.columns, strict=True))
-        found = {
+        names = set.intersection(*(set(patient.unit_columns) for patient in self.patients))
+        of_all = {
             name: np.concatenate([patient.unit_column(name)[columns] for patient, columns in chosen])
             for name in sorted(names)
         }
-        ids = np.concatenate([[patient.patient_id] * len(columns) for patient, columns in chosen])
-        return {**found, "patient_id": ids, "column": np.concatenate(self.columns)}
+        ids = np.repeat([patient.patient_id for patient in self.patients], [len(columns) for columns in self.columns])
+        return {**of_all, "patient_id": ids, "column": np.concatenate(self.columns)}
 
     def film_s(self) -> NDArray[np.float64]:
         """Return the start of each bin on the film clock, (n_bins,) seconds."""
@@ -197,22 +172,12 @@ class Selection:
 
         The digests are those of every array that a setting may use, so that no change of one goes unseen.
         """
-        return {
-            "bin_length_ms": self.bin_length_ms,
-            "n_bins": self.n_bins,
-            "patients": [
-                {
-                    "patient_id": patient.patient_id,
-                    "units": columns.tolist(),
-                    "digests": {
-                        name: digest
-                        for name, digest in patient.attributes["digests"].items()
-                        if name in (*DIMENSIONS, *_CHOOSING_COLUMNS)
-                    },
-                }
-                for patient, columns in zip(self.patients, self.columns, strict=True)
-            ],
-        }
+        patients = []
+        for patient, columns in zip(self.patients, self.columns, strict=True):
+            digests = patient.attributes["digests"]
+            used = {name: digests[name] for name in digests if name in (*DIMENSIONS, *_CHOOSING_COLUMNS)}
+            patients.append({"patient_id": patient.patient_id, "units": columns.tolist(), "digests": used})
+        return {"bin_length_ms": self.bin_length_ms, "n_bins": self.n_bins, "patients": patients}
 
     def verify(self) -> None:
         """Read every byte of the keys and compare its digest; raises CacheError if a byte is wrong."""
@@ -249,20 +214,16 @@ def open_selection(
     check_bin_length(length)
     place = as_place(cache_dir, "cache_dir")
     if isinstance(place, Path):
-        patients = [open_patient(key_path(place, patient_id, length)) for patient_id in ids]
+        keys = [key_path(place, patient_id, length) for patient_id in ids]
     else:
         cache = open_cache(place, None if local_cache is None else as_path(local_cache, "local_cache"))
-        patients = [open_patient(cache.fetch(patient_id, length).folder) for patient_id in ids]
+        keys = [cache.fetch(patient_id, length).folder for patient_id in ids]
     regions = as_names(brain_regions, "brain_regions", "regions, like A EC")
-    return _select(patients, regions, as_number(single_units, bool, "single_units"))
+    return _select([open_patient(key) for key in keys], regions, as_number(single_units, bool, "single_units"))
 
 
 def open_chosen(choice: Choice, run: Run, log: Log = log_nothing) -> tuple[Selection, Choice]:
-    """Open the units of a run, building keys that are missing or stale first.
-
-    Returns
-    -------
-    The units, and the choice with its patients named
+    """Return the units of a run, and its choice with all patients named; missing or stale keys are built first.
 
     Raises
     ------
@@ -297,62 +258,56 @@ def open_described(
 
 
 def _select(patients: list[CachedPatient], brain_regions: Sequence[str], single_units: bool) -> Selection:
-    """Choose units of open patients, which must be of one film; errors as `open_selection`."""
+    """Choose units of open patients; errors as `open_selection`."""
     _check_together(patients)
     for patient in patients:
-        of_choices = (
-            (brain_regions, "brain_region", "--brain-regions"),
-            (single_units, "is_single_unit", "--single-units"),
-        )
-        for is_chosen, column, option in of_choices:
-            if is_chosen and column not in patient.unit_columns:
+        for column, chosen in zip(_CHOOSING_COLUMNS, (brain_regions, single_units), strict=True):
+            if chosen and column not in patient.unit_columns:
+                option = "--brain-regions" if chosen is brain_regions else "--single-units"
                 raise SettingsError(
                     f"patient {patient.patient_id} has no {column} column to choose by. Leave {option} out"
                 )
-    columns = []
-    members = {member for name in brain_regions for member in (name, *BRAIN_REGION_GROUPS.get(name, ()))}
+    columns = [np.ones(patient.n_units, dtype=bool) for patient in patients]
     if brain_regions:
-        found = {region for patient in patients for region in patient.attributes["units"]["brain_region"]}
-        unknown = [name for name in brain_regions if name not in found and name not in BRAIN_REGION_GROUPS]
+        of_units = [patient.unit_column("brain_region") for patient in patients]
+        found = sorted(set(np.concatenate(of_units).tolist()))
+        unknown = [name for name in brain_regions if name not in (*found, *BRAIN_REGION_GROUPS)]
         if unknown:
             groups = ", ".join(f"{name} ({' '.join(members)})" for name, members in BRAIN_REGION_GROUPS.items())
             raise NoUnitsError(
-                f"--brain-regions {' '.join(unknown)}: no unit is there; found are {', '.join(sorted(found))}, "
+                f"--brain-regions {' '.join(unknown)}: no unit is there; found are {', '.join(found)}, "
                 f"and the groups {groups}"
             )
-    for patient in patients:
-        keep = np.ones(patient.n_units, dtype=bool)
-        if brain_regions:
-            keep &= np.isin(patient.unit_column("brain_region"), list(members))
-        if single_units:
-            keep &= patient.unit_column("is_single_unit") == 1
-        columns.append(np.flatnonzero(keep))
-    if not any(map(len, columns)):
-        filters = [*brain_regions, *(["single units"] if single_units else [])]
+        wanted = [member for name in brain_regions for member in (name, *BRAIN_REGION_GROUPS.get(name, ()))]
+        columns = [np.isin(regions, wanted) for regions in of_units]
+    if single_units:
+        columns = [keep & (one.unit_column("is_single_unit") == 1) for keep, one in zip(columns, patients, strict=True)]
+    if not any(keep.any() for keep in columns):
+        filters = ", ".join([*brain_regions, *(["single units"] if single_units else [])])
+        ids = ", ".join(patient.patient_id for patient in patients)
         raise NoUnitsError(
-            f"no unit left after selecting {', '.join(filters)} of patient "
-            f"{', '.join(patient.patient_id for patient in patients)}. Loosen --brain-regions or --single-units"
+            f"no unit left after selecting {filters} of patient {ids}. Loosen --brain-regions or --single-units"
         )
-    return Selection(patients=patients, columns=columns)
+    return Selection(patients, [np.flatnonzero(keep) for keep in columns])
 
 
 def _check_together(patients: Sequence[CachedPatient]) -> None:
     """Raise an error if patients are not of one film, or two of them are one recording."""
-    first, of_recording = patients[0], dict[str, CachedPatient]()
+    first, digests = patients[0], patients[0].attributes["digests"]
     for patient in patients:
-        digests, others = patient.attributes["digests"], first.attributes["digests"]
+        differing = [name for name in digests if digests[name] != patient.attributes["digests"].get(name)]
         where = f"patients {first.patient_id} and {patient.patient_id} ({first.key} and {patient.key})"
         advice = "Train them apart, or rebuild both from recordings of one film"
-        if digests["first_frame"] != others["first_frame"]:
+        if "first_frame" in differing:
             raise CacheError(f"the bin grids of {where} differ: {first.n_bins} and {patient.n_bins} bins. {advice}")
-        of_labels = [name for name in others if name.startswith("labels_")]
-        if first.label_names != patient.label_names or any(digests[name] != others[name] for name in of_labels):
+        if first.label_names != patient.label_names or any(name.startswith("labels_") for name in differing):
             raise CacheError(f"the annotations of {where} differ. {advice}")
+    source_of: dict[str, tuple[str, str]] = {}
     for patient in patients:
         source = patient.attributes["source"]
-        other = of_recording.setdefault(source["sha256"], patient)
-        if other is not patient:
+        other_id, other_name = source_of.setdefault(source["sha256"], (patient.patient_id, source["file_name"]))
+        if other_id != patient.patient_id:
             raise SettingsError(
-                f"patients {other.patient_id} and {patient.patient_id} are one recording under two names, "
-                f"{other.attributes['source']['file_name']} and {source['file_name']}. Leave one of them out"
+                f"patients {other_id} and {patient.patient_id} are one recording under two names, {other_name} and "
+                f"{source['file_name']}. Leave one of them out"
             )
