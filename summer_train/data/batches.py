@@ -231,10 +231,7 @@ class OrderedBlocks:
 
 @dataclass(frozen=True, kw_only=True)
 class WholeEpochs:
-    """All training samples as the only item of an epoch, to be passed over as often as it takes.
-
-    provenance : what the samples are, for checkpoints
-    """
+    """All training samples as the only item of an epoch, to be passed over as often as it takes."""
 
     blocks: OrderedBlocks
     provenance: Mapping[str, Any]

@@ -24,23 +24,10 @@ _READ_AHEAD_SHARE = 0.25
 
 
 class FilmSamples:
-    """The samples of one choice, in blocks; `FilmData` makes batches of them for Lightning.
-
-    Attributes
-    ----------
-    task : what is predicted
-    split, n_samples : sample indices of each part, after undefined and never seen bins are left out; their number
-    window : the bins that a sample is predicted from, counted from its own
-    has_target : (n_samples,) whether a sample can be used
-    notes : what was left out and why, for people
-    """
+    """The samples of one choice, in blocks; `FilmData` makes batches of them for Lightning, and has its attributes."""
 
     def __init__(
-        self,
-        selection: Selection,
-        choice: Choice,
-        device_memory_gb: float | None = None,
-        log: Log = log_nothing,
+        self, selection: Selection, choice: Choice, device_memory_gb: float | None = None, log: Log = log_nothing
     ) -> None:
         super().__init__()  # of Lightning's data module, for `FilmData`
         self.selection, self.choice, self.device_memory_gb, self.log = selection, choice, device_memory_gb, log

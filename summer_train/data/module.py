@@ -18,7 +18,8 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
     Attributes
     ----------
     task : what is predicted
-    split : sample indices of each part, after undefined and never seen bins are left out
+    split, n_samples : sample indices of each part, after undefined and never seen bins are left out; their number
+    has_target : (n_samples,) whether a sample can be used
     window : the bins that a sample is predicted from, counted from its own
     n_units : width of x
     notes : what was left out and why, for people

@@ -143,10 +143,10 @@ class Selection:
         ----------
         long_frames : whether frames that took longer than 200 ms count
         """
-        recorded_s = [patient.bin_times("recorded_s") for patient in self.patients]
-        if not long_frames:
-            long_s = [patient.bin_times("long_frame_s") for patient in self.patients]
-            recorded_s = [whole - part for whole, part in zip(recorded_s, long_s, strict=True)]
+        recorded_s = [
+            patient.bin_times("recorded_s") - (0 if long_frames else patient.bin_times("long_frame_s"))
+            for patient in self.patients
+        ]
         share: NDArray[np.float64] = np.min(recorded_s, axis=0) * 1000 / self.bin_length_ms
         return share
 
@@ -294,6 +294,7 @@ def _select(patients: list[CachedPatient], brain_regions: Sequence[str], single_
 def _check_together(patients: Sequence[CachedPatient]) -> None:
     """Raise an error if patients are not of one film, or two of them are one recording."""
     first, digests = patients[0], patients[0].attributes["digests"]
+    source_of: dict[str, tuple[str, str]] = {}
     for patient in patients:
         differing = [name for name in digests if digests[name] != patient.attributes["digests"].get(name)]
         where = f"patients {first.patient_id} and {patient.patient_id} ({first.key} and {patient.key})"
@@ -302,8 +303,6 @@ def _check_together(patients: Sequence[CachedPatient]) -> None:
             raise CacheError(f"the bin grids of {where} differ: {first.n_bins} and {patient.n_bins} bins. {advice}")
         if first.label_names != patient.label_names or any(name.startswith("labels_") for name in differing):
             raise CacheError(f"the annotations of {where} differ. {advice}")
-    source_of: dict[str, tuple[str, str]] = {}
-    for patient in patients:
         source = patient.attributes["source"]
         other_id, other_name = source_of.setdefault(source["sha256"], (patient.patient_id, source["file_name"]))
         if other_id != patient.patient_id:

@@ -19,6 +19,9 @@ class NextBin:
     """Predict every unit's count in the next bin; mean squared error, or the likelihood of Poisson firing.
 
     kind : mse, or poisson, under which a network's outputs are the logarithms of counts
+    log_name : folder of the runs, as in the published pipeline
+    score_names : what `scores` returns, which is logged beside the loss
+    target_offset : how many bins after a sample's own its target lies
     """
 
     n_units: int
@@ -44,7 +47,7 @@ class NextBin:
         return prediction.exp().sub_(prepared).div_(prediction.shape[dim])
 
     def as_target(self, target: Tensor) -> Tensor:
-        """Return the counts as floats."""
+        """Return the counts as floats, as losses of torch and `loss_gradient` take them."""
         return target.float()
 
     prepare = as_target
@@ -89,7 +92,7 @@ class FilmLabel:
         return probabilities.sub_(prepared)
 
     def prepare(self, target: Tensor) -> Tensor:
-        """Return the classes one-hot, times the weight of their class."""
+        """Return the classes one-hot, times the weight of their class, as `loss_gradient` takes them."""
         one_hot = functional.one_hot(target.long(), self.n_classes).float()
         return one_hot * weights_of_samples(target, self.class_weights)[..., None] if self.class_weights else one_hot
 
@@ -103,18 +106,7 @@ class FilmLabel:
 
 
 Task = NextBin | FilmLabel
-"""What is predicted from a sample, and how well. Each has
-
-log_name : folder of the runs, as in the published pipeline
-score_names : what is logged beside the loss while a network trains
-target_offset : how many bins after a sample's own its target lies
-n_outputs : width of a prediction
-loss(prediction, target) : mean over samples
-prepare(target) : targets as `loss_gradient` takes them
-loss_gradient(prediction, prepared, dim) : of the loss summed over samples, outputs along axis `dim`
-as_target(target) : stored targets as a loss of torch takes them
-scores(prediction, target) : what is logged beside the loss, means over samples
-"""
+"""What is predicted from a sample, and how well."""
 
 
 def task_of(choice: Choice, n_units: int, n_per_class: NDArray[np.int64]) -> Task:
