@@ -50,7 +50,7 @@ Outputs = Callable[[Block], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Samples:
+class _Samples:
     """Counts and targets, one row per bin, from which samples are gathered in any order.
 
     counts, targets : (n_bins, n_units), (n_bins, ...); for the next bin's counts, targets are the counts themselves
@@ -77,12 +77,8 @@ class Samples:
         """Return the rows of `bins_of` by sample: (n_samples, n_units), or (n_samples, n_bins, n_units) of several."""
         return rows if self.window.n_bins == 1 else rows.view(-1, self.window.n_bins, rows.shape[-1])
 
-    def gather(self, index_blocks: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield counts and targets of each block of sample indices."""
-        raise NotImplementedError
 
-
-class ResidentSamples(Samples):
+class ResidentSamples(_Samples):
     """All samples on the device: counts are a tensor of uint8 (int32 where a count needs more), targets another."""
 
     def gather(self, index_blocks: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -95,7 +91,7 @@ class ResidentSamples(Samples):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamedSamples(Samples):
+class StreamedSamples(_Samples):
     """Samples that stay in the mapped files: two staging buffers are filled in turn while the device computes.
 
     Counts are a `Selection`, targets the same or an array. On a GPU the buffers of single blocks are pinned, so that
@@ -163,6 +159,9 @@ class StreamedSamples(Samples):
         return [self.by_sample(staged[0]), staged[1]]
 
 
+Samples = ResidentSamples | StreamedSamples
+
+
 def samples_per_block(n_values: int, batch_size: int) -> int:
     """Return how many samples, of so many counts each, a block of training samples has: whole mini-batches."""
     n_samples = min(BLOCK_SAMPLES, MAX_BLOCK_VALUES // n_values)
@@ -170,45 +169,12 @@ def samples_per_block(n_values: int, batch_size: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShuffledBlocks:
-    """The training samples, each exactly once per epoch over all processes.
-
-    rank, n_processes : this process takes every n_processes-th sample of each mini-batch, from `rank` on
-    current_epoch : called at the start of each pass
-    provenance : what the samples are, for checkpoints
-    """
-
-    samples: Samples
-    indices: Indices
-    batch_size: int
-    seed: int
-    rank: int = 0
-    n_processes: int = 1
-    current_epoch: Callable[[], int] = lambda: 0
-    provenance: Mapping[str, Any] | None = None
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.indices) / samples_per_block(self.samples.n_values, self.batch_size))
-
-    def __iter__(self) -> Iterator[Block]:
-        order = np.random.default_rng([self.seed, self.current_epoch()]).permutation(self.indices)
-        n_samples = samples_per_block(self.samples.n_values, self.batch_size)
-        blocks = [order[start : start + n_samples] for start in range(0, len(order), n_samples)]
-        gathered = self.samples.gather(
-            block[np.arange(len(block)) % self.batch_size % self.n_processes == self.rank] for block in blocks
-        )
-        for block, (counts, targets) in zip(blocks, gathered, strict=True):
-            starts = range(0, len(block), self.batch_size)
-            batch_sizes = tuple(min(self.batch_size, len(block) - start) for start in starts)
-            local_sizes = tuple(math.ceil((size - self.rank) / self.n_processes) for size in batch_sizes)
-            yield Block(counts, targets, local_sizes, batch_sizes)
-
-
-@dataclass(frozen=True, kw_only=True)
 class OrderedBlocks:
     """Samples in ascending order, for evaluation, in as few blocks as memory allows; each process takes its share.
 
     Every process has as many blocks, some of them perhaps empty: what follows a block may wait for all processes.
+
+    rank, n_processes : this process takes every n_processes-th sample, from `rank` on
     """
 
     samples: Samples
@@ -227,6 +193,36 @@ class OrderedBlocks:
         n_samples = max(1, MAX_EVALUATION_VALUES // self.samples.n_values) * self.n_processes
         starts = range(0, len(self.indices), n_samples)
         return [self.indices[start : start + n_samples][self.rank :: self.n_processes] for start in starts]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShuffledBlocks(OrderedBlocks):
+    """The training samples, each exactly once per epoch over all processes, which share every mini-batch.
+
+    current_epoch : called at the start of each pass
+    provenance : what the samples are, for checkpoints
+    """
+
+    batch_size: int
+    seed: int
+    current_epoch: Callable[[], int] = lambda: 0
+    provenance: Mapping[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.indices) / samples_per_block(self.samples.n_values, self.batch_size))
+
+    def __iter__(self) -> Iterator[Block]:
+        order = np.random.default_rng([self.seed, self.current_epoch()]).permutation(self.indices)
+        n_samples = samples_per_block(self.samples.n_values, self.batch_size)
+        blocks = [order[start : start + n_samples] for start in range(0, len(order), n_samples)]
+        gathered = self.samples.gather(
+            block[np.arange(len(block)) % self.batch_size % self.n_processes == self.rank] for block in blocks
+        )
+        for block, (counts, targets) in zip(blocks, gathered, strict=True):
+            starts = range(0, len(block), self.batch_size)
+            batch_sizes = tuple(min(self.batch_size, len(block) - start) for start in starts)
+            local_sizes = tuple(math.ceil((size - self.rank) / self.n_processes) for size in batch_sizes)
+            yield Block(counts, targets, local_sizes, batch_sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
