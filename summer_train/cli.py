@@ -24,6 +24,7 @@ from summer_prep.console import (
     typed_option,
     working,
 )
+from summer_prep.files import check_folder
 from summer_prep.options import as_path, as_written
 from summer_prep.settings import accepts, choices_among, options_of, spelled
 from summer_train.settings.file import for_study, with_config
@@ -34,6 +35,7 @@ from summer_train.settings.options import (
     Run,
     StudyRun,
     check_given,
+    check_one_process,
     is_first_process,
     settings_from,
 )
@@ -66,9 +68,18 @@ def fit(
     options = with_config({**_given(context, options), "config": config})
     check_given(options)
     choice, where = settings_from(Choice, options), settings_from(Run, options)
+    from summer_train.data.samples import choose_samples
+    from summer_train.data.selection import open_chosen
+
+    # What settings and data do not allow is refused before torch loads, which takes seconds.
+    if is_first_process():
+        check_one_process()
+    check_folder(where.output_dir, "--output-dir")
+    opened = open_chosen(choice, where, log)
+    choose_samples(*opened)
     from summer_train.runs.fit import run_fit
 
-    result = run_fit(choice, where, log)
+    result = run_fit(choice, where, log, opened)
     if result is None:
         return
     from summer_train.reports.tables import notes_on_scores, null_line, score_tables

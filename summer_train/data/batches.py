@@ -1,15 +1,16 @@
 """Epochs on the device: one permutation an epoch, one gather per block of mini-batches.
 
-A block is many mini-batches in one piece, so that Python, Lightning and the gather are paid for once per block.
-Block after block and batch after batch, the samples come in the order of the permutation, which is a function of seed
-and epoch alone: the same for samples on the device and for samples that stream from the mapped file, for one process
-and for several, each of which takes its share of every batch, and for the plain batches of other people's trainers.
+A block is many mini-batches in one piece, so that the cost of Python, Lightning and the gather is paid once per block.
+The samples come in the order of the permutation, which depends on seed and epoch alone: it is the same for samples on
+the device and for samples that stream from the mapped file, for one process and for several, each of which takes its
+share of every batch, and for the plain batches of other people's trainers.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ MAX_BLOCK_VALUES = 2**21
 """At most this many counts in a block of training samples (8 MB as float32)."""
 
 MAX_EVALUATION_VALUES = 2**20
-"""The same for evaluation: larger blocks leave the processor's cache and are slower (docs/performance.md)."""
+"""The same for evaluation: larger blocks do not fit into the processor's cache and are slower (docs/performance.md)."""
 
 
 class Block(NamedTuple):
@@ -48,79 +49,84 @@ Outputs = Callable[[Block], Tensor]
 """Block -> outputs of several networks, (n_networks, n_samples, n_outputs)."""
 
 
-Rows = Selection | NDArray[Any]
-"""One row per bin, in files or in memory."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class ResidentSamples:
-    """All samples on the device.
+class _Samples:
+    """Counts and targets, one row per bin, from which samples are gathered in any order.
 
-    counts : (n_bins, n_units), uint8 (int32 where a count needs more)
-    targets : (n_bins, ...) on the same bins; for the next bin's counts, the counts themselves
+    counts, targets : (n_bins, n_units), (n_bins, ...); for the next bin's counts, targets are the counts themselves
     target_offset : how many bins after a sample's own its target lies
     window : the bins that a sample is predicted from
     """
 
-    counts: Tensor
-    targets: Tensor
+    counts: Any
+    targets: Any
     target_offset: int
     window: Window = OWN_BIN
 
     @property
     def n_values(self) -> int:
         """Number of counts of a sample."""
-        return self.window.n_bins * self.counts.shape[1]
+        return self.window.n_bins * int(self.counts.shape[1])
+
+    def bins_of(self, samples: Tensor) -> Tensor:
+        """Return the bins that samples are predicted from, one sample after the other, (n_samples * n_bins,)."""
+        offsets = torch.arange(self.window.first, self.window.last + 1, device=samples.device)
+        return (samples[:, None] + offsets).flatten()
+
+    def by_sample(self, rows: Tensor) -> Tensor:
+        """Return the rows of `bins_of` by sample: (n_samples, n_units), or (n_samples, n_bins, n_units) of several."""
+        return rows if self.window.n_bins == 1 else rows.view(-1, self.window.n_bins, rows.shape[-1])
+
+
+class ResidentSamples(_Samples):
+    """All samples on the device: counts are a tensor of uint8 (int32 where a count needs more), targets another."""
 
     def gather(self, index_blocks: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield counts and targets of each block of sample indices."""
         for block in index_blocks:
             indices = torch.from_numpy(block).to(self.counts.device)
             # index_select copies whole rows; indexing with brackets goes element by element, 15 times slower.
-            counts = self.counts.index_select(0, bins_of_windows(indices, self.window))
-            yield by_sample(counts, self.window), self.targets.index_select(0, indices + self.target_offset)
+            counts = self.counts.index_select(0, self.bins_of(indices))
+            yield self.by_sample(counts), self.targets.index_select(0, indices + self.target_offset)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamedSamples:
-    """Samples that stay in the mapped files: two staging buffers fill in turn while the device computes.
+class StreamedSamples(_Samples):
+    """Samples that stay in the mapped files: two staging buffers are filled in turn while the device computes.
 
-    On a GPU the buffers of single blocks are pinned, so that copies overlap with computing too.
+    Counts are a `Selection`, targets the same or an array. On a GPU the buffers of single blocks are pinned, so that
+    copies overlap with computing, too.
 
-    read_ahead_bytes : of the rows that a buffer takes; 0 for those of one block. From a disk, shuffled rows come as
-        fast as the disk can only if many are read at a time, in its order.
+    read_ahead_bytes : size of the rows that a buffer takes; 0 for those of one block. A disk delivers shuffled rows at
+        its full speed only if many are read at a time, in the order of the disk.
     """
 
-    counts: Selection
-    targets: Rows
-    target_offset: int
     device: torch.device
-    window: Window = OWN_BIN
     read_ahead_bytes: int = 0
-
-    @property
-    def n_values(self) -> int:
-        """Number of counts of a sample."""
-        return self.window.n_bins * self.counts.shape[1]
 
     def gather(self, index_blocks: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield counts and targets of each block of sample indices."""
-        staging: tuple[list[Tensor], list[Tensor]] = ([], [])
+        buffers: tuple[list[Tensor], list[Tensor]] = ([], [])
+        pending: tuple[Future[list[Tensor]], list[int]] | None = None
         with ThreadPoolExecutor(1) as reader:
-            pending = None
-            for turn, blocks in enumerate(self._read_at_once(index_blocks)):
-                # The buffer of this turn was last handed out two turns ago.
-                following = reader.submit(self._stage, np.concatenate(blocks), staging[turn % 2]), blocks
-                if pending is not None:
-                    yield from self._in_blocks(*pending)
-                pending = following
-            if pending is not None:
-                yield from self._in_blocks(*pending)
+            for turn, blocks in enumerate(chain(self._read_at_once(index_blocks), [None])):
+                ready, pending = pending, None
+                if blocks is not None:  # the buffer of this turn was last handed out two turns ago
+                    staged = reader.submit(self._stage, np.concatenate(blocks), buffers[turn % 2])
+                    pending = staged, [len(block) for block in blocks]
+                if ready is None:
+                    continue
+                for parts in zip(*(tensor.split(ready[1]) for tensor in ready[0].result()), strict=True):
+                    counts, targets = (part.to(self.device, non_blocking=True) for part in parts)
+                    if self.device.type == "cuda":
+                        # The buffers are filled again by a thread that knows nothing of streams.
+                        torch.cuda.current_stream(self.device).synchronize()
+                    yield counts, targets
 
     def _read_at_once(self, index_blocks: Iterable[Indices]) -> Iterator[list[Indices]]:
-        """Yield blocks together as far as a buffer takes them, each with one at least."""
+        """Yield as many blocks together as a buffer takes, at least one."""
         sample_bytes = sum(
-            n_rows * math.prod(rows.shape[1:]) * torch_dtype(rows.dtype).itemsize
+            n_rows * math.prod(rows.shape[1:]) * _torch_dtype(rows).itemsize
             for n_rows, rows in ((self.window.n_bins, self.counts), (1, self.targets))
         )
         blocks: list[Indices] = []
@@ -135,50 +141,25 @@ class StreamedSamples:
             yield blocks
 
     def _stage(self, indices: Indices, buffers: list[Tensor]) -> list[Tensor]:
-        bins = (bins_of_windows(torch.from_numpy(indices), self.window).numpy(), indices + self.target_offset)
+        """Read samples into buffers, which are replaced if they are too small; return the parts that are filled."""
+        bins_of_samples = self.bins_of(torch.from_numpy(indices)).numpy()
+        sources = [(self.counts, bins_of_samples), (self.targets, indices + self.target_offset)]
         if not buffers or len(buffers[1]) < len(indices):
             pin = self.device.type == "cuda" and not self.read_ahead_bytes
             buffers[:] = [
-                torch.empty((len(wanted), *rows.shape[1:]), dtype=torch_dtype(rows.dtype), pin_memory=pin)
-                for rows, wanted in zip((self.counts, self.targets), bins, strict=True)
+                torch.empty((len(bins), *rows.shape[1:]), dtype=_torch_dtype(rows), pin_memory=pin)
+                for rows, bins in sources
             ]
-        staged = [buffer[: len(wanted)] for buffer, wanted in zip(buffers, bins, strict=True)]
-        for rows, wanted, out in zip((self.counts, self.targets), bins, staged, strict=True):
+        staged = [buffer[: len(bins)] for buffer, (_, bins) in zip(buffers, sources, strict=True)]
+        for (rows, bins), out in zip(sources, staged, strict=True):
             if isinstance(rows, Selection):
-                rows.read_rows(wanted, out.numpy())
+                rows.read_rows(bins, out.numpy())
             else:
-                np.take(rows, wanted, axis=0, out=out.numpy())
-        return [by_sample(staged[0], self.window), staged[1]]
-
-    def _in_blocks(self, staged: Future[list[Tensor]], blocks: list[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
-        sizes = [len(block) for block in blocks]
-        for parts in zip(*(tensor.split(sizes) for tensor in staged.result()), strict=True):
-            counts, targets = (part.to(self.device, non_blocking=True) for part in parts)
-            if self.device.type == "cuda":
-                # The buffers are filled again by a thread that knows nothing of streams.
-                torch.cuda.current_stream(self.device).synchronize()
-            yield counts, targets
+                np.take(rows, bins, axis=0, out=out.numpy())
+        return [self.by_sample(staged[0]), staged[1]]
 
 
 Samples = ResidentSamples | StreamedSamples
-
-
-def bins_of_windows(samples: Tensor, window: Window) -> Tensor:
-    """Return the bins that samples are predicted from, one sample after the other, (n_samples * window.n_bins,)."""
-    if window.n_bins == 1:
-        return samples + window.first
-    offsets = torch.arange(window.first, window.last + 1, device=samples.device)
-    return (samples[:, None] + offsets).flatten()
-
-
-def by_sample(rows: Tensor, window: Window) -> Tensor:
-    """Return rows of `bins_of_windows` by sample: (n_samples, n_units), or (n_samples, n_bins, n_units) of several."""
-    return rows if window.n_bins == 1 else rows.view(-1, window.n_bins, rows.shape[-1])
-
-
-def shuffled(indices: Indices, seed: int, epoch: int) -> Indices:
-    """Return samples in the order of one epoch."""
-    return np.random.default_rng([seed, epoch]).permutation(indices)
 
 
 def samples_per_block(n_values: int, batch_size: int) -> int:
@@ -188,44 +169,12 @@ def samples_per_block(n_values: int, batch_size: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShuffledBlocks:
-    """The training samples, each exactly once per epoch over all processes.
-
-    rank, n_processes : this process takes every n_processes-th sample of each mini-batch, from `rank` on
-    current_epoch : asked at the start of each pass
-    provenance : what the samples are, for checkpoints
-    """
-
-    samples: Samples
-    indices: Indices
-    batch_size: int
-    seed: int
-    rank: int = 0
-    n_processes: int = 1
-    current_epoch: Callable[[], int] = lambda: 0
-    provenance: Mapping[str, Any] | None = None
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.indices) / samples_per_block(self.samples.n_values, self.batch_size))
-
-    def __iter__(self) -> Iterator[Block]:
-        order = shuffled(self.indices, self.seed, self.current_epoch())
-        n_samples = samples_per_block(self.samples.n_values, self.batch_size)
-        blocks = [order[start : start + n_samples] for start in range(0, len(order), n_samples)]
-        gathered = self.samples.gather(
-            block[np.arange(len(block)) % self.batch_size % self.n_processes == self.rank] for block in blocks
-        )
-        for block, (counts, targets) in zip(blocks, gathered, strict=True):
-            batch_sizes = batch_sizes_of(len(block), self.batch_size)
-            local_sizes = tuple(math.ceil((size - self.rank) / self.n_processes) for size in batch_sizes)
-            yield Block(counts, targets, local_sizes, batch_sizes)
-
-
-@dataclass(frozen=True, kw_only=True)
 class OrderedBlocks:
     """Samples in ascending order, for evaluation, in as few blocks as memory allows; each process takes its share.
 
     Every process has as many blocks, some of them perhaps empty: what follows a block may wait for all processes.
+
+    rank, n_processes : this process takes every n_processes-th sample, from `rank` on
     """
 
     samples: Samples
@@ -247,11 +196,38 @@ class OrderedBlocks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WholeEpochs:
-    """All training samples as the only item of an epoch, to be passed over as often as it takes.
+class ShuffledBlocks(OrderedBlocks):
+    """The training samples, each exactly once per epoch over all processes, which share every mini-batch.
 
+    current_epoch : called at the start of each pass
     provenance : what the samples are, for checkpoints
     """
+
+    batch_size: int
+    seed: int
+    current_epoch: Callable[[], int] = lambda: 0
+    provenance: Mapping[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.indices) / samples_per_block(self.samples.n_values, self.batch_size))
+
+    def __iter__(self) -> Iterator[Block]:
+        order = np.random.default_rng([self.seed, self.current_epoch()]).permutation(self.indices)
+        n_samples = samples_per_block(self.samples.n_values, self.batch_size)
+        blocks = [order[start : start + n_samples] for start in range(0, len(order), n_samples)]
+        gathered = self.samples.gather(
+            block[np.arange(len(block)) % self.batch_size % self.n_processes == self.rank] for block in blocks
+        )
+        for block, (counts, targets) in zip(blocks, gathered, strict=True):
+            starts = range(0, len(block), self.batch_size)
+            batch_sizes = tuple(min(self.batch_size, len(block) - start) for start in starts)
+            local_sizes = tuple(math.ceil((size - self.rank) / self.n_processes) for size in batch_sizes)
+            yield Block(counts, targets, local_sizes, batch_sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeEpochs:
+    """All training samples as the only item of an epoch, to be passed over as often as it takes."""
 
     blocks: OrderedBlocks
     provenance: Mapping[str, Any]
@@ -279,12 +255,12 @@ def is_distributed() -> bool:
 class Batches:
     """Plain batches (x, y) of `batch_size` for any trainer: float32 counts, and targets as torch's losses take them.
 
-    Of several processes each gets as many batches; where samples do not divide by processes, the first few come
-    twice, as with torch's DistributedSampler.
+    Each of several processes gets as many batches. Where the samples do not divide evenly, the first few come twice,
+    as with torch's DistributedSampler.
 
     as_target : stored targets -> y
-    epoch_of_pass : asked at the start of each pass for the epoch whose order it has; None = in ascending order
-    process : asked at the start of each pass for this process's number and that of all
+    epoch_of_pass : called at the start of each pass for the epoch whose order it has; None = in ascending order
+    process : called at the start of each pass for this process's number and that of all
     provenance : what the samples are, for checkpoints
     """
 
@@ -303,22 +279,15 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = self.indices
         if self.epoch_of_pass is not None:
-            order = shuffled(order, self.seed, self.epoch_of_pass())
+            order = np.random.default_rng([self.seed, self.epoch_of_pass()]).permutation(order)
         rank, n_processes = self.process()
         share = np.resize(order, math.ceil(len(order) / n_processes) * n_processes)[rank::n_processes]
         n_samples = samples_per_block(self.samples.n_values, self.batch_size)
         blocks = (share[start : start + n_samples] for start in range(0, len(share), n_samples))
         for counts, targets in self.samples.gather(blocks):
-            sizes = batch_sizes_of(len(counts), self.batch_size)
-            yield from zip(counts.float().split(sizes), self.as_target(targets).split(sizes), strict=True)
+            x, y = counts.float(), self.as_target(targets)
+            yield from zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
 
 
-def batch_sizes_of(n_samples: int, batch_size: int) -> tuple[int, ...]:
-    """Return the sizes of the batches that some samples make, the last perhaps smaller."""
-    n_whole, rest = divmod(n_samples, batch_size)
-    return (batch_size,) * n_whole + ((rest,) if rest else ())
-
-
-def torch_dtype(counts_dtype: np.dtype[np.generic]) -> torch.dtype:
-    """Return the dtype that holds counts in torch, which indexes no uint16."""
-    return torch.uint8 if counts_dtype == np.uint8 else torch.int32
+def _torch_dtype(rows: Selection | NDArray[Any]) -> torch.dtype:
+    return torch.uint8 if rows.dtype == np.uint8 else torch.int32  # torch indexes no uint16

@@ -1,4 +1,4 @@
-"""The losses and their gradients, accuracy, and weights of classes. Pure arithmetic."""
+"""The losses of the tasks, and weights of classes. Pure arithmetic; `targets` has the gradients."""
 
 from collections.abc import Sequence
 
@@ -54,31 +54,6 @@ def weights_of_samples(target: Tensor, class_weights: Sequence[float]) -> Tensor
     return sum(  # type: ignore[return-value]  # there are at least two classes
         (target == number).float() * weight for number, weight in enumerate(class_weights)
     )
-
-
-def accuracy(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the share of samples whose most likely class is right."""
-    return (logits.argmax(dim=1) == target).to(logits.dtype).mean()
-
-
-def squared_error_gradient(prediction: Tensor, target: Tensor, dim: int = -1) -> Tensor:
-    """Return the gradient of the squared error, mean over outputs (axis `dim`) and summed over samples."""
-    return torch.sub(prediction, target).mul_(2 / prediction.shape[dim])
-
-
-def poisson_gradient(log_rate: Tensor, target: Tensor, dim: int = -1) -> Tensor:
-    """Return the gradient of `poisson`, mean over outputs (axis `dim`) and summed over samples."""
-    return log_rate.exp().sub_(target).div_(log_rate.shape[dim])
-
-
-def cross_entropy_gradient(logits: Tensor, one_hot: Tensor, dim: int = -1) -> Tensor:
-    """Return the gradient of the cross-entropy, classes along axis `dim`, summed over samples."""
-    return torch.softmax(logits, dim=dim).sub_(one_hot)
-
-
-def weighted_cross_entropy_gradient(logits: Tensor, weighted_one_hot: Tensor, dim: int = -1) -> Tensor:
-    """Return the same with class weights: one-hot targets times their class's weight."""
-    return torch.softmax(logits, dim=dim).mul_(weighted_one_hot.sum(dim, keepdim=True)).sub_(weighted_one_hot)
 
 
 def balanced_weights(n_per_class: Tensor) -> Tensor:

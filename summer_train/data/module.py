@@ -1,6 +1,5 @@
 """The samples of one run as Lightning data modules: plain batches for anyone's model, blocks for our own `fit`."""
 
-from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -19,7 +18,8 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
     Attributes
     ----------
     task : what is predicted
-    split : sample indices of each part, after undefined and never seen bins are left out
+    split, n_samples : sample indices of each part, after undefined and never seen bins are left out; their number
+    has_target : (n_samples,) whether a sample can be used
     window : the bins that a sample is predicted from, counted from its own
     n_units : width of x
     notes : what was left out and why, for people
@@ -40,7 +40,7 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         """Return the training samples, in another order every epoch."""
-        return self._batches("train", self._epoch_of_pass)
+        return self._batches("train")
 
     def val_dataloader(self) -> Batches:
         """Return the validation samples in order."""
@@ -54,14 +54,14 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
         """Return the test samples in order, as a decoder's `predict_step` takes them."""
         return self._batches("test")
 
-    def _batches(self, part: str, epoch_of_pass: Callable[[], int] | None = None) -> Batches:
+    def _batches(self, part: str) -> Batches:
         return Batches(
             samples=self.samples,
             indices=getattr(self.split, part),
             batch_size=self.choice.batch_size,
             as_target=self.task.as_target,
             seed=self.choice.seed,
-            epoch_of_pass=epoch_of_pass,
+            epoch_of_pass=self._epoch_of_pass if part == "train" else None,
             provenance=self.provenance,
         )
 
@@ -78,42 +78,42 @@ class FilmBlocks(lightning.LightningDataModule):
     A network of one layer gets all samples at once instead.
     """
 
+    trainer: Any
+
     def __init__(self, data: FilmSamples) -> None:
         super().__init__()
         self.data = data
 
     def setup(self, stage: str) -> None:
         """Take the device of the trainer."""
-        assert self.trainer is not None
         self.data.place(self.trainer.strategy.root_device)
 
     def train_dataloader(self) -> ShuffledBlocks | WholeEpochs:
         """Return this process's share of the training samples, shuffled where that matters."""
-        assert self.trainer is not None
-        trainer, choice = self.trainer, self.data.choice
-        if choice.model == "linear":
-            blocks = self.data.blocks("train", trainer.global_rank, trainer.world_size)
-            return WholeEpochs(blocks=blocks, provenance=self.data.provenance)
+        data, trainer = self.data, self.trainer
+        if data.choice.model == "linear":
+            return WholeEpochs(blocks=self._share("train"), provenance=data.provenance)
         return ShuffledBlocks(
-            samples=self.data.samples,
-            indices=self.data.split.train,
-            batch_size=choice.batch_size,
-            seed=choice.seed,
+            samples=data.samples,
+            indices=data.split.train,
+            batch_size=data.choice.batch_size,
+            seed=data.choice.seed,
             rank=trainer.global_rank,
             n_processes=trainer.world_size,
-            current_epoch=lambda: trainer.current_epoch,
-            provenance=self.data.provenance,
+            current_epoch=lambda: int(trainer.current_epoch),
+            provenance=data.provenance,
         )
 
     def val_dataloader(self) -> OrderedBlocks:
         """Return this process's share of the validation samples."""
-        assert self.trainer is not None
-        return self.data.blocks("val", self.trainer.global_rank, self.trainer.world_size)
+        return self._share("val")
 
     def test_dataloader(self) -> OrderedBlocks:
         """Return this process's share of the test samples."""
-        assert self.trainer is not None
-        return self.data.blocks("test", self.trainer.global_rank, self.trainer.world_size)
+        return self._share("test")
+
+    def _share(self, part: str) -> OrderedBlocks:
+        return self.data.blocks(part, self.trainer.global_rank, self.trainer.world_size)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Return blocks as they are: they are gathered on the device."""

@@ -1,22 +1,130 @@
-"""Which bins a sample reaches, and which samples can be used. Pure arithmetic.
+"""The samples of a choice: what each is to predict, which can be used, and which part of the split each is in.
 
-A sample is named by a bin. It is predicted from a window of bins around that one, and its target lies
-`target_offset` bins on: 0 for a label of the same bin, 1 for the counts of the next.
+NumPy alone, so that a choice that the data do not allow is refused before torch loads. A sample is named by a bin. It
+is predicted from a window of bins around that one, and its target lies `target_offset` bins on: 0 for a label of the
+same bin, 1 for the counts of the next.
 
     bins        | 5 | 6 | 7 | 8 | 9 | 10 |
     sample 8      window (-2, 1): 6 7 8 9
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from summer_prep.errors import SettingsError
 from summer_prep.film.facts import UNDEFINED
-from summer_prep.film.splits import Window
+from summer_prep.film.splits import Split, Window, blocked_split, fraction_split, random_split, window_of
+from summer_train.data.selection import Selection
+from summer_train.settings.options import Choice, Log, log_nothing
 
 Mask = NDArray[np.bool_]
-
 UNDEFINED_CLASS = 2
+
+
+class NothingToLearnError(SettingsError):
+    """A part of the split holds no usable sample, or the training part holds only one class."""
+
+
+class ChosenSamples(NamedTuple):
+    """The samples of a choice.
+
+    window : the bins that a sample is predicted from, counted from its own
+    classes : (n_bins,) class of each bin, 0 off, 1 on, 2 undefined; None if the counts of the next bin are predicted
+    has_target : (n_samples,) whether a sample has a target and reaches only bins that may be used
+    split : sample indices of each part, of those that have a target
+    n_per_class : (n_classes,) training samples of each class; empty without classes
+    """
+
+    window: Window
+    classes: NDArray[np.uint8] | None
+    has_target: Mask
+    split: Split
+    n_per_class: NDArray[np.int64]
+
+
+def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing) -> ChosenSamples:
+    """Return the samples of a choice, split into training, validation and test.
+
+    Parameters
+    ----------
+    note : called with what was left out and why, for people
+
+    Raises
+    ------
+    SettingsError : there is no such label, or the window or the split is not possible
+    NothingToLearnError : a part holds no usable sample, or the training part holds only one class
+    CacheError : a file of the cache cannot be read
+    """
+    window, is_label = window_of(choice.window_s, choice.bin_length_ms), choice.task == "label"
+    target_offset, n_classes, classes = int(not is_label), 0, None
+    has_target = np.ones(max(0, selection.n_bins - target_offset), dtype=bool)
+    if is_label:
+        raw = selection.labels(choice.label_name, choice.label_rule)
+        classes = np.where(raw == UNDEFINED, np.uint8(UNDEFINED_CLASS), raw)
+        has_undefined = bool((classes == UNDEFINED_CLASS).any())
+        n_classes = 3 if has_undefined and choice.undefined == "class" else 2
+        has_target = classes < n_classes
+        if choice.undefined == "class" and not has_undefined:
+            note(f"label {choice.label_name} is defined everywhere; --undefined class changes nothing")
+        if not has_target.all():
+            note(f"left out {int((~has_target).sum())} bins where {choice.label_name} is undefined")
+    n_samples = len(has_target)
+    has_target = has_target & usable_samples(selection, choice, n_samples, window.touched(target_offset), note)
+    if choice.val_fraction is not None:
+        split = fraction_split(n_samples, choice.val_fraction)
+    elif choice.split == "random":
+        split = random_split(n_samples, choice.fold or 0, choice.seed)
+    else:
+        split = blocked_split(
+            n_samples, choice.bin_length_ms, choice.buffer_s or 0.0, choice.fold or 0, choice.sequence_s, window,
+            target_offset=target_offset,
+        )  # fmt: skip
+    split = Split(**{part: indices[has_target[indices]] for part, indices in vars(split).items()})
+    for part in ("train", "val"):
+        if not len(getattr(split, part)):
+            raise NothingToLearnError(
+                f"no usable bin in the {part} part of the split. Try another --fold, a smaller --buffer or --window"
+            )
+    n_per_class = np.zeros(0, dtype=np.int64)
+    if classes is not None:
+        n_per_class = count_classes(classes[split.train], n_classes, choice.label_name)
+    return ChosenSamples(window, classes, has_target, split, n_per_class)
+
+
+def usable_samples(selection: Selection, choice: Choice, n_samples: int, touched: Window, note: Log) -> Mask:
+    """Return which samples reach only bins that may be used, (n_samples,).
+
+    Parameters
+    ----------
+    touched : all bins that a sample reaches: its window, its own bin, and that of its target
+    note : called with what was left out and why, for people
+    """
+
+    def note_left_out(which: Mask, why: str, what: str = "samples") -> None:
+        if which.any():
+            note(f"left out {int(which.sum())} {what} {why}")
+
+    usable = selection.recorded_share() > 0
+    note_left_out(~usable, "that a patient never saw", "bins")
+    if choice.min_recorded > 0:
+        too_short = usable & (selection.recorded_share(long_frames=False) < choice.min_recorded)
+        note_left_out(too_short, f"of which less than a share of {choice.min_recorded:g} was recorded", "bins")
+        usable &= ~too_short
+    samples = reaches_only(usable, n_samples, touched)
+    without_window = Window(0, selection.n_bins - n_samples)
+    if touched.n_bins > without_window.n_bins:
+        lost = reaches_only(usable, n_samples, without_window) & ~samples
+        note_left_out(lost, "whose window reaches a bin that is left out, or beyond the film")
+    if choice.pauses == "drop":
+        inside, after = selection.breaks()
+        unbroken = reaches_only(~inside, n_samples, touched)
+        if touched.n_bins > 1:
+            unbroken &= reaches_only(~after, n_samples, Window(touched.first, touched.last - 1))
+        note_left_out(samples & ~unbroken, "across a pause or skip, or a frame of over 200 ms")
+        samples &= unbroken
+    return samples
 
 
 def reaches_only(usable: Mask, n_samples: int, window: Window) -> Mask:
@@ -25,46 +133,30 @@ def reaches_only(usable: Mask, n_samples: int, window: Window) -> Mask:
     Parameters
     ----------
     usable : (n_bins,)
-    window : what a sample reaches, which holds its own bin
+    window : what a sample reaches, which begins at its own bin or before
     """
-    after = max(0, n_samples + window.last - len(usable))
-    padded = np.pad(usable, (-window.first, after), constant_values=False)
+    padded = np.pad(usable, (-window.first, max(0, window.last)))
     reached = np.lib.stride_tricks.sliding_window_view(padded, window.n_bins)[:n_samples]
     return np.asarray(reached.all(axis=1))
 
 
-def runs_on(inside: Mask, after: Mask, n_samples: int, window: Window) -> Mask:
-    """Return during which samples recording time runs on without a pause or skip, (n_samples,).
-
-    Parameters
-    ----------
-    inside, after : (n_bins,) whether it is interrupted within a bin, and between a bin and the next
-    window : what a sample reaches, which holds its own bin
-    """
-    unbroken = reaches_only(~inside, n_samples, window)
-    if window.n_bins > 1:
-        unbroken &= reaches_only(~after, n_samples, Window(window.first, window.last - 1))
-    return unbroken
-
-
-def shift_labels(classes: NDArray[np.uint8], defined: Mask, n_bins: int) -> NDArray[np.uint8]:
-    """Return labels moved along the film in a circle, so that they keep their own structure and lose the neurons'.
-
-    Parameters
-    ----------
-    classes, defined : (n_bins,) bins that have no label stay without; the others pass on theirs
-    n_bins : how far, in bins that have a label
-    """
-    shifted = classes.copy()
-    shifted[defined] = np.roll(classes[defined], n_bins)
-    return shifted
+def count_classes(classes: NDArray[np.uint8], n_classes: int, label_name: str) -> NDArray[np.int64]:
+    """Return the number of training samples of each class; raises NothingToLearnError if there is only one class."""
+    counts = np.bincount(classes, minlength=n_classes)
+    present = np.flatnonzero(counts)
+    if len(present) < 2:
+        raise NothingToLearnError(
+            f"label {label_name} has only the value {present[0]} in the {len(classes)} training bins, "
+            "so there is nothing to learn. Try another --fold, --buffer or --label-name"
+        )
+    return counts
 
 
 def choose_shifts(n_bins: int, least: int, n_shifts: int) -> list[int]:
-    """Return different shifts, at least so far in either direction; the first few of more shifts are fewer shifts.
+    """Return different shifts, at least so far in either direction; fewer shifts are the first few of more.
 
-    They are drawn at random, but are a function of the arguments alone: folds and seeds of one label are compared with
-    the same shifts of it.
+    They are drawn at random, but depend on the arguments alone: folds and seeds of one label are compared with the
+    same shifts of it.
 
     Raises
     ------
@@ -78,8 +170,3 @@ def choose_shifts(n_bins: int, least: int, n_shifts: int) -> list[int]:
         )
     order = np.random.default_rng([n_bins, least]).permutation(candidates)
     return [int(shift) for shift in order[:n_shifts]]
-
-
-def class_indices(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the class of each raw label value: 0 off, 1 on, 2 undefined."""
-    return np.where(labels == UNDEFINED, np.uint8(UNDEFINED_CLASS), labels)

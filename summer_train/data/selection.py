@@ -1,8 +1,8 @@
 """Chosen units of several patients side by side: counts, labels, units and film seconds of one bin grid."""
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,61 +15,39 @@ from summer_prep.errors import CacheError, SettingsError
 from summer_prep.film.facts import BRAIN_REGION_GROUPS, LABEL_RULES, LabelRule, check_bin_length
 from summer_prep.options import as_bin_lengths, as_names, as_number, as_path, as_patient_ids, as_place, as_text
 from summer_train.data.mapped import CachedPatient, open_patient
+from summer_train.settings.options import Choice, Log, Run, log_nothing
+
+_ROWS_AT_ONCE = 4096
+_CHOOSING_COLUMNS = ("brain_region", "is_single_unit")  # of the unit table
 
 
 class NoUnitsError(SettingsError):
     """No unit of these patients is of the kind that was asked for."""
 
 
-_ROWS_AT_ONCE = 4096
-
-_CHOOSING_COLUMNS = ("brain_region", "is_single_unit")
-"""Of the unit table."""
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
 class Selection:
     """Chosen units of several patients on one bin grid, side by side in the order of the patients.
 
+    Attributes
+    ----------
+    patients : open keys
     columns : for each patient the columns of its counts that are used
+    n_bins, n_units : the same bins for every patient; units of all patients
+    bin_length_ms : nominal length of a bin on the film clock
+    shape, dtype, n_bytes : of the chosen counts, (n_bins, n_units), of the smallest dtype that holds every patient's
     """
 
-    patients: list[CachedPatient]
-    columns: list[NDArray[np.int64]]
+    def __init__(self, patients: list[CachedPatient], columns: list[NDArray[np.int64]]) -> None:
+        self.patients, self.columns = patients, columns
+        self.n_bins, self.n_units = patients[0].n_bins, sum(map(len, columns))
+        self.bin_length_ms = int(patients[0].attributes["bin_length_ms"])
+        self.shape = self.n_bins, self.n_units
+        self.dtype: np.dtype[Any] = np.result_type(*(patient.chunks[0].dtype for patient in patients))
+        self.n_bytes = self.n_bins * self.n_units * self.dtype.itemsize
 
     def __repr__(self) -> str:
         ids = ", ".join(patient.patient_id for patient in self.patients)
         return f"<Selection: patient {ids}, {self.n_units} units, {self.n_bins} bins of {self.bin_length_ms} ms>"
-
-    @property
-    def n_bins(self) -> int:
-        """Number of bins, the same for every patient."""
-        return self.patients[0].n_bins
-
-    @property
-    def n_units(self) -> int:
-        """Number of units of all patients."""
-        return sum(len(columns) for columns in self.columns)
-
-    @property
-    def bin_length_ms(self) -> int:
-        """Nominal length of a bin on the film clock."""
-        return int(self.patients[0].attributes["bin_length_ms"])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The smallest dtype that holds every patient's counts."""
-        return np.result_type(*(patient.chunks[0].dtype for patient in self.patients))
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Of the chosen counts, (n_bins, n_units)."""
-        return self.n_bins, self.n_units
-
-    @property
-    def n_bytes(self) -> int:
-        """Size of the chosen counts."""
-        return self.n_bins * self.n_units * self.dtype.itemsize
 
     @property
     def label_names(self) -> list[str]:
@@ -81,31 +59,21 @@ class Selection:
         mapped = self.counts_if_mapped()
         if mapped is not None:
             return mapped
-        counts = np.empty((self.n_bins, self.n_units), dtype=self.dtype)
-        self.copy_rows(0, counts)
+        counts = np.empty(self.shape, dtype=self.dtype)
+        for patient, columns, place in self._side_by_side():
+            start = 0
+            for chunk in patient.chunks:
+                rows = chunk[: self.n_bins - start]  # the last chunk may be longer
+                counts[start : start + len(rows), place] = rows[:, columns]
+                start += len(rows)
         return counts
 
     def counts_if_mapped(self) -> NDArray[Any] | None:
-        """Return the chosen counts without a copy, if they are one patient's only chunk; else None."""
+        """Return the chosen counts without a copy if they are all units in one patient's only chunk; else None."""
         patient, columns = self.patients[0], self.columns[0]
         if len(self.patients) == 1 and len(patient.chunks) == 1 and len(columns) == patient.chunks[0].shape[1]:
             return patient.chunks[0][: self.n_bins]
         return None
-
-    def copy_rows(self, start: int, out: NDArray[Any]) -> None:
-        """Fill `out`, (n_rows, n_units), with the counts of the bins from `start` on."""
-        to = 0
-        for patient, columns in zip(self.patients, self.columns, strict=True):
-            all_units = len(columns) == patient.chunks[0].shape[1]
-            chunk_rows = len(patient.chunks[0])
-            row = 0
-            while row < len(out):
-                number, within = divmod(start + row, chunk_rows)
-                n_rows = min(chunk_rows - within, len(out) - row)
-                rows = patient.chunks[number][within : within + n_rows]
-                out[row : row + n_rows, to : to + len(columns)] = rows if all_units else rows[:, columns]
-                row += n_rows
-            to += len(columns)
 
     def read_rows(self, indices: NDArray[np.int64], out: NDArray[Any]) -> None:
         """Fill `out`, (n_rows, n_units), with the counts of the bins named, in that order.
@@ -113,17 +81,21 @@ class Selection:
         They are read in the order of the files: a disk is as slow with shuffled rows as it is fast with rows in turn.
         """
         order = np.argsort(indices, kind="stable")
-        to = 0
-        for patient, columns in zip(self.patients, self.columns, strict=True):
-            all_units = len(columns) == patient.chunks[0].shape[1]
+        for patient, columns, place in self._side_by_side():
             for start in range(0, len(order), _ROWS_AT_ONCE):
-                places = order[start : start + _ROWS_AT_ONCE]
-                number, within = np.divmod(indices[places], len(patient.chunks[0]))
+                to = order[start : start + _ROWS_AT_ONCE]
+                number, within = np.divmod(indices[to], len(patient.chunks[0]))
                 for chunk in np.unique(number):
                     here = number == chunk
-                    rows = patient.chunks[chunk][within[here]]
-                    out[places[here], to : to + len(columns)] = rows if all_units else rows[:, columns]
-            to += len(columns)
+                    out[to[here], place] = patient.chunks[chunk][within[here]][:, columns]
+
+    def _side_by_side(self) -> Iterator[tuple[CachedPatient, Any, slice]]:
+        """Yield each patient, the columns of its counts (a slice for all of them), and where they are put."""
+        stop = 0
+        for patient, columns in zip(self.patients, self.columns, strict=True):
+            start, stop = stop, stop + len(columns)
+            has_all = len(columns) == patient.chunks[0].shape[1]
+            yield patient, slice(None) if has_all else columns, slice(start, stop)
 
     def labels(self, label_name: str, rule: LabelRule = "first") -> NDArray[np.uint8]:
         """Return one label's raw value in each bin, (n_bins,), 0, 1 or 99 (undefined).
@@ -140,12 +112,7 @@ class Selection:
         return patient.label(label_name, rule)
 
     def check_label(self, label_name: str) -> None:
-        """Refuse a label that is not there.
-
-        Raises
-        ------
-        SettingsError : no such label
-        """
+        """Raise SettingsError if there is no such label."""
         patient = self.patients[0]
         if label_name not in self.label_names:
             nearest = difflib.get_close_matches(label_name, self.label_names, n=3, cutoff=0.4) or self.label_names
@@ -155,36 +122,31 @@ class Selection:
             )
 
     def units(self) -> dict[str, NDArray[Any]]:
-        """Return the chosen units, (n_units,) each: patient_id, column in the patient's key, and what all files tell.
-
-        Raises
-        ------
-        CacheError : as `labels`
-        """
-        names = set.intersection(*(set(patient.unit_columns) for patient in self.patients))
+        """Return the chosen units, (n_units,) each: patient_id, column in the key, and what the files of all have."""
         chosen = list(zip(self.patients, self.columns, strict=True))
-        told = {
+        names = set.intersection(*(set(patient.unit_columns) for patient in self.patients))
+        of_all = {
             name: np.concatenate([patient.unit_column(name)[columns] for patient, columns in chosen])
             for name in sorted(names)
         }
         ids = np.repeat([patient.patient_id for patient in self.patients], [len(columns) for columns in self.columns])
-        return {**told, "patient_id": ids, "column": np.concatenate(self.columns)}
+        return {**of_all, "patient_id": ids, "column": np.concatenate(self.columns)}
 
     def film_s(self) -> NDArray[np.float64]:
         """Return the start of each bin on the film clock, (n_bins,) seconds."""
         return self.patients[0].bin_times("bin_start_s")
 
     def recorded_share(self, long_frames: bool = True) -> NDArray[np.float64]:
-        """Return the recorded share of each bin's nominal length, (n_bins,), of the patient who has least of it.
+        """Return the recorded share of each bin's nominal length, (n_bins,), of the patient with the least.
 
         Parameters
         ----------
         long_frames : whether frames that took longer than 200 ms count
         """
-        recorded_s = [patient.bin_times("recorded_s") for patient in self.patients]
-        if not long_frames:
-            long_s = [patient.bin_times("long_frame_s") for patient in self.patients]
-            recorded_s = [all_s - of_long_s for all_s, of_long_s in zip(recorded_s, long_s, strict=True)]
+        recorded_s = [
+            patient.bin_times("recorded_s") - (0 if long_frames else patient.bin_times("long_frame_s"))
+            for patient in self.patients
+        ]
         share: NDArray[np.float64] = np.min(recorded_s, axis=0) * 1000 / self.bin_length_ms
         return share
 
@@ -210,30 +172,15 @@ class Selection:
 
         The digests are those of every array that a setting may use, so that no change of one goes unseen.
         """
-        return {
-            "bin_length_ms": self.bin_length_ms,
-            "n_bins": self.n_bins,
-            "patients": [
-                {
-                    "patient_id": patient.patient_id,
-                    "units": columns.tolist(),
-                    "digests": {
-                        name: digest
-                        for name, digest in patient.attributes["digests"].items()
-                        if name in (*DIMENSIONS, *_CHOOSING_COLUMNS)
-                    },
-                }
-                for patient, columns in zip(self.patients, self.columns, strict=True)
-            ],
-        }
+        patients = []
+        for patient, columns in zip(self.patients, self.columns, strict=True):
+            digests = patient.attributes["digests"]
+            used = {name: digests[name] for name in digests if name in (*DIMENSIONS, *_CHOOSING_COLUMNS)}
+            patients.append({"patient_id": patient.patient_id, "units": columns.tolist(), "digests": used})
+        return {"bin_length_ms": self.bin_length_ms, "n_bins": self.n_bins, "patients": patients}
 
     def verify(self) -> None:
-        """Read every byte of the keys against their digests.
-
-        Raises
-        ------
-        CacheError : a byte is wrong
-        """
+        """Read every byte of the keys and compare its digest; raises CacheError if a byte is wrong."""
         for patient in self.patients:
             check_files(patient.description, every_byte=True)
 
@@ -267,12 +214,39 @@ def open_selection(
     check_bin_length(length)
     place = as_place(cache_dir, "cache_dir")
     if isinstance(place, Path):
-        patients = [open_patient(key_path(place, patient_id, length)) for patient_id in ids]
+        keys = [key_path(place, patient_id, length) for patient_id in ids]
     else:
         cache = open_cache(place, None if local_cache is None else as_path(local_cache, "local_cache"))
-        patients = [open_patient(cache.fetch(patient_id, length).folder) for patient_id in ids]
+        keys = [cache.fetch(patient_id, length).folder for patient_id in ids]
     regions = as_names(brain_regions, "brain_regions", "regions, like A EC")
-    return select(patients, regions, as_number(single_units, bool, "single_units"))
+    return _select([open_patient(key) for key in keys], regions, as_number(single_units, bool, "single_units"))
+
+
+def open_chosen(choice: Choice, run: Run, log: Log = log_nothing) -> tuple[Selection, Choice]:
+    """Return the units of a run, and its choice with all patients named; missing or stale keys are built first.
+
+    Raises
+    ------
+    SummerError : data or settings do not allow the run
+    """
+    from summer_prep.cache.build import ensure_keys
+
+    descriptions = ensure_keys(
+        run.cache_dir, choice.patient_ids, choice.bin_length_ms, run.data_dir, run.nwb_path, run.local_cache, log,
+        every_byte=run.verify,
+    )  # fmt: skip
+    selection = open_described(descriptions, choice.brain_regions, choice.single_units)
+    for patient in selection.patients:
+        spikes = patient.attributes["spikes"]
+        if spikes["counted"] < spikes["in_file"] / 2:
+            log(
+                f"patient {patient.patient_id}: {spikes['counted']} of the file's {spikes['in_file']} spikes are "
+                "in the film's bins; if that is few, see "
+                f"summer-prep inspect {patient.patient_id} --cache-dir {run.cache_dir}"
+            )
+    if not all(patient.is_mapped for patient in selection.patients):
+        log("the cache is compressed: counts are decompressed into memory instead of mapped")
+    return selection, replace(choice, patient_ids=tuple(patient.patient_id for patient in selection.patients))
 
 
 def open_described(
@@ -280,76 +254,59 @@ def open_described(
 ) -> Selection:
     """Open keys that have just been described and checked, and choose their units; errors as `open_selection`."""
     patients = [open_patient(description.folder, description) for description in descriptions]
-    return select(patients, brain_regions, single_units)
+    return _select(patients, brain_regions, single_units)
 
 
-def select(patients: list[CachedPatient], brain_regions: Sequence[str], single_units: bool) -> Selection:
+def _select(patients: list[CachedPatient], brain_regions: Sequence[str], single_units: bool) -> Selection:
     """Choose units of open patients; errors as `open_selection`."""
-    for patient in patients[1:]:
-        _check_same_film(patients[0], patient)
-    _check_no_twins(patients)
-    wanted = _members(brain_regions, patients)
-    columns = [_choose_columns(patient, wanted, single_units) for patient in patients]
-    if not any(len(chosen) for chosen in columns):
-        filters = [*brain_regions, *(["single units"] if single_units else [])]
-        raise NoUnitsError(
-            f"no unit left after selecting {', '.join(filters)} of patient "
-            f"{', '.join(patient.patient_id for patient in patients)}. Loosen --brain-regions or --single-units"
-        )
-    return Selection(patients=patients, columns=columns)
-
-
-def _check_same_film(first: CachedPatient, other: CachedPatient) -> None:
-    digests, other_digests = first.attributes["digests"], other.attributes["digests"]
-    where = f"patients {first.patient_id} and {other.patient_id} ({first.key} and {other.key})"
-    advice = "Train them apart, or rebuild both from recordings of one film"
-    if digests["first_frame"] != other_digests["first_frame"]:
-        raise CacheError(f"the bin grids of {where} differ: {first.n_bins} and {other.n_bins} bins. {advice}")
-    same_names = first.label_names == other.label_names
-    if not same_names or any(digests[name] != other_digests[name] for name in digests if name.startswith("labels_")):
-        raise CacheError(f"the annotations of {where} differ. {advice}")
-
-
-def _check_no_twins(patients: Sequence[CachedPatient]) -> None:
-    of_recording: dict[str, CachedPatient] = {}
+    _check_together(patients)
     for patient in patients:
-        other = of_recording.setdefault(patient.attributes["source"]["sha256"], patient)
-        if other is not patient:
-            raise SettingsError(
-                f"patients {other.patient_id} and {patient.patient_id} are one recording under two names, "
-                f"{other.attributes['source']['file_name']} and {patient.attributes['source']['file_name']}. "
-                "Leave one of them out"
+        for column, chosen in zip(_CHOOSING_COLUMNS, (brain_regions, single_units), strict=True):
+            if chosen and column not in patient.unit_columns:
+                option = "--brain-regions" if chosen is brain_regions else "--single-units"
+                raise SettingsError(
+                    f"patient {patient.patient_id} has no {column} column to choose by. Leave {option} out"
+                )
+    columns = [np.ones(patient.n_units, dtype=bool) for patient in patients]
+    if brain_regions:
+        of_units = [patient.unit_column("brain_region") for patient in patients]
+        found = sorted(set(np.concatenate(of_units).tolist()))
+        unknown = [name for name in brain_regions if name not in (*found, *BRAIN_REGION_GROUPS)]
+        if unknown:
+            groups = ", ".join(f"{name} ({' '.join(members)})" for name, members in BRAIN_REGION_GROUPS.items())
+            raise NoUnitsError(
+                f"--brain-regions {' '.join(unknown)}: no unit is there; found are {', '.join(found)}, "
+                f"and the groups {groups}"
             )
-
-
-def _members(brain_regions: Sequence[str], patients: Sequence[CachedPatient]) -> set[str]:
-    """Return the regions asked for, groups replaced by their members; empty for no choice."""
-    if not brain_regions:
-        return set()
-    for patient in patients:
-        if "brain_region" not in patient.attributes["units"]:
-            raise SettingsError(
-                f"patient {patient.patient_id} has no brain_region column to choose by. Leave --brain-regions out"
-            )
-    found = {region for patient in patients for region in patient.attributes["units"]["brain_region"]}
-    unknown = [name for name in brain_regions if name not in found and name not in BRAIN_REGION_GROUPS]
-    if unknown:
-        groups = ", ".join(f"{name} ({' '.join(members)})" for name, members in BRAIN_REGION_GROUPS.items())
-        raise NoUnitsError(
-            f"--brain-regions {' '.join(unknown)}: no unit is there; found are {', '.join(sorted(found))}, "
-            f"and the groups {groups}"
-        )
-    return {member for name in brain_regions for member in (name, *BRAIN_REGION_GROUPS.get(name, ()))}
-
-
-def _choose_columns(patient: CachedPatient, regions: set[str], single_units: bool) -> NDArray[np.int64]:
-    keep = np.ones(patient.n_units, dtype=bool)
-    if regions:
-        keep &= np.isin(patient.attributes["units"]["brain_region"], list(regions))
+        wanted = [member for name in brain_regions for member in (name, *BRAIN_REGION_GROUPS.get(name, ()))]
+        columns = [np.isin(regions, wanted) for regions in of_units]
     if single_units:
-        if "is_single_unit" not in patient.unit_columns:
+        columns = [keep & (one.unit_column("is_single_unit") == 1) for keep, one in zip(columns, patients, strict=True)]
+    if not any(keep.any() for keep in columns):
+        filters = ", ".join([*brain_regions, *(["single units"] if single_units else [])])
+        ids = ", ".join(patient.patient_id for patient in patients)
+        raise NoUnitsError(
+            f"no unit left after selecting {filters} of patient {ids}. Loosen --brain-regions or --single-units"
+        )
+    return Selection(patients, [np.flatnonzero(keep) for keep in columns])
+
+
+def _check_together(patients: Sequence[CachedPatient]) -> None:
+    """Raise an error if patients are not of one film, or two of them are one recording."""
+    first, digests = patients[0], patients[0].attributes["digests"]
+    source_of: dict[str, tuple[str, str]] = {}
+    for patient in patients:
+        differing = [name for name in digests if digests[name] != patient.attributes["digests"].get(name)]
+        where = f"patients {first.patient_id} and {patient.patient_id} ({first.key} and {patient.key})"
+        advice = "Train them apart, or rebuild both from recordings of one film"
+        if "first_frame" in differing:
+            raise CacheError(f"the bin grids of {where} differ: {first.n_bins} and {patient.n_bins} bins. {advice}")
+        if first.label_names != patient.label_names or any(name.startswith("labels_") for name in differing):
+            raise CacheError(f"the annotations of {where} differ. {advice}")
+        source = patient.attributes["source"]
+        other_id, other_name = source_of.setdefault(source["sha256"], (patient.patient_id, source["file_name"]))
+        if other_id != patient.patient_id:
             raise SettingsError(
-                f"patient {patient.patient_id} has no is_single_unit column to choose by. Leave --single-units out"
+                f"patients {other_id} and {patient.patient_id} are one recording under two names, {other_name} and "
+                f"{source['file_name']}. Leave one of them out"
             )
-        keep &= patient.unit_column("is_single_unit") == 1
-    return np.flatnonzero(keep)

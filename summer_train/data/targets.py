@@ -1,4 +1,4 @@
-"""What differs between the tasks, and only that: targets and loss. (`scoring` has their scores.)"""
+"""The tasks: what differs between them is targets and loss. (`scoring` has their scores.)"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,24 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from summer_prep.errors import SettingsError
-from summer_prep.film.splits import Indices
-from summer_train.data.batches import Rows
-from summer_train.data.losses import (
-    accuracy,
-    balanced_weights,
-    cross_entropy,
-    cross_entropy_gradient,
-    poisson,
-    poisson_gradient,
-    squared_error,
-    squared_error_gradient,
-    weighted_cross_entropy_gradient,
-    weights_of_samples,
-)
-from summer_train.data.samples import UNDEFINED_CLASS, Mask, class_indices
-from summer_train.data.selection import Selection
-from summer_train.settings.options import Choice, Log, Loss
+from summer_train.data.losses import balanced_weights, cross_entropy, poisson, squared_error, weights_of_samples
+from summer_train.data.samples import NothingToLearnError as NothingToLearnError  # noqa: PLC0414  # is public here
+from summer_train.settings.options import Choice, Loss
 
 
 @dataclass(frozen=True)
@@ -34,6 +19,9 @@ class NextBin:
     """Predict every unit's count in the next bin; mean squared error, or the likelihood of Poisson firing.
 
     kind : mse, or poisson, under which a network's outputs are the logarithms of counts
+    log_name : folder of the runs, as in the published pipeline
+    score_names : what `scores` returns, which is logged beside the loss
+    target_offset : how many bins after a sample's own its target lies
     """
 
     n_units: int
@@ -53,19 +41,19 @@ class NextBin:
         return (squared_error if self.kind == "mse" else poisson)(prediction, target)
 
     def loss_gradient(self, prediction: Tensor, prepared: Tensor, dim: int = -1) -> Tensor:
-        """Return the gradient of the loss, summed over samples."""
-        return (squared_error_gradient if self.kind == "mse" else poisson_gradient)(prediction, prepared, dim)
-
-    def prepare(self, target: Tensor) -> Tensor:
-        """Return the counts as floats."""
-        return target.float()
+        """Return the gradient of the loss, mean over units (axis `dim`) and summed over samples."""
+        if self.kind == "mse":
+            return torch.sub(prediction, prepared).mul_(2 / prediction.shape[dim])
+        return prediction.exp().sub_(prepared).div_(prediction.shape[dim])
 
     def as_target(self, target: Tensor) -> Tensor:
-        """Return the counts as floats."""
+        """Return the counts as floats, as losses of torch and `loss_gradient` take them."""
         return target.float()
 
+    prepare = as_target
+
     def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return none: the loss says it all."""
+        """Return no scores beside the loss."""
         return {}
 
     def expected_counts(self, prediction: Tensor) -> Tensor:
@@ -77,7 +65,7 @@ class NextBin:
 class FilmLabel:
     """Predict the class of a film label: 0 off, 1 on, 2 undefined; cross-entropy.
 
-    class_weights : how much a sample of each class counts in the loss; all the same without
+    class_weights : how much a sample of each class counts in the loss; all count the same if it is empty
     """
 
     n_classes: int = 2
@@ -97,13 +85,14 @@ class FilmLabel:
         return cross_entropy(prediction, target, self.class_weights)
 
     def loss_gradient(self, prediction: Tensor, prepared: Tensor, dim: int = -1) -> Tensor:
-        """Return the gradient of the loss, summed over samples."""
-        return (weighted_cross_entropy_gradient if self.class_weights else cross_entropy_gradient)(
-            prediction, prepared, dim
-        )
+        """Return the gradient of the loss, summed over samples, classes along axis `dim`."""
+        probabilities = torch.softmax(prediction, dim=dim)
+        if self.class_weights:
+            probabilities.mul_(prepared.sum(dim, keepdim=True))
+        return probabilities.sub_(prepared)
 
     def prepare(self, target: Tensor) -> Tensor:
-        """Return the classes one-hot, times the weight of their class."""
+        """Return the classes one-hot, times the weight of their class, as `loss_gradient` takes them."""
         one_hot = functional.one_hot(target.long(), self.n_classes).float()
         return one_hot * weights_of_samples(target, self.class_weights)[..., None] if self.class_weights else one_hot
 
@@ -112,71 +101,17 @@ class FilmLabel:
         return target.long()
 
     def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the accuracy of the most likely class."""
-        return {"accuracy": accuracy(prediction, target)}
+        """Return the share of samples whose most likely class is right."""
+        return {"accuracy": (prediction.argmax(dim=1) == target).to(prediction.dtype).mean()}
 
 
 Task = NextBin | FilmLabel
-"""What is predicted from a sample, and how well. Each has
-
-log_name : folder of the runs, as in the published pipeline
-score_names : what is logged beside the loss while a network trains
-target_offset : how many bins after a sample's own its target lies
-n_outputs : width of a prediction
-loss(prediction, target) : mean over samples
-prepare(target) : targets as `loss_gradient` takes them
-loss_gradient(prediction, prepared, dim) : of the loss summed over samples, outputs along axis `dim`
-as_target(target) : stored targets as a loss of torch takes them
-scores(prediction, target) : what is logged beside the loss, means over samples
-"""
+"""What is predicted from a sample, and how well."""
 
 
-class NothingToLearnError(SettingsError):
-    """A part of the split holds no usable sample, or the training part one class alone."""
-
-
-def stored_targets(selection: Selection, choice: Choice, note: Log) -> tuple[Rows, Mask]:
-    """Return what is to be predicted in all bins, and which samples have it, (n_samples,).
-
-    Parameters
-    ----------
-    note : takes what was left out and why, for people
-
-    Raises
-    ------
-    SettingsError : no such label
-    """
+def task_of(choice: Choice, n_units: int, n_per_class: NDArray[np.int64]) -> Task:
+    """Return the task of a choice, whose training samples of each class are (n_classes,)."""
     if choice.task == NextBin.name:
-        return selection, np.ones(max(0, selection.n_bins - NextBin.target_offset), dtype=bool)
-    classes = class_indices(selection.labels(choice.label_name, choice.label_rule))
-    if choice.undefined == "class" and not (classes == UNDEFINED_CLASS).any():
-        note(f"label {choice.label_name} is defined everywhere; --undefined class changes nothing")
-    is_defined = classes < _n_classes(classes, choice)
-    if not is_defined.all():
-        note(f"left out {int((~is_defined).sum())} bins where {choice.label_name} is undefined")
-    return classes, is_defined
-
-
-def task_of(targets: Rows, choice: Choice, train: Indices) -> Task:
-    """Return the task of stored targets.
-
-    Raises
-    ------
-    NothingToLearnError : the training samples have one class alone
-    """
-    if isinstance(targets, Selection):
-        return NextBin(targets.n_units, choice.loss)
-    n_classes = _n_classes(targets, choice)
-    counts = np.bincount(targets[train], minlength=n_classes)
-    present = np.flatnonzero(counts)
-    if len(present) < 2:
-        raise NothingToLearnError(
-            f"label {choice.label_name} has only the value {present[0]} in the {len(train)} training bins, "
-            "so there is nothing to learn. Try another --fold, --buffer or --label-name"
-        )
-    weights = balanced_weights(torch.from_numpy(counts)).tolist() if choice.class_weight == "balanced" else ()
-    return FilmLabel(n_classes, tuple(weights))
-
-
-def _n_classes(classes: NDArray[np.uint8], choice: Choice) -> int:
-    return 3 if choice.undefined == "class" and (classes == UNDEFINED_CLASS).any() else 2
+        return NextBin(n_units, choice.loss)
+    weights = balanced_weights(torch.from_numpy(n_per_class)).tolist() if choice.class_weight == "balanced" else ()
+    return FilmLabel(len(n_per_class), tuple(weights))

@@ -19,6 +19,7 @@ from summer_prep.options import as_number, finite
 from summer_prep.resources import available_bytes
 from summer_train.data.film import FilmSamples
 from summer_train.data.module import FilmBlocks, FilmData
+from summer_train.data.selection import Selection, open_chosen
 from summer_train.models.decoder import Decoder, new_decoder
 from summer_train.models.linear import BYTES_PER_WEIGHT
 from summer_train.models.networks import flops_per_step, n_weights
@@ -117,8 +118,14 @@ def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = N
     return untrained
 
 
-def run_fit(choice: Choice, run: Run, log: Log = log_nothing) -> FitResult | None:
+def run_fit(
+    choice: Choice, run: Run, log: Log = log_nothing, opened: tuple[Selection, Choice] | None = None
+) -> FitResult | None:
     """Train one model and evaluate it, building missing or stale keys first.
+
+    Parameters
+    ----------
+    opened : what `open_chosen` has returned, if it was called before
 
     Returns
     -------
@@ -140,7 +147,7 @@ def run_fit(choice: Choice, run: Run, log: Log = log_nothing) -> FitResult | Non
         raise SettingsError(
             f"--output-dir {run.output_dir}: Lightning takes :: for a URL in another. Name another folder"
         )
-    data = FilmSamples.opened(choice, run, log)
+    data = FilmSamples(*(opened or open_chosen(choice, run, log)), run.device_memory_gb, log)
     _check_memory(data, data.choice, data.n_prediction_bytes)
     shifts_of(data, run.shifts)
     if run.devices is None and n_devices > 1 and choice.batch_size < MIN_SHARED_BATCH:
