@@ -93,7 +93,7 @@ def plan_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing)
     """
     groups: dict[str, Group] = {}
     hopeless: list[Record] = []
-    digests, reasons, notes = {}, list[SettingsError](), dict[str, None]()
+    digests, notes = dict[str, str](), dict[str, None]()
     cells: dict[str, set[Any]] = defaultdict(set)
     for selection, choice in _opened(choices, run, log):
         model = Model(choice, id_of(choice, run), 0)
@@ -107,7 +107,6 @@ def plan_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing)
                 raise selection
             data = FilmSamples(selection, choice, run.device_memory_gb, log=notes.setdefault)
         except (NoUnitsError, NothingToLearnError) as reason:
-            reasons.append(reason)
             hopeless.append(model.record(run, digests[model.id], undefined={"train": str(reason)}))
             continue
         # Models that have these in common can be trained as one.
@@ -119,8 +118,8 @@ def plan_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing)
             groups[key] = _group(data, run)
         # The data themselves are not kept: a study may have thousands of them.
         groups[key].models.extend(model._replace(shift=shift) for shift in (0, *shifts_of(data, run.shifts)))
-    if reasons and len(hopeless) == len(digests):
-        raise reasons[0]
+    if hopeless and not groups:
+        raise SettingsError(hopeless[0].undefined["train"])
     for note in notes:
         log(note)
     return Plan(groups=list(groups.values()), data_digests=digests, cells=cells, hopeless=hopeless)
