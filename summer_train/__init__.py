@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from summer_prep.errors import SummerError
     from summer_train.data.selection import open_selection
     from summer_train.models.decoder import Decoder, LinearLabel, LinearNextBin
+    from summer_train.reports import figures
     from summer_train.reports.report import report
     from summer_train.runs.evaluate import evaluate
     from summer_train.runs.fit import decoder, film_data, fit
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Decoder", "LinearLabel", "LinearNextBin", "SummerError",
-    "decoder", "evaluate", "film_data", "fit", "open_selection", "report", "study",
+    "decoder", "evaluate", "figures", "film_data", "fit", "open_selection", "report", "study",
 ]  # fmt: skip
 
 _HOMES = {
@@ -38,6 +39,7 @@ _HOMES = {
     "decoder": "summer_train.runs.fit",
     "evaluate": "summer_train.runs.evaluate",
     "film_data": "summer_train.runs.fit",
+    "figures": "summer_train.reports",
     "fit": "summer_train.runs.fit",
     "open_selection": "summer_train.data.selection",
     "report": "summer_train.reports.report",

@@ -1,11 +1,14 @@
-"""What people read of runs and studies: tables of scores, lists of runs."""
+"""Tables and lines for people: scores of a run, rows of a study, lists of runs, comparisons of folders."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from summer_prep.console import Table
 from summer_train.runs.folder import PARTS, FitResult, Scores, probability_of
 from summer_train.settings.lists import NUMBER_SETTINGS
+
+if TYPE_CHECKING:  # takes a second, and `fit` needs no table of it
+    import pandas as pd
 
 RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s", "fold", "seed")
 """What `summer-train runs` shows of a run's settings."""
@@ -94,18 +97,17 @@ def study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """
     import pandas as pd
 
-    varied = varied_options(rows)
-    study = pd.DataFrame(rows).fillna(dict.fromkeys(varied, ""))
-    has_test = study.get("n_test", pd.Series(0, study.index)) > 0
-    n_val = study.get("n_val", pd.Series(0, study.index))
+    study = pd.DataFrame(rows)
+    varied = varied_options(study)
+    study[varied] = study[varied].astype(object).fillna("")
+    sizes = study.reindex(columns=["n_test", "n_val"], fill_value=0)
+    has_test = sizes["n_test"] > 0
+    use_test = has_test | (sizes["n_val"] == 0)
     scores = {}
     for name, title in _STUDY_COLUMNS.items():
-        baseline = "time_only_" if name.startswith("time_only_") else ""
-        tested, validated = (
-            pd.to_numeric(study.get(f"{baseline}{part}_{name.removeprefix(baseline)}", pd.Series(index=study.index)))
-            for part in ("test", "val")
-        )
-        values = tested.where(has_test | (n_val == 0), validated)
+        baseline, score = ("time_only_", "kappa") if name == "time_only_kappa" else ("", name)
+        columns = study.reindex(columns=[f"{baseline}{part}_{score}" for part in ("test", "val")]).astype(float)
+        values = columns.iloc[:, 0].where(use_test, columns.iloc[:, 1])
         if values.notna().any():
             scores[title if has_test.any() else f"val {title}"] = values
     table: list[list[object]] = []
@@ -123,26 +125,25 @@ def study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def settings_line(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the settings that all rows of a study have in common, as one line for people."""
-    shown = {name: value for name, value in common_settings(rows).items() if value not in ("", None, False)}
+    import pandas as pd
+
+    common = common_settings(pd.DataFrame(rows, dtype=object))
+    shown = {name: value for name, value in common.items() if value not in ("", None, False)}
     return "all with " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
 
 
-def common_settings(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the settings that all rows of a study have in common."""
-    return {
-        name: rows[0].get(name)
-        for name in NUMBER_SETTINGS
-        if rows and len({str(row.get(name, "")) for row in rows}) == 1
-    }
+def common_settings(models: "pd.DataFrame") -> dict[str, Any]:
+    """Return the settings that all models have in common."""
+    names = [name for name in NUMBER_SETTINGS if name in models and models[name].nunique(dropna=False) == 1]
+    return {name: models[name].iloc[0] for name in names}
 
 
-def varied_options(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the options that differ between rows of a study, label first, without folds and seeds."""
-    varied = [name for name in NUMBER_SETTINGS if name not in REPEATS and len({row.get(name) for row in rows}) > 1]
-    return sorted(
-        varied or ["label_name" if rows and rows[0].get("task") == "label" else "task"],
-        key=lambda name: name != "label_name",
-    )
+def varied_options(models: "pd.DataFrame") -> list[str]:
+    """Return the options that differ between models, label first, without folds and seeds."""
+    names = [name for name in NUMBER_SETTINGS if name not in REPEATS and name in models]
+    varied = [name for name in names if models[name].nunique(dropna=False) > 1]
+    is_label = "task" in models and len(models) and models["task"].iloc[0] == "label"
+    return sorted(varied or ["label_name" if is_label else "task"], key=lambda name: name != "label_name")
 
 
 def runs_table(results: Iterable[FitResult]) -> Table:
@@ -150,9 +151,8 @@ def runs_table(results: Iterable[FitResult]) -> Table:
     rows = []
     for result in results:
         row = run_row(result)
-        baselines = [
-            parts["test"]["loss"] for kind, parts in result.scores.items() if kind != "model" and "test" in parts
-        ]
+        scores_of = {name: parts["test"] for name, parts in result.scores.items() if "test" in parts}
+        baselines = [scores["loss"] for name, scores in scores_of.items() if name != "model"]
         rows.append([
             "/".join(result.log_dir.parts[-2:]), row["label_name"] or row["task"].replace("_", " "),
             row["patient_ids"], row["fold"], f"{result.best_epoch}/{result.n_epochs}",
@@ -164,64 +164,20 @@ def runs_table(results: Iterable[FitResult]) -> Table:
 
 
 def run_row(result: FitResult) -> dict[str, Any]:
-    """Return what is worth knowing of a run in a list of many."""
-
-    def score(part: str, name: str) -> str:
-        value = result.scores["model"].get(part, {}).get(name)
-        return "" if value is None else number(value)
-
+    """Return the settings and the scores of a run for a list of many, scores as text."""
     settings = {name: result.config.get(name) for name in RUN_SETTINGS}
     settings["patient_ids"] = " ".join(result.config.get("patient_ids", ()))
     if not any(result.n_per_class.values()):  # no classes, no label
         settings["label_name"] = ""
+    scores = {f"test_{name}": result.scores["model"].get("test", {}).get(name, "") for name in ("loss", *SCORE_COLUMNS)}
     return {
         "run": str(result.log_dir),
         **{name: "" if value is None else value for name, value in settings.items()},
         "best_epoch": result.best_epoch,
         "n_epochs": result.n_epochs,
-        "val_loss": score("val", "loss"),
-        **{f"test_{name}": score("test", name) for name in ("loss", *SCORE_COLUMNS)},
+        "val_loss": number(result.scores["model"]["val"]["loss"]),
+        **{name: value if value == "" else number(value) for name, value in scores.items()},
     }
-
-
-_SUMMARY_COLUMNS = {
-    "label": ("kappa", "auroc", "average_precision", "accuracy", "base_rate"),
-    "next_bin": ("r2", "bits_per_spike", "mse"),
-}
-_HELD_AGAINST = {
-    "label": {"time only": "kappa", "majority class": "accuracy"},
-    "next_bin": {"mean count": "mse", "copy last bin": "mse"},
-}
-
-
-def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a row for each group of one task of `summarise`: means, and what they are held against."""
-    task = groups[0]["task"]
-    main, *others = _SUMMARY_COLUMNS[task]
-    has_folders, has_parts = (len({group[name] for group in groups}) > 1 for name in ("folder", "part"))
-    val = "val " if not has_parts and groups[0]["part"] == "val" else ""
-    rows = []
-    for group in groups:
-        row: dict[str, object] = {name.replace("_", " "): as_cell(value) for name, value in group["settings"].items()}
-        row["folder"] = group["folder"] if has_folders else None
-        row["part"] = group["part"] if has_parts else None
-        n_defined, n_models = group["n_defined"][main], len(group["models"])
-        row["models"] = f"{n_defined} of {n_models}" if n_defined < n_models else str(n_models)
-        row[val + SCORE_COLUMNS[main]] = number(group["mean"][main], 3)
-        row["SD"] = number(group["sd"][main], 3)
-        null = group["null"].get(main)
-        row["shifted, 5 to 95 %"] = f"{null['low']:.3f} to {null['high']:.3f}" if null else None
-        row["p"] = number(null["p"], 3) if null else None
-        row["published"] = number(group["published"]["kappa"], 3) if group["published"] else None
-        for baseline, score in _HELD_AGAINST[task].items():
-            held = group["baselines"].get(baseline, {}).get(score)
-            row[f"{baseline} ({SCORE_COLUMNS[score]})"] = number(held, 3)
-        for name in others:
-            row[val + SCORE_COLUMNS[name]] = number(group["mean"][name], 3)
-        auroc = group["null"].get("auroc")
-        row["p (AUROC)"] = number(auroc["p"], 3) if auroc else None
-        rows.append(row)
-    return table_of(rows)
 
 
 def comparison_table(comparison: Sequence[Mapping[str, Any]]) -> Table:
