@@ -234,21 +234,25 @@ def report(
 
     Several folders are set side by side.
     """
-    from summer_train.reports.report import write_report
-    from summer_train.reports.summary import summary_table
+    from summer_train.reports.report import report as write_report
+    from summer_train.reports.summary import summarise, summary_table
     from summer_train.reports.tables import comparison_table
 
     with working("drawing"):
-        _, facts = write_report(folders, output_dir, published, html, width_mm, log)
+        models = write_report(
+            *folders, output_dir=output_dir, published=published, html=html, width_mm=width_mm, log=log
+        )
+        facts = summarise(models, published)
     if as_json:
-        show_json(facts)
+        written = [str(path) for path in models.attrs["written"]]
+        show_json({"written": written, "folders": models.attrs["folders"], **facts})
         return
     for task in dict.fromkeys(group["task"] for group in facts["groups"]):
         show_table(summary_table([group for group in facts["groups"] if group["task"] == task]))
     if facts["comparison"]:
         show("")
         show_table(comparison_table(facts["comparison"]))
-    for path in facts["written"]:
+    for path in models.attrs["written"]:
         log(f"wrote {path}")
 
 

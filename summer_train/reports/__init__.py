@@ -5,7 +5,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """Load `figures`, which is `summer_train.figures`, when it is first asked for."""
-    if name != "figures":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"{__name__}.figures")
+    """Load the module `figures`, which is public as `summer_train.figures`, when it is first asked for."""
+    if name == "figures":
+        return import_module(f"{__name__}.figures")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

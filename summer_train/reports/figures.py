@@ -1,8 +1,7 @@
 """Figures of trained models, for reports and for your own: `summer_train.figures`.
 
     models = summer_train.figures.read_models("study")           # one row per model, a pandas.DataFrame
-    figure = summer_train.figures.draw_labels(models[models.buffer == 32], width_mm=85)
-    figure.savefig("labels.pdf")
+    summer_train.figures.draw_labels(models[models.buffer == 32], width_mm=85).savefig("labels.pdf")
 
 Functions return a `matplotlib.figure.Figure`, which is not part of pyplot; `figure.axes` are yours to change.
 """
@@ -10,73 +9,48 @@ Functions return a `matplotlib.figure.Figure`, which is not part of pyplot; `fig
 import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from summer_prep.files import new_figure, picture_bytes, save_picture
-from summer_train.reports.findings import (
-    against_null,
-    by_label,
-    confusion_of,
-    most_usual,
-    rank_curves_of,
-    read_models,
-    unit_scores,
-)
+from summer_train.reports import findings
+from summer_train.reports.findings import against_null, by_label, most_usual, rank_curves_of
 from summer_train.reports.published import published_kappa
 from summer_train.reports.tables import as_cell, varied_options
 from summer_train.runs.folder import METRICS, FitResult, read_metrics
 
-__all__ = [
-    "draw_confusions", "draw_film", "draw_labels", "draw_learning_curves", "draw_rank_curves", "draw_setting",
-    "draw_units", "read_models",
-]  # fmt: skip
-
-WIDTH_MM = 180.0
-"""Of two columns of most journals; one column is 85."""
+read_models = findings.read_models  # public here
+WIDTH_MM = 180.0  # two columns of most journals; one is 85
 FONTS = ("Arial", "Helvetica", "Liberation Sans", "DejaVu Sans")
 OURS, TRAIN, VAL, BASELINE, NULL, PUBLISHED = "#1f5fa8", "#7aa6d8", "#d9822b", "#6b6b6b", "#c9c9c9", "#b0267a"
-COLORS = (OURS, "#d9822b", "#228833", "#aa3377")
-"""Of folders side by side."""
+COLORS = (OURS, "#d9822b", "#228833", "#aa3377")  # of folders side by side
 STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlesize": "medium",
-    "font.family": "sans-serif",
-    "font.sans-serif": FONTS,
-    "grid.color": "#e8e8e8",
-    "legend.frameon": False,
-    "pdf.fonttype": 42,  # text that can be edited, as journals ask for
-    "svg.fonttype": "none",  # text stays text
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "axes.titlesize": "medium", "grid.color": "#e8e8e8", "legend.frameon": False,
+    "font.family": "sans-serif", "font.sans-serif": FONTS,
+    "pdf.fonttype": 42, "svg.fonttype": "none",  # text stays text that can be edited, as journals ask for
     "text.parse_math": False,  # names from files are not formulas
-}
-MAX_PANELS = 12
-MAX_ROWS = 60
-FILM_SMOOTHING_S = 5.0
+}  # fmt: skip
+MAX_PANELS, MAX_ROWS, FILM_SMOOTHING_S = 12, 60, 5.0
 TITLES = {
     "buffer": "buffer between training and test (s)", "bin_length": "bin length (ms)", "brain_regions": "brain region",
     "patient_ids": "patients", "window": "window: past and future (s)", "model": "network",
 }  # fmt: skip
-ORDERED = (
-    "bin_length", "buffer", "hidden_size", "lr", "batch_size", "val_fraction", "min_recorded", "window",
-)  # fmt: skip
+ORDERED = ("bin_length", "buffer", "hidden_size", "lr", "batch_size", "val_fraction", "min_recorded", "window")
 """Settings whose values have an order, so that a line between them means something."""
 
 
 @contextmanager
 def style(width_mm: float = WIDTH_MM) -> Iterator[float]:
     """Draw in the style of all our figures; yield the width in inches. Matplotlib's own settings stay as they were."""
-    import matplotlib
+    from matplotlib import rc_context
 
-    font_size = min(9, max(7, width_mm / 20))  # legible in a column of a paper, too
-    with matplotlib.rc_context({**STYLE, "font.size": font_size}):
+    with rc_context({**STYLE, "font.size": min(9, max(7, width_mm / 20))}):  # legible in a column of a paper, too
         yield width_mm / 25.4
 
 
@@ -85,7 +59,7 @@ def save_figure(figure: Any, stem: Path) -> list[Path]:
     paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".svg", ".pdf")]
     with style():
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # which is found once, as it takes most of the time
+        figure.set_layout_engine("none")  # the layout is computed once: it takes most of the time
         for path in paths:
             save_picture(figure, path, dpi=300)
     return paths
@@ -123,28 +97,23 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
         )
         if of_setting.groupby("name")[setting].nunique().max() > 1:
             best = of_setting.groupby(["name", setting])["kappa"].mean().groupby("name").max()
-            best = best.sort_values(ascending=False, kind="stable")
-            title = TITLES.get(setting, setting.replace("_", " "))
-            of_best = of_setting[of_setting["name"].isin(best.index[:MAX_PANELS])]
-            yield setting, f"Kappa by {title}{others}", draw_setting(of_best, setting, published, width_mm)
+            names = best.sort_values(ascending=False, kind="stable").index[:MAX_PANELS]
+            figure = draw_setting(of_setting[of_setting["name"].isin(names)], setting, published, width_mm)
+            yield setting, f"Kappa by {TITLES.get(setting, setting.replace('_', ' '))}{others}", figure
     panels = first(shown, MAX_PANELS)
     if any(one.record.curve for one in panels["result"]):
-        caption = f"Loss by epoch, a line for each fold{fixed}"
-        yield "learning_curves", caption, draw_learning_curves(panels, width_mm)
-    if len(labels):
-        if panels["tn"].notna().any():
-            caption = (
-                f"Confusion of {shown['part'].iloc[0]} samples, folds together, at thresholds chosen on validation"
-            )
-            yield "confusion", caption + fixed, draw_confusions(panels, width_mm)
-        predicted = panels[[one.predictions.exists() for one in panels["result"]]]
+        yield "learning_curves", f"Loss by epoch, a line for each fold{fixed}", draw_learning_curves(panels, width_mm)
+    if panels["tn"].notna().any():
+        caption = f"Confusion of {panels['part'].iloc[0]} samples, folds together, at thresholds chosen on validation"
+        yield "confusion", caption + fixed, draw_confusions(panels, width_mm)
+    predicted = panels[[one.predictions.exists() for one in panels["result"]]]
+    if len(labels) and len(predicted):
         predicted = first(predicted, MAX_PANELS // 2)
         if any(rank_curves_of(one) for one in predicted["result"]):
             caption = f"ROC and precision-recall curves, a line for each fold; chance dashed{fixed}"
             yield "roc_and_precision", caption, draw_rank_curves(predicted, width_mm)
-        if len(predicted):
-            caption = f"Probability of “on” along the film, where it was tested (5 s means); shaded: label on{fixed}"
-            yield "film", caption, draw_film(predicted, width_mm)
+        caption = f"Probability of “on” along the film, where it was tested (5 s means); shaded: label on{fixed}"
+        yield "film", caption, draw_film(predicted, width_mm)
     if len(counts):
         shown, fixed = most_usual(counts)
         yield "units", f"R² of the next bin of each unit, mean over folds{fixed}", draw_units(shown, width_mm)
@@ -155,32 +124,29 @@ def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float =
 
     Parameters
     ----------
-    models : of `read_models`; models of one label and folder are folds and seeds of one result
+    models : of `read_models`; those of one label and folder count as folds and seeds of one result
     published : whether the published kappa is drawn where one is known at that buffer and region
-    width_mm : of the figure
     """
-    groups, folders = by_label(models), list(models["folder"].unique())
+    groups = by_label(models)
+    colours = dict(zip(models["folder"].unique(), cycle(COLORS), strict=False))
     with style(width_mm) as width:
         figure = new_figure(width, 1.3 + 0.24 * max(3, len(groups)))
         axes = figure.subplots()
         axes.axvline(0, color="black", lw=0.8)
         axes.use_sticky_edges = False  # else bars end at the frame
         for place, group in enumerate(groups.values()):
-            colour = COLORS[folders.index(group["folder"].iloc[0]) % len(COLORS)]
+            colour, kappas = colours[group["folder"].iloc[0]], group["kappa"]
             if band := against_null(group, "kappa").band:
                 low, middle, high = band
                 axes.barh(place, high - low, 0.7, left=low, color=NULL, label="shifted labels, 5 to 95 %")
                 axes.plot([middle] * 2, [place - 0.35, place + 0.35], color="white", lw=1)
             if group["time_only_kappa"].notna().any():
-                mean = group["time_only_kappa"].mean()
-                axes.plot(mean, place, "|", color=BASELINE, ms=11, mew=2, label="time only")
-            axes.plot(group["kappa"], [place] * len(group), "o", color=colour, ms=3.5, alpha=0.55, label="folds")
-            axes.plot(group["kappa"].mean(), place, "D", color=colour, ms=6, label="mean")
+                axes.plot(group["time_only_kappa"].mean(), place, "|", color=BASELINE, ms=11, mew=2, label="time only")
+            axes.plot(kappas, [place] * len(kappas), "o", color=colour, ms=3.5, alpha=0.55, label="folds")
+            axes.plot(kappas.mean(), place, "D", color=colour, ms=6, label="mean")
             if published and (known := published_kappa(group.iloc[0])):
-                axes.errorbar(
-                    known.mean, place + 0.28, xerr=known.sd, fmt="s", color=PUBLISHED, ms=4,
-                    label="published (real film), mean and SD",
-                )  # fmt: skip
+                what, style_of = "published (real film), mean and SD", {"fmt": "s", "color": PUBLISHED, "ms": 4}
+                axes.errorbar(known.mean, place + 0.28, xerr=known.sd, label=what, **style_of)
         names = [fill(name, 22 if width_mm < 120 else 40) for name in groups]
         axes.set(yticks=range(len(groups)), yticklabels=names, xlabel="Cohen's kappa")
         axes.set_ylim(len(groups) - 0.4, -0.6)
@@ -194,14 +160,12 @@ def draw_setting(models: pd.DataFrame, setting: str, published: bool = False, wi
 
     Parameters
     ----------
-    models : of `read_models`
     setting : a column, like `buffer`, on whose axis a random split comes first
     published : whether published values are drawn beside, of buffers and of regions
-    width_mm : of the figure
     """
     from matplotlib import colormaps
 
-    is_joined = setting in ORDERED
+    is_joined, title = setting in ORDERED, TITLES.get(setting, setting.replace("_", " "))
     cells = models[setting].map(as_cell)
     if setting == "buffer":
         cells = cells.replace("none", "random")
@@ -222,11 +186,9 @@ def draw_setting(models: pd.DataFrame, setting: str, published: bool = False, wi
             known = {at: published_kappa(one.iloc[0]) for at, one in group.groupby("at")}
             if published and setting in ("buffer", "brain_regions") and any(known.values()):
                 kappas = [one.mean if one else np.nan for one in known.values()]
-                colour = PUBLISHED if len(groups) == 1 else colour
-                what = f"{name}, published (real film)"
-                axes.plot(list(known), kappas, "s--", ms=4, lw=1, color=colour, mfc="none", label=what)
+                look = {"color": PUBLISHED if len(groups) == 1 else colour, "mfc": "none", "ms": 4, "lw": 1}
+                axes.plot(list(known), kappas, "s--", label=f"{name}, published (real film)", **look)
         axes.axhline(0, color="black", lw=0.8)
-        title = TITLES.get(setting, setting.replace("_", " "))
         axes.set(xticks=range(len(values)), xlabel=title, ylabel="Cohen's kappa")
         is_long = max(map(len, values)) > 8 or sum(map(len, values)) * 2 > width_mm
         axes.set_xticklabels(values, rotation=30 if is_long else 0, ha="right" if is_long else "center")
@@ -247,6 +209,7 @@ def draw_learning_curves(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> An
                 if best := record.best_epoch:
                     axes.plot(best, losses[best - 1, 1], "o", color=VAL, ms=4, label="best epoch")
             axes.set(xlabel="epoch", ylabel="loss")
+            axes.set_xlim(0.5, max(len(one.record.curve) for one in group["result"]) + 0.5)
             axes.locator_params(axis="x", integer=True)
         _legend(figure)
     return figure
@@ -254,19 +217,20 @@ def draw_learning_curves(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> An
 
 def draw_confusions(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> Any:
     """Return a figure of confusion matrices, one for each label: shares of the truth, and numbers of samples."""
-    found = {name: matrix for name, group in by_label(models).items() if (matrix := confusion_of(group)) is not None}
+    found = {
+        name: matrix for name, group in by_label(models).items() if (matrix := findings.confusion_of(group)) is not None
+    }
     with style(width_mm) as width:
         figure, all_axes = _panels(found, width, (1.5, 1.7))
         for axes, matrix in zip(all_axes, found.values(), strict=True):
             shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-            axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1)
+            axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
             for (truth, call), share in np.ndenumerate(shares):
-                colour = "white" if share > 0.5 else "black"
-                text = f"{share:.0%}\n{matrix[truth, call]:.0f}"
-                axes.text(call + 0.5, truth + 0.5, text, ha="center", va="center", color=colour, fontsize=7)
-            axes.set(xticks=(0.5, 1.5), yticks=(0.5, 1.5), xlabel="called", ylabel="truth", aspect="equal")
-            axes.set(xticklabels=("off", "on"), yticklabels=("off", "on"))
-            axes.invert_yaxis()
+                text, colour = f"{share:.0%}\n{matrix[truth, call]:.0f}", "white" if share > 0.5 else "black"
+                axes.text(call, truth, text, ha="center", va="center", color=colour, fontsize=7)
+            axes.set_xticks((0, 1), ("off", "on"))
+            axes.set_yticks((0, 1), ("off", "on"))
+            axes.set(xlabel="called", ylabel="truth")
             axes.grid(visible=False)
     return figure
 
@@ -304,48 +268,38 @@ def draw_film(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> Any:
         rows = figure.subplots(len(groups), 1, squeeze=False, sharex=True)
         for axes, (name, group) in zip(rows[:, 0], groups.items(), strict=True):
             for result in group.drop_duplicates("fold")["result"]:
-                order = np.argsort(result.arrays["film_s"], kind="stable")
-                film_s, target, score = (result.arrays[column][order] for column in ("film_s", "target", "score"))
-                step_s = float(np.median(np.diff(film_s))) if len(film_s) > 1 else 1.0
-                # A line ends where the next sample is of another stretch of the film.
-                ends = np.flatnonzero(np.diff(film_s) > 1.5 * step_s) + 1
-                is_on = np.insert((target == 1).astype(int), ends, 0)
-                edges, at_s = np.flatnonzero(np.diff(np.r_[0, is_on, 0])), np.insert(film_s, ends, np.nan)
-                starts_s, stops_s = at_s[edges[::2]], at_s[edges[1::2] - 1] + step_s
-                spans = np.stack([starts_s, stops_s - starts_s], axis=1) / 60
-                axes.broken_barh(spans.tolist(), (0, 1), color=NULL, lw=0)
+                columns = {name: result.arrays[name] for name in ("film_s", "target", "score")}
+                film = pd.DataFrame(columns).sort_values("film_s", kind="stable")
+                steps_s = film["film_s"].diff()
+                step_s = steps_s.median() if len(film) > 1 else 1.0
                 n_smoothed = max(1, round(FILM_SMOOTHING_S / step_s))  # a film has more bins than a page has points
-                thin = slice(None, None, max(1, n_smoothed // 4))
-                minutes = [np.r_[part[thin] / 60, np.nan] for part in np.split(film_s, ends)]
-                smooth = [np.r_[_running_mean(part, n_smoothed)[thin], np.nan] for part in np.split(score, ends)]
-                axes.plot(np.concatenate(minutes), np.concatenate(smooth), color=OURS, lw=0.8)
+                # A line ends where the next sample is of another stretch of the film.
+                for _, part in film.groupby((steps_s > 1.5 * step_s).cumsum()):
+                    is_on = part["target"] == 1
+                    runs = part[is_on].groupby((is_on != is_on.shift()).cumsum())["film_s"]
+                    starts_min, spans_min = runs.min() / 60, (runs.max() - runs.min() + step_s) / 60
+                    axes.broken_barh(list(zip(starts_min, spans_min, strict=True)), (0, 1), color=NULL, lw=0)
+                    smooth = part.assign(score=part["score"].rolling(n_smoothed, center=True, min_periods=1).mean())
+                    thin = smooth.iloc[:: max(1, n_smoothed // 4)]
+                    axes.plot(thin["film_s"] / 60, thin["score"], color=OURS, lw=0.8)
             axes.set(ylim=(-0.03, 1.03), yticks=(0, 0.5, 1))
             axes.set_title(name, loc="left")
         rows[-1, 0].set_xlabel("minutes of the film")
     return figure
 
 
-def _running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Return values averaged over so many neighbours."""
-    n = min(len(values), width)
-    padded = np.pad(values, (n // 2, n - 1 - n // 2), mode="edge")
-    return np.convolve(padded, np.full(n, 1 / n), mode="valid")
-
-
 def draw_units(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> Any:
     """Return a figure of each unit's R² against its firing rate, means over next-bin models."""
-    units = unit_scores(models)
+    units = findings.unit_scores(models)
     with style(width_mm) as width:
         figure = new_figure(width, min(4, 0.8 * width))
         axes = figure.subplots()
         axes.plot(units["rate_hz"].clip(lower=1e-3), units["r2"], "o", color=OURS, ms=4, alpha=0.6)
         axes.axhline(0, color="black", lw=0.8)
-        axes.set(xscale="log")
+        axes.set(xscale="log", xlabel="firing rate (Hz)", ylabel="R² of the next bin")
         axes.xaxis.set_major_formatter("{x:g}")  # powers of ten would be formulas
         axes.xaxis.set_minor_formatter("")
-        axes.set(xlabel="firing rate (Hz)", ylabel="R² of the next bin")
-        low = units["r2"].quantile(0.02)
-        axes.set_ylim(bottom=min(-0.05, -1.0 if np.isnan(low) else low))
+        axes.set_ylim(bottom=np.nanmin([-0.05, units["r2"].quantile(0.02)]))
     return figure
 
 
@@ -356,9 +310,8 @@ def draw_learning_curve(result: FitResult, picture: Path) -> None:
     ------
     SettingsError : the picture cannot be written
     """
-    rows = read_metrics(result.log_dir / METRICS)
-    epochs = [int(row["epoch"]) + 1 for row in rows]
-    names = [name for name in ("loss", "accuracy") if rows and f"val_{name}" in rows[0]]
+    rows = pd.DataFrame(read_metrics(result.log_dir / METRICS)).astype(float)
+    names = [name for name in ("loss", "accuracy") if f"val_{name}" in rows]
     config = result.config
     what = f"label {config['label_name']}" if any(result.n_per_class.values()) else config["task"].replace("_", " ")
     split = f"fold {config['fold']}" if config["val_fraction"] is None else "fraction split"
@@ -367,7 +320,7 @@ def draw_learning_curve(result: FitResult, picture: Path) -> None:
         figure = new_figure(5.5 * len(names), 3.8)
         for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
             for part, colour in (("train", TRAIN), ("val", VAL)):
-                axes.plot(epochs, [float(row[f"{part}_{name}"]) for row in rows], ".-", color=colour, label=part)
+                axes.plot(rows["epoch"] + 1, rows[f"{part}_{name}"], ".-", color=colour, label=part)
             for row, line in zip((row for row in result.scores if row != "model"), ("--", ":"), strict=False):
                 axes.axhline(result.scores[row]["val"][name], ls=line, color=BASELINE, label=f"{row} (val)")
             axes.axvline(result.best_epoch, color=OURS, lw=1, label=f"best epoch ({result.best_epoch})")
@@ -380,13 +333,11 @@ def draw_learning_curve(result: FitResult, picture: Path) -> None:
 
 def _legend(figure: Any) -> None:
     """Add a legend below all axes, each kind of mark once, in as few lines as the width allows."""
-    handles = {
-        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
+    pairs = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    handles = {label: handle for handle, label in pairs}
     for n_columns in range(min(5, len(handles)), 0, -1):
-        legend = figure.legend(
-            list(handles.values()), list(handles), loc="outside lower center", ncols=n_columns, handletextpad=0.4
-        )
+        look = {"loc": "outside lower center", "ncols": n_columns, "handletextpad": 0.4}
+        legend = figure.legend(handles.values(), handles, **look)
         if n_columns == 1 or legend.get_window_extent().width < figure.bbox.width:
             break
         legend.remove()
@@ -401,5 +352,5 @@ def _panels(names: Any, width: float, least: tuple[float, float]) -> tuple[Any, 
     for axes, name in zip(every, names, strict=False):
         axes.set_title(fill(name, 24))
     for axes in every[len(names) :]:
-        axes.set_visible(False)
+        axes.remove()
     return figure, every[: len(names)]

@@ -20,20 +20,8 @@ from summer_train.scores import nulls
 from summer_train.scores.metrics import curves
 from summer_train.settings.lists import NUMBER_SETTINGS, as_columns
 from summer_train.settings.options import Choice, Log, Run, choice_of, log_nothing
-from summer_train.studies.records import (
-    STACKS,
-    Null,
-    Record,
-    columns_of,
-    digest_of,
-    id_of,
-    ids_in_order,
-    null_of,
-    predictions_path,
-    read_stacks,
-    study_row,
-    with_shifted,
-)
+from summer_train.studies import records
+from summer_train.studies.records import Record
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -45,7 +33,7 @@ class Result:
     """
 
     record: Record
-    null: Null
+    null: records.Null
     predictions: Path
 
     def __repr__(self) -> str:
@@ -68,18 +56,14 @@ class Result:
 
 
 def read_models(*folders: str | Path, log: Log = log_nothing) -> pd.DataFrame:
-    """Return a table with a row for each trained model of some folders, for `report` and its figures.
-
-    Parameters
-    ----------
-    *folders : of studies, of runs, or that hold runs
+    """Return a table with a row for each trained model of some folders: of studies, of runs, or that hold runs.
 
     Returns
     -------
-    The columns of study.csv (docs/study.md), and `folder`, as much of the end of its path as tells it from the others;
+    The columns of study.csv (docs/study.md); `folder`, as much of the end of its path as tells it from the others;
     `part`, the one that is reported (test, where the split has one); the scores of that part (`kappa`, `auroc`, `r2`,
-    ...; the loss is `test_loss`) and of its baselines (`time_only_kappa`, ...); `name` of label and folder; and
-    `result`, with the whole record, the null and the predictions. `attrs["folders"]` has name -> path of each folder.
+    ...; the loss is `mean_loss`) and of its baselines (`time_only_kappa`, ...); `name` of label and folder; `result`,
+    with curve, null and predictions, from which figures are drawn. `attrs["folders"]` has name -> path of the folders.
 
     Raises
     ------
@@ -100,22 +84,18 @@ def read_models(*folders: str | Path, log: Log = log_nothing) -> pd.DataFrame:
 def models_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
     """Return the results of each folder as the table of `read_models`."""
     rows = []
-    for folder, of_folder in results.items():
-        for result in of_folder:
-            record, part = result.record, result.record.part
-            label = record.columns["label_name"] or "next bin"
-            baselines = {name.replace(" ", "_"): parts.get(part, {}) for name, parts in record.baselines.items()}
-            rows.append({
-                **study_row(record, result.null),
-                "folder": folder,
-                "part": part,
-                "name": printable(f"{label} ({folder})" if len(results) > 1 else label),
-                **dict.fromkeys(("kappa", "r2", "time_only_kappa", "tn", "fp", "fn", "tp"), np.nan),
-                # The loss is left out: that name is a setting's.
-                **{name: value for name, value in record.scores.get(part, {}).items() if name != "loss"},
-                **{f"{name}_{score}": value for name, scores in baselines.items() for score, value in scores.items()},
-                "result": result,
-            })  # fmt: skip
+    for folder, result in ((folder, result) for folder, of_folder in results.items() for result in of_folder):
+        record, part = result.record, result.record.part
+        label = record.columns["label_name"] or "next bin"
+        row = records.study_row(record, result.null)
+        row |= {"folder": folder, "part": part, "result": result}
+        row["name"] = printable(f"{label} ({folder})" if len(results) > 1 else label)
+        row |= dict.fromkeys(("kappa", "r2", "time_only_kappa", "tn", "fp", "fn", "tp"), np.nan)
+        of_model = {"": record.scores, **{f"{name.replace(' ', '_')}_": one for name, one in record.baselines.items()}}
+        for prefix, parts in of_model.items():
+            for name, value in parts.get(part, {}).items():
+                row[f"{prefix}{'mean_loss' if name == 'loss' else name}"] = value  # `loss` is a setting
+        rows.append(row)
     # Settings keep the types that they have in Python, also where pandas knows a narrower one.
     return pd.DataFrame(rows).astype(dict.fromkeys(NUMBER_SETTINGS, object)).copy()
 
@@ -129,13 +109,13 @@ def read_results_of(folder: Path, log: Log = log_nothing) -> list[Result]:
     """
     if not folder.is_dir():
         raise SettingsError(f"{folder}: no such folder. Name the --output-dir of summer-train study or fit")
-    if (folder / STACKS).is_dir():
-        stacks = read_stacks(folder, log).values()
-        records = {(record.id, record.shift): record for of_file in stacks for record in of_file}.values()
-        results = [
-            Result(record=record, null=null_of(shifted, record.part), predictions=predictions_path(folder, record.id))
-            for record, shifted in with_shifted(records, ids_in_order(folder))
-        ]
+    results: list[Result] = []
+    if (folder / records.STACKS).is_dir():
+        stacks = records.read_stacks(folder, log).values()
+        newest_of = {(record.id, record.shift): record for of_file in stacks for record in of_file}
+        for record, shifted in records.with_shifted(newest_of.values(), records.ids_in_order(folder)):
+            predictions = records.predictions_path(folder, record.id)
+            results.append(Result(record=record, null=records.null_of(shifted, record.part), predictions=predictions))
     else:
         results = [_of_run(result) for result in find_results(folder, log)]
     newest = {(result.record.id, result.record.data_digest): result for result in results}
@@ -153,34 +133,24 @@ def _of_run(result: FitResult) -> Result:
     with reading(result.log_dir / METRICS, "Train the run again"):
         rows = read_metrics(result.log_dir / METRICS)
         curve = [(float(row["train_loss"]), float(row["val_loss"])) for row in rows]
+    same = ("n_units", "n_samples", "undefined", "best_epoch", "units", "seconds")
     record = Record(
-        id=id_of(choice, run),
-        shift=0,
-        shift_s=0.0,
-        data_digest=digest_of(result.data),
-        columns=columns_of(choice, run),
-        n_units=result.n_units,
-        n_samples=result.n_samples,
-        scores=result.scores["model"],
-        threshold_log_odds=result.thresholds.get("model"),
-        undefined=result.undefined,
+        **{name: getattr(result, name) for name in same},
+        id=records.id_of(choice, run), columns=records.columns_of(choice, run), shift=0, shift_s=0.0,
+        data_digest=records.digest_of(result.data), curve=curve, scores=result.scores["model"],
         baselines={name: scores for name, scores in result.scores.items() if name != "model"},
-        curve=curve,
-        best_epoch=result.best_epoch,
-        units=result.units,
-        seconds=result.seconds,
-    )
+        threshold_log_odds=result.thresholds.get("model"),
+    )  # fmt: skip
     null = result.null
     by_shift = {name: dict(zip(null["shifts"], null[name], strict=True)) for name in nulls.SCORES} if null else {}
     return Result(record=record, null=by_shift, predictions=result.log_dir / RUN_PREDICTIONS)
 
 
 def most_usual(models: pd.DataFrame, *free: str) -> tuple[pd.DataFrame, str]:
-    """Return the models of each folder with the most usual settings, those nearest to the defaults, and what they are.
+    """Return the models of each folder with its most usual settings, those nearest to the defaults, and what they are.
 
-    Labels, folds and seeds may differ, and settings that are named as free. Where others vary, too, models with another
-    value than the most usual one are left out: a mean over them would mix results. The text names these values, for
-    captions.
+    Only labels, folds, seeds and free settings differ then: to mix others would show something else. The text names
+    those that were fixed, for captions.
     """
     own = ("task", "label_name", "patient_ids", *REPEATS)  # have no usual value
     defaults = {name: value for name, value in as_columns(Choice(task="label")).items() if name not in own}
@@ -225,12 +195,8 @@ def confusion_of(models: pd.DataFrame) -> NDArray[np.float64] | None:
 
 
 def unit_scores(models: pd.DataFrame) -> pd.DataFrame:
-    """Return `rate_hz` (of film time) and `r2` of each unit, means over next-bin models.
-
-    Models on other units than those of the first are left out.
-    """
-    models = models[models["data_digest"] == models["data_digest"].iloc[0]]
-    units = [result.record.units[result.record.part] for result in models["result"]]
-    of_units = pd.concat([pd.DataFrame(one, dtype=float)[["rate", "r2"]] for one in units])
-    means = of_units.groupby(level=0).mean()
-    return pd.DataFrame({"rate_hz": means["rate"] * 1000 / models["bin_length"].iloc[0], "r2": means["r2"]})
+    """Return `rate_hz` (of film time) and `r2` of each unit, means over next-bin models on the units of the first."""
+    same = models[models["data_digest"] == models["data_digest"].iloc[0]]
+    units = pd.concat([pd.DataFrame(one.record.units[one.record.part], dtype=float) for one in same["result"]])
+    means = units.groupby(level=0).mean()
+    return pd.DataFrame({"rate_hz": means["rate"] * 1000 / same["bin_length"].iloc[0], "r2": means["r2"]})

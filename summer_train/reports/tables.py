@@ -26,8 +26,9 @@ REPEATS = ("fold", "seed")
 
 def table_of(rows: Sequence[Mapping[str, object]]) -> Table:
     """Return rows as a table, without the columns in which no row has anything; a cell without anything is -."""
-    header = [name for name in (rows[0] if rows else ()) if any(row[name] is not None for row in rows)]
-    return Table(header, [["-" if row[name] is None else row[name] for name in header] for row in rows])
+    header = list(dict.fromkeys(name for row in rows for name in row))
+    header = [name for name in header if any(row.get(name) is not None for row in rows)]
+    return Table(header, [["-" if row.get(name) is None else row[name] for name in header] for row in rows])
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -49,15 +50,11 @@ def score_tables(scores: Scores) -> list[Table]:
     """
     known = [name for name in SCORE_COLUMNS if name in scores["model"]["val"]]
     first = [name for name in known if name in list(SCORE_COLUMNS)[:8]]
+    rows = [(part, row, parts[part]) for part in reversed(PARTS) for row, parts in scores.items() if part in parts]
     return [
         Table(
             ["part", "scores", *(SCORE_COLUMNS[name] for name in names)],
-            [
-                [part, row, *(number(parts[part].get(name)) for name in names)]
-                for part in reversed(PARTS)
-                for row, parts in scores.items()
-                if part in parts
-            ],
+            [[part, row, *(number(of_part.get(name)) for name in names)] for part, row, of_part in rows],
         )
         for names in (first, [name for name in known if name not in first])
         if names
@@ -85,8 +82,8 @@ def null_line(null: Mapping[str, Any]) -> str:
 
 
 _STUDY_COLUMNS = {
-    "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
-    "time_only_kappa": "time only", "r2": "median R²", "bits_per_spike": "bits/spike", "loss": "loss",
+    "{}_kappa": "kappa", "{}_auroc": "AUROC", "{}_accuracy": "accuracy", "{}_base_rate": "base rate",
+    "time_only_{}_kappa": "time only", "{}_r2": "median R²", "{}_bits_per_spike": "bits/spike", "{}_loss": "loss",
 }  # fmt: skip
 
 
@@ -98,32 +95,27 @@ def study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     import pandas as pd
 
     study = pd.DataFrame(rows)
-    varied = varied_options(study)
-    study[varied] = study[varied].astype(object).fillna("")
     sizes = study.reindex(columns=["n_test", "n_val"], fill_value=0)
-    has_test = sizes["n_test"] > 0
-    use_test = has_test | (sizes["n_val"] == 0)
-    scores = {}
+    has_test, varied = sizes["n_test"] > 0, varied_options(study)
+    scores = pd.DataFrame(index=study.index)
     for name, title in _STUDY_COLUMNS.items():
-        baseline, score = ("time_only_", "kappa") if name == "time_only_kappa" else ("", name)
-        columns = study.reindex(columns=[f"{baseline}{part}_{score}" for part in ("test", "val")]).astype(float)
-        values = columns.iloc[:, 0].where(use_test, columns.iloc[:, 1])
-        if values.notna().any():
-            scores[title if has_test.any() else f"val {title}"] = values
-    table: list[list[object]] = []
-    for values, models in study.groupby(varied, sort=False):
-        cells = []
-        for place, score in enumerate(scores.values()):
-            found = score[models.index].dropna()
-            spread = [f"{found.std():.3f}"] if len(found) > 1 else []
-            spread += [f"{len(found)} of {len(models)}"] if 0 < len(found) < len(models) else []
-            cells.append(number(found.mean(), 3) + (f" ({'; '.join(spread)})" if spread and place == 0 else ""))
+        columns = study.reindex(columns=[name.format(part) for part in ("test", "val")]).astype(float)
+        tested, validated = columns.iloc[:, 0], columns.iloc[:, 1]
+        scores[title if has_test.any() else f"val {title}"] = tested.where(has_test | (sizes["n_val"] == 0), validated)
+    scores = scores.dropna(axis=1, how="all")
+    table = []
+    for values, models in scores.groupby([study[name].astype(object).fillna("") for name in varied], sort=False):
+        cells = [number(mean, 3) for mean in models.mean()]
+        n_defined, sd = (models.iloc[:, 0].count(), models.iloc[:, 0].std()) if cells else (0, 0)
+        spread = [f"{sd:.3f}"] if n_defined > 1 else []
+        spread += [f"{n_defined} of {len(models)}"] if 0 < n_defined < len(models) else []
+        cells[:1] = [f"{cell} ({'; '.join(spread)})" if spread else cell for cell in cells[:1]]
         table.append([*values, len(models), *cells])
     titles = [f"{title} (SD)" if place == 0 else title for place, title in enumerate(scores)]
     return Table([*(name.replace("_", " ") for name in varied), "models", *titles], table)
 
 
-def settings_line(rows: Sequence[Mapping[str, Any]]) -> str:
+def settings_line(rows: "Sequence[Mapping[str, Any]] | pd.DataFrame") -> str:
     """Return the settings that all rows of a study have in common, as one line for people."""
     import pandas as pd
 
@@ -148,19 +140,16 @@ def varied_options(models: "pd.DataFrame") -> list[str]:
 
 def runs_table(results: Iterable[FitResult]) -> Table:
     """Return a table with a row for each run: narrow, for people; `run_row` has more."""
-    rows = []
+    table = []
     for result in results:
-        row = run_row(result)
-        scores_of = {name: parts["test"] for name, parts in result.scores.items() if "test" in parts}
-        baselines = [scores["loss"] for name, scores in scores_of.items() if name != "model"]
-        rows.append([
-            "/".join(result.log_dir.parts[-2:]), row["label_name"] or row["task"].replace("_", " "),
-            row["patient_ids"], row["fold"], f"{result.best_epoch}/{result.n_epochs}",
-            *(row[f"test_{name}"] for name in ("kappa", "auroc", "accuracy", "loss")),
-            number(min(baselines)) if baselines else "",
-        ])  # fmt: skip
-    columns = ["test kappa", "AUROC", "accuracy", "loss", "baseline's"]
-    return Table(["run", "predicts", "patients", "fold", "best", *columns], rows)
+        row, kinds = run_row(result), result.scores
+        losses = [kinds[kind]["test"]["loss"] for kind in kinds if kind != "model" and "test" in kinds[kind]]
+        what = [row["label_name"] or row["task"].replace("_", " "), row["patient_ids"], row["fold"]]
+        scores = [row[f"test_{name}"] for name in ("kappa", "auroc", "accuracy", "loss")]
+        best, baseline = f"{result.best_epoch}/{result.n_epochs}", number(min(losses)) if losses else ""
+        table.append(["/".join(result.log_dir.parts[-2:]), *what, best, *scores, baseline])
+    header = "run,predicts,patients,fold,best,test kappa,AUROC,accuracy,loss,baseline's"
+    return Table(header.split(","), table)
 
 
 def run_row(result: FitResult) -> dict[str, Any]:
@@ -169,34 +158,27 @@ def run_row(result: FitResult) -> dict[str, Any]:
     settings["patient_ids"] = " ".join(result.config.get("patient_ids", ()))
     if not any(result.n_per_class.values()):  # no classes, no label
         settings["label_name"] = ""
-    scores = {f"test_{name}": result.scores["model"].get("test", {}).get(name, "") for name in ("loss", *SCORE_COLUMNS)}
+    scores = {f"test_{name}": result.scores["model"].get("test", {}).get(name) for name in ("loss", *SCORE_COLUMNS)}
     return {
         "run": str(result.log_dir),
         **{name: "" if value is None else value for name, value in settings.items()},
         "best_epoch": result.best_epoch,
         "n_epochs": result.n_epochs,
         "val_loss": number(result.scores["model"]["val"]["loss"]),
-        **{name: value if value == "" else number(value) for name, value in scores.items()},
+        **{name: "" if value is None else number(value) for name, value in scores.items()},
     }
 
 
 def comparison_table(comparison: Sequence[Mapping[str, Any]]) -> Table:
     """Return a row for each label and folder that is compared with the first folder."""
-    names = [name for name in dict.fromkeys(name for one in comparison for name in one["settings"]) if name != "task"]
-    return table_of([
-        {
-            **{name.replace("_", " "): as_cell(one["settings"].get(name)) for name in names},
-            "score": SCORE_COLUMNS[one["score"]],
-            "first": one["folders"][0],
-            "second": one["folders"][1],
-            "pairs": one["n_models"],
-            "first's": number(one["means"][0], 3),
-            "second's": number(one["means"][1], 3),
-            "gain": number(one["difference"], 3),
-            "SD of gain": number(one["sd"], 3),
-        }
-        for one in comparison
-    ])  # fmt: skip
+    rows = []
+    for one in comparison:
+        settings = {name.replace("_", " "): as_cell(value) for name, value in one["settings"].items() if name != "task"}
+        (first, second), (mean, other_mean) = one["folders"], one["means"]
+        scores = {"first's": mean, "second's": other_mean, "gain": one["difference"], "SD of gain": one["sd"]}
+        what = {"score": SCORE_COLUMNS[one["score"]], "first": first, "second": second, "pairs": one["n_models"]}
+        rows.append({**settings, **what, **{name: number(value, 3) for name, value in scores.items()}})
+    return table_of(rows)
 
 
 def differences_table(differences: Sequence[Mapping[str, Any]]) -> Table:
