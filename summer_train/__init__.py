@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from summer_prep.errors import SummerError
     from summer_train.data.selection import open_selection
     from summer_train.models.decoder import Decoder, LinearLabel, LinearNextBin
-    from summer_train.reports import figures
     from summer_train.reports.report import report
     from summer_train.runs.evaluate import evaluate
     from summer_train.runs.fit import decoder, film_data, fit
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Decoder", "LinearLabel", "LinearNextBin", "SummerError",
-    "decoder", "evaluate", "figures", "film_data", "fit", "open_selection", "report", "study",
+    "decoder", "evaluate", "film_data", "fit", "open_selection", "report", "study",
 ]  # fmt: skip
 
 _HOMES = {

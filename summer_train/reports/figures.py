@@ -84,22 +84,19 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
     counts = models[[bool(one.record.units.get(one.record.part)) for one in models["result"]]]
     shown, fixed = most_usual(labels if len(labels) else models)
     if len(labels):
-        n_names = shown["name"].nunique()
-        more = f"; the first {MAX_ROWS} of {n_names}" if n_names > MAX_ROWS else ""
+        more = f"; the first {MAX_ROWS} of {n}" if (n := shown["name"].nunique()) > MAX_ROWS else ""
         caption = f"Kappa of each label: every fold, and what it is compared with{fixed}{more}"
         yield "labels", caption, draw_labels(first(shown, MAX_ROWS), published, width_mm)
-    for setting in varied_options(labels):
-        if setting in ("task", "label_name", "split", "sequence", "max_epochs", "patience"):
-            continue
+    others = ("task", "label_name", "split", "sequence", "max_epochs", "patience")
+    for setting in [name for name in varied_options(labels) if name not in others]:
         # A random split has no buffer: it comes first on that axis.
-        of_setting, others = most_usual(
-            labels, *(("buffer", "split", "sequence") if setting == "buffer" else (setting,))
-        )
+        free = ("buffer", "split", "sequence") if setting == "buffer" else (setting,)
+        of_setting, fixed_here = most_usual(labels, *free)
         if of_setting.groupby("name")[setting].nunique().max() > 1:
             best = of_setting.groupby(["name", setting])["kappa"].mean().groupby("name").max()
             names = best.sort_values(ascending=False, kind="stable").index[:MAX_PANELS]
             figure = draw_setting(of_setting[of_setting["name"].isin(names)], setting, published, width_mm)
-            yield setting, f"Kappa by {TITLES.get(setting, setting.replace('_', ' '))}{others}", figure
+            yield setting, f"Kappa by {TITLES.get(setting, setting.replace('_', ' '))}{fixed_here}", figure
     panels = first(shown, MAX_PANELS)
     if any(one.record.curve for one in panels["result"]):
         yield "learning_curves", f"Loss by epoch, a line for each fold{fixed}", draw_learning_curves(panels, width_mm)
@@ -145,8 +142,8 @@ def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float =
             axes.plot(kappas, [place] * len(kappas), "o", color=colour, ms=3.5, alpha=0.55, label="folds")
             axes.plot(kappas.mean(), place, "D", color=colour, ms=6, label="mean")
             if published and (known := published_kappa(group.iloc[0])):
-                what, style_of = "published (real film), mean and SD", {"fmt": "s", "color": PUBLISHED, "ms": 4}
-                axes.errorbar(known.mean, place + 0.28, xerr=known.sd, label=what, **style_of)
+                look = {"fmt": "s", "color": PUBLISHED, "ms": 4, "label": "published (real film), mean and SD"}
+                axes.errorbar(known.mean, place + 0.28, xerr=known.sd, **look)
         names = [fill(name, 22 if width_mm < 120 else 40) for name in groups]
         axes.set(yticks=range(len(groups)), yticklabels=names, xlabel="Cohen's kappa")
         axes.set_ylim(len(groups) - 0.4, -0.6)
@@ -200,7 +197,7 @@ def draw_learning_curves(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> An
     """Return a figure of losses by epoch: a panel for each label, a line for each model, its best epoch marked."""
     groups = by_label(models[[bool(one.record.curve) for one in models["result"]]])
     with style(width_mm) as width:
-        figure, all_axes = _panels(groups, width, (1.8, 2.0))
+        figure, all_axes = _panels(groups, width, (1.5, 2.0))
         for axes, group in zip(all_axes, groups.values(), strict=True):
             for record in [one.record for one in group["result"]]:
                 epochs, losses = range(1, len(record.curve) + 1), np.array(record.curve)

@@ -24,7 +24,7 @@ from summer_train.studies import records
 from summer_train.studies.records import Record
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Result:
     """What the folder of a study or of a run holds of one model.
 

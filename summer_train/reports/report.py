@@ -16,7 +16,7 @@ from summer_train.reports import tables
 from summer_train.reports.figures import FONTS, WIDTH_MM, as_data_url, draw_all, save_figure
 from summer_train.reports.findings import read_models
 from summer_train.reports.published import CONDITIONS, SOURCE
-from summer_train.reports.summary import N_RARE, Summary, answer, summarise, summary_table
+from summer_train.reports.summary import RARE, Summary, answer, summarise, summary_table
 from summer_train.settings.options import Log, log_nothing
 
 PAGE = "report.md"
@@ -35,17 +35,15 @@ def report(
     Parameters
     ----------
     *folders : of studies, of runs, or that hold runs
-    output_dir : where figures (PNG, SVG, PDF) and page go; by default `report` in the folder, of several in the
-        current one
+    output_dir : of figures (PNG, SVG, PDF) and page; by default `report` in the folder, of several in the current one
     published : whether the published figures are drawn beside
     html : path of one page with everything in it, which is written in place of figures unless they have an `output_dir`
     width_mm : of the figures; one column of most journals is 85, two are 180
 
     Returns
     -------
-    A row for each model: the columns of study.csv, `folder`, `part` (the one that is reported), its scores (`kappa`,
-    `auroc`, ...) and baselines (`time_only_kappa`, ...), and `result` (curve, null, predictions), which the functions
-    of `summer_train.figures` draw. `attrs["written"]` has the paths of the files, the page first
+    A row for each model, as `summer_train.figures.read_models` returns them: settings, scores, baselines, p. The
+    functions of `summer_train.figures` draw it; `attrs["written"]` has the paths of the files, the page first
 
     Raises
     ------
@@ -64,10 +62,8 @@ def report(
     figures = list(draw_all(models, published, width_mm))
     written: list[Path] = []
     if page is None or output_dir is not None:
-        # Several folders have a report of their own, which is not to be replaced.
-        usual = (
-            Path(*models.attrs["folders"].values(), "report") if len(models.attrs["folders"]) == 1 else Path("report")
-        )
+        own = list(models.attrs["folders"].values())  # several have reports of their own, which stay
+        usual = Path(own[0], "report") if len(own) == 1 else Path("report")
         target = usual if output_dir is None else as_path(output_dir, "--output-dir")
         check_folder(target, "--output-dir")
         with writing(target):
@@ -84,20 +80,20 @@ def report(
 
 
 def _tables(models: pd.DataFrame, facts: Summary) -> list[tuple[str, str, str, Table, int]]:
-    """Return name, title, note, table and tables.number of first columns of what a page has, without single models."""
+    """Return name, title, note, table of what a page has, and the number of columns that are shown at first."""
     shown = []
     for task in dict.fromkeys(group["task"] for group in facts["groups"]):
         table = summary_table([group for group in facts["groups"] if group["task"] == task])
         title = f"{task.replace('_', ' ').capitalize()}: means over folds and seeds"
-        shown.append((f"groups-{task}", title, "", table, len(table.header) - N_RARE * (task == "label")))
+        n_first = table.header.index(RARE) if RARE in table.header else len(table.header)
+        shown.append((f"groups-{task}", title, "", table, n_first))
     if models["folder"].nunique() > 1:
         partners = "of the same label, fold, seed, and of whatever else has several values in one of the folders"
         note = f"In pairs, models {partners}: the gain is the mean of their differences to the first folder."
-        if not facts["comparison"]:
-            note = f"No model has a partner in the other folder: {partners}."
+        note = note if facts["comparison"] else f"No model has a partner in the other folder: {partners}."
         shown.append(("comparison", "Side by side", note, tables.comparison_table(facts["comparison"]), 99))
+        note = "" if facts["differences"] else "Their settings and data are the same."
         table = tables.differences_table(facts["differences"])
-        note = "" if table.rows else "Their settings and data are the same."
         shown.append(("differences", "What differs in their settings", note, table, 99))
     undefined = models.loc[models["why_undefined"] != "", ["label_name", "fold", "why_undefined"]]
     if len(undefined):
@@ -115,12 +111,8 @@ def _as_markdown(models: pd.DataFrame, facts: Summary, figures: Sequence[Any], p
     for _, title, note, table, _ in _tables(models, facts):
         lines += [f"## {title}", "", *([note, ""] if note else [])]
         if table.rows:
-            cells = [
-                table.header,
-                ["---"] * len(table.header),
-                *([escaped(cell) for cell in row] for row in table.rows),
-            ]
-            lines += [*(f"| {' | '.join(row)} |" for row in cells), ""]
+            cells = [f"| {' | '.join(map(escaped, row))} |" for row in (table.header, *table.rows)]
+            lines += [cells[0], "| --- " * len(table.header) + "|", *cells[1:], ""]
     for name, caption, _ in figures:
         lines += [f"![{escaped(caption)}]({name}.png)", "", f"*{escaped(caption)}*", ""]
     return "\n".join([*lines, f"Published: {SOURCE}. {CONDITIONS}.", ""] if published else lines)

@@ -172,16 +172,20 @@ COLUMNS = {
     "baselines.majority class.accuracy": "majority class (accuracy)", "mean.accuracy": "accuracy",
     "mean.average_precision": "AP", "mean.base_rate": "base rate",
 }  # fmt: skip
-"""Facts of a group -> title in the table of groups; a page shows the last N_RARE, which are of labels, on request."""
-N_RARE = 4
+"""Facts of a group -> title in the table of groups."""
+RARE = "majority class (accuracy)"
+"""A page shows this column and what follows only on request: settings that differ between folders stand last."""
 
 
 def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     """Return a row for each group of one task of `summarise`: means, and what they are compared with."""
     facts = pd.json_normalize([dict(group) for group in groups])
     main = MAIN_SCORE[groups[0]["task"]]
-    table = facts.filter(like="settings.").map(tables.as_cell)
-    table.columns = [name.removeprefix("settings.").replace("_", " ") for name in table]
+    settings = facts.filter(like="settings.").map(tables.as_cell)
+    settings.columns = [name.removeprefix("settings.").replace("_", " ") for name in settings]
+    varies = settings.groupby(facts["folder"]).nunique().max() > 1
+    varies.iloc[0] = True  # the label
+    table = settings.loc[:, varies].copy()
     for name in ("folder", "part"):
         if facts[name].nunique() > 1:
             table[name] = facts[name]
@@ -197,4 +201,5 @@ def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
             absent = "-" if path.startswith(("band", "null.", "published.")) else "n/a"
             cells = [absent if pd.isna(cell) else cell if path == "band" else number(cell, 3) for cell in facts[path]]
             table[val + title if path.startswith("mean.") else title] = cells
+    table = table.join(settings.loc[:, ~varies])
     return Table(list(table), table.to_numpy(object).tolist())
