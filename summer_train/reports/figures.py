@@ -22,7 +22,7 @@ from summer_train.reports import findings
 from summer_train.reports.findings import against_null, by_label, most_usual, rank_curves_of
 from summer_train.reports.published import published_kappa
 from summer_train.reports.tables import as_cell, varied_options
-from summer_train.runs.folder import METRICS, FitResult, read_metrics
+from summer_train.runs.folder import FitResult
 
 read_models = findings.read_models  # public here
 WIDTH_MM = 180.0  # two columns of most journals; one is 85
@@ -194,17 +194,24 @@ def draw_setting(models: pd.DataFrame, setting: str, published: bool = False, wi
 
 
 def draw_learning_curves(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> Any:
-    """Return a figure of losses by epoch: a panel for each label, a line for each model, its best epoch marked."""
+    """Return a figure of losses by epoch: a panel for each label, a line for each model, its best epoch marked.
+
+    Of a single model also the validation loss of its baselines is drawn.
+    """
     groups = by_label(models[[bool(one.record.curve) for one in models["result"]]])
     with style(width_mm) as width:
-        figure, all_axes = _panels(groups, width, (1.5, 2.0))
+        figure, all_axes = _panels(groups, width, (1.5, 2.0 if len(models) > 1 else 3.4))
         for axes, group in zip(all_axes, groups.values(), strict=True):
             for record in [one.record for one in group["result"]]:
                 epochs, losses = range(1, len(record.curve) + 1), np.array(record.curve)
                 axes.plot(epochs, losses[:, 0], color=TRAIN, lw=1, label="training")
                 axes.plot(epochs, losses[:, 1], color=VAL, lw=1, label="validation")
                 if best := record.best_epoch:
-                    axes.plot(best, losses[best - 1, 1], "o", color=VAL, ms=4, label="best epoch")
+                    what = f"best epoch ({best})" if len(models) == 1 else "best epoch"
+                    axes.plot(best, losses[best - 1, 1], "o", color=VAL, ms=4, label=what)
+                for (name, parts), line in zip(record.baselines.items(), ("--", ":", "-."), strict=False):
+                    if len(models) == 1:
+                        axes.axhline(parts["val"]["loss"], ls=line, color=BASELINE, lw=1, label=f"{name} (validation)")
             axes.set(xlabel="epoch", ylabel="loss")
             axes.set_xlim(0.5, max(len(one.record.curve) for one in group["result"]) + 0.5)
             axes.locator_params(axis="x", integer=True)
@@ -301,30 +308,14 @@ def draw_units(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> Any:
 
 
 def draw_learning_curve(result: FitResult, picture: Path) -> None:
-    """Write a picture of a run's loss (and accuracy) by epoch, the best epoch marked, baselines dashed.
-
-    Raises
-    ------
-    SettingsError : the picture cannot be written
-    """
-    rows = pd.DataFrame(read_metrics(result.log_dir / METRICS)).astype(float)
-    names = [name for name in ("loss", "accuracy") if f"val_{name}" in rows]
-    config = result.config
-    what = f"label {config['label_name']}" if any(result.n_per_class.values()) else config["task"].replace("_", " ")
-    split = f"fold {config['fold']}" if config["val_fraction"] is None else "fraction split"
-    patients = f"patient {', '.join(config['patient_ids'])} ({result.n_units} units)"
+    """Write a picture of a run's loss by epoch; errors as `save_picture`."""
+    run = (models := findings.read_models(result.log_dir)).iloc[0]
+    split = f"fold {run['fold']}" if run["fold"] else "fraction split"
+    patients = f"patient {run['patient_ids'].replace(' ', ', ')} ({run['n_units']} units)"
     with style():
-        figure = new_figure(5.5 * len(names), 3.8)
-        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-            for part, colour in (("train", TRAIN), ("val", VAL)):
-                axes.plot(rows["epoch"] + 1, rows[f"{part}_{name}"], ".-", color=colour, label=part)
-            for row, line in zip((row for row in result.scores if row != "model"), ("--", ":"), strict=False):
-                axes.axhline(result.scores[row]["val"][name], ls=line, color=BASELINE, label=f"{row} (val)")
-            axes.axvline(result.best_epoch, color=OURS, lw=1, label=f"best epoch ({result.best_epoch})")
-            axes.set(xlabel="epoch", ylabel=name)
-            axes.locator_params(axis="x", integer=True)
-            axes.legend()
-        figure.suptitle(f"{what}, {patients}, {config['bin_length_ms']} ms bins, {split}")
+        figure = draw_learning_curves(models)
+        what = f"label {run['label_name']}" if run["label_name"] else "next bin"
+        figure.axes[0].set_title(f"{what}, {patients}, {run['bin_length']} ms bins, {split}")
         save_picture(figure, picture)
 
 

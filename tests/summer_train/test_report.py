@@ -68,41 +68,27 @@ def test_every_figure_is_there_as_png_svg_and_pdf_and_shown_on_the_page(reported
 
 
 def test_tables_of_the_page_are_means_of_the_study_table(studied, reported):
-    rows = rows_of(studied)
     page = reported.attrs["written"][0].read_text()
-    lines = [
-        line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith(("| label name", "| summer"))
-    ]
-    header, *lines = lines
-    lines = [line for line in lines if len(line) == len(header) and "study" in line]
-    assert len(lines) == 5
-    for line in lines:
-        cells = dict(zip(header, line, strict=True))
-        group = [
-            float(row["test_auroc"]) for row in rows
-            if row["label_name"] == "summer" and row["brain_regions"] == cells["brain regions"]
-            and row["split"] == cells["split"]
-            and cells["buffer"] == (f"{float(row['buffer']):g}" if row["buffer"] else "none")
-        ]  # fmt: skip
-        assert len(group) == int(cells["models"]) == 2
-        assert float(cells["AUROC"]) == pytest.approx(np.mean(group), abs=6e-4)
-    assert "Published: Gerken et al." in page
-    assert "## Side by side" in page
-    assert "What differs in their settings" in page
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith(("| label", "| summer"))]
+    rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:] if len(line) == len(lines[0])]
+    keys = ["brain regions", "split", "buffer"]
+    found = {tuple(row[key] for key in keys): row["AUROC"] for row in rows if row["folder"] == "study"}
+    known = pd.read_csv(studied / "study.csv").rename(columns={"brain_regions": "brain regions"})
+    known["buffer"] = known["buffer"].map("{:g}".format).replace("nan", "none")
+    means = known[known["label_name"] == "summer"].groupby(keys)["test_auroc"].mean()
+    assert found == means.map("{:.3f}".format).to_dict()
+    assert len(found) == 5
+    for part in ("Published: Gerken et al.", "## Side by side", "What differs in their settings"):
+        assert part in page
 
 
 def test_the_returned_table_has_a_row_for_each_model_and_is_what_figures_draw(studied, linear, reported):
     assert isinstance(reported, pd.DataFrame)
-    assert len(reported) == len(read_results_of(studied)) + len(read_results_of(linear))
-    assert set(reported["folder"]) == {"study", "linear"}
+    assert reported["folder"].tolist() == ["study"] * len(read_once(studied)) + ["linear"] * len(read_once(linear))
     known = pd.read_csv(studied / "study.csv").set_index("id")
     ours = reported[reported["folder"] == "study"].set_index("id").loc[known.index]
     labels = ours["task"] == "label"
-    for column, name in {
-        "kappa": "test_kappa",
-        "time_only_kappa": "time_only_test_kappa",
-        "p_auroc": "p_auroc",
-    }.items():
+    for column, name in (("kappa", "test_kappa"), ("time_only_kappa", "time_only_test_kappa"), ("p_kappa", "p_kappa")):
         assert ours.loc[labels, column].tolist() == pytest.approx(known.loc[labels, name].tolist(), nan_ok=True)
     one = reported[(reported["buffer"] == 10) & (reported["brain_regions"] == "all") & (reported["task"] == "label")]
     figure = figures.draw_labels(one, width_mm=85)
@@ -113,10 +99,8 @@ def test_the_returned_table_has_a_row_for_each_model_and_is_what_figures_draw(st
 
 
 def test_a_report_has_the_width_that_is_asked_for(linear, tmp_path):
-    shown = CliRunner().invoke(
-        app, ["report", str(linear), "--output-dir", str(tmp_path), "--width-mm", "85", "--json"]
-    )
-    facts = json.loads(shown.stdout)
+    options = ["--output-dir", str(tmp_path), "--width-mm", "85", "--json"]
+    facts = json.loads(CliRunner().invoke(app, ["report", str(linear), *options]).stdout)
     assert [Path(path).name for path in facts["written"]][:2] == ["report.md", "labels.png"]
     assert facts["n_models"] == sum(len(group["models"]) for group in facts["groups"]) == 8
     for path in tmp_path.glob("*.svg"):
@@ -214,11 +198,9 @@ def test_equal_models_of_two_folders_are_both_drawn_and_their_own_reports_stay(l
     lines = []
     models = summer_train.report(linear, tmp_path / "copy", log=lines.append)
     assert models.attrs["written"][0] == Path("report/report.md")
-    assert len(models) == 2 * len(read_results_of(linear))
-    assert f"{len(models)} models" in Path("report/report.md").read_text()
+    assert f"{2 * len(read_once(linear))} models" in Path("report/report.md").read_text()
     assert not any("trained more than once" in line for line in lines)
-    assert not (linear / "report").exists()
-    assert not Path("copy/report").exists()
+    assert not any(path.exists() for path in (linear / "report", Path("copy/report")))
 
 
 def test_what_is_no_study_is_one_line(tmp_path):
