@@ -101,12 +101,7 @@ def models_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
 
 
 def read_results_of(folder: Path, log: Log = log_nothing) -> list[Result]:
-    """Return the models of a study's folder, of a run's, or of one with runs; of equal ones only the newest.
-
-    Raises
-    ------
-    SettingsError : there is no trained model
-    """
+    """Return the models of a study's folder, of a run's, or of one with runs; of equal ones only the newest."""
     if not folder.is_dir():
         raise SettingsError(f"{folder}: no such folder. Name the --output-dir of summer-train study or fit")
     results: list[Result] = []

@@ -19,8 +19,6 @@ from summer_train.reports.published import CONDITIONS, SOURCE
 from summer_train.reports.summary import RARE, Summary, answer, summarise, summary_table
 from summer_train.settings.options import Log, log_nothing
 
-PAGE = "report.md"
-
 
 def report(
     *folders: str | Path,
@@ -67,11 +65,10 @@ def report(
         target = usual if output_dir is None else as_path(output_dir, "--output-dir")
         check_folder(target, "--output-dir")
         with writing(target):
-            for name, _, figure in figures:
-                written += save_figure(figure, target / name)
+            written += [path for name, _, figure in figures for path in save_figure(figure, target / name)]
             text = _as_markdown(models, facts, figures, published)
-            (target / PAGE).write_text(text, encoding="utf-8", errors="backslashreplace")
-            written.insert(0, target / PAGE)
+            written.insert(0, target / "report.md")
+            written[0].write_text(text, encoding="utf-8", errors="backslashreplace")
     if page is not None:
         write_page(page, _as_html(models, facts, figures, published))
         written.append(page)

@@ -14,25 +14,14 @@ from summer_train.scores import nulls
 from summer_train.settings.lists import NUMBER_SETTINGS
 from summer_train.studies.records import SCORES_OF_TASK
 
-MAIN_SCORE = {"label": "kappa", "next_bin": "r2"}
-"""The score by which a task's results are put in order and compared."""
-
-N_WITH_PREDICTIONS = 6
-"""The JSON has rank curves of so many combinations, those with the highest kappa: each takes a MB."""
-
+MAIN_SCORE = {"label": "kappa", "next_bin": "r2"}  # by which results are put in order and compared
+N_WITH_PREDICTIONS = 6  # combinations with rank curves in the JSON, those with the highest kappa: each takes a MB
 N_CURVE_POINTS = 200
-
 Summary = dict[str, Any]
 
 
 def summarise(models: pd.DataFrame, published: bool = False) -> Summary:
-    """Return what studies and runs found, as `report --json` prints it (docs/study.md says what each value is).
-
-    Parameters
-    ----------
-    models : of `read_models`
-    published : whether the published kappa is given, too
-    """
+    """Return what the models of `read_models` show, as `report --json` prints it (docs/study.md has every value)."""
     groups: list[Summary] = []
     for task, of_task in models.groupby("task"):  # labels first
         keys, score = ["folder", *varied_options(of_task)], MAIN_SCORE[str(task)]
@@ -44,8 +33,8 @@ def summarise(models: pd.DataFrame, published: bool = False) -> Summary:
             predicted = [one for one in group["result"] if one.predictions.exists()] if task == "label" else []
             if predicted and n_with_curves < N_WITH_PREDICTIONS:
                 n_with_curves += 1
-                for result, curves in ((one, findings.rank_curves_of(one)) for one in predicted):
-                    if curves is not None:
+                for result in predicted:
+                    if curves := findings.rank_curves_of(result):
                         points, base_rate = curves
                         shown = np.linspace(0, len(points["fpr"]) - 1, N_CURVE_POINTS).round().astype(int)
                         thinned = {name: values[np.unique(shown)].tolist() for name, values in points.items()}

@@ -11,17 +11,13 @@ if TYPE_CHECKING:  # takes a second, and `fit` needs no table of it
     import pandas as pd
 
 RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s", "fold", "seed")
-"""What `summer-train runs` shows of a run's settings."""
-
+REPEATS = ("fold", "seed")  # settings whose values are repeats of one result
 SCORE_COLUMNS = {
     "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
     "r2": "median R²", "bits_per_spike": "bits/spike", "mse": "sq. error", "loss": "loss",
     "average_precision": "AP", "f1": "F1", "f1_rarer": "F1 rarer", "balanced_accuracy": "balanced",
 }  # fmt: skip
 """Scores in the order in which people see them, with what they call them (README: what each is)."""
-
-REPEATS = ("fold", "seed")
-"""Options whose values are repeats of one result."""
 
 
 def table_of(rows: Sequence[Mapping[str, object]]) -> Table:
@@ -44,10 +40,7 @@ def as_cell(value: object) -> str:
 
 
 def score_tables(scores: Scores) -> list[Table]:
-    """Return tables with a row for each part, test first, and in it for the model and each baseline.
-
-    The first has what is asked for first, the second the other scores of labels.
-    """
+    """Return two tables with a row for each part and in it for model and baselines: main scores, others of labels."""
     known = [name for name in SCORE_COLUMNS if name in scores["model"]["val"]]
     first = [name for name in known if name in list(SCORE_COLUMNS)[:8]]
     rows = [(part, row, parts[part]) for part in reversed(PARTS) for row, parts in scores.items() if part in parts]
@@ -156,8 +149,7 @@ def run_row(result: FitResult) -> dict[str, Any]:
     """Return the settings and the scores of a run for a list of many, scores as text."""
     settings = {name: result.config.get(name) for name in RUN_SETTINGS}
     settings["patient_ids"] = " ".join(result.config.get("patient_ids", ()))
-    if not any(result.n_per_class.values()):  # no classes, no label
-        settings["label_name"] = ""
+    settings["label_name"] = settings["label_name"] if any(result.n_per_class.values()) else ""  # no classes, no label
     scores = {f"test_{name}": result.scores["model"].get("test", {}).get(name) for name in ("loss", *SCORE_COLUMNS)}
     return {
         "run": str(result.log_dir),
