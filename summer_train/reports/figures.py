@@ -232,8 +232,7 @@ def draw_confusions(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> Any:
             for (truth, call), share in np.ndenumerate(shares):
                 text, colour = f"{share:.0%}\n{matrix[truth, call]:.0f}", "white" if share > 0.5 else "black"
                 axes.text(call, truth, text, ha="center", va="center", color=colour, fontsize=7)
-            axes.set_xticks((0, 1), ("off", "on"))
-            axes.set_yticks((0, 1), ("off", "on"))
+            axes.set(xticks=(0, 1), xticklabels=("off", "on"), yticks=(0, 1), yticklabels=("off", "on"))
             axes.set(xlabel="called", ylabel="truth")
             axes.grid(visible=False)
     return figure
@@ -242,7 +241,7 @@ def draw_confusions(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> Any:
 def draw_rank_curves(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> Any:
     """Return a figure of ROC and precision-recall curves: a row for each label, a line for each model, chance dashed.
 
-    Only of models whose predictions were kept.
+    The models must have kept their predictions.
     """
     groups = {name: [rank_curves_of(one) for one in group["result"]] for name, group in by_label(models).items()}
     found = {name: curves for name, group in groups.items() if (curves := [one for one in group if one is not None])}
@@ -264,7 +263,7 @@ def draw_rank_curves(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> Any:
 def draw_film(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> Any:
     """Return a figure of predicted probabilities along the film, a row for each label, the truth shaded behind.
 
-    Only of models whose predictions were kept; of several models of a fold it is the first.
+    The models must have kept their predictions; of several models of a fold the first is drawn.
     """
     groups = by_label(models)
     with style(width_mm) as width:
@@ -277,15 +276,16 @@ def draw_film(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> Any:
                 steps_s = film["film_s"].diff()
                 step_s = steps_s.median() if len(film) > 1 else 1.0
                 n_smoothed = max(1, round(FILM_SMOOTHING_S / step_s))  # a film has more bins than a page has points
-                # A line ends where the next sample is of another stretch of the film.
-                for _, part in film.groupby((steps_s > 1.5 * step_s).cumsum()):
-                    is_on = part["target"] == 1
-                    runs = part[is_on].groupby((is_on != is_on.shift()).cumsum())["film_s"]
-                    starts_min, spans_min = runs.min() / 60, (runs.max() - runs.min() + step_s) / 60
-                    axes.broken_barh(list(zip(starts_min, spans_min, strict=True)), (0, 1), color=NULL, lw=0)
-                    smooth = part.assign(score=part["score"].rolling(n_smoothed, center=True, min_periods=1).mean())
-                    thin = smooth.iloc[:: max(1, n_smoothed // 4)]
-                    axes.plot(thin["film_s"] / 60, thin["score"], color=OURS, lw=0.8)
+                is_new = steps_s > 1.5 * step_s  # another stretch of the film starts, with a line of its own
+                stretch, is_on = is_new.cumsum(), film["target"] == 1
+                runs = film[is_on].groupby((is_new | (is_on != is_on.shift())).cumsum()[is_on])["film_s"]
+                starts_min, spans_min = runs.min() / 60, (runs.max() - runs.min() + step_s) / 60
+                axes.broken_barh(list(zip(starts_min, spans_min, strict=True)), (0, 1), color=NULL, lw=0)
+                smooth = film.groupby(stretch)["score"].rolling(n_smoothed, center=True, min_periods=1).mean()
+                thin = slice(None, None, max(1, n_smoothed // 4))
+                ends = np.flatnonzero(np.diff(stretch[thin])) + 1
+                line = np.insert(np.stack([film["film_s"] / 60, smooth])[:, thin], ends, np.nan, axis=1)
+                axes.plot(line[0], line[1], color=OURS, lw=0.8)
             axes.set(ylim=(-0.03, 1.03), yticks=(0, 0.5, 1))
             axes.set_title(name, loc="left")
         rows[-1, 0].set_xlabel("minutes of the film")

@@ -139,7 +139,8 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
             sentences.append(f"Kappa is compared with {n_shifts} shifts of the labels, at p = 0.05{fixed}.")
         else:
             name, best = next(iter(found.items()))
-            sentences.append(f"The highest kappa is {number(best.mean, 3)}: {name}{fixed}.")
+            highest = f"The highest kappa is {number(best.mean, 3)}: {name}" if best.n_models else "Kappa is undefined"
+            sentences.append(f"{highest}{fixed}.")
             kind = f"only {n_shifts} shifts of the labels were" if n_shifts else "no shifts of the labels were"
             sentences.append(f"Whether that is above chance is not known: {kind} trained. Run study with --shifts 19.")
     if (models["task"] == "next_bin").any():
