@@ -3,6 +3,7 @@
 (`cache.publish` replaces whole folders.)
 """
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -59,22 +60,29 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_picture(figure: Any, picture: Path, dpi: int = 110) -> None:
+def save_picture(figure: Any, picture: Path) -> None:
     """Write a figure.
 
     Raises
     ------
     SettingsError : the picture cannot be written
     """
-    import matplotlib
-
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
-        dated = {"metadata": {"Date": None}} if picture.suffix == ".svg" else {}  # equal pictures are equal files
-        with matplotlib.rc_context({"svg.hashsalt": "summer"}):
-            figure.savefig(picture, dpi=dpi, **dated)
+        picture.write_bytes(picture_bytes(figure, picture.suffix[1:].lower(), dpi=300))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{picture}: the picture cannot be written ({error}). Name another file") from error
+
+
+def picture_bytes(figure: Any, kind: str, **options: Any) -> bytes:
+    """Return a figure as png, svg or pdf; equal figures are equal bytes."""
+    import matplotlib
+
+    content = io.BytesIO()
+    date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    with matplotlib.rc_context({"svg.hashsalt": "summer", "svg.fonttype": "none"}):  # text stays text
+        figure.savefig(content, format=kind, metadata=date, **options)
+    return content.getvalue()
 
 
 @contextmanager

@@ -34,6 +34,7 @@ _HOMES = {
     "summer_prep.errors": ["SummerError"],
     "summer_train.data.selection": ["open_selection"],
     "summer_train.models.decoder": ["Decoder", "LinearLabel", "LinearNextBin"],
+    "summer_train.reports": ["figures"],
     "summer_train.reports.report": ["report"],
     "summer_train.runs.evaluate": ["evaluate"],
     "summer_train.runs.fit": ["decoder", "film_data", "fit"],

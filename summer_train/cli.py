@@ -183,38 +183,43 @@ def report(
     folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of studies or runs.")],
     output_dir: Annotated[
         Path | None,
-        path_option("Where pictures and page go.  [default: report in FOLDER, of several in this one]", "--output-dir"),
+        path_option("Where figures and page go.  [default: report in FOLDER, of several in this one]", "--output-dir"),
     ] = None,
     published: Annotated[bool, typer.Option("--published", help="Draw the published figures beside.")] = False,
     html: Annotated[
         Path | None,
         path_option(
-            "Write one page with all figures and tables in it; pictures, too, only with --output-dir.", "--html"
+            "Write one page with all figures and tables in it; figure files, too, only with --output-dir.", "--html"
         ),
     ] = None,
+    width_mm: Annotated[
+        float, typer.Option(help="Width of the figures in mm; one column of a journal is about 85.")
+    ] = 180,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw what studies and runs found (PNG and SVG) with a Markdown page of tables, or write one HTML page.
+    """Draw what studies and runs found (PNG, SVG, PDF) with a Markdown page of tables, or write one HTML page.
 
     Several folders are set side by side.
     """
-    from summer_train.reports.report import Report, check_html
-    from summer_train.reports.tables import comparison_table, summary_table
+    from summer_train.reports.report import report as write_report
+    from summer_train.reports.summary import summarise, summary_table
+    from summer_train.reports.tables import comparison_table
 
-    html = check_html(html)
     with working("drawing"):
-        found = Report.of(folders, published, log)
-        written = found.write(output_dir, html)
-    facts = found.summary
+        models = write_report(
+            *folders, output_dir=output_dir, published=published, html=html, width_mm=width_mm, log=log
+        )
+        facts = summarise(models, published)
     if as_json:
-        show_json({"written": [str(path) for path in written], **facts})
+        written = [str(path) for path in models.attrs["written"]]
+        show_json({"written": written, "folders": models.attrs["folders"], **facts})
         return
     for task in dict.fromkeys(group["task"] for group in facts["groups"]):
         show_table(summary_table([group for group in facts["groups"] if group["task"] == task]))
     if facts["comparison"]:
         show("")
         show_table(comparison_table(facts["comparison"]))
-    for path in written:
+    for path in models.attrs["written"]:
         log(f"wrote {path}")
 
 
@@ -232,10 +237,10 @@ def runs(
     if as_json:
         show_json([result.as_plain() for result in results])
     elif as_csv:
-        from summer_train.studies.records import as_csv as rows_as_csv
+        import pandas as pd
 
         rows = [{name: printable(value) for name, value in run_row(result).items()} for result in results]
-        show(rows_as_csv(rows).rstrip("\n"))
+        show(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").rstrip("\n"))
     else:
         show_table(runs_table(results))
 

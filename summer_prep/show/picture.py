@@ -34,7 +34,6 @@ def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()
     CacheError : an array cannot be decoded
     SettingsError : no such label; the picture cannot be written
     """
-    from matplotlib import rc_context
     from matplotlib.colors import PowerNorm
 
     key, attributes = description.folder, description.attributes
@@ -87,8 +86,7 @@ def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()
         for axes in (heat, rate, strip):
             axes.axvline(pause["frame"] / FRAMES_PER_MINUTE, color="tab:cyan", ls="--", lw=1)
     strip.set_xlim(start, start + n_bins * bin_s / 60)
-    with rc_context({"svg.fonttype": "none"}):  # for papers: text stays text
-        save_picture(figure, picture, dpi=300)
+    save_picture(figure, picture)
 
 
 def _as_text(name: str) -> str:

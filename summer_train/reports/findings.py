@@ -1,111 +1,121 @@
-"""What studies and runs found, read from their folders: one result per model, alike for both."""
+"""The trained models of studies and runs as one table, from which everything that is reported is made."""
 
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from summer_prep.console import printable
 from summer_prep.errors import SettingsError
+from summer_prep.options import as_path
 from summer_train.reports.tables import REPEATS, as_cell, varied_options
 from summer_train.runs.folder import METRICS, FitResult, find_results, read_metrics, reading
 from summer_train.runs.folder import PREDICTIONS as RUN_PREDICTIONS
 from summer_train.scores import nulls
 from summer_train.scores.metrics import curves
-from summer_train.settings.lists import as_columns
+from summer_train.settings.lists import NUMBER_SETTINGS, as_columns
 from summer_train.settings.options import Choice, Log, Run, choice_of, log_nothing
-from summer_train.studies.records import (
-    STACKS,
-    Null,
-    Record,
-    Row,
-    columns_of,
-    digest_of,
-    id_of,
-    ids_in_order,
-    null_of,
-    predictions_path,
-    read_stacks,
-    study_row,
-    with_shifted,
-)
+from summer_train.studies import records
+from summer_train.studies.records import Record
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Result:
-    """One model to be reported, of a study or a run.
+    """What the folder of a study or of a run holds of one model.
 
     null : score -> shift -> value under shifted labels; empty without a null
-    predictions : where its predictions are, which need not exist
-    folder : name of the folder that it is reported of
+    predictions : path of its predictions, which need not exist
     """
 
     record: Record
-    null: Null
+    null: records.Null
     predictions: Path
-    folder: str = ""
 
-    @cached_property
-    def row(self) -> Row:
-        """Its row of study.csv."""
-        return {**study_row(self.record, self.null), "folder": self.folder}
-
-    @property
-    def part(self) -> str:
-        """The part that is reported: test, where there is one."""
-        return self.record.part
-
-    def score(self, name: str) -> float:
-        """Return a score of that part; NaN where it is undefined."""
-        return float(self.record.scores.get(self.part, {}).get(name, np.nan))
-
-    def baseline(self, baseline: str, name: str) -> float:
-        """Return a score of a baseline."""
-        return float(self.record.baselines.get(baseline, {}).get(self.part, {}).get(name, np.nan))
+    def __repr__(self) -> str:
+        return f"Result({self.record.id})"
 
     @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The predictions that were kept, read once.
+        """The predictions of the reported part, read once: `film_s`, `target`, `score`, for labels also `log_odds`.
 
         Raises
         ------
         SettingsError : the file cannot be read, or is damaged
         """
-        with reading(self.predictions, "Remove it, and the report leaves them out; or train the model again"):
-            with self.predictions.open("rb") as file, np.load(file) as stored:  # which leaves a damaged one open
-                arrays = dict(stored)
-            _ = [arrays[f"{self.part}_{name}"] for name in ("film_s", "target", "score")]
+        part = self.record.part
+        with reading(self.predictions, "Remove it to report without them, or train the model again"):
+            with self.predictions.open("rb") as file, np.load(file) as stored:  # np.load would leave a damaged one open
+                arrays = {name.removeprefix(f"{part}_"): stored[name] for name in stored if name.startswith(part)}
+            _ = [arrays[name] for name in ("film_s", "target", "score")]
         return arrays
 
 
-def read_results_of(folder: Path, log: Log = log_nothing) -> list[Result]:
-    """Return the models of a study's folder, of a run's, or of one with runs: of equal ones the newest.
+def read_models(*folders: str | Path, log: Log = log_nothing) -> pd.DataFrame:
+    """Return a table with a row for each trained model of some folders: of studies, of runs, or that hold runs.
+
+    Returns
+    -------
+    The columns of study.csv (docs/study.md); `folder`, as much of the end of its path as tells it from the others;
+    `part`, the one that is reported (test, where the split has one); the scores of that part (`kappa`, `auroc`, `r2`,
+    ...; the loss is `mean_loss`) and of its baselines (`time_only_kappa`, ...); `name` of label and folder; `result`,
+    with curve, null and predictions, from which figures are drawn. `attrs["folders"]` has name -> path of the folders.
 
     Raises
     ------
-    SettingsError : nothing of that kind is there
+    SettingsError : a folder has no trained model
     """
+    by_place = {path.resolve(): path for path in reversed([as_path(folder, "FOLDER") for folder in folders])}
+    if not by_place:
+        raise SettingsError("report: name the folder of a study or of runs")
+    n_parts = 1
+    while len({place.parts[-n_parts:] for place in by_place}) < len(by_place):
+        n_parts += 1
+    paths = {printable("/".join(place.parts[-n_parts:])): by_place[place] for place in reversed(by_place)}
+    models = models_table({name: read_results_of(path, log) for name, path in paths.items()})
+    models.attrs["folders"] = {name: str(path) for name, path in paths.items()}
+    return models
+
+
+def models_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
+    """Return the results of each folder as the table of `read_models`."""
+    rows = []
+    for folder, result in ((folder, result) for folder, of_folder in results.items() for result in of_folder):
+        record, part = result.record, result.record.part
+        label = record.columns["label_name"] or "next bin"
+        row = records.study_row(record, result.null)
+        row |= {"folder": folder, "part": part, "result": result}
+        row["name"] = printable(f"{label} ({folder})" if len(results) > 1 else label)
+        row |= dict.fromkeys(("kappa", "r2", "time_only_kappa", "tn", "fp", "fn", "tp"), np.nan)
+        of_model = {"": record.scores, **{f"{name.replace(' ', '_')}_": one for name, one in record.baselines.items()}}
+        for prefix, parts in of_model.items():
+            for name, value in parts.get(part, {}).items():
+                row[f"{prefix}{'mean_loss' if name == 'loss' else name}"] = value  # `loss` is a setting
+        rows.append(row)
+    # Settings keep the types that they have in Python, also where pandas knows a narrower one.
+    return pd.DataFrame(rows).astype(dict.fromkeys(NUMBER_SETTINGS, object)).copy()
+
+
+def read_results_of(folder: Path, log: Log = log_nothing) -> list[Result]:
+    """Return the models of a study's folder, of a run's, or of one with runs; of equal ones only the newest."""
     if not folder.is_dir():
         raise SettingsError(f"{folder}: no such folder. Name the --output-dir of summer-train study or fit")
-    if (folder / STACKS).is_dir():
-        stacks = read_stacks(folder, log).values()
-        records = {(record.id, record.shift): record for of_file in stacks for record in of_file}.values()
-        results = [
-            Result(record=record, null=null_of(shifted, record.part), predictions=predictions_path(folder, record.id))
-            for record, shifted in with_shifted(records, ids_in_order(folder))
-        ]
+    results: list[Result] = []
+    if (folder / records.STACKS).is_dir():
+        stacks = records.read_stacks(folder, log).values()
+        newest_of = {(record.id, record.shift): record for of_file in stacks for record in of_file}
+        for record, shifted in records.with_shifted(newest_of.values(), records.ids_in_order(folder)):
+            predictions = records.predictions_path(folder, record.id)
+            results.append(Result(record=record, null=records.null_of(shifted, record.part), predictions=predictions))
     else:
         results = [_of_run(result) for result in find_results(folder, log)]
     newest = {(result.record.id, result.record.data_digest): result for result in results}
-    if len(newest) < len(results):
-        log(
-            f"{folder}: {len(results) - len(newest)} models were trained more than once; the newest of each is reported"
-        )
+    if n_older := len(results) - len(newest):
+        log(f"{folder}: {n_older} models were trained more than once; the newest of each is reported")
     if not newest:
         raise SettingsError(f"{folder}: no trained model to report")
     return list(newest.values())
@@ -118,109 +128,70 @@ def _of_run(result: FitResult) -> Result:
     with reading(result.log_dir / METRICS, "Train the run again"):
         rows = read_metrics(result.log_dir / METRICS)
         curve = [(float(row["train_loss"]), float(row["val_loss"])) for row in rows]
+    same = ("n_units", "n_samples", "undefined", "best_epoch", "units", "seconds")
     record = Record(
-        id=id_of(choice, run),
-        shift=0,
-        shift_s=0.0,
-        data_digest=digest_of(result.data),
-        columns=columns_of(choice, run),
-        n_units=result.n_units,
-        n_samples=result.n_samples,
-        scores=result.scores["model"],
-        threshold_log_odds=result.thresholds.get("model"),
-        undefined=result.undefined,
+        **{name: getattr(result, name) for name in same},
+        id=records.id_of(choice, run), columns=records.columns_of(choice, run), shift=0, shift_s=0.0,
+        data_digest=records.digest_of(result.data), curve=curve, scores=result.scores["model"],
         baselines={name: scores for name, scores in result.scores.items() if name != "model"},
-        curve=curve,
-        best_epoch=result.best_epoch,
-        units=result.units,
-        seconds=result.seconds,
-    )
+        threshold_log_odds=result.thresholds.get("model"),
+    )  # fmt: skip
     null = result.null
     by_shift = {name: dict(zip(null["shifts"], null[name], strict=True)) for name in nulls.SCORES} if null else {}
     return Result(record=record, null=by_shift, predictions=result.log_dir / RUN_PREDICTIONS)
 
 
-def rank_curves_of(result: Result) -> tuple[dict[str, NDArray[np.float64]], float] | None:
-    """Return ROC and precision-recall of a label's predictions, and its base rate; None without two classes."""
-    is_on, score = result.arrays[f"{result.part}_target"] == 1, result.arrays[f"{result.part}_log_odds"]
-    return (curves(score, is_on), float(is_on.mean())) if is_on.any() and not is_on.all() else None
+def most_usual(models: pd.DataFrame, *free: str) -> tuple[pd.DataFrame, str]:
+    """Return the models of each folder with its most usual settings, those nearest to the defaults, and what they are.
 
-
-def confusion_of(group: Sequence[Result]) -> NDArray[np.float64] | None:
-    """Return samples by truth (off, on) and call (off, on), models together, (2, 2); None where all are undefined."""
-    cells = np.array([[result.score(cell) for cell in ("tn", "fp", "fn", "tp")] for result in group])
-    return np.nansum(cells, axis=0).reshape(2, 2) if np.isfinite(cells).any() else None
-
-
-def unit_scores(group: Sequence[Result]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the rate (Hz of film time) and the R² of each unit, means over next-bin models, (n_units,) each.
-
-    Of models of other units than those of the first, nothing is taken.
+    Only labels, folds, seeds and free settings differ then: to mix others would show something else. The text names
+    those that were fixed, for captions.
     """
-    group = [result for result in group if result.record.data_digest == group[0].record.data_digest]
-    units = [result.record.units[result.part] for result in group]
-    rate_hz = np.mean([one["rate"] for one in units], axis=0) * 1000 / group[0].row["bin_length"]
-    r2 = np.stack([np.array(one["r2"], dtype=float) for one in units])
-    n_defined = np.isfinite(r2).sum(axis=0)
-    return rate_hz, np.nansum(r2, axis=0) / np.where(n_defined, n_defined, np.nan)
-
-
-def mean_of(values: Sequence[float]) -> float:
-    """Return the mean of what is a number; NaN of nothing."""
-    defined = [value for value in values if np.isfinite(value)]
-    return statistics.fmean(defined) if defined else float("nan")
-
-
-def against_null(group: Sequence[Result], name: str) -> nulls.Comparison:
-    """Return how the mean of some models compares with that of their nulls."""
-    return nulls.permutation_test([one.score(name) for one in group], [one.null.get(name, {}) for one in group])
-
-
-def groups_of(results: Sequence[Result], names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], list[Result]]]:
-    """Yield the results of each combination of some columns' values, in the order in which they stand."""
-    groups: dict[tuple[Any, ...], list[Result]] = {}
-    for result in results:
-        groups.setdefault(tuple(result.row[name] for name in names), []).append(result)
-    yield from groups.items()
-
-
-def usual_first(results: Sequence[Result]) -> list[Result]:
-    """Return results whose settings differ least from the defaults first: they are what others are compared with."""
-    ours = ("task", "label_name", "patient_ids", *REPEATS)
-    defaults = {name: value for name, value in as_columns(Choice(task="label")).items() if name not in ours}
-
-    def n_unusual(result: Result) -> tuple[bool, int]:
-        return result.row["split"] != "blocked", sum(result.row[name] != value for name, value in defaults.items())
-
-    return sorted(results, key=n_unusual)
-
-
-def others_equal(results: Sequence[Result], *settings: str) -> tuple[list[Result], str]:
-    """Return the models of each folder that differ in nothing but some settings, the label and what repeats a result.
-
-    Where other settings vary, too, it is those of its first model, the most usual one: to mix them would show
-    something else. The text names them, for captions.
-    """
-    shown: list[Result] = []
+    own = ("task", "label_name", "patient_ids", *REPEATS)  # have no usual value
+    defaults = {name: value for name, value in as_columns(Choice(task="label")).items() if name not in own}
+    n_unusual = (models[list(defaults)] != pd.Series(defaults, dtype=object)).sum(axis=1)
+    n_unusual += (models["split"] != "blocked") * len(defaults)  # a random split comes last
+    models = models.loc[n_unusual.sort_values(kind="stable").index]
+    shown: list[pd.DataFrame] = []
     fixed: dict[str, str] = {}
-    for (folder,), group in groups_of(results, ["folder"]):
-        first, varied = group[0].row, varied_options([one.row for one in group])
-        names = [name for name in varied if name not in (*settings, "label_name", "task")]
-        shown += [one for one in group if all(one.row[name] == first[name] for name in names)]
-        fixed[folder] = ", ".join(f"{name.replace('_', ' ')} {as_cell(first[name])}" for name in names)
+    for folder, group in models.groupby("folder", sort=False):
+        names = [name for name in varied_options(group) if name not in (*free, "label_name", "task")]
+        first = group.iloc[0]
+        shown.append(group[(group[names] == first[names]).all(axis=1)])
+        fixed[str(folder)] = ", ".join(f"{name.replace('_', ' ')} {as_cell(first[name])}" for name in names)
     text = "; ".join(f"{folder}: {one}" for folder, one in fixed.items() if one)
     if len(set(fixed.values())) == 1:
         text = next(iter(fixed.values()))
-    return shown, f" ({printable(text)})" if text else ""
+    return pd.concat(shown), f" ({printable(text)})" if text else ""
 
 
-def by_label(results: Sequence[Result]) -> dict[str, list[Result]]:
+def by_label(models: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the models of each label and folder by name, labels with the highest kappa first."""
-    folders = len({result.folder for result in results}) > 1
-    labels = [(name, group) for (name,), group in groups_of(results, ["label_name"])]
-    labels.sort(key=lambda one: -np.nan_to_num(mean_of([result.score("kappa") for result in one[1]]), nan=-2.0))
-    return {
-        printable((name or "next bin") + (f" ({folder})" if folders else "")): group
-        for name, of_label in labels
-        for (folder,), group in groups_of(of_label, ["folder"])
-    }
+    mean = models.groupby("label_name")["kappa"].transform("mean")
+    models = models.loc[mean.sort_values(ascending=False, kind="stable").index]
+    return {str(name): group for name, group in models.groupby("name", sort=False)}
+
+
+def against_null(models: pd.DataFrame, score: str) -> nulls.Comparison:
+    """Return how the mean score of some models compares with that of their nulls."""
+    return nulls.permutation_test(models[score].tolist(), [one.null.get(score, {}) for one in models["result"]])
+
+
+def rank_curves_of(result: Result) -> tuple[dict[str, NDArray[np.float64]], float] | None:
+    """Return ROC and precision-recall of a label's predictions, and its base rate; None without two classes."""
+    is_on = result.arrays["target"] == 1
+    return (curves(result.arrays["log_odds"], is_on), float(is_on.mean())) if is_on.any() and not is_on.all() else None
+
+
+def confusion_of(models: pd.DataFrame) -> NDArray[np.float64] | None:
+    """Return samples by truth (off, on) and call (off, on), models together, (2, 2); None where all are undefined."""
+    cells = models[["tn", "fp", "fn", "tp"]]
+    return None if cells.isna().all(axis=None) else cells.sum().to_numpy(float).reshape(2, 2)
+
+
+def unit_scores(models: pd.DataFrame) -> pd.DataFrame:
+    """Return `rate_hz` (of film time) and `r2` of each unit, means over next-bin models on the units of the first."""
+    same = models[models["data_digest"] == models["data_digest"].iloc[0]]
+    units = pd.concat([pd.DataFrame(one.record.units[one.record.part], dtype=float) for one in same["result"]])
+    means = units.groupby(level=0).mean()
+    return pd.DataFrame({"rate_hz": means["rate"] * 1000 / same["bin_length"].iloc[0], "r2": means["r2"]})

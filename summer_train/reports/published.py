@@ -49,10 +49,8 @@ KAPPA_BY_REGION: dict[str, dict[str, Published]] = {
 
 def published_kappa(row: Mapping[str, Any]) -> Published | None:
     """Return the published kappa of a model's label, buffer and regions, a row of study.csv, if there is one."""
-    label_name, brain_regions = row["label_name"], row["brain_regions"]
+    label, region = row["label_name"], row["brain_regions"]
     buffer = "random" if row["split"] == "random" else f"{row['buffer'] or 0:g}"
-    if brain_regions != "all":
-        return KAPPA_BY_REGION.get(label_name, {}).get(brain_regions) if buffer == "32" else None
-    if buffer == "32":
-        return KAPPA_BY_LABEL.get(label_name)
-    return KAPPA_BY_BUFFER.get(label_name, {}).get(buffer)
+    if region != "all":
+        return KAPPA_BY_REGION.get(label, {}).get(region) if buffer == "32" else None
+    return KAPPA_BY_LABEL.get(label) if buffer == "32" else KAPPA_BY_BUFFER.get(label, {}).get(buffer)

@@ -1,15 +1,17 @@
-"""What people read of runs and studies: tables of scores, lists of runs."""
+"""Tables and lines for people: scores of a run, rows of a study, lists of runs, comparisons of folders."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from summer_prep.console import Table
 from summer_train.runs.folder import PARTS, FitResult, Scores, probability_of
 from summer_train.settings.lists import NUMBER_SETTINGS
 
-RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s", "fold", "seed")
-"""What `summer-train runs` shows of a run's settings."""
+if TYPE_CHECKING:  # takes a second, and `fit` needs no table of it
+    import pandas as pd
 
+RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s", "fold", "seed")
+REPEATS = ("fold", "seed")  # settings whose values are repeats of one result
 SCORE_COLUMNS = {
     "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
     "r2": "median R²", "bits_per_spike": "bits/spike", "mse": "sq. error", "loss": "loss",
@@ -17,14 +19,12 @@ SCORE_COLUMNS = {
 }  # fmt: skip
 """Scores in the order in which people see them, with what they call them (README: what each is)."""
 
-REPEATS = ("fold", "seed")
-"""Options whose values are repeats of one result."""
-
 
 def table_of(rows: Sequence[Mapping[str, object]]) -> Table:
     """Return rows as a table, without the columns in which no row has anything; a cell without anything is -."""
-    header = [name for name in (rows[0] if rows else ()) if any(row[name] is not None for row in rows)]
-    return Table(header, [["-" if row[name] is None else row[name] for name in header] for row in rows])
+    header = list(dict.fromkeys(name for row in rows for name in row))
+    header = [name for name in header if any(row.get(name) is not None for row in rows)]
+    return Table(header, [["-" if row.get(name) is None else row[name] for name in header] for row in rows])
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -40,21 +40,14 @@ def as_cell(value: object) -> str:
 
 
 def score_tables(scores: Scores) -> list[Table]:
-    """Return tables with a row for each part, test first, and in it for the model and each baseline.
-
-    The first has what is asked for first, the second the other scores of labels.
-    """
+    """Return two tables with a row for each part and in it for model and baselines: main scores, others of labels."""
     known = [name for name in SCORE_COLUMNS if name in scores["model"]["val"]]
     first = [name for name in known if name in list(SCORE_COLUMNS)[:8]]
+    rows = [(part, row, parts[part]) for part in reversed(PARTS) for row, parts in scores.items() if part in parts]
     return [
         Table(
             ["part", "scores", *(SCORE_COLUMNS[name] for name in names)],
-            [
-                [part, row, *(number(parts[part].get(name)) for name in names)]
-                for part in reversed(PARTS)
-                for row, parts in scores.items()
-                if part in parts
-            ],
+            [[part, row, *(number(of_part.get(name)) for name in names)] for part, row, of_part in rows],
         )
         for names in (first, [name for name in known if name not in first])
         if names
@@ -82,8 +75,8 @@ def null_line(null: Mapping[str, Any]) -> str:
 
 
 _STUDY_COLUMNS = {
-    "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
-    "time_only_kappa": "time only", "r2": "median R²", "bits_per_spike": "bits/spike", "loss": "loss",
+    "{}_kappa": "kappa", "{}_auroc": "AUROC", "{}_accuracy": "accuracy", "{}_base_rate": "base rate",
+    "time_only_{}_kappa": "time only", "{}_r2": "median R²", "{}_bits_per_spike": "bits/spike", "{}_loss": "loss",
 }  # fmt: skip
 
 
@@ -94,153 +87,90 @@ def study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """
     import pandas as pd
 
-    varied = varied_options(rows)
-    study = pd.DataFrame(rows).fillna(dict.fromkeys(varied, ""))
-    has_test = study.get("n_test", pd.Series(0, study.index)) > 0
-    n_val = study.get("n_val", pd.Series(0, study.index))
-    scores = {}
+    study = pd.DataFrame(rows)
+    sizes = study.reindex(columns=["n_test", "n_val"], fill_value=0)
+    has_test, varied = sizes["n_test"] > 0, varied_options(study)
+    scores = pd.DataFrame(index=study.index)
     for name, title in _STUDY_COLUMNS.items():
-        baseline = "time_only_" if name.startswith("time_only_") else ""
-        tested, validated = (
-            pd.to_numeric(study.get(f"{baseline}{part}_{name.removeprefix(baseline)}", pd.Series(index=study.index)))
-            for part in ("test", "val")
-        )
-        values = tested.where(has_test | (n_val == 0), validated)
-        if values.notna().any():
-            scores[title if has_test.any() else f"val {title}"] = values
-    table: list[list[object]] = []
-    for values, models in study.groupby(varied, sort=False):
-        cells = []
-        for place, score in enumerate(scores.values()):
-            found = score[models.index].dropna()
-            spread = [f"{found.std():.3f}"] if len(found) > 1 else []
-            spread += [f"{len(found)} of {len(models)}"] if 0 < len(found) < len(models) else []
-            cells.append(number(found.mean(), 3) + (f" ({'; '.join(spread)})" if spread and place == 0 else ""))
+        columns = study.reindex(columns=[name.format(part) for part in ("test", "val")]).astype(float)
+        tested, validated = columns.iloc[:, 0], columns.iloc[:, 1]
+        scores[title if has_test.any() else f"val {title}"] = tested.where(has_test | (sizes["n_val"] == 0), validated)
+    scores = scores.dropna(axis=1, how="all")
+    table = []
+    for values, models in scores.groupby([study[name].astype(object).fillna("") for name in varied], sort=False):
+        cells = [number(mean, 3) for mean in models.mean()]
+        n_defined, sd = (models.iloc[:, 0].count(), models.iloc[:, 0].std()) if cells else (0, 0)
+        spread = [f"{sd:.3f}"] if n_defined > 1 else []
+        spread += [f"{n_defined} of {len(models)}"] if 0 < n_defined < len(models) else []
+        cells[:1] = [f"{cell} ({'; '.join(spread)})" if spread else cell for cell in cells[:1]]
         table.append([*values, len(models), *cells])
     titles = [f"{title} (SD)" if place == 0 else title for place, title in enumerate(scores)]
     return Table([*(name.replace("_", " ") for name in varied), "models", *titles], table)
 
 
-def settings_line(rows: Sequence[Mapping[str, Any]]) -> str:
+def settings_line(rows: "Sequence[Mapping[str, Any]] | pd.DataFrame") -> str:
     """Return the settings that all rows of a study have in common, as one line for people."""
-    shown = {name: value for name, value in common_settings(rows).items() if value not in ("", None, False)}
+    import pandas as pd
+
+    common = common_settings(pd.DataFrame(rows, dtype=object))
+    shown = {name: value for name, value in common.items() if value not in ("", None, False)}
     return "all with " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
 
 
-def common_settings(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the settings that all rows of a study have in common."""
-    return {
-        name: rows[0].get(name)
-        for name in NUMBER_SETTINGS
-        if rows and len({str(row.get(name, "")) for row in rows}) == 1
-    }
+def common_settings(models: "pd.DataFrame") -> dict[str, Any]:
+    """Return the settings that all models have in common."""
+    names = [name for name in NUMBER_SETTINGS if name in models and models[name].nunique(dropna=False) == 1]
+    return {name: models[name].iloc[0] for name in names}
 
 
-def varied_options(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the options that differ between rows of a study, label first, without folds and seeds."""
-    varied = [name for name in NUMBER_SETTINGS if name not in REPEATS and len({row.get(name) for row in rows}) > 1]
-    return sorted(
-        varied or ["label_name" if rows and rows[0].get("task") == "label" else "task"],
-        key=lambda name: name != "label_name",
-    )
+def varied_options(models: "pd.DataFrame") -> list[str]:
+    """Return the options that differ between models, label first, without folds and seeds."""
+    names = [name for name in NUMBER_SETTINGS if name not in REPEATS and name in models]
+    varied = [name for name in names if models[name].nunique(dropna=False) > 1]
+    is_label = "task" in models and len(models) and models["task"].iloc[0] == "label"
+    return sorted(varied or ["label_name" if is_label else "task"], key=lambda name: name != "label_name")
 
 
 def runs_table(results: Iterable[FitResult]) -> Table:
     """Return a table with a row for each run: narrow, for people; `run_row` has more."""
-    rows = []
+    table = []
     for result in results:
-        row = run_row(result)
-        baselines = [
-            parts["test"]["loss"] for kind, parts in result.scores.items() if kind != "model" and "test" in parts
-        ]
-        rows.append([
-            "/".join(result.log_dir.parts[-2:]), row["label_name"] or row["task"].replace("_", " "),
-            row["patient_ids"], row["fold"], f"{result.best_epoch}/{result.n_epochs}",
-            *(row[f"test_{name}"] for name in ("kappa", "auroc", "accuracy", "loss")),
-            number(min(baselines)) if baselines else "",
-        ])  # fmt: skip
-    columns = ["test kappa", "AUROC", "accuracy", "loss", "baseline's"]
-    return Table(["run", "predicts", "patients", "fold", "best", *columns], rows)
+        row, kinds = run_row(result), result.scores
+        losses = [kinds[kind]["test"]["loss"] for kind in kinds if kind != "model" and "test" in kinds[kind]]
+        what = [row["label_name"] or row["task"].replace("_", " "), row["patient_ids"], row["fold"]]
+        scores = [row[f"test_{name}"] for name in ("kappa", "auroc", "accuracy", "loss")]
+        best, baseline = f"{result.best_epoch}/{result.n_epochs}", number(min(losses)) if losses else ""
+        table.append(["/".join(result.log_dir.parts[-2:]), *what, best, *scores, baseline])
+    header = "run,predicts,patients,fold,best,test kappa,AUROC,accuracy,loss,baseline's"
+    return Table(header.split(","), table)
 
 
 def run_row(result: FitResult) -> dict[str, Any]:
-    """Return what is worth knowing of a run in a list of many."""
-
-    def score(part: str, name: str) -> str:
-        value = result.scores["model"].get(part, {}).get(name)
-        return "" if value is None else number(value)
-
+    """Return the settings and the scores of a run for a list of many, scores as text."""
     settings = {name: result.config.get(name) for name in RUN_SETTINGS}
     settings["patient_ids"] = " ".join(result.config.get("patient_ids", ()))
-    if not any(result.n_per_class.values()):  # no classes, no label
-        settings["label_name"] = ""
+    settings["label_name"] = settings["label_name"] if any(result.n_per_class.values()) else ""  # no classes, no label
+    scores = {f"test_{name}": result.scores["model"].get("test", {}).get(name) for name in ("loss", *SCORE_COLUMNS)}
     return {
         "run": str(result.log_dir),
         **{name: "" if value is None else value for name, value in settings.items()},
         "best_epoch": result.best_epoch,
         "n_epochs": result.n_epochs,
-        "val_loss": score("val", "loss"),
-        **{f"test_{name}": score("test", name) for name in ("loss", *SCORE_COLUMNS)},
+        "val_loss": number(result.scores["model"]["val"]["loss"]),
+        **{name: "" if value is None else number(value) for name, value in scores.items()},
     }
-
-
-_SUMMARY_COLUMNS = {
-    "label": ("kappa", "auroc", "average_precision", "accuracy", "base_rate"),
-    "next_bin": ("r2", "bits_per_spike", "mse"),
-}
-_HELD_AGAINST = {
-    "label": {"time only": "kappa", "majority class": "accuracy"},
-    "next_bin": {"mean count": "mse", "copy last bin": "mse"},
-}
-
-
-def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a row for each group of one task of `summarise`: means, and what they are held against."""
-    task = groups[0]["task"]
-    main, *others = _SUMMARY_COLUMNS[task]
-    has_folders, has_parts = (len({group[name] for group in groups}) > 1 for name in ("folder", "part"))
-    val = "val " if not has_parts and groups[0]["part"] == "val" else ""
-    rows = []
-    for group in groups:
-        row: dict[str, object] = {name.replace("_", " "): as_cell(value) for name, value in group["settings"].items()}
-        row["folder"] = group["folder"] if has_folders else None
-        row["part"] = group["part"] if has_parts else None
-        n_defined, n_models = group["n_defined"][main], len(group["models"])
-        row["models"] = f"{n_defined} of {n_models}" if n_defined < n_models else str(n_models)
-        row[val + SCORE_COLUMNS[main]] = number(group["mean"][main], 3)
-        row["SD"] = number(group["sd"][main], 3)
-        null = group["null"].get(main)
-        row["shifted, 5 to 95 %"] = f"{null['low']:.3f} to {null['high']:.3f}" if null else None
-        row["p"] = number(null["p"], 3) if null else None
-        row["published"] = number(group["published"]["kappa"], 3) if group["published"] else None
-        for baseline, score in _HELD_AGAINST[task].items():
-            held = group["baselines"].get(baseline, {}).get(score)
-            row[f"{baseline} ({SCORE_COLUMNS[score]})"] = number(held, 3)
-        for name in others:
-            row[val + SCORE_COLUMNS[name]] = number(group["mean"][name], 3)
-        auroc = group["null"].get("auroc")
-        row["p (AUROC)"] = number(auroc["p"], 3) if auroc else None
-        rows.append(row)
-    return table_of(rows)
 
 
 def comparison_table(comparison: Sequence[Mapping[str, Any]]) -> Table:
     """Return a row for each label and folder that is compared with the first folder."""
-    names = [name for name in dict.fromkeys(name for one in comparison for name in one["settings"]) if name != "task"]
-    return table_of([
-        {
-            **{name.replace("_", " "): as_cell(one["settings"].get(name)) for name in names},
-            "score": SCORE_COLUMNS[one["score"]],
-            "first": one["folders"][0],
-            "second": one["folders"][1],
-            "pairs": one["n_models"],
-            "first's": number(one["means"][0], 3),
-            "second's": number(one["means"][1], 3),
-            "gain": number(one["difference"], 3),
-            "SD of gain": number(one["sd"], 3),
-        }
-        for one in comparison
-    ])  # fmt: skip
+    rows = []
+    for one in comparison:
+        settings = {name.replace("_", " "): as_cell(value) for name, value in one["settings"].items() if name != "task"}
+        (first, second), (mean, other_mean) = one["folders"], one["means"]
+        scores = {"first's": mean, "second's": other_mean, "gain": one["difference"], "SD of gain": one["sd"]}
+        what = {"score": SCORE_COLUMNS[one["score"]], "first": first, "second": second, "pairs": one["n_models"]}
+        rows.append({**settings, **what, **{name: number(value, 3) for name, value in scores.items()}})
+    return table_of(rows)
 
 
 def differences_table(differences: Sequence[Mapping[str, Any]]) -> Table:

@@ -38,3 +38,21 @@ def options(demo_cache, tmp_path):
 def places(options):
     """Where evaluating finds the data of such a run."""
     return {name: options()[name] for name in ("cache_dir", "data_dir")}
+
+
+@pytest.fixture(scope="session")
+def linear(demo_cache, tmp_path_factory):
+    """A study of a label and of the folds of `studied` with another network, without predictions."""
+    folder = tmp_path_factory.mktemp("linear") / "linear"
+    summer_train.study(
+        cache_dir=demo_cache, data_dir="none", patient_ids=14, max_epochs=2, workers=1, output_dir=folder,
+        label_name="summer", fold="1-2", buffer="5,10", brain_regions="all;A", model="linear",
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reported(studied, linear, tmp_path_factory):
+    """The table of a report of both, with its files: a Markdown page, figures, and page.html."""
+    target = tmp_path_factory.mktemp("reported")
+    return summer_train.report(studied, linear, output_dir=target, html=target / "page.html", published=True)
