@@ -46,9 +46,8 @@ class Trained:
 
 def stack_size(data: FilmSamples, choice: Choice) -> int:
     """Return how many networks of a choice are best trained as one."""
-    if choice.model in RECURRENT or choice.task == "next_bin":
-        return 1
-    return min(MAX_STACK, max(1, MAX_STACK_WEIGHTS // n_weights(data, choice)))
+    is_alone = choice.model in RECURRENT or choice.task == "next_bin"
+    return 1 if is_alone else min(MAX_STACK, max(1, MAX_STACK_WEIGHTS // n_weights(data, choice)))
 
 
 class _Stack:

@@ -77,10 +77,8 @@ class DenseSteps:
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         n_steps = [state["step"] for state in states]
         is_stack = self.parameters[0].dim() == 3
-        weights, averages, squares = (
-            [tensor.detach() if is_stack else tensor.detach()[None] for tensor in tensors]
-            for tensors in (self.parameters, *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")))
-        )
+        tensors = self.parameters, [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
+        weights, averages, squares = ([x.detach() if is_stack else x.detach()[None] for x in own] for own in tensors)
         settings = {name: group[name] for name in ("lr", "eps", "weight_decay")} | {"amsgrad": False, "maximize": False}
         settings["beta1"], settings["beta2"] = group["betas"]
         # The first layers of all networks are one product with x, which they share.

@@ -133,11 +133,10 @@ class CountSums:
     def add(self, predicted: Tensor, target: Tensor) -> None:
         """Add samples: predicted and true counts, (..., n_samples, n_units)."""
         predicted, target = predicted.double(), target.double()
-        rate = predicted.clamp_min(0)
-        likelihood = torch.xlogy(target, rate) - rate
-        squares = target.square(), (predicted - target).square()
+        rate, error = predicted.clamp_min(0), predicted - target
+        values = target, target.square(), error.square(), torch.xlogy(target, rate) - rate
         self.n_samples += target.shape[-2]
-        self.sums = self.sums.to(target.device) + torch.stack([x.sum(-2) for x in (target, *squares, likelihood)])
+        self.sums = self.sums.to(target.device) + torch.stack([one.sum(-2) for one in values])
 
     @np.errstate(divide="ignore", invalid="ignore")
     def scores(self) -> tuple[dict[str, Floats], dict[str, Floats]]:

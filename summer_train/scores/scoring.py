@@ -23,7 +23,7 @@ NO_LIKELIHOOD = "bits per spike: a count of 0 or less was predicted where there 
 ON = 1  # the class that scores of a label are about: all others are one against it
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Scored:
     """The scores of a network or baseline.
 
@@ -98,8 +98,9 @@ def _score_labels(datas: Sequence[FilmSamples], logits: Mapping[str, Tensor]) ->
         for part in logits:
             own_logits, own_classes, own_odds = logits[part][row].double(), classes[part][row], log_odds[part][row]
             loss = data.task.loss(own_logits.cpu(), torch.from_numpy(own_classes))
-            found[part] = {name: _number(scores[part][name][row]) for name in metrics.LABEL_SCORES}
-            found[part]["loss"] = _number(loss)
+            found[part] = {name: _number(values[row]) for name, values in scores[part].items()} | {
+                "loss": _number(loss)
+            }
             if reason := metrics.undefined_because(own_classes == ON, own_odds):
                 undefined[part] = reason
             if part != "train":
@@ -107,8 +108,7 @@ def _score_labels(datas: Sequence[FilmSamples], logits: Mapping[str, Tensor]) ->
                 probability = torch.softmax(own_logits, dim=-1)[:, ON].cpu().numpy()
                 arrays = {"target": own_classes, "score": probability, "log_odds": own_odds}
                 kept |= {f"{part}_{name}": values for name, values in arrays.items()}
-        of_row = Scored(scores=found, undefined=undefined, threshold_log_odds=float(thresholds[row]), predictions=kept)
-        scored.append(of_row)
+        scored.append(Scored(found, undefined, threshold_log_odds=float(thresholds[row]), predictions=kept))
     return scored
 
 

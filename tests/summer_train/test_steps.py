@@ -9,10 +9,12 @@ import torch
 from summer_train import Decoder, LinearLabel, LinearNextBin, fit, open_selection
 from summer_train.data import batches
 from summer_train.data.batches import Block, OrderedBlocks, ResidentSamples, ShuffledBlocks, StreamedSamples
+from summer_train.data.module import FilmData
 from summer_train.data.targets import FilmLabel, NextBin
 from summer_train.models.networks import Recurrent, two_layer_net
 from summer_train.models.steps import AutogradSteps, DenseSteps, GraphedSteps, written_out_steps
 from summer_train.scores.scoring import fingerprints, score_networks
+from summer_train.settings.options import Choice, settings_from
 
 
 def random_block(n_samples, n_units, n_classes, batch_size, seed=0):
@@ -59,21 +61,17 @@ def test_written_out_steps_equal_autograd(n_classes, batch_size, settings):
 @pytest.mark.parametrize("n_networks", [1, 5])
 def test_a_stack_of_networks_is_trained_as_each_of_them_alone(n_classes, n_networks):
     block = random_block(100, 7, n_classes, 16)
-    targets = [random_block(100, 7, n_classes, 16, seed).targets for seed in range(n_networks)]
-    alone, predictions = [], []
-    for seed in range(n_networks):
-        net, task = net_and_task(7, n_classes, 5, seed)
-        steps = AutogradSteps(net, task.loss, fused_adam(net))
-        own = block._replace(targets=targets[seed])
-        predictions.append(torch.cat([steps(own), steps(own)], dim=1))
-        alone.append([parameter.detach() for parameter in net.parameters()])
-    nets = [net_and_task(7, n_classes, 5, seed)[0] for seed in range(n_networks)]
+    blocks = [block._replace(targets=random_block(100, 7, n_classes, 16, n).targets) for n in range(n_networks)]
+    nets, tasks = zip(*(net_and_task(7, n_classes, 5, n) for n in range(n_networks)), strict=True)
     stack = [torch.stack(layer).detach() for layer in zip(*(net.parameters() for net in nets), strict=True)]
     optimizer = torch.optim.Adam(stack, lr=1e-3, fused=True)
-    prepared = torch.stack([task.prepare(one) for one in targets])
-    steps = DenseSteps(stack, lambda _targets: prepared, task.loss_gradient, optimizer)
-    assert_close(torch.cat([steps(block), steps(block)], dim=1), torch.cat(predictions), 1e-5)
-    assert_close(stack, [torch.stack(layer) for layer in zip(*alone, strict=True)])
+    prepared = torch.stack([tasks[0].prepare(own.targets) for own in blocks])
+    steps = DenseSteps(stack, lambda _targets: prepared, tasks[0].loss_gradient, optimizer)
+    found = torch.cat([steps(block), steps(block)], dim=1)
+    alone = [AutogradSteps(net, task.loss, fused_adam(net)) for net, task in zip(nets, tasks, strict=True)]
+    expected = [torch.cat([one(own), one(own)], dim=1) for one, own in zip(alone, blocks, strict=True)]
+    assert_close(found, torch.cat(expected), 1e-5)
+    assert_close(stack, [torch.stack(layer) for layer in zip(*(net.parameters() for net in nets), strict=True)])
 
 
 class Heavy(LinearLabel):
@@ -128,9 +126,6 @@ def test_steps_are_written_out_for_two_dense_layers_alone():
 
 @pytest.fixture
 def make_data(demo_cache):
-    from summer_train.data.module import FilmData
-    from summer_train.settings.options import Choice, settings_from
-
     def make(device_memory_gb=None, **changes):
         choice = settings_from(Choice, {"buffer": 10.0, **changes})
         return FilmData(open_selection(demo_cache, ["14", "20"], 80), choice, device_memory_gb)
