@@ -191,7 +191,7 @@ def dask_workers(scheduler: str, n_workers: int, preloaded: Sequence[str] = ()) 
             opened.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.CRITICAL)
         address: Any = scheduler
-        problem = f"no worker process can start. {MAIN_GUARD}"
+        problem, advice = "no worker process can start", MAIN_GUARD
         try:
             if scheduler == LOCAL:
                 with _interrupts_later():
@@ -200,16 +200,14 @@ def dask_workers(scheduler: str, n_workers: int, preloaded: Sequence[str] = ()) 
                         dashboard_address="127.0.0.1:0",  # None: the usual port, with a warning if it is in use
                     )  # fmt: skip
                     address = opened.enter_context(cluster)
-            problem = (
-                "no Dask scheduler answers there. Give the address that `dask scheduler` prints, like tcp://host:8786, "
-                "or local"
-            )
+            problem = "no Dask scheduler answers there"
+            advice = "Give the address that `dask scheduler` prints, like tcp://host:8786, or local"
             client = _connected(distributed, address)
             opened.callback(client.close, timeout=CONNECT_TIMEOUT_S)
-            problem = f"no worker came within {WORKERS_TIMEOUT_S:g} s. Start some: dask worker {scheduler}"
+            problem, advice = f"no worker came within {WORKERS_TIMEOUT_S:g} s", f"Start some: dask worker {scheduler}"
             client.wait_for_workers(1, timeout=WORKERS_TIMEOUT_S)
         except Exception as error:  # Dask's own, asyncio's, or of the system
-            raise SettingsError(f"{option}: {problem}") from error
+            raise SettingsError(f"{option}: {problem} ({' '.join(repr(error).split())[:200]}). {advice}") from error
         versions = client.get_versions(packages=[_PACKAGE])
         here = versions["client"]["packages"][_PACKAGE]
         for worker, found in versions["workers"].items():
