@@ -191,24 +191,23 @@ def dask_workers(scheduler: str, n_workers: int, preloaded: Sequence[str] = ()) 
             opened.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.CRITICAL)
         address: Any = scheduler
-        if scheduler == LOCAL:
-            try:
+        problem, advice = "no worker process can start", MAIN_GUARD
+        try:
+            if scheduler == LOCAL:
                 with _interrupts_later():
                     cluster = distributed.LocalCluster(
                         n_workers=n_workers, threads_per_worker=1, silence_logs=logging.CRITICAL,
                         dashboard_address="127.0.0.1:0",  # None: the usual port, with a warning if it is in use
                     )  # fmt: skip
                     address = opened.enter_context(cluster)
-            except (OSError, ValueError, RuntimeError) as error:
-                raise SettingsError(f"{option}: no worker process can start ({error}). {MAIN_GUARD}") from error
-        client = _connected(distributed, address)
-        opened.callback(client.close, timeout=CONNECT_TIMEOUT_S)
-        try:
+            problem = "no Dask scheduler answers there"
+            advice = "Give the address that `dask scheduler` prints, like tcp://host:8786, or local"
+            client = _connected(distributed, address)
+            opened.callback(client.close, timeout=CONNECT_TIMEOUT_S)
+            problem, advice = f"no worker came within {WORKERS_TIMEOUT_S:g} s", f"Start some: dask worker {scheduler}"
             client.wait_for_workers(1, timeout=WORKERS_TIMEOUT_S)
-        except Exception as error:  # Dask's own or asyncio's time-out
-            raise SettingsError(
-                f"{option}: no worker came within {WORKERS_TIMEOUT_S:g} s. Start some: dask worker {scheduler}"
-            ) from error
+        except Exception as error:  # Dask's own, asyncio's, or of the system
+            raise SettingsError(f"{option}: {problem} ({' '.join(repr(error).split())[:200]}). {advice}") from error
         versions = client.get_versions(packages=[_PACKAGE])
         here = versions["client"]["packages"][_PACKAGE]
         for worker, found in versions["workers"].items():
@@ -248,10 +247,4 @@ def _connected(distributed: Any, where: Any) -> Any:
             found.set_exception(error)
 
     Thread(target=connect, daemon=True).start()
-    try:
-        return found.result(2 * CONNECT_TIMEOUT_S)
-    except Exception as error:
-        raise SettingsError(
-            f"--scheduler {where}: no Dask scheduler answers there ({error or 'no answer'}). Give the address that "
-            "`dask scheduler` prints, like tcp://host:8786, or local"
-        ) from error
+    return found.result(2 * CONNECT_TIMEOUT_S)

@@ -6,7 +6,7 @@ A field has the name of its option, or that name with a unit: `buffer_s` is `buf
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
-from inspect import Parameter, Signature, getdoc, signature
+from inspect import Parameter, getdoc, signature
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
@@ -155,9 +155,9 @@ def accepts(
         known = {name: one for name, one in options_of(*kinds).items() if not only or name in only}
         options = [as_parameter(name, one) for name, one in known.items()]
         options = [one.replace(default=defaults.get(one.name, one.default)) for one in options]
-        own = signature(function).parameters.values()
-        own_ones = [one.replace(kind=Parameter.KEYWORD_ONLY) for one in own if one.kind is not Parameter.VAR_KEYWORD]
-        function.__signature__ = Signature([*options, *own_ones])  # type: ignore[attr-defined]
+        own = [one for one in signature(function).parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
+        options += [one.replace(kind=Parameter.KEYWORD_ONLY) for one in own]
+        function.__signature__ = signature(function).replace(parameters=options)  # type: ignore[attr-defined]
         if as_parameter is python_parameter:
             lines = [f"{name} : {one.metadata['help']}" for name, one in known.items()]
             function.__doc__ = "\n".join([getdoc(function) or "", "", "Options, as on the command line", "", *lines])

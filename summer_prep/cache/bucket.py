@@ -33,6 +33,7 @@ from summer_prep.cache.layout import (
 )
 from summer_prep.cache.publish import Files, clear_debris, publish
 from summer_prep.errors import CacheError, SettingsError, UnreachableError
+from summer_prep.files import writing
 from summer_prep.optional import load_extra
 from summer_prep.urls import BUCKETS, CLIENT, Url, reaching
 
@@ -218,9 +219,7 @@ def remove_copies(local_cache: Path) -> list[Path]:
     if not local_cache.is_dir():
         raise SettingsError(f"{local_cache}: no such folder, so there are no copies. Check --local-cache")
     copies = [path for path in (local_cache / "copies").glob("*") if re.fullmatch("[0-9a-f]{64}", path.name)]
-    try:
+    with writing(local_cache / "copies", "Check its permissions"):
         for copy in copies:
             shutil.rmtree(copy)
-    except OSError as error:
-        raise SettingsError(f"{error.filename}: cannot be removed ({error.strerror}). Check its permissions") from error
     return copies

@@ -1,7 +1,6 @@
-"""The decoders: Lightning modules of a network and a task, for any `lightning.Trainer`.
+"""The decoders: Lightning modules of a network and a task, for any `lightning.Trainer`, which takes their steps.
 
-Given plain batches (x, y), Lightning takes the optimizer steps. Our own `fit` gives blocks of batches instead, whose
-steps are taken here.
+Our own `fit` gives blocks of batches instead of batches (x, y), and their steps are taken here.
 """
 
 from typing import Any
@@ -51,10 +50,8 @@ class Decoder(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return Adam; for blocks one kernel updates all parameters, which a CUDA graph can hold."""
-        own: dict[str, Any] = (
-            {} if self.automatic_optimization else {"fused": True, "capturable": self.device.type == "cuda"}
-        )
-        return torch.optim.Adam(self.parameters(), lr=self.lr, **own)
+        of_blocks: dict[str, Any] = {"fused": True, "capturable": self.device.type == "cuda"}
+        return torch.optim.Adam(self.parameters(), lr=self.lr, **({} if self.automatic_optimization else of_blocks))
 
     def steps_with(self, optimizer: Any) -> Steps:
         """Return the steps of a block: through autograd, unless the class is stock and its steps are written out."""

@@ -32,9 +32,9 @@ _MAX_TRIALS = 20  # step sizes that are tried in an iteration
 class LinearSolver:
     """L-BFGS over all training samples, on a stack of networks of one layer.
 
-    Inputs are standardised on the way, and outputs scaled where the loss is more curved for some than for others;
-    units are then alike whatever they fire, and few iterations are needed. All in float64: rounding that differs
-    between a network alone and in a stack would grow from iteration to iteration.
+    Inputs are standardised, and outputs scaled where the loss is more curved for some than for others; units are then
+    alike whatever they fire, and few iterations are needed. All in float64: rounding that differs between a network
+    alone and in a stack would grow from iteration to iteration.
 
     parameters : (n_networks, n_outputs, n_inputs) and (n_networks, n_outputs), which are set in place
     task : of the first network; the others differ from it in targets and class weights only
@@ -137,7 +137,7 @@ class LinearSolver:
 
 
 def _direction(gradient: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], n_outputs: int) -> Tensor:
-    """Return the negative gradient times the inverse Hessian, of each network, as far as it is known from pairs.
+    """Return the negative gradient times the inverse Hessian, of each network, as far as it is known.
 
     pairs : steps and the changes of the gradient on them, (n_networks, n_weights)
     """

@@ -36,8 +36,8 @@ class Recurrent(nn.Module):
 
     def forward(self, counts: Tensor) -> Tensor:
         """Predict from windows; a bin alone is a window of one."""
-        windows = counts if counts.dim() == 3 else counts[:, None]
-        prediction: Tensor = self.readout(self.cells(windows)[0][:, -1])
+        hidden, _ = self.cells(counts if counts.dim() == 3 else counts[:, None])
+        prediction: Tensor = self.readout(hidden[:, -1])
         return prediction
 
 

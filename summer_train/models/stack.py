@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,16 +46,13 @@ class Trained:
 
 def stack_size(data: FilmSamples, choice: Choice) -> int:
     """Return how many networks of a choice are best trained as one."""
-    if choice.model in RECURRENT or choice.task == "next_bin":
-        return 1
-    return min(MAX_STACK, max(1, MAX_STACK_WEIGHTS // n_weights(data, choice)))
+    is_alone = choice.model in RECURRENT or choice.task == "next_bin"
+    return 1 if is_alone else min(MAX_STACK, max(1, MAX_STACK_WEIGHTS // n_weights(data, choice)))
 
 
 class _Stack:
-    """Untrained networks that share their samples, as one: the weights of each layer have a leading axis.
+    """Networks that share their samples, as one: the weights of each layer have a leading axis.
 
-    Attributes
-    ----------
     rows : the networks that still train; the stored targets of a label have a column for each of all networks
     weights : of each layer, (n_networks, ...); a recurrent network is a stack of one, and these are views of its own
     """
@@ -70,11 +68,13 @@ class _Stack:
         parameters, on_gpu = self.net.parameters() if self.net else self.weights, self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(parameters, lr=choice.lr, fused=True, capturable=on_gpu)
         first = self.tasks[0]
+        own = slice(None) if isinstance(first, NextBin) else (slice(None), 0)
         self.solver = LinearSolver(self.weights, first, self.prepare, self.losses)
-        self.eager_steps: Steps = DenseSteps(self.weights, self.prepare, first.loss_gradient, self.optimizer)
-        if self.net:
-            own = slice(None) if isinstance(first, NextBin) else (slice(None), 0)
-            self.eager_steps = AutogradSteps(self.net, lambda made, y: first.loss(made, y[own]), self.optimizer)
+        self.eager_steps: Steps = (
+            AutogradSteps(self.net, lambda prediction, y: first.loss(prediction, y[own]), self.optimizer)
+            if self.net
+            else DenseSteps(self.weights, self.prepare, first.loss_gradient, self.optimizer)
+        )
         self.steps = choose_steps(self.eager_steps, self.device, log)
 
     def prepare(self, targets: Tensor) -> Tensor:
@@ -131,12 +131,7 @@ class _Stack:
 def train_stack(
     datas: Sequence[FilmSamples], max_epochs: int, patience: int | None = None, log: Log = log_nothing
 ) -> tuple[list[Trained], Outputs]:
-    """Train one network on each of some data, which share their samples.
-
-    Parameters
-    ----------
-    datas : one for each network; a recurrent network is trained alone
-    patience : a network stops after so many epochs without a lower validation loss
+    """Train one network on each of some data, which share their samples; a recurrent network alone.
 
     Returns
     -------
@@ -144,11 +139,10 @@ def train_stack(
     """
     first, samples = datas[0], datas[0].samples
     if isinstance(first.task, FilmLabel):
-        columns = np.stack([data.classes for data in datas], axis=1)
+        columns: Any = np.stack([data.classes for data in datas], axis=1)
         if isinstance(samples, ResidentSamples):
-            samples = replace(samples, targets=torch.from_numpy(columns).to(first.device))
-        else:
-            samples = replace(samples, targets=columns)
+            columns = torch.from_numpy(columns).to(first.device)
+        samples = replace(samples, targets=columns)
     train, val = (OrderedBlocks(samples=samples, indices=part) for part in (first.split.train, first.split.val))
     shuffled = ShuffledBlocks(
         samples=samples,

@@ -1,8 +1,8 @@
 """Optimizer steps on a block of mini-batches: written out, through autograd, or captured as a CUDA graph.
 
-All of them take the same steps on the same mini-batches, and return the predictions that were made on the way, each
-before its own batch's update, (n_networks, n_samples, n_outputs). Networks that share their samples are trained as one
-stack; one network is a stack of one.
+All of them take the same steps, and return the predictions that were made on the way, each before its own batch's
+update, (n_networks, n_samples, n_outputs). Networks that share their samples are one stack; one network is a stack of
+one.
 """
 
 from collections.abc import Callable, Sequence
@@ -77,14 +77,10 @@ class DenseSteps:
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         n_steps = [state["step"] for state in states]
         is_stack = self.parameters[0].dim() == 3
-        weights, averages, squares = (
-            [tensor.detach() if is_stack else tensor.detach()[None] for tensor in tensors]
-            for tensors in (self.parameters, *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")))
-        )
-        settings = {
-            "lr": group["lr"], "beta1": group["betas"][0], "beta2": group["betas"][1], "eps": group["eps"],
-            "weight_decay": group["weight_decay"], "amsgrad": False, "maximize": False,
-        }  # fmt: skip
+        tensors = self.parameters, [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
+        weights, averages, squares = ([x.detach() if is_stack else x.detach()[None] for x in own] for own in tensors)
+        settings = {name: group[name] for name in ("lr", "eps", "weight_decay")} | {"amsgrad": False, "maximize": False}
+        settings["beta1"], settings["beta2"] = group["betas"]
         # The first layers of all networks are one product with x, which they share.
         n_networks, width, n_inputs = weights[0].shape
         weight_1, bias_1 = weights[0].view(-1, n_inputs), weights[1].view(-1, 1)

@@ -29,8 +29,7 @@ def mean_count(training: Iterable[Block]) -> Tensor:
 
 def majority_class(classes: NDArray[np.uint8], train: Indices, n_classes: int) -> Tensor:
     """Return the class shares of training in every bin, whose likeliest is the majority, as `time_only`."""
-    n_per_class = np.bincount(classes[train], minlength=n_classes)
-    shares = (n_per_class / n_per_class.sum()).clip(min=np.finfo(np.float32).tiny)
+    shares = (np.bincount(classes[train], minlength=n_classes) / len(train)).clip(min=np.finfo(np.float32).tiny)
     return torch.from_numpy(np.log(shares)).expand(len(classes), -1)
 
 

@@ -34,10 +34,9 @@ def _ranks(score: Floats, is_on: Flags) -> tuple[Floats, Floats, Floats]:
     return falling[last_of_ties], tp, last_of_ties + 1 - tp
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def _kappa(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> Floats:
-    by_chance = (tp + fp) * (fp + tn) + (tp + fn) * (fn + tn)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(2 * (tp * tn - fn * fp) / by_chance)
+    return np.asarray(2 * (tp * tn - fn * fp) / ((tp + fp) * (fp + tn) + (tp + fn) * (fn + tn)))
 
 
 def best_thresholds(scores: Floats, is_on: Flags) -> Floats:
@@ -66,6 +65,7 @@ def best_thresholds(scores: Floats, is_on: Flags) -> Floats:
     return thresholds
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def label_scores(scores: Floats, is_on: Flags, thresholds: Floats) -> dict[str, Floats]:
     """Return the scores of many models that decode labels, (n_models,) each.
 
@@ -89,14 +89,9 @@ def label_scores(scores: Floats, is_on: Flags, thresholds: Floats) -> dict[str, 
         tp, n_called, n_on = (flags.sum(axis=1, dtype=np.float64) for flags in (called_on & is_on, called_on, is_on))
         fp, fn = n_called - tp, n_on - tp
         tn = is_on.shape[1] - tp - fp - fn
-        with np.errstate(divide="ignore", invalid="ignore"):
-            f1, f1_of_off = 2 * tp / (2 * tp + fp + fn), 2 * tn / (2 * tn + fp + fn)
-            defined = {
-                "kappa": _kappa(tp, fp, fn, tn),
-                "f1": f1,
-                "f1_rarer": np.where(tp + fn <= fp + tn, f1, f1_of_off),
-                "balanced_accuracy": (tp / (tp + fn) + tn / (tn + fp)) / 2,
-            }
+        f1, f1_of_off = 2 * tp / (2 * tp + fp + fn), 2 * tn / (2 * tn + fp + fn)
+        f1_rarer, balanced = np.where(tp + fn <= fp + tn, f1, f1_of_off), (tp / (tp + fn) + tn / (tn + fp)) / 2
+        defined = {"kappa": _kappa(tp, fp, fn, tn), "f1": f1, "f1_rarer": f1_rarer, "balanced_accuracy": balanced}
         has_both = (n_on > 0) & (fp + tn > 0)
         found |= {name + suffix: np.where(has_both, values, np.nan) for name, values in defined.items()}
         found["accuracy" if suffix else "accuracy_at_threshold"] = (tp + tn) / is_on.shape[1]
@@ -105,8 +100,7 @@ def label_scores(scores: Floats, is_on: Flags, thresholds: Floats) -> dict[str, 
     for model, (score, on) in enumerate(zip(scores, is_on, strict=True)):
         if not undefined_because(on, score):
             _, tp, fp = _ranks(score, on)
-            area = np.trapezoid(np.append(0, tp), np.append(0, fp))
-            found["auroc"][model] = area / (tp[-1] * fp[-1])
+            found["auroc"][model] = np.trapezoid(np.append(0, tp), np.append(0, fp)) / (tp[-1] * fp[-1])
             found["average_precision"][model] = np.sum(np.diff(tp, prepend=0) * tp / (tp + fp)) / tp[-1]
     are_finite = np.isfinite(scores).all(axis=1)
     return {name: np.where(are_finite | (name == "base_rate"), found[name], np.nan) for name in LABEL_SCORES}
@@ -122,11 +116,8 @@ def undefined_because(is_on: Flags, score: Floats) -> str:
 def curves(score: Floats, is_on: Flags) -> dict[str, Floats]:
     """Return the points of a model's ROC and precision-recall curve: fpr, tpr (= recall) and precision."""
     _, tp, fp = _ranks(score, is_on)
-    return {
-        "fpr": np.append(0, fp / fp[-1]),
-        "tpr": np.append(0, tp / tp[-1]),
-        "precision": np.append(1, tp / (tp + fp)),
-    }
+    fpr, tpr, precision = np.append(0, fp / fp[-1]), np.append(0, tp / tp[-1]), np.append(1, tp / (tp + fp))
+    return {"fpr": fpr, "tpr": tpr, "precision": precision}
 
 
 @dataclass
@@ -142,12 +133,12 @@ class CountSums:
     def add(self, predicted: Tensor, target: Tensor) -> None:
         """Add samples: predicted and true counts, (..., n_samples, n_units)."""
         predicted, target = predicted.double(), target.double()
-        rate = predicted.clamp_min(0)
-        likelihood = torch.xlogy(target, rate) - rate
-        squares = target.square(), (predicted - target).square()
+        rate, error = predicted.clamp_min(0), predicted - target
+        values = target, target.square(), error.square(), torch.xlogy(target, rate) - rate
         self.n_samples += target.shape[-2]
-        self.sums = self.sums.to(target.device) + torch.stack([x.sum(-2) for x in (target, *squares, likelihood)])
+        self.sums = self.sums.to(target.device) + torch.stack([one.sum(-2) for one in values])
 
+    @np.errstate(divide="ignore", invalid="ignore")
     def scores(self) -> tuple[dict[str, Floats], dict[str, Floats]]:
         """Return the scores over all units, and mse, r2, bits_per_spike and rate (spikes per bin) of each unit.
 
@@ -163,21 +154,18 @@ class CountSums:
         total, squared, error, log_likelihood = self.sums.cpu().numpy()
         mean = total / self.n_samples
         n_spikes = (mean * self.n_samples).sum(-1)
-        with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        r2 = np.where(squared * self.n_samples > total**2, 1 - error / (squared - total * mean), np.nan)
+        gain = log_likelihood - (np.where(total > 0, total * np.log(mean), 0) - total)
+        gain[~np.isfinite(gain)] = np.nan
+        bits = np.where(total > 0, gain / (total * np.log(2)), np.nan)
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # the median of no unit that varies is NaN
-            varies = squared * self.n_samples > total**2
-            r2 = np.where(varies, 1 - error / (squared - total * mean), np.nan)
-            gain = log_likelihood - (np.where(total > 0, total * np.log(mean), 0) - total)
-            gain = np.where(np.isfinite(gain), gain, np.nan)
-            bits = np.where(total > 0, gain / (total * np.log(2)), np.nan)
-            together = {
-                "mse": (error / self.n_samples).mean(-1),
-                "r2": np.asarray(np.nanmedian(r2, axis=-1)),
-                "bits_per_spike": np.where(n_spikes > 0, gain.sum(-1) / (n_spikes * np.log(2)), np.nan),
-                "poisson": -log_likelihood.mean(-1) / self.n_samples,
-            }
-        together["poisson"] = np.where(np.isfinite(together["poisson"]), together["poisson"], np.nan)
-        return together, {"mse": error / self.n_samples, "r2": r2, "bits_per_spike": bits, "rate": mean}
+            median_r2 = np.asarray(np.nanmedian(r2, axis=-1))
+        bits_together = np.where(n_spikes > 0, gain.sum(-1) / (n_spikes * np.log(2)), np.nan)
+        mse, poisson = error / self.n_samples, -log_likelihood.mean(-1) / self.n_samples
+        together = {"mse": mse.mean(-1), "r2": median_r2, "bits_per_spike": bits_together}
+        together["poisson"] = np.where(np.isfinite(poisson), poisson, np.nan)
+        return together, {"mse": mse, "r2": r2, "bits_per_spike": bits, "rate": mean}
 
 
 def log_odds_of_on(logits: Tensor) -> Tensor:

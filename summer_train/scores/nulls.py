@@ -17,7 +17,7 @@ SCORES = ("kappa", "auroc")  # those that are compared with a null
 class Comparison:
     """A mean over models, and the means that shifted labels give.
 
-    null : (n_shifts,) means of the shifts that all of these models have and whose score is defined in all of them
+    null : (n_shifts,) of the shifts that all of these models have and whose score is defined in all of them
     """
 
     mean: float

@@ -23,7 +23,7 @@ NO_LIKELIHOOD = "bits per spike: a count of 0 or less was predicted where there 
 ON = 1  # the class that scores of a label are about: all others are one against it
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Scored:
     """The scores of a network or baseline.
 
@@ -43,12 +43,7 @@ class Scored:
 
 @torch.no_grad()
 def score_networks(datas: Sequence[FilmSamples], outputs: Outputs) -> list[Scored]:
-    """Score networks that share their samples on every part that has any.
-
-    Parameters
-    ----------
-    datas : one for each network; the first one's counts are used, each one's own targets
-    """
+    """Score networks of some data, which share their counts, on every part of the split that has samples."""
     first = datas[0]
     if isinstance(first.task, FilmLabel):
         parts = _parts(first)
@@ -99,33 +94,26 @@ def _score_labels(datas: Sequence[FilmSamples], logits: Mapping[str, Tensor]) ->
     scores = {part: metrics.label_scores(log_odds[part], classes[part] == ON, thresholds) for part in logits}
     scored = []
     for row, data in enumerate(datas):
-        own_scores, undefined, predictions = {}, {}, _bins(data)
+        found, undefined, kept = {}, {}, _bins(data)
         for part in logits:
             own_logits, own_classes, own_odds = logits[part][row].double(), classes[part][row], log_odds[part][row]
             loss = data.task.loss(own_logits.cpu(), torch.from_numpy(own_classes))
-            own_scores[part] = {name: _number(scores[part][name][row]) for name in metrics.LABEL_SCORES}
-            own_scores[part]["loss"] = _number(loss)
+            found[part] = {name: _number(values[row]) for name, values in scores[part].items()} | {
+                "loss": _number(loss)
+            }
             if reason := metrics.undefined_because(own_classes == ON, own_odds):
                 undefined[part] = reason
             if part != "train":
                 # In float64: float32 rounds sure probabilities to ties.
                 probability = torch.softmax(own_logits, dim=-1)[:, ON].cpu().numpy()
                 arrays = {"target": own_classes, "score": probability, "log_odds": own_odds}
-                predictions |= {f"{part}_{name}": values for name, values in arrays.items()}
-        threshold = float(thresholds[row])
-        scored.append(
-            Scored(scores=own_scores, undefined=undefined, threshold_log_odds=threshold, predictions=predictions)
-        )
+                kept |= {f"{part}_{name}": values for name, values in arrays.items()}
+        scored.append(Scored(found, undefined, threshold_log_odds=float(thresholds[row]), predictions=kept))
     return scored
 
 
 def _score_counts(data: FilmSamples, predict: Callable[[Block], Tensor], row: int | None = None) -> Scored:
-    """Score predicted counts, (n_samples, n_units) of a block, summed up block by block.
-
-    Parameters
-    ----------
-    row : of networks, whose outputs are predicted: the one to score, whose predictions are kept
-    """
+    """Score predicted counts, (n_samples, n_units) of a block, or a row of the outputs of networks, which is kept."""
     assert isinstance(data.task, NextBin)
     scores, units, undefined = {}, {}, {}
     predictions = {} if row is None else _bins(data)
@@ -164,11 +152,9 @@ def _number(value: Any) -> float:
 
 def _bins(data: FilmSamples) -> dict[str, NDArray[Any]]:
     """Return the bins of validation and test samples, and their seconds in the film."""
-    film_s = data.selection.film_s()
-    bins = {part: getattr(data.split, part) for part in _parts(data) if part != "train"}
-    return {f"{part}_bin": own for part, own in bins.items()} | {
-        f"{part}_film_s": film_s[own] for part, own in bins.items()
-    }
+    film_s, parts = data.selection.film_s(), [part for part in _parts(data) if part != "train"]
+    bins = {f"{part}_bin": getattr(data.split, part) for part in parts}
+    return bins | {f"{part}_film_s": film_s[bins[f"{part}_bin"]] for part in parts}
 
 
 def thresholds_of(rows: Mapping[str, Scored]) -> dict[str, float]:

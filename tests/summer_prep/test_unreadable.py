@@ -10,31 +10,41 @@ from pathlib import Path
 
 import pytest
 
-import summer_prep.recordings.nwb
 import summer_train
 from summer_prep.cache import fresh as freshness
 from summer_prep.cache import keys as caches
-from summer_prep.cache.build import BuildConfig, build_keys
+from summer_prep.cache.build import build
 from summer_prep.cache.layout import key_path
 from summer_prep.cli import app
 from summer_prep.console import run as run_program
 from summer_prep.console import show
 from summer_prep.errors import SettingsError, UnreachableError
+from summer_prep.film import align
 from summer_prep.options import as_path
+from summer_prep.recordings import nwb
 from summer_prep.recordings.find import find_recordings
+
+ONE_KEY = {"bin_length": 1000, "workers": 0}
+
+
+def fail_at(monkeypatch, place, name, error, is_bad):
+    """Let a function raise an error where its arguments are bad."""
+    function = getattr(place, name)
+
+    def call(*arguments, **options):
+        if is_bad(*arguments):
+            raise error
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(place, name, call)
 
 
 @pytest.fixture
 def locked(demo_cache, monkeypatch):
     """A patient's folder in the demo cache that may not be listed."""
-    folder, listdir = demo_cache / "sub-20", os.listdir
-
-    def listdir_of_others(path="."):
-        if os.fspath(path) == os.fspath(folder):
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return listdir(path)
-
-    monkeypatch.setattr(os, "listdir", listdir_of_others)
+    folder = demo_cache / "sub-20"
+    error = PermissionError(errno.EACCES, "Permission denied", str(folder))
+    fail_at(monkeypatch, os, "listdir", error, lambda path=".": os.fspath(path) == os.fspath(folder))
     return folder
 
 
@@ -66,9 +76,9 @@ def test_training_refuses_to_leave_out_a_patient_that_cannot_be_listed(locked, d
 def test_a_key_that_cannot_be_read_is_neither_stale_nor_replaced(name, demo_cache, demo_dir, monkeypatch, ask):
     key = key_path(demo_cache, "20", 1000)
     before = (key / "zarr.json").stat().st_ino
-    refuse = refusing(key / name)
-    monkeypatch.setattr(Path, "open", refuse(Path.open))
-    monkeypatch.setattr(os, "stat", refuse(os.stat))
+    error = OSError(errno.EIO, "Input/output error", str(key / name))
+    for place, function in ((Path, "open"), (os, "stat")):
+        fail_at(monkeypatch, place, function, error, lambda path, *_: os.fspath(path) == os.fspath(key / name))
     with pytest.raises(UnreachableError, match="cannot be read"):
         summer_train.film_data(cache_dir=demo_cache, data_dir=demo_dir, bin_length=1000, patient_ids=20)
     code, shown, said = ask("status", "--cache-dir", demo_cache, "--data-dir", demo_dir, "--json")
@@ -79,22 +89,8 @@ def test_a_key_that_cannot_be_read_is_neither_stale_nor_replaced(name, demo_cach
     assert (key / "zarr.json").stat().st_ino == before
 
 
-def refusing(forbidden):
-    """Return what makes a function of a path fail for one path."""
-
-    def refuse(function):
-        def call(path, *arguments, **options):
-            if os.fspath(path) == os.fspath(forbidden):
-                raise OSError(errno.EIO, "Input/output error", str(path))
-            return function(path, *arguments, **options)
-
-        return call
-
-    return refuse
-
-
 def test_a_cache_that_cannot_be_listed_is_no_empty_one(tmp_path, monkeypatch, ask):
-    monkeypatch.setattr(os, "listdir", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+    fail_at(monkeypatch, os, "listdir", OSError(errno.EIO, "Input/output error"), lambda _path: True)
     code, _, said = ask("verify", "--cache-dir", tmp_path)
     assert (code, said.count("\n")) == (1, 1)
     assert f"{tmp_path}: cannot be listed (Input/output error)" in said
@@ -110,26 +106,15 @@ def test_a_folder_of_recordings_without_permission_is_refused(place, tmp_path, m
 
 
 def test_a_path_below_a_folder_that_may_not_be_searched_is_refused_at_the_front_door(tmp_path, monkeypatch):
-    def stat(path, *_arguments, **_options):
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
-    monkeypatch.setattr(os, "stat", stat)
+    fail_at(monkeypatch, os, "stat", PermissionError(errno.EACCES, "Permission denied"), lambda *_: True)
     with pytest.raises(SettingsError, match="--cache-dir .*may not be searched"):
         as_path(tmp_path / "cache", "--cache-dir")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("division by zero")])
 def test_an_unexpected_error_fails_one_patient_and_is_named(error, demo_dir, tmp_path, monkeypatch):
-    read = summer_prep.recordings.nwb.read_recording
-
-    def read_or_fail(path):
-        if "sub-20" in str(path):
-            raise error
-        return read(path)
-
-    monkeypatch.setattr(summer_prep.recordings.nwb, "read_recording", read_or_fail)
-    config = BuildConfig(data_dir=demo_dir, cache_dir=tmp_path, bin_lengths_ms=(1000,), n_workers=0)
-    results = {result.patient_id: result for result in build_keys(config)}
+    fail_at(monkeypatch, nwb, "read_recording", error, lambda path: "sub-20" in str(path))
+    results = {result.patient_id: result for result in build(data_dir=demo_dir, cache_dir=tmp_path, **ONE_KEY)}
     assert {one: result.state for one, result in results.items()} == {
         "8": "built", "14": "built", "20": "failed", "29": "built",
     }  # fmt: skip
@@ -138,35 +123,16 @@ def test_an_unexpected_error_fails_one_patient_and_is_named(error, demo_dir, tmp
 
 
 def test_an_unexpected_error_in_one_key_fails_that_key(demo_dir, tmp_path, monkeypatch):
-    from summer_prep.film import align
-
-    align_well = align.align
-
-    def align_or_fail(on_film, bin_length_ms):
-        if bin_length_ms == 200:
-            raise MemoryError
-        return align_well(on_film, bin_length_ms)
-
-    monkeypatch.setattr(align, "align", align_or_fail)
-    config = BuildConfig(
-        data_dir=demo_dir, cache_dir=tmp_path, patient_ids=("14",), bin_lengths_ms=(200, 1000), n_workers=0
-    )
-    assert [result.state for result in build_keys(config)] == ["failed", "built"]
+    fail_at(monkeypatch, align, "align", MemoryError(), lambda _, bin_length_ms: bin_length_ms == 200)
+    results = build(data_dir=demo_dir, cache_dir=tmp_path, patient_ids=14, bin_length=[200, 1000], workers=0)
+    assert [result.state for result in results] == ["failed", "built"]
 
 
 @pytest.mark.parametrize("command", ["status", "inspect", "verify"])
 @pytest.mark.parametrize("error", [RuntimeError("odd"), UnreachableError("no network")])
 def test_an_error_of_one_key_leaves_the_others(error, command, demo_dir, demo_cache, monkeypatch, ask):
-    checked, verify = caches.checked, caches.FolderCache.verify
-
-    def fail_at_one(cache, patient_id, bin_length_ms, *options):
-        if (patient_id, bin_length_ms) == ("14", 80):
-            raise error
-        return (verify if command == "verify" else checked)(cache, patient_id, bin_length_ms, *options)
-
-    monkeypatch.setattr(caches, "checked", fail_at_one)
-    monkeypatch.setattr(freshness, "checked", fail_at_one)
-    monkeypatch.setattr(caches.FolderCache, "verify", fail_at_one)
+    for place, name in ((caches, "checked"), (freshness, "checked"), (caches.FolderCache, "verify")):
+        fail_at(monkeypatch, place, name, error, lambda _cache, *key: key[:2] == ("14", 80))
     data_dir = ("--data-dir", demo_dir) if command == "status" else ()
     code, shown, said = ask(command, "--cache-dir", demo_cache, *data_dir)
     assert code == 1
@@ -177,8 +143,7 @@ def test_an_error_of_one_key_leaves_the_others(error, command, demo_dir, demo_ca
 
 def test_status_writes_nothing_and_compares_a_touched_recording(demo_dir, tmp_path, ask):
     shutil.copytree(demo_dir / "sub-14", tmp_path / "nwb" / "sub-14")
-    config = BuildConfig(data_dir=tmp_path / "nwb", cache_dir=tmp_path / "cache", bin_lengths_ms=(1000,), n_workers=0)
-    build_keys(config)
+    build(data_dir=tmp_path / "nwb", cache_dir=tmp_path / "cache", **ONE_KEY)
     (recording,) = (tmp_path / "nwb").rglob("*.nwb")
     os.utime(recording, ns=(0, 0))
 
@@ -204,7 +169,7 @@ def test_a_link_to_a_folder_that_is_not_there_is_refused(demo_dir, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for folder in (tmp_path / "link", tmp_path / "link" / "below"):
         with pytest.raises(SettingsError, match="link to a folder that is not there"):
-            build_keys(BuildConfig(data_dir=demo_dir, cache_dir=folder, n_workers=0))
+            build(data_dir=demo_dir, cache_dir=folder, **ONE_KEY)
 
 
 def test_a_terminal_without_the_letters_shows_their_codes(monkeypatch):
@@ -220,8 +185,7 @@ def test_folders_need_no_names_in_utf8(demo_dir, tmp_path, ask):
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     shutil.copytree(demo_dir / "sub-14", folder / "nwb" / "sub-14")
     places = ("--data-dir", folder / "nwb", "--cache-dir", folder / "cache")
-    config = BuildConfig(data_dir=folder / "nwb", cache_dir=folder / "cache", bin_lengths_ms=(1000,), n_workers=0)
-    assert [result.state for result in build_keys(config)] == ["built"]
+    assert [result.state for result in build(data_dir=places[1], cache_dir=places[3], **ONE_KEY)] == ["built"]
     for command in (("status", *places), ("verify", *places[2:]), ("inspect", "14", "--bin-length=1000", *places[2:])):
         assert ask(*command)[0] == 0
     pytest.importorskip("pyarrow", reason="needs: pip install pyarrow")

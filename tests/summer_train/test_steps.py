@@ -9,10 +9,12 @@ import torch
 from summer_train import Decoder, LinearLabel, LinearNextBin, fit, open_selection
 from summer_train.data import batches
 from summer_train.data.batches import Block, OrderedBlocks, ResidentSamples, ShuffledBlocks, StreamedSamples
+from summer_train.data.module import FilmData
 from summer_train.data.targets import FilmLabel, NextBin
 from summer_train.models.networks import Recurrent, two_layer_net
 from summer_train.models.steps import AutogradSteps, DenseSteps, GraphedSteps, written_out_steps
 from summer_train.scores.scoring import fingerprints, score_networks
+from summer_train.settings.options import Choice, settings_from
 
 
 def random_block(n_samples, n_units, n_classes, batch_size, seed=0):
@@ -59,21 +61,17 @@ def test_written_out_steps_equal_autograd(n_classes, batch_size, settings):
 @pytest.mark.parametrize("n_networks", [1, 5])
 def test_a_stack_of_networks_is_trained_as_each_of_them_alone(n_classes, n_networks):
     block = random_block(100, 7, n_classes, 16)
-    targets = [random_block(100, 7, n_classes, 16, seed).targets for seed in range(n_networks)]
-    alone, predictions = [], []
-    for seed in range(n_networks):
-        net, task = net_and_task(7, n_classes, 5, seed)
-        steps = AutogradSteps(net, task.loss, fused_adam(net))
-        own = block._replace(targets=targets[seed])
-        predictions.append(torch.cat([steps(own), steps(own)], dim=1))
-        alone.append([parameter.detach() for parameter in net.parameters()])
-    nets = [net_and_task(7, n_classes, 5, seed)[0] for seed in range(n_networks)]
+    blocks = [block._replace(targets=random_block(100, 7, n_classes, 16, n).targets) for n in range(n_networks)]
+    nets, tasks = zip(*(net_and_task(7, n_classes, 5, n) for n in range(n_networks)), strict=True)
     stack = [torch.stack(layer).detach() for layer in zip(*(net.parameters() for net in nets), strict=True)]
     optimizer = torch.optim.Adam(stack, lr=1e-3, fused=True)
-    prepared = torch.stack([task.prepare(one) for one in targets])
-    steps = DenseSteps(stack, lambda _targets: prepared, task.loss_gradient, optimizer)
-    assert_close(torch.cat([steps(block), steps(block)], dim=1), torch.cat(predictions), 1e-5)
-    assert_close(stack, [torch.stack(layer) for layer in zip(*alone, strict=True)])
+    prepared = torch.stack([tasks[0].prepare(own.targets) for own in blocks])
+    steps = DenseSteps(stack, lambda _targets: prepared, tasks[0].loss_gradient, optimizer)
+    found = torch.cat([steps(block), steps(block)], dim=1)
+    alone = [AutogradSteps(net, task.loss, fused_adam(net)) for net, task in zip(nets, tasks, strict=True)]
+    expected = [torch.cat([one(own), one(own)], dim=1) for one, own in zip(alone, blocks, strict=True)]
+    assert_close(found, torch.cat(expected), 1e-5)
+    assert_close(stack, [torch.stack(layer) for layer in zip(*(net.parameters() for net in nets), strict=True)])
 
 
 class Heavy(LinearLabel):
@@ -111,25 +109,23 @@ def test_a_decoder_that_changes_something_is_trained_as_it_says_on_blocks_too(ki
     assert_close(dict(decoder.state_dict()), dict(expected.state_dict()))
 
 
-@pytest.mark.parametrize("is_changed", [False, True])
-def test_steps_of_two_dense_layers_alone_are_written_out(is_changed):
+def test_steps_are_written_out_for_two_dense_layers_alone():
     stock = two_layer_net(7, 5, 7)
-    changed = [
-        torch.nn.Sequential(stock[0], torch.nn.Tanh(), stock[2]),
-        torch.nn.Sequential(*stock, torch.nn.Linear(7, 7)),
-    ]
-    same = [stock, torch.nn.Sequential(torch.nn.Flatten(), *stock)]
-    decoders = [Decoder(net, NextBin(7)) for net in (changed if is_changed else same)]
-    decoders.append(Decoder(Recurrent(torch.nn.GRU, 7, 5, 7), NextBin(7)) if is_changed else LinearNextBin(7, 5))
-    kinds = {type(decoder.steps_with(fused_adam(decoder))) for decoder in decoders}
-    assert kinds == {AutogradSteps if is_changed else DenseSteps}
+    nets = {
+        DenseSteps: [stock, torch.nn.Sequential(torch.nn.Flatten(), *stock)],
+        AutogradSteps: [
+            torch.nn.Sequential(stock[0], torch.nn.Tanh(), stock[2]),
+            torch.nn.Sequential(*stock, torch.nn.Linear(7, 7)),
+            Recurrent(torch.nn.GRU, 7, 5, 7),
+        ],
+    }
+    for kind, own in nets.items():
+        assert {type(Decoder(net, NextBin(7)).steps_with(fused_adam(net))) for net in own} == {kind}
+    assert isinstance(LinearNextBin(7).steps_with(fused_adam(stock)), DenseSteps)
 
 
 @pytest.fixture
 def make_data(demo_cache):
-    from summer_train.data.module import FilmData
-    from summer_train.settings.options import Choice, settings_from
-
     def make(device_memory_gb=None, **changes):
         choice = settings_from(Choice, {"buffer": 10.0, **changes})
         return FilmData(open_selection(demo_cache, ["14", "20"], 80), choice, device_memory_gb)
@@ -152,13 +148,11 @@ def test_streamed_samples_are_the_resident_ones_in_the_same_order(task, free_byt
         return ShuffledBlocks(samples=one.samples, indices=one.split.train, batch_size=32, seed=0)
 
     for kind in (lambda one: one.blocks("val"), shuffled, lambda one: one.train_dataloader()):
-        n_blocks = 0
+        assert len(kind(data))
         for resident, block in zip(kind(data), kind(streamed), strict=True):
             # A block is valid until the next but one is asked for.
             assert all(torch.equal(*pair) for pair in zip(resident[:2], block[:2], strict=True))
             assert resident[2:] == block[2:]
-            n_blocks += 1
-        assert n_blocks
 
 
 def test_equal_inputs_get_equal_scores_wherever_they_stand(make_data):
