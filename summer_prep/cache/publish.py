@@ -125,8 +125,8 @@ def _remove(path: Path) -> None:
 
 
 def staging_name(target: Path) -> str:
-    """Return a new name for what will replace `target`."""
-    return f".{target.name}.{uuid.uuid4().hex}.staging"
+    """Return a new name for what will replace `target`; the id of the process in it is for people."""
+    return f".{target.name}.{uuid.uuid4().hex}-{os.getpid()}.staging"
 
 
 def clear_debris(folder: Path, is_alone: bool = False) -> None:
