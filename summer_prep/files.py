@@ -1,4 +1,4 @@
-"""Files of results: checked before the work starts, written whole or not at all, and locked.
+"""Files of results: checked before the work starts, written whole or not at all; and locks on folders.
 
 (`cache.publish` replaces whole folders.)
 """
@@ -20,29 +20,19 @@ PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 
 
 def check_folder(folder: Path, option: str, is_written: bool = True) -> None:
-    """Check that a folder is there or can be made, and that it may be written into if it is to be.
-
-    Raises
-    ------
-    SettingsError : a file stands in its way, or permission is missing
-    """
-    place = folder.absolute()
-    while not os.path.lexists(place):
-        place = place.parent
+    """Check that a folder is there or can be made, and may be written to if it is to be; raises SettingsError."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     if not os.path.isdir(place):
-        kind = "is a file, not a folder" if os.path.exists(place) else "is a link to a folder that is not there"
-        raise SettingsError(f"{option} {folder}: {place} {kind}. Name another folder")
-    if is_written and not os.access(place, os.W_OK | os.X_OK):
-        raise SettingsError(f"{option} {folder}: {place} may not be written to. Name another folder")
+        problem = "is a file, not a folder" if os.path.exists(place) else "is a link to a folder that is not there"
+    elif is_written and not os.access(place, os.W_OK | os.X_OK):
+        problem = "may not be written to"
+    else:
+        return
+    raise SettingsError(f"{option} {folder}: {place} {problem}. Name another folder")
 
 
 def check_picture(picture: Path | None) -> Path | None:
-    """Check the value of a --picture option, and return it.
-
-    Raises
-    ------
-    SettingsError : not the name of a picture, or it cannot be written there
-    """
+    """Return the value of a --picture option; raises SettingsError if no picture can be written there."""
     if picture is not None:
         as_path(picture, "--picture")
         if picture.suffix.lower() not in PICTURE_SUFFIXES:
@@ -54,19 +44,14 @@ def check_picture(picture: Path | None) -> Path | None:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """Return an empty figure, sizes in inches, that is not part of pyplot: a notebook's figures and backend stay."""
+    """Return an empty figure, sizes in inches, outside pyplot, so that a notebook keeps its figures and backend."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_picture(figure: Any, picture: Path) -> None:
-    """Write a figure.
-
-    Raises
-    ------
-    SettingsError : the picture cannot be written
-    """
+    """Write a figure, and the folder for it; raises SettingsError if it cannot be written."""
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
         picture.write_bytes(picture_bytes(figure, picture.suffix[1:].lower(), dpi=300))
@@ -87,12 +72,7 @@ def picture_bytes(figure: Any, kind: str, **options: Any) -> bytes:
 
 @contextmanager
 def writing(target: Path, advice: str = "Free space, or name another folder with --output-dir") -> Iterator[None]:
-    """Report in one line that a file or a folder cannot be written.
-
-    Raises
-    ------
-    SettingsError : no space, no permission or no such folder
-    """
+    """Raise an OSError while a file or a folder is written as a SettingsError, with what to do about it."""
     try:
         yield
     except OSError as error:
@@ -100,7 +80,7 @@ def writing(target: Path, advice: str = "Free space, or name another folder with
 
 
 def replace_file(path: Path, content: bytes | memoryview) -> None:
-    """Write a file; a killed process leaves the old one or the new one."""
+    """Write a file; a process that is killed leaves the old one or the new one."""
     with replacing(path) as file:
         file.write(content)
 
@@ -119,26 +99,40 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
+def locked(folder: Path, timeout_s: float) -> Iterator[Exception | None]:
+    """Lock a folder against other processes; yield what prevented it, if anything did.
+
+    A folder that is missing is made, and removed in the end if it is empty.
+    """
+    lock, problem, was_there = FileLock(folder / LOCK), None, folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=timeout_s)
+    except (OSError, NotImplementedError) as error:  # held by another process for so long, not writable, or no locks
+        problem = error
+    try:
+        yield problem
+    finally:
+        with suppress(OSError):
+            if problem is None:
+                (folder / LOCK).unlink(missing_ok=True)  # before its release, after which it may be another process's
+                lock.release()
+            if not was_there:
+                folder.rmdir()
+
+
+@contextmanager
 def alone_in(folder: Path, problem: str) -> Iterator[None]:
     """Lock a folder against other processes, and remove the half-written files that a killed one left in it.
 
-    Raises
-    ------
-    SettingsError : another process has the lock, and what that means; or the folder cannot be written
+    Raises SettingsError if another process has the lock, which is the `problem`, or the folder cannot be written.
     """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
+    with locked(folder, timeout_s=0) as error:
+        if isinstance(error, Timeout):
             raise SettingsError(f"{folder}: {problem}. Wait for its end") from error
-    try:
         with writing(folder):
+            if isinstance(error, OSError):
+                raise error
             for debris in (*folder.glob(".*.staging"), *folder.glob("*/.*.staging")):
                 debris.unlink(missing_ok=True)
         yield
-    finally:
-        with suppress(OSError):  # the folder may be gone
-            lock.release()
-            (folder / LOCK).unlink(missing_ok=True)

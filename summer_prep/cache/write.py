@@ -1,13 +1,10 @@
-"""A key's arrays to named bytes and back, and whether every byte is right: the only file that uses Zarr to write.
-
-Training maps raw chunks without it.
-"""
+"""A key's arrays to named bytes and back, and whether every byte is right: the only file that uses Zarr to write."""
 
 import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -20,8 +17,8 @@ from zarr.errors import BaseZarrError
 from zarr.storage import MemoryStore
 
 from summer_prep.cache.layout import (
+    ARRAYS,
     DESCRIPTION,
-    DIMENSIONS,
     NO_SHA256,
     SCHEMA_VERSION,
     Codec,
@@ -34,42 +31,22 @@ from summer_prep.cache.layout import (
 )
 from summer_prep.cache.publish import Files, publish
 from summer_prep.errors import CacheError
-from summer_prep.film.facts import FRAME_PERIOD_MS, LABEL_RULES, LONG_FRAME_MS
 
 Arrays = Mapping[str, NDArray[Any]]
 
-ARRAY_ATTRIBUTES = {
-    "spike_counts": {"units": "spikes", "long_name": "spikes per film bin"},
-    "labels_first": {"units": "1", "long_name": "label of the bin's first frame (0, 1, 99 undefined)"},
-    "labels_any": {"units": "1", "long_name": "1 if the label is on in any frame of the bin (0, 1, 99 undefined)"},
-    "labels_majority": {"units": "1", "long_name": "the bin's most frequent label value (0, 1, 99 undefined)"},
-    "label": {"long_name": "name of the film annotation"},
-    "bin_start_s": {"units": "s", "long_name": "start of the bin on the film clock"},
-    "first_frame": {"units": "1", "long_name": f"film frame that the bin starts at, from 0, {FRAME_PERIOD_MS} ms each"},
-    "recorded_s": {"units": "s", "long_name": "recording time that the bin covers; 0 = never seen"},
-    "long_frame_s": {"units": "s", "long_name": f"part of recorded_s in frames longer than {LONG_FRAME_MS} ms"},
-    "recording_start_ms": {"units": "ms", "long_name": "start of the bin on the recording clock"},
-    "recording_stop_ms": {"units": "ms", "long_name": "end of the bin on the recording clock"},
-}
-
-VARIABLES = {"spike_counts", *(f"labels_{rule}" for rule in LABEL_RULES)}
+VARIABLES = [name for name, (dimensions, *_) in ARRAYS.items() if len(dimensions) == 2]
 """Arrays that are data; all others are coordinates of them."""
 
 _LABEL_CODEC = ZstdCodec(level=1)
-_COMPRESSORS = {"none": None, "zstd": ZstdCodec(level=9), "blosc": BloscCodec(cname="zstd", clevel=5)}
+_COUNT_CODECS = {"none": None, "zstd": ZstdCodec(level=9), "blosc": BloscCodec(cname="zstd", clevel=5)}
 _READ_ATTEMPTS = 5
 
 _ENCODING = Lock()
-"""Zarr works in one thread of its own anyway, and what warnings are shown is the same for all threads."""
+"""Zarr works in one thread of its own anyway, and filters of warnings are shared by all threads."""
 
 
 def write_key(key: Path, arrays: Arrays, attributes: Mapping[str, Any], codec: Codec) -> None:
-    """Write one key and publish it in one step, in place of an older one if there is one.
-
-    Raises
-    ------
-    CacheError : the folder cannot be written, or the disk is full
-    """
+    """Write one key in one step, in place of an older one if there is one; raises CacheError."""
     publish(key, encode_key(arrays, {**attributes, "codec": codec}, codec))
 
 
@@ -78,17 +55,35 @@ def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: Codec) -> F
 
     Parameters
     ----------
-    arrays : name -> array, with the dimensions of `key.DIMENSIONS` or ("unit",)
+    arrays : name -> array, as in `layout.ARRAYS`, or a column of the unit table
     attributes : everything but what Zarr, xarray and the digests add
     codec : how spike_counts are stored
     """
     buffers: dict[str, Any] = {}
     store = MemoryStore(buffers)
-    descriptions = attributes.get("column_descriptions", {})
+    columns = attributes.get("column_descriptions", {})
     with _ENCODING:
         group = zarr.create_group(store)
         for name, values in arrays.items():
-            _encode(group, name, values, codec, descriptions)
+            unit_of_column = "1" if values.dtype.kind in "iufb" else ""
+            of_column = ("unit",), str(values.dtype), unit_of_column, columns.get(name) or name
+            dimensions, _, units, long_name = ARRAYS.get(name, of_column)
+            chunks = values.shape
+            compressor: Any = _LABEL_CODEC if name in VARIABLES else None
+            if name == "spike_counts":
+                chunks = (rows_per_chunk(len(values), values.shape[1] * values.dtype.itemsize), values.shape[1])
+                compressor = _COUNT_CODECS[codec]
+            group.create_array(
+                name,
+                data=values,
+                chunks=chunks,
+                compressors=compressor,
+                filters=None,
+                # A chunk of zeros is data too: left out, it could not be told from a lost one.
+                config={"write_empty_chunks": True},
+                dimension_names=dimensions,
+                attributes={"units": units, "long_name": long_name} if units else {"long_name": long_name},
+            )
     files = {name: buffer.as_numpy_array().data for name, buffer in buffers.items() if name != DESCRIPTION}
     added = {
         "coordinates": " ".join(name for name in arrays if name not in VARIABLES),
@@ -108,29 +103,6 @@ def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: Codec) -> F
     return files
 
 
-def _encode(group: zarr.Group, name: str, values: NDArray[Any], codec: Codec, descriptions: Mapping[str, str]) -> None:
-    chunks, compressor = values.shape, None
-    if name == "spike_counts":
-        row_bytes = values.shape[1] * values.dtype.itemsize
-        chunks = (rows_per_chunk(len(values), row_bytes), values.shape[1])
-        compressor = _COMPRESSORS[codec]
-    elif name in VARIABLES:
-        compressor = _LABEL_CODEC
-    column = {"units": "1"} if values.dtype.kind in "iufb" else {}
-    attributes: Any = ARRAY_ATTRIBUTES.get(name, {**column, "long_name": descriptions.get(name) or name})
-    group.create_array(
-        name,
-        data=values,
-        chunks=chunks,
-        compressors=compressor,
-        filters=None,
-        # A chunk of zeros is data too: left out, it could not be told from a lost one.
-        config={"write_empty_chunks": True},
-        dimension_names=DIMENSIONS.get(name, ("unit",)),
-        attributes=attributes,
-    )
-
-
 def array_sha256(values: NDArray[Any]) -> str:
     """Return the SHA-256 of an array's bytes, C order, little-endian; of texts that of their list as JSON."""
     if values.dtype.kind == "T":
@@ -147,50 +119,18 @@ def verify_key(key: Path) -> list[str]:
             description = describe(key)
         except CacheError as error:
             return [str(error)]
-        problems = _find_problems(description)
+        # Not rglob, which raises where a folder goes while the key is rebuilt.
+        found = {os.path.relpath(f"{parent}/{name}", key) for parent, _, names in os.walk(key) for name in names}
+        strangers = sorted(found - {*description.attributes["files"], DESCRIPTION})
+        problems = [f"{key / name}: does not belong there" for name in strangers]
+        problems += file_problems(description, every_byte=True)
         if not problems or description.is_current():
             break  # else it was rebuilt meanwhile
     return [f"{problem}. Rebuild it: {build_command(key)}" for problem in problems]
 
 
-def _find_problems(description: Description) -> list[str]:
-    key, attributes = description.key, description.attributes
-    strangers = set(_files(description.folder)) - set(attributes["files"]) - {DESCRIPTION}
-    problems = [f"{key / name}: does not belong there" for name in sorted(strangers)]
-    problems += file_problems(description, every_byte=True)
-    return problems or _array_problems(description.folder, attributes)
-
-
-def _files(folder: Path) -> Iterator[str]:
-    # Not rglob, which raises where a folder goes while the key is rebuilt.
-    below = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
-    return (path.relative_to(folder).as_posix() for path in below)
-
-
-def _array_problems(key: Path, attributes: Mapping[str, Any]) -> list[str]:
-    """Decode every array against its digest."""
-    problems = []
-    file_digests = {file["sha256"] for file in attributes["files"].values()}
-    for name, digest in attributes["digests"].items():
-        if digest in file_digests:
-            continue  # stored raw in one chunk: the file is the array, and it has just been checked
-        try:
-            values = read_array(key, name)
-        except CacheError as error:
-            problems.append(str(error))
-            continue
-        if array_sha256(values) != digest:
-            problems.append(f"{key / name}: does not hold the values that were written")
-    return problems
-
-
 def read_array(key: Path, name: str) -> NDArray[Any]:
-    """Return one array of a key.
-
-    Raises
-    ------
-    CacheError : it cannot be decoded
-    """
+    """Return one array of a key; raises CacheError if it cannot be decoded."""
     try:
         array: Any = zarr.open_array(key / name, mode="r")
         return np.asarray(array[...])
@@ -199,7 +139,7 @@ def read_array(key: Path, name: str) -> NDArray[Any]:
 
 
 def describe_array(description: Description, name: str) -> dict[str, Any]:
-    """Return how an array of a key stands on disk, as plain values."""
+    """Return how an array of a key is stored, as plain values."""
     array: Any = zarr.open_array(description.key / name, mode="r")
     files = description.attributes["files"]
     return {

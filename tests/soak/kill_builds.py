@@ -24,10 +24,10 @@ from pathlib import Path
 
 import pynwb  # noqa: F401  (loaded once, so that the forked builds start at once)
 
-import summer_prep.cache.publish
-import summer_prep.cache.write
+from summer_prep.cache import publish
 from summer_prep.cache.build import BuildConfig, build_keys
 from summer_prep.cache.layout import cached_keys, describe, key_path
+from summer_prep.cache.write import verify_key
 from summer_prep.recordings.demo import demo_data
 
 BIN_LENGTHS_MS = (200, 1000)
@@ -37,7 +37,7 @@ FEWEST_WRITE_POINTS = 100
 WRITE_EVENTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link"}
 
 
-def in_process(work: Callable[[], None], kill_after_s: float | None = None) -> int:
+def in_process(work: Callable[[], object], kill_after_s: float | None = None) -> int:
     """Run something in a forked process, perhaps killed; return its wait status."""
     pid = os.fork()
     if pid == 0:
@@ -59,44 +59,33 @@ def build_all(data_dir: Path, cache_dir: Path) -> None:
     assert all(result.state in ("built", "fresh") for result in results), results
 
 
-def check(cache_dir: Path, must_exist: bool) -> None:
-    """Check that every visible key is whole, and there if it was there before."""
-    cached = cached_keys(cache_dir)
-    if must_exist:
-        assert cached == {"14": list(BIN_LENGTHS_MS)}, cached
-    for patient_id, lengths in cached.items():
-        for length in lengths:
-            problems = summer_prep.cache.write.verify_key(key_path(cache_dir, patient_id, length))
-            assert not problems, problems
-
-
 def check_and_finish(data_dir: Path, cache_dir: Path, must_exist: bool) -> None:
-    check(cache_dir, must_exist)
+    """Check that every visible key is whole, and there if it was there before, and that the next build completes."""
+    lengths = cached_keys(cache_dir).get("14", [])
+    assert lengths == list(BIN_LENGTHS_MS) or not must_exist, lengths
+    problems = [line for length in lengths for line in verify_key(key_path(cache_dir, "14", length))]
     build_all(data_dir, cache_dir)
-    check(cache_dir, must_exist=True)
+    keys = [key_path(cache_dir, "14", length) for length in BIN_LENGTHS_MS]
+    problems += [line for key in keys for line in verify_key(key)]
     leftovers = list(cache_dir.rglob("*.staging"))
-    assert not leftovers, leftovers
-    sources = {describe(key_path(cache_dir, "14", length)).attributes["source"]["sha256"] for length in BIN_LENGTHS_MS}
-    assert len(sources) == 1, sources
+    assert not problems + leftovers, problems + leftovers
+    assert len({describe(key).attributes["source"]["sha256"] for key in keys}) == 1
 
 
 def kill_self_at(write_point: int, cache_dir: Path) -> None:
     """Die at the n-th call that changes a file of the cache."""
-    seen = 0
-    inside = os.fspath(cache_dir)
+    points = itertools.count(1)
 
     def pass_point() -> None:
-        nonlocal seen
-        seen += 1
-        if seen == write_point:
+        if next(points) == write_point:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         is_write = event in WRITE_EVENTS or (event == "open" and isinstance(arguments[2], int) and arguments[2] & 3)
-        if is_write and any(inside in path for path in paths_of(arguments)):
+        if is_write and any(os.fspath(cache_dir) in path for path in paths_of(arguments)):
             pass_point()
 
-    swap = summer_prep.cache.publish._swap
+    swap = publish._swap
 
     def swap_and_pass(staged: Path, key: Path) -> bool:
         pass_point()
@@ -104,7 +93,7 @@ def kill_self_at(write_point: int, cache_dir: Path) -> None:
         pass_point()
         return is_done
 
-    summer_prep.cache.publish._swap = swap_and_pass
+    publish._swap = swap_and_pass
     sys.addaudithook(hook)
 
 
@@ -124,52 +113,42 @@ def main() -> None:
     options = parser.parse_args()
     generator = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        versions = []
-        for seed in (1, 2):
-            data_dir = folder / f"data-{seed}"
+        data_dirs, old, cache_dir = (Path(name, "data-1"), Path(name, "data-2")), Path(name, "old"), Path(name, "cache")
+        for seed, data_dir in enumerate(data_dirs):
             make = partial(demo_data, data_dir, patient_ids=("14",), units=4, minutes=1, seed=seed)
-            assert in_process(lambda make=make: make() and None) == 0
-            versions.append(data_dir)
+            assert in_process(make) == 0
         started = time.perf_counter()
-        assert in_process(lambda: build_all(versions[0], folder / "old")) == 0
+        assert in_process(partial(build_all, data_dirs[0], old)) == 0
         longest = 1.3 * (time.perf_counter() - started)
 
-        def attempt(is_rebuild: bool, kill: Callable[[Path], int]) -> bool:
+        def attempt(is_rebuild: bool, write_point: int = 0, kill_after_s: float | None = None) -> bool:
             """Start a build, kill it, check what is left; return whether it was killed before it ended."""
-            cache_dir = folder / "cache"
+
+            def build() -> None:
+                if write_point:
+                    kill_self_at(write_point, cache_dir)
+                build_all(data_dirs[1], cache_dir)
+
             shutil.rmtree(cache_dir, ignore_errors=True)
             if is_rebuild:
-                shutil.copytree(folder / "old", cache_dir)
-            status = kill(cache_dir)
+                shutil.copytree(old, cache_dir)
+            status = in_process(build, kill_after_s)
             assert status in (0, signal.SIGKILL), status
-            finished = in_process(lambda: check_and_finish(versions[1], cache_dir, must_exist=is_rebuild))
+            finished = in_process(partial(check_and_finish, data_dirs[1], cache_dir, is_rebuild))
             assert finished == 0, f"after a kill ({'rebuild' if is_rebuild else 'first build'})"
             return status == signal.SIGKILL
 
         n_killed = n_tried = 0
         while n_killed < options.kills:
-            delay = generator.uniform(0, longest)
-            n_killed += attempt(
-                n_tried % 2 == 1, lambda cache: in_process(lambda: build_all(versions[1], cache), kill_after_s=delay)
-            )
+            n_killed += attempt(n_tried % 2 == 1, kill_after_s=generator.uniform(0, longest))
             n_tried += 1
         print(f"{n_killed} builds killed at random moments ({n_tried - n_killed} more had ended), nothing lost")
-        if options.write_points:
-            for is_rebuild in (False, True):
-
-                def kill_at(point: int, cache: Path) -> int:
-                    def work() -> None:
-                        kill_self_at(point, cache)
-                        build_all(versions[1], cache)
-
-                    return in_process(work)
-
-                points = itertools.count(1, options.every)
-                killed = list(itertools.takewhile(lambda point: attempt(is_rebuild, partial(kill_at, point)), points))
-                assert killed[-1:] > [FEWEST_WRITE_POINTS], f"too few write points were seen: {killed}"
-                kind = "rebuild" if is_rebuild else "first build"
-                print(f"{len(killed)} kills at write points 1 to {killed[-1]} of a {kind}, nothing lost")
+        for is_rebuild in (False, True) if options.write_points else ():
+            points = itertools.count(1, options.every)
+            killed = list(itertools.takewhile(partial(attempt, is_rebuild), points))
+            assert killed[-1:] > [FEWEST_WRITE_POINTS], f"too few write points were seen: {killed}"
+            kind = "rebuild" if is_rebuild else "first build"
+            print(f"{len(killed)} kills at write points 1 to {killed[-1]} of a {kind}, nothing lost")
 
 
 if __name__ == "__main__":
