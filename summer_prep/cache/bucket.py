@@ -32,9 +32,8 @@ from summer_prep.cache.layout import (
     missing_key,
 )
 from summer_prep.cache.publish import Files, clear_debris, publish
-from summer_prep.errors import CacheError, SettingsError, UnreachableError
+from summer_prep.errors import CacheError, SettingsError, UnreachableError, load_extra
 from summer_prep.files import writing
-from summer_prep.optional import load_extra
 from summer_prep.urls import BUCKETS, CLIENT, Url, reaching
 
 MIN_GARBAGE_AGE = timedelta(days=1)

@@ -19,10 +19,10 @@ from summer_prep.cache.layout import (
     key_path,
 )
 from summer_prep.cache.publish import Files, publish
-from summer_prep.cache_home import is_temporary
 from summer_prep.errors import CacheError, SettingsError, SummerError, UnreachableError, one_line
 from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, check_bin_length
 from summer_prep.options import as_bin_lengths, as_path, as_patient_ids, as_place
+from summer_prep.resources import is_temporary
 from summer_prep.urls import Place, Url
 
 if TYPE_CHECKING:

@@ -26,7 +26,6 @@ from summer_prep.cache.layout import (
     build_command,
     describe,
     file_problems,
-    rows_per_chunk,
     sealed,
 )
 from summer_prep.cache.publish import Files, publish
@@ -37,9 +36,8 @@ Arrays = Mapping[str, NDArray[Any]]
 VARIABLES = [name for name, (dimensions, *_) in ARRAYS.items() if len(dimensions) == 2]
 """Arrays that are data; all others are coordinates of them."""
 
-_LABEL_CODEC = ZstdCodec(level=1)
 _COUNT_CODECS = {"none": None, "zstd": ZstdCodec(level=9), "blosc": BloscCodec(cname="zstd", clevel=5)}
-_READ_ATTEMPTS = 5
+MAX_CHUNK_BYTES = 64 * 2**20
 
 _ENCODING = Lock()
 """Zarr works in one thread of its own anyway, and filters of warnings are shared by all threads."""
@@ -69,9 +67,11 @@ def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: Codec) -> F
             of_column = ("unit",), str(values.dtype), unit_of_column, columns.get(name) or name
             dimensions, _, units, long_name = ARRAYS.get(name, of_column)
             chunks = values.shape
-            compressor: Any = _LABEL_CODEC if name in VARIABLES else None
+            compressor: Any = ZstdCodec(level=1) if name in VARIABLES else None
             if name == "spike_counts":
-                chunks = (rows_per_chunk(len(values), values.shape[1] * values.dtype.itemsize), values.shape[1])
+                row_bytes = max(1, values.shape[1] * values.dtype.itemsize)
+                n_rows = max(1, min(len(values), MAX_CHUNK_BYTES // row_bytes))  # the last chunk has full size, too
+                chunks = n_rows, values.shape[1]
                 compressor = _COUNT_CODECS[codec]
             group.create_array(
                 name,
@@ -114,7 +114,7 @@ def array_sha256(values: NDArray[Any]) -> str:
 def verify_key(key: Path) -> list[str]:
     """Return what is wrong with a key, one line each; an empty list if every byte is right."""
     problems: list[str] = []
-    for _ in range(_READ_ATTEMPTS):
+    for _ in range(5):
         try:
             description = describe(key)
         except CacheError as error:

@@ -19,7 +19,6 @@ from summer_prep.options import as_patient_id
 from summer_prep.urls import Place, Url, nwb_files_below, remote_identity
 
 _NOTE = ".source.json"
-_RACE_NS = 50_000_000
 _NAMES = "sub14.nwb or sub-14_ses-sub14_ecephys.nwb"
 _FILE_NAME = re.compile(r"sub-?([A-Za-z0-9]+)(_.*)?\.nwb")
 
@@ -155,15 +154,6 @@ def source_identity(path: Place) -> Identity | None:
     return {"n_bytes": stat.st_size, "inode": stat.st_ino, **times}
 
 
-def noted_sha256(identity: Identity | None, patient_id: str, folder: Path) -> str | None:
-    """Return the SHA-256 of a recording from its note, if it still has the same identity."""
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        note = json.loads((patient_path(folder, patient_id) / _NOTE).read_text())
-        if identity is not None and note["identity"] == identity:
-            return str(note["sha256"])
-    return None
-
-
 def source_sha256(path: Place, patient_id: str, folder: Path, may_note: bool = True) -> str:
     """Return the SHA-256 of a recording, from its note in a folder if it is unchanged since, else by reading it.
 
@@ -172,13 +162,15 @@ def source_sha256(path: Place, patient_id: str, folder: Path, may_note: bool = T
     RecordingError : the file cannot be read; behind a URL it would have to be fetched, which only a build does
     """
     identity = source_identity(path)  # before reading: a file that changes meanwhile is read again next time
-    sha256 = noted_sha256(identity, patient_id, folder)
-    if sha256 is None:
-        if isinstance(path, Url):
-            raise RecordingError(f"{path} would have to be fetched to be compared, which summer-prep build does")
-        sha256 = recording_sha256(path)
-        if may_note:
-            note_source(patient_id, folder, identity, sha256)
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        note = json.loads((patient_path(folder, patient_id) / _NOTE).read_text())
+        if identity is not None and note["identity"] == identity:
+            return str(note["sha256"])
+    if isinstance(path, Url):
+        raise RecordingError(f"{path} would have to be fetched to be compared, which summer-prep build does")
+    sha256 = recording_sha256(path)
+    if may_note:
+        note_source(patient_id, folder, identity, sha256)
     return sha256
 
 
@@ -187,7 +179,7 @@ def note_source(patient_id: str, folder: Path, identity: Identity | None, sha256
     note_path = patient_path(folder, patient_id) / _NOTE
     changed_ns = max(int((identity or {}).get(name, 0)) for name in ("modified_ns", "changed_ns"))
     # A file changed within the clock's resolution of now could change again and keep its times.
-    if identity is None or not os.path.isdir(note_path.parent) or time.time_ns() - changed_ns < _RACE_NS:
+    if identity is None or not os.path.isdir(note_path.parent) or time.time_ns() - changed_ns < 50_000_000:
         return
     staged = note_path.with_name(staging_name(note_path))
     with suppress(OSError):  # a read-only cache works too, one read slower

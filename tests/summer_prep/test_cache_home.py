@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from summer_prep.cache.keys import default_local_cache
-from summer_prep.cache_home import ensure_cache_home
+from summer_prep.resources import ensure_cache_home
 
 NAMES = ("HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR")
 

@@ -49,7 +49,7 @@ def test_what_was_written_is_what_is_read(counts, codec, chunk_bytes, tmp_path_f
     key = key_path(tmp_path_factory.mktemp("cache"), "1", 80)
     labels = np.where(np.arange(2 * len(counts)).reshape(2, -1) % 3, 1, 99).astype(np.uint8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("summer_prep.cache.layout.MAX_CHUNK_BYTES", chunk_bytes)
+        patch.setattr("summer_prep.cache.write.MAX_CHUNK_BYTES", chunk_bytes)
         write_key(key, {"spike_counts": counts, "labels_first": labels}, minimal_attributes(counts), codec)
     group = zarr.open_group(key, mode="r")
     assert np.array_equal(group["spike_counts"][...], counts)
