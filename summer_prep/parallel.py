@@ -186,8 +186,8 @@ class _DaskExecutor(Executor):
     Dask's own executor never ends a task whose last worker dies while the result is fetched from it.
     """
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, client: Any, killed_worker: type[Exception]) -> None:
+        self._client, self._killed_worker = client, killed_worker
 
     def submit(self, work: Callable[..., Result], /, *arguments: Any, **_options: Any) -> Future[Result]:
         """Return a future that ends with the result, the task's own exception, BrokenExecutor or CancelledError."""
@@ -196,11 +196,11 @@ class _DaskExecutor(Executor):
         def keep(remote: Any) -> None:
             try:
                 ended.set_result(remote.result())
-            except (CancelledError, AsyncCancelledError) as error:
-                ended.set_exception(CancelledError(str(error)))
+            except (CancelledError, AsyncCancelledError):
+                ended.set_exception(CancelledError())
             except Exception as error:
-                is_own = remote.status == "error" and type(error).__name__ != "KilledWorker"
-                ended.set_exception(error if is_own else BrokenExecutor(str(error)))
+                is_own = remote.status == "error" and not isinstance(error, self._killed_worker)
+                ended.set_exception(error if is_own else BrokenExecutor("its worker died"))
 
         self._client.submit(work, *arguments, pure=False).add_done_callback(keep)
         return ended
@@ -271,7 +271,7 @@ def dask_workers(scheduler: str, n_workers: int, preloaded: Sequence[str] = ()) 
                 )
 
         try:
-            yield Pool(_DaskExecutor(client), check)
+            yield Pool(_DaskExecutor(client, distributed.KilledWorker), check)
         except CancelledError as error:
             raise SettingsError(
                 f"{option}: the connection was lost. What was finished is kept: repeat the command"
