@@ -31,13 +31,10 @@ def available_bytes() -> float:
 
 def usable_processors() -> int:
     """Return how many processors this process may use: by its affinity, and by the quota of its control groups."""
-    if hasattr(os, "process_cpu_count"):
-        allowed = os.process_cpu_count() or 1
-    elif hasattr(os, "sched_getaffinity"):
-        allowed = len(os.sched_getaffinity(0))
-    else:
-        allowed = os.cpu_count() or 1
-    usable = [float(allowed)]
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )  # macOS has no affinity
+    usable = [float(allowed or 1)]
     for group in _own_groups("", _GROUPS[""][0]):
         with suppress(OSError, ValueError):  # no such group, or no limit ("max")
             quota, period = (group / "cpu.max").read_text().split()

@@ -93,9 +93,7 @@ def _nwb_files(data_dir: Place, patient_ids: Sequence[str] = ()) -> list[Place]:
 def select_recordings(data_dir: Place, nwb_path: Path | None, patient_ids: Sequence[str] = ()) -> dict[str, Place]:
     """Return patient id -> NWB file of the patients asked for, in the order asked for.
 
-    Raises
-    ------
-    SettingsError : a patient, the one file that is named, or any recording at all is missing
+    Raises SettingsError if a patient, the one file that is named, or any recording at all is missing.
     """
     if nwb_path is not None and not patient_ids:
         if not nwb_path.is_file():
@@ -157,9 +155,7 @@ def source_identity(path: Place) -> Identity | None:
 def source_sha256(path: Place, patient_id: str, folder: Path, may_note: bool = True) -> str:
     """Return the SHA-256 of a recording, from its note in a folder if it is unchanged since, else by reading it.
 
-    Raises
-    ------
-    RecordingError : the file cannot be read; behind a URL it would have to be fetched, which only a build does
+    Raises RecordingError if it cannot be read; behind a URL it would have to be fetched, which only a build does.
     """
     identity = source_identity(path)  # before reading: a file that changes meanwhile is read again next time
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -42,9 +42,7 @@ _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowEr
 def read_recording(path: Path) -> Recording:
     """Read everything that the cache needs from one NWB file, opening it once.
 
-    Raises
-    ------
-    RecordingError : the file is missing, damaged, or does not hold what a SUMMER recording must hold
+    Raises RecordingError if it is missing, damaged, or does not hold what a SUMMER recording must hold.
     """
     patient_id = patient_id_of(path)
     before = source_identity(path)

@@ -395,8 +395,7 @@ def test_wrong_urls_are_one_line(option, url, message, bucket, demo_dir, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("AWS_ENDPOINT", "localhost:9000"), ("AWS_ENDPOINT_URL_S3", "ftp://x"), ("AWS_REGION", "a\nb")],
+    ("name", "value"), [("AWS_ENDPOINT", "localhost:9000"), ("AWS_ENDPOINT_URL_S3", "ftp://x"), ("AWS_REGION", "a\nb")]
 )
 def test_variables_that_no_client_takes_and_a_missing_client_are_one_line(name, value, bucket, tmp_path, monkeypatch):
     """Some of them end in a panic of the client's Rust, which is no Exception."""

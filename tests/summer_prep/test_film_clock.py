@@ -133,8 +133,7 @@ FILE_GRIDS = {
 
 
 @pytest.mark.parametrize(
-    ("bin_length_ms", "n_bins"),
-    [(40, 118_161), (80, 59_080), (120, 39_387), (1000, 4726), (20, 236_322), (5, 945_288)],
+    ("bin_length_ms", "n_bins"), [(40, 118_161), (80, 59_080), (120, 39_387), (1000, 4726), (20, 236_322), (5, 945_288)]
 )
 def test_grids_of_the_film_have_the_published_number_of_bins(bin_length_ms, n_bins):
     grid = bin_grid(FILE_GRIDS, bin_length_ms)

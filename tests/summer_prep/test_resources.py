@@ -82,8 +82,7 @@ def test_memory_is_what_the_control_groups_of_the_process_leave(version, tmp_pat
     ],
 )
 def test_processors_are_those_that_the_process_may_use(allowed, quotas, usable, tmp_path, monkeypatch):
-    name = "process_cpu_count" if hasattr(machine.os, "process_cpu_count") else "sched_getaffinity"
-    monkeypatch.setattr(machine.os, name, (lambda: allowed) if "cpu" in name else lambda _pid: set(range(allowed)))
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _pid: set(range(allowed)))
     monkeypatch.setattr(machine, "_PROC", tmp_path)
     monkeypatch.setattr(machine, "_GROUPS", {"": (tmp_path, *machine._GROUPS[""][1:])})
     (tmp_path / "self").mkdir()
