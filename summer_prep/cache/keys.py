@@ -44,11 +44,8 @@ def check_known(
 ) -> None:
     """Check that every patient asked for, and any patient at all, is known, or raise a SettingsError.
 
-    Parameters
-    ----------
-    known : patients of whom there is a key that counts, or a recording in `data_dir`, if it is given
-    where : which keys count, like "at 80 ms in data_cache"
-    keys : all keys, for the error
+    Those `known` have a key that counts (`where` says which, like "at 80 ms in data_cache"), or a recording in
+    `data_dir`, if it is given; `keys` are all keys, for the error.
     """
     unknown = [patient_id for patient_id in patient_ids if patient_id not in known]
     if unknown or not known:

@@ -26,14 +26,8 @@ _FILE_NAME = re.compile(r"sub-?([A-Za-z0-9]+)(_.*)?\.nwb")
 def find_recordings(data_dir: Place, patient_ids: Sequence[str] = (), may_be_missing: bool = False) -> dict[str, Place]:
     """Return patient id -> NWB file below `data_dir` (flat or up to two folders deep), in natural order.
 
-    Parameters
-    ----------
-    patient_ids : those that are asked for, so that folders of others need not be readable; all by default
-    may_be_missing : whether a folder that does not exist is one without recordings, instead of an error
-
-    Raises
-    ------
-    SettingsError : the folder does not exist, a patient's folder cannot be read, or two files are of one patient
+    Folders of patients who are not asked for (by default, all are) need not be readable. Raises SettingsError if the
+    folder does not exist (unless it `may_be_missing`), a patient's folder cannot be read, or a patient has two files.
     """
     if isinstance(data_dir, Path) and not os.path.isdir(data_dir):  # False also where permission is missing
         if may_be_missing:

@@ -258,8 +258,10 @@ def start_publisher(cache, files, folder):
     )
 
 
-@pytest.mark.parametrize("is_rebuild", [False, True], ids=["first build", "rebuild"])
-@pytest.mark.parametrize("put", [1, "last but one", "pointer", "pointer, answer lost"])
+@pytest.mark.parametrize(
+    ("put", "is_rebuild"),
+    [(1, True), ("last but one", False), ("pointer", False), ("pointer", True), ("pointer, answer lost", True)],
+)
 def test_a_builder_killed_between_puts_leaves_the_old_key_or_the_new_one(
     put, is_rebuild, cache, faults, versions, tmp_path
 ):

@@ -142,12 +142,17 @@ def test_missing_unfit_and_lost_workers_and_a_lost_scheduler_are_one_line(demo_d
         return str(caught.value)
 
     def end_after_one(process):
-        return lambda n_done, _n_patients: end(process) if n_done == 1 else None
+        def progress(n_done, _n_patients):
+            if n_done == 1:
+                end(process)
+                monkeypatch.setattr(module, "WORKERS_TIMEOUT_S", 1.0)
+
+        return progress
 
     with dask(tmp_path, n_workers=0) as (address, processes):
         monkeypatch.setattr(module, "WORKERS_TIMEOUT_S", 0.5)
         assert "no worker came within 0.5 s" in message(address)
-        monkeypatch.setattr(module, "WORKERS_TIMEOUT_S", 5.0)
+        monkeypatch.setattr(module, "WORKERS_TIMEOUT_S", 20.0)
         with workers(address, tmp_path, 1, PYTHONPATH=str(empty)):
             assert "cannot import summer_prep" in message(address)
         assert not (tmp_path / "cache").exists()
@@ -156,6 +161,7 @@ def test_missing_unfit_and_lost_workers_and_a_lost_scheduler_are_one_line(demo_d
             assert "Install the same version" in found
         with workers(address, tmp_path, 1) as process:
             assert "all workers are gone" in message(address, end_after_one(process))
+        monkeypatch.setattr(module, "WORKERS_TIMEOUT_S", 20.0)
         with workers(address, tmp_path, 1):
             shutil.rmtree(tmp_path / "cache")
             lost = message(address, end_after_one(processes[0]))

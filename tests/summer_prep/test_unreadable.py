@@ -89,11 +89,16 @@ def test_a_key_that_cannot_be_read_is_neither_stale_nor_replaced(name, demo_cach
     assert (key / "zarr.json").stat().st_ino == before
 
 
-def test_a_cache_that_cannot_be_listed_is_no_empty_one(tmp_path, monkeypatch, ask):
+def test_a_cache_that_cannot_be_listed_is_no_empty_one_and_a_path_that_cannot_be_searched_is_refused(
+    tmp_path, monkeypatch, ask
+):
     fail_at(monkeypatch, os, "listdir", OSError(errno.EIO, "Input/output error"), lambda _path: True)
     code, _, said = ask("verify", "--cache-dir", tmp_path)
     assert (code, said.count("\n")) == (1, 1)
     assert f"{tmp_path}: cannot be listed (Input/output error)" in said
+    fail_at(monkeypatch, os, "stat", PermissionError(errno.EACCES, "Permission denied"), lambda *_: True)
+    with pytest.raises(SettingsError, match="--cache-dir .*may not be searched"):
+        as_path(tmp_path / "cache", "--cache-dir")
 
 
 @pytest.mark.parametrize("place", [".", "sub-14", "001616/sub-14"])
@@ -103,12 +108,6 @@ def test_a_folder_of_recordings_without_permission_is_refused(place, tmp_path, m
     monkeypatch.setattr(os, "access", lambda path, mode: os.fspath(path) != os.fspath(tmp_path / place))
     with pytest.raises(SettingsError, match="may not be read"):
         find_recordings(tmp_path)
-
-
-def test_a_path_below_a_folder_that_may_not_be_searched_is_refused_at_the_front_door(tmp_path, monkeypatch):
-    fail_at(monkeypatch, os, "stat", PermissionError(errno.EACCES, "Permission denied"), lambda *_: True)
-    with pytest.raises(SettingsError, match="--cache-dir .*may not be searched"):
-        as_path(tmp_path / "cache", "--cache-dir")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("division by zero")])
