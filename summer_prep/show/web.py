@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from summer_prep.console import Table, has_text
-from summer_prep.errors import SettingsError
+from summer_prep.errors import SettingsError, load_extra
 from summer_prep.files import replace_file, writing
-from summer_prep.optional import load_extra
 
 
 def check_page(page: Path | None) -> Path | None:

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 
-from summer_prep.errors import SettingsError
+from summer_prep.errors import SettingsError, load_extra
 from summer_prep.files import alone_in, check_folder, replace_file, replacing, writing
-from summer_prep.optional import load_extra
 from summer_prep.options import as_number, finite
 from summer_prep.resources import available_bytes
 from summer_train.data.film import FilmSamples

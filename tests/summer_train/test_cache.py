@@ -45,7 +45,7 @@ def test_patients_stand_side_by_side_and_one_alone_is_the_mapped_file_itself(dem
 def test_counts_are_the_same_under_every_codec_and_chunking(
     codec, chunk_bytes, demo_dir, demo_cache, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("summer_prep.cache.layout.MAX_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("summer_prep.cache.write.MAX_CHUNK_BYTES", chunk_bytes)
     build(data_dir=demo_dir, cache_dir=tmp_path, codec=codec)
     selection, expected = open_selection(tmp_path, ["14"], 1000), by_zarr(demo_cache, "14", 1000)
     assert selection.patients[0].is_mapped == (codec == "none")
