@@ -16,8 +16,7 @@ from torch import Tensor
 
 from summer_train.data.batches import Block, OrderedBlocks, Outputs, ResidentSamples, ShuffledBlocks
 from summer_train.data.film import FilmSamples
-from summer_train.data.losses import cross_entropies
-from summer_train.data.targets import FilmLabel, NextBin
+from summer_train.data.targets import FilmLabel, NextBin, cross_entropies
 from summer_train.models.linear import LinearSolver
 from summer_train.models.networks import RECURRENT, n_weights, untrained_net
 from summer_train.models.steps import AutogradSteps, DenseSteps, Steps, choose_steps, predict_stack

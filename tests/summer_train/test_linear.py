@@ -9,8 +9,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRe
 
 from summer_train import decoder, film_data, fit
 from summer_train.data.batches import Block
-from summer_train.data.losses import balanced_weights
-from summer_train.data.targets import FilmLabel, NextBin
+from summer_train.data.targets import FilmLabel, NextBin, balanced_weights
 from summer_train.models.linear import LinearSolver
 from summer_train.settings.options import Choice, choice_of, settings_from
 

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 from sklearn.utils.class_weight import compute_class_weight
 
-from summer_train.data.losses import balanced_weights, cross_entropies, cross_entropy, poisson
-from summer_train.data.targets import FilmLabel, NextBin
+from summer_train.data.targets import FilmLabel, NextBin, balanced_weights, cross_entropies
 from summer_train.reports.tables import notes_on_scores
 from summer_train.runs.folder import probability_of
 from summer_train.scores.metrics import LABEL_SCORES, CountSums, best_thresholds, curves, label_scores, log_odds_of_on
@@ -191,7 +190,7 @@ def test_class_weights_weigh_samples_of_one_network_and_of_many():
             torch.nn.functional.cross_entropy(*one, weight=torch.tensor(own or (1.0, 1.0)), reduction="sum") / 11
             for *one, own in zip(logits, targets, class_weights, strict=True)
         ]
-        alone = [cross_entropy(*one) for one in zip(logits, targets, class_weights, strict=True)]
+        alone = [FilmLabel(2, own).loss(*one) for *one, own in zip(logits, targets, class_weights, strict=True)]
         torch.testing.assert_close(alone, expected)
         torch.testing.assert_close(cross_entropies(logits, targets, class_weights), torch.stack(expected))
 
@@ -199,7 +198,7 @@ def test_class_weights_weigh_samples_of_one_network_and_of_many():
 def test_poisson_is_its_likelihood():
     log_rate, counts = torch.randn(7, 2), torch.randint(0, 4, (7, 2))
     likelihood = torch.distributions.Poisson(log_rate.exp()).log_prob(counts) + torch.lgamma(counts + 1.0)
-    torch.testing.assert_close(poisson(log_rate, counts), -likelihood.mean())
+    torch.testing.assert_close(NextBin(2, "poisson").loss(log_rate, counts), -likelihood.mean())
 
 
 @pytest.mark.parametrize("log_odds", [-1e6, -800.0, -3.0, 0.0, 2.5, 800.0])

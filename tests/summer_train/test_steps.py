@@ -21,7 +21,7 @@ def random_block(n_samples, n_units, n_classes, batch_size, seed=0):
     generator = np.random.default_rng(seed)
     counts = generator.poisson(0.5, (n_samples, n_units))
     targets = generator.integers(0, n_classes, n_samples) if n_classes else generator.poisson(0.5, (n_samples, n_units))
-    sizes = batches.batch_sizes_of(n_samples, batch_size)
+    sizes = tuple(min(batch_size, n_samples - start) for start in range(0, n_samples, batch_size))
     return Block(*(torch.from_numpy(one.astype(np.uint8)) for one in (counts, targets)), sizes, sizes)
 
 
