@@ -89,21 +89,18 @@ class Selection:
     def labels(self, label_name: str, rule: LabelRule = "first") -> NDArray[np.uint8]:
         """Return one label's raw value in each bin, (n_bins,), 0, 1 or 99 (undefined).
 
-        Raises
-        ------
-        SettingsError : no such label
-        CacheError : the file cannot be read, or is not what was there when the key was opened
+        Raises SettingsError if there is no such label, CacheError if its file cannot be read or was changed.
         """
-        patient, label_name = self.patients[0], as_text(label_name, "label_name")
+        label_name = as_text(label_name, "label_name")
         if rule not in LABEL_RULES:
             raise SettingsError(f"rule {rule!r}: choose one of {', '.join(LABEL_RULES)}")
         self.check_label(label_name)
-        return patient.label(label_name, rule)
+        return self.patients[0].label(label_name, rule)
 
     def check_label(self, label_name: str) -> None:
         """Raise SettingsError if there is no such label."""
-        patient = self.patients[0]
         if label_name not in self.label_names:
+            patient = self.patients[0]
             nearest = difflib.get_close_matches(label_name, self.label_names, n=3, cutoff=0.4) or self.label_names
             raise SettingsError(
                 f"no label {label_name!r} in {patient.key}; nearest are {', '.join(nearest)}. "
@@ -128,8 +125,6 @@ class Selection:
     def recorded_share(self, long_frames: bool = True) -> NDArray[np.float64]:
         """Return the recorded share of each bin's nominal length, (n_bins,), of the patient with the least.
 
-        Parameters
-        ----------
         long_frames : whether frames that took longer than 200 ms count
         """
         recorded_s = [

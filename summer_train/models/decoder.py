@@ -62,11 +62,9 @@ class Decoder(lightning.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor] | Block | OrderedBlocks, batch_index: int) -> Tensor | None:
         """Return the loss of a batch; take the optimizer steps of a block; solve, given all training samples."""
         if isinstance(batch, OrderedBlocks):
+            task, weights = self.task, [parameter.detach()[None] for parameter in self.net.parameters()]
             self.solver = self.solver or LinearSolver(
-                [parameter.detach()[None] for parameter in self.net.parameters()],
-                self.task,
-                lambda targets: self.task.prepare(targets)[None],
-                lambda predictions, targets: self.task.loss(predictions[0], targets)[None],
+                weights, task, lambda y: task.prepare(y)[None], lambda made, y: task.loss(made[0], y)[None]
             )
             self._count_steps(self.solver(batch))
             self.trainer.should_stop = self.trainer.should_stop or bool(self.solver.is_solved.all())

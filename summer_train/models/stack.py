@@ -132,9 +132,7 @@ def train_stack(
 ) -> tuple[list[Trained], Outputs]:
     """Train one network on each of some data, which share their samples; a recurrent network alone.
 
-    Returns
-    -------
-    How training went, and the outputs of the best epoch of those networks whose training `is_fine`
+    Returns how training went, and the outputs of the best epoch of those networks whose training `is_fine`.
     """
     first, samples = datas[0], datas[0].samples
     if isinstance(first.task, FilmLabel):

@@ -28,9 +28,7 @@ def score_stack(datas: Sequence[FilmSamples], trained: Sequence[Trained], output
 def shifts_of(data: FilmSamples, n_shifts: int) -> list[int]:
     """Return the shifts of a null, in bins that have a label; each is at least a cycle of the split.
 
-    Raises
-    ------
-    SettingsError : the task or the split does not allow it, or there are not so many
+    Raises SettingsError if the task or the split does not allow it, or there are not so many.
     """
     if not n_shifts:
         return []
