@@ -160,13 +160,11 @@ def new_decoder(data: FilmSamples, choice: Choice | None = None) -> Decoder:
     """Return the untrained decoder of some data, chosen with them by default; equal seeds give equal weights."""
     choice = choice or data.choice
     name, net = decoder_name(data, choice), untrained_net(data, choice)
+    decoder = Decoder(net, data.task, choice.lr)
     with torch.device("meta"):  # weights without values, which are replaced
-        decoder = (
-            LinearNextBin(data.n_units, choice.hidden_size, choice.lr)
-            if name == LinearNextBin.__name__
-            else LinearLabel(data.n_units, data.task.n_outputs, choice.hidden_size, choice.lr)
-            if name == LinearLabel.__name__
-            else Decoder(net, data.task, choice.lr)
-        )
+        if name == LinearNextBin.__name__:
+            decoder = LinearNextBin(data.n_units, choice.hidden_size, choice.lr)
+        elif name == LinearLabel.__name__:
+            decoder = LinearLabel(data.n_units, data.task.n_outputs, choice.hidden_size, choice.lr)
     decoder.net = net
     return decoder.to("cpu")

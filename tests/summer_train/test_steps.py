@@ -75,22 +75,16 @@ def test_a_stack_of_networks_is_trained_as_each_of_them_alone(n_classes, n_netwo
 
 
 class Heavy(LinearLabel):
-    """Weighs one class fifty times."""
-
     def loss(self, prediction, target):
         return torch.nn.functional.cross_entropy(prediction, target.long(), weight=torch.tensor([1.0, 50.0]))
 
 
 class Backwards(LinearLabel):
-    """Predicts from the negative counts."""
-
     def forward(self, counts):
         return self.net(-counts.float())
 
 
 class Slow(LinearLabel):
-    """Is trained by another optimizer."""
-
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
