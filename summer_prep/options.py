@@ -172,7 +172,7 @@ def _each(value: object, option: str, example: str, convert: Callable[[object], 
     if value is None:
         return ()
     try:
-        values = tuple(convert(part) for part in parts(value))
+        values = tuple(map(convert, parts(value)))
     except _NO_NUMBER as error:
         raise SettingsError(f"{option} {as_written(value)}: {example}") from error
     if not values:

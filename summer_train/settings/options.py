@@ -38,8 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Preset -> options that it sets, where they are not given."""
 
-Log = Callable[[str], None]
-"""Takes lines of progress, for people."""
+Log = Callable[[str], None]  # takes lines of progress, for people
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -116,8 +115,7 @@ class Choice(Settings):
         return [f"{name} {then} then, {now} now" for name, (then, now) in others.items() if then != now]
 
 
-CAUSES = ("task", "model", "split")
-"""The options that make others idle."""
+CAUSES = ("task", "model", "split")  # the options that make others idle
 
 _IDLE: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("task", "next_bin"): (". Add --task label", ("label_name", "label_rule", "undefined", "class_weight")),

@@ -148,9 +148,10 @@ def test_tensorboard_gets_what_metrics_csv_gets(common):
 
 
 def test_weights_and_biases_is_lightnings_own_or_one_line_where_it_is_not_installed(common, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(SettingsError, match=r"--logger wandb needs.*pip install wandb"):
+    with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "wandb", None)
-        summer_train.fit(patient_ids=14, buffer=10, logger="wandb", **common)
+        with pytest.raises(SettingsError, match=r"--logger wandb needs.*pip install wandb"):
+            summer_train.fit(patient_ids=14, buffer=10, logger="wandb", **common)
     assert not common["output_dir"].exists()
     pytest.importorskip("wandb", reason="needs: pip install wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
