@@ -14,8 +14,8 @@ from summer_prep.errors import SettingsError
 from summer_prep.film.facts import BRAIN_REGION_GROUPS, BRAIN_REGIONS
 from summer_train.data.batches import MAX_BLOCK_VALUES
 from summer_train.data.film import FilmSamples
+from summer_train.data.samples import NothingToLearnError
 from summer_train.data.selection import NoUnitsError, Selection, open_described
-from summer_train.data.targets import NothingToLearnError
 from summer_train.models.linear import BYTES_PER_WEIGHT
 from summer_train.models.networks import n_weights
 from summer_train.models.stack import stack_size
@@ -141,21 +141,20 @@ def _opened(choices: Sequence[Choice], run: StudyRun, log: Log) -> list[tuple[Se
 
     @cache
     def keys_of(patient_ids: tuple[str, ...], bin_length_ms: int) -> Any:
-        return ensure_keys(run.cache_dir, patient_ids, bin_length_ms, run.data_dir, run.nwb_path, run.local_cache, log)
+        return ensure_keys(
+            run.cache_dir, patient_ids, bin_length_ms, run.data_dir, run.nwb_path, run.local_cache, log, run.verify
+        )
 
     @cache
     def selection_of(
         patient_ids: tuple[str, ...], bin_length_ms: int, brain_regions: tuple[str, ...], single_units: bool
     ) -> Selection | NoUnitsError:
         try:
-            selection = open_described(keys_of(patient_ids, bin_length_ms), brain_regions, single_units)
+            return open_described(keys_of(patient_ids, bin_length_ms), brain_regions, single_units)
         except NoUnitsError as error:
             if set(brain_regions) - {*BRAIN_REGIONS, *BRAIN_REGION_GROUPS}:  # a slip; a patient may lack any other
                 raise
             return error
-        if run.verify:
-            selection.verify()
-        return selection
 
     check_number(len(choices))  # at least: how many labels `all` stands for is not known yet
     opened: list[tuple[Selection | NoUnitsError, Choice, Sequence[str]]] = []

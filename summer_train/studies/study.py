@@ -22,8 +22,8 @@ from summer_prep.options import with_absolute_paths
 from summer_prep.parallel import LOCAL, MAIN_GUARD, Opened, dask_workers, local_pool, run_tasks
 from summer_prep.resources import available_bytes, usable_processors
 from summer_train.data.film import FilmSamples
+from summer_train.data.samples import NothingToLearnError
 from summer_train.data.selection import open_selection
-from summer_train.data.targets import NothingToLearnError
 from summer_train.models.stack import train_stack
 from summer_train.runs.folder import origin
 from summer_train.scores.scoring import Scored, score_baselines

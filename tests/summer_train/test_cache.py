@@ -88,9 +88,6 @@ def test_a_region_group_gives_all_its_members_and_a_member_itself(demo_cache, as
     assert [columns.tolist() for columns in selection.columns] == expected
     both = np.hstack([by_zarr(demo_cache, one)[:, units] for one, units in zip(["14", "20"], expected, strict=True)])
     assert np.array_equal(selection.counts(), both)
-
-
-def test_single_units_only(demo_cache):
     selection = open_selection(demo_cache, ["14"], 80, single_units=True)
     assert 0 < selection.n_units < 10
     assert selection.columns[0].tolist() == np.flatnonzero(by_zarr(demo_cache, "14", name="is_single_unit")).tolist()
