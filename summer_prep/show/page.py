@@ -207,5 +207,5 @@ def _name_rows(drawn: Any, names: Mapping[float, str]) -> None:
     from bokeh.models import PlainText
 
     drawn.yaxis.ticker = list(names)
-    texts = {row: PlainText(text=fill(printable(name), 36)) for row, name in names.items()}
+    texts = {row: PlainText(text=fill(printable(name), 60)) for row, name in names.items()}
     drawn.yaxis.major_label_overrides = texts
