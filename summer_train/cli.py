@@ -158,11 +158,14 @@ def study(context: typer.Context, config: ConfigOption = None, as_json: JsonOpti
     from summer_train.studies.study import run_study, study_choices
 
     result = run_study(study_choices(options), settings_from(StudyRun, options), log)
+    if as_json:
+        show_result(result.rows, as_json)
+        return
     models = findings.read_models(result.folder)
     models = models[models["id"].isin([row["id"] for row in result.rows])]
     trained = f"{result.n_trained} networks trained in {result.seconds:.1f} s"
     show_result(
-        result.rows, as_json, tables.settings_line(models),
+        result.rows, False, tables.settings_line(models),
         *summary.summary_tables(summary.summarise(models)["groups"]).values(),
         f"{len(result.rows)} models, {trained}: {result.folder}",
     )  # fmt: skip
