@@ -553,7 +553,7 @@ def test_a_folder_that_is_moved_while_a_study_works_is_one_line(study, folder, t
 
 def test_too_many_models_are_refused_before_any_data_are_prepared(study, monkeypatch):
     monkeypatch.setattr("summer_train.studies.plan.FilmSamples", None)
-    with pytest.raises(SettingsError, match="265265 models"):
+    with pytest.raises(SettingsError, match="more than 100000 models"):
         study(label_name="all", fold="1-5", shifts=1000)
 
 
