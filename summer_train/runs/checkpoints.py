@@ -34,10 +34,8 @@ def find_run(parent: Path, choice: Choice, data: Mapping[str, Any], log: Log = l
         differences += data_differences(then["data"], data)
         if not differences:
             return folder
-        problems.append(
-            f"{path}: cannot be continued, it was trained with other settings: {'; '.join(differences)}. "
-            "Give the same ones, or leave --resume out"
-        )
+        why = f"it was trained with other settings: {'; '.join(differences)}"
+        problems.append(f"{path}: cannot be continued, {why}. Give the same ones, or leave --resume out")
     none = f"{parent}: no run to continue. Leave --resume out, or name its --output-dir"
     raise SettingsError(problems[0] if problems else none)
 
@@ -49,10 +47,8 @@ def load_checkpoint(path: Path, to_continue: bool = False) -> dict[str, Any]:
     with reading(path, "Name a run's folder, or best.ckpt or last.ckpt of summer-train fit"):
         checkpoint: dict[str, Any] = torch.load(io.BytesIO(path.read_bytes()), weights_only=True, map_location="cpu")
         if "summer" not in checkpoint:
-            raise SettingsError(
-                f"{path}: not a checkpoint of summer-train fit: it does not say which data it was trained on. "
-                "Train with summer_train.film_data, which notes that"
-            )
+            why = "it does not say which data it was trained on. Train with summer_train.film_data, which notes that"
+            raise SettingsError(f"{path}: not a checkpoint of summer-train fit: {why}")
         # Whatever evaluating or continuing uses of it fails here if it is missing.
         config, data = checkpoint["summer"]["config"], checkpoint["summer"]["data"]
         _ = config["task"], int(data["bin_length_ms"]), n_epochs_of(checkpoint)

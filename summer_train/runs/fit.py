@@ -60,10 +60,8 @@ def fit(*, config: str | Path | None = None, log: Log = log_nothing, **options: 
     settings.check_given(options)
     run = settings.settings_from(Run, options)
     if run.devices is not None and run.devices > 1:
-        raise SettingsError(
-            f"devices {run.devices}: further processes start the command again. Use summer-train fit --devices, or "
-            "film_data and decoder with a lightning.Trainer of your own"
-        )
+        advice = "Use summer-train fit --devices, or film_data and decoder with a lightning.Trainer of your own"
+        raise SettingsError(f"devices {run.devices}: further processes start the command again. {advice}")
     with processes.process_restored():
         result = run_fit(settings.settings_from(Choice, options), replace(run, devices=1), log)
     assert result is not None  # one process is the first
@@ -130,17 +128,14 @@ def run_fit(
         load_extra(name, f"--logger {name}")
     check_folder(run.output_dir, "--output-dir")
     if "::" in str(run.output_dir.absolute()):
-        raise SettingsError(
-            f"--output-dir {run.output_dir}: Lightning takes :: for a URL in another. Name another folder"
-        )
+        problem = "Lightning takes :: for a URL in another. Name another folder"
+        raise SettingsError(f"--output-dir {run.output_dir}: {problem}")
     data = FilmSamples(*(opened or open_chosen(choice, run, log)), run.device_memory_gb, log)
     _check_memory(data, data.choice, data.n_prediction_bytes)
     shifts_of(data, run.shifts)
     if run.devices is None and n_devices > 1 and choice.batch_size < MIN_SHARED_BATCH:
-        log(
-            f"training on all {n_devices} GPUs; --devices 1 is faster: below batches of about {MIN_SHARED_BATCH} "
-            "samples processes wait for each other longer than they compute"
-        )
+        reason = f"below batches of about {MIN_SHARED_BATCH} samples processes mostly wait for each other"
+        log(f"training on all {n_devices} GPUs; --devices 1 is faster: {reason}")
     processes.use_threads(run.threads, flops_per_step(data))
     processes.quieten_lightning()
     model = new_decoder(data)

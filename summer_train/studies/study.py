@@ -43,7 +43,6 @@ PROCESS_BYTES = 450e6
 """What a process takes before it holds any counts: torch and ourselves."""
 
 PRELOADED = ("summer_train.studies.study",)
-SECONDS_TO_SCORE = 0.1
 _OPTIONS = (*settings.options_of(Choice), *settings.STUDY_OPTIONS)
 
 
@@ -112,17 +111,16 @@ def run_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing) 
         ]
         n_models = sum(len(group.models) for group in plan.groups) + len(plan.hopeless)
         n_missing = sum(len(group.models) for group in missing)
-        seconds = sum((group.cost * run.max_epochs + SECONDS_TO_SCORE) * len(group.models) for group in missing)
+        # Scoring takes 0.1 s.
+        seconds = sum((group.cost * run.max_epochs + 0.1) * len(group.models) for group in missing)
         estimate = f", at most about {seconds:.0f} s of one processor" if seconds > 10 else ""
         log(f"{n_models} models, {n_models - n_missing} of them there: {n_missing} to train{estimate}")
         failed = _train(missing, run, records, log) if n_missing else []
         with writing(run.output_dir):
             rows = write_tables(run.output_dir, records.values(), list(plan.data_digests))
     if failed:
-        raise SettingsError(
-            f"{len(failed)} stacks of models failed, the first with: {failed[0]}. The rest is kept, and the same "
-            "command trains what is missing"
-        )
+        advice = "The rest is kept, and the same command trains what is missing"
+        raise SettingsError(f"{len(failed)} stacks of models failed, the first with: {failed[0]}. {advice}")
     return StudyResult(
         rows=[row for row in rows if row["id"] in plan.data_digests],
         folder=run.output_dir,
@@ -195,9 +193,8 @@ def _train(groups: Sequence[Group], run: StudyRun, records: Records, log: Log) -
     def keep_result(name: str, found: Sequence[Record] | str) -> None:
         if isinstance(found, str):
             failed.append(found)
-            choice = names[name][0].choice
-            predicted = choice.label_name if choice.task == "label" else choice.task
-            first = f"patient {' '.join(choice.patient_ids)}, fold {choice.fold}, {predicted}"
+            cells = names[name][0].record.columns
+            first = f"patient {cells['patient_ids']}, fold {cells['fold']}, {cells['label_name'] or cells['task']}"
             log(f"{found} ({len(names[name])} models, the first of {first}); the others go on")
             return
         with writing(run.output_dir):
@@ -244,11 +241,9 @@ def train_models(models: Sequence[Model], run: StudyRun) -> list[Record]:
     key = choice.patient_ids, choice.bin_length_ms, choice.brain_regions or None, choice.single_units
     selection = open_selection(run.cache_dir, *key, run.local_cache)
     if digest_of(selection.provenance()) != data_digest:
-        raise CacheError(
-            f"{run.cache_dir}: the keys of patients {' '.join(choice.patient_ids)} at {choice.bin_length_ms} ms are "
-            "not those that the study was planned with: they were rebuilt meanwhile, or a worker sees another cache. "
-            "Repeat the command"
-        )
+        keys = f"the keys of patients {' '.join(choice.patient_ids)} at {choice.bin_length_ms} ms"
+        why = "they were rebuilt meanwhile, or a worker sees another cache. Repeat the command"
+        raise CacheError(f"{run.cache_dir}: {keys} are not those that the study was planned with: {why}")
     placed = _placed.get((data_digest, run.device_memory_gb))
     selection = placed.selection if placed else selection
     choices = dict.fromkeys(model.choice for model in models)
