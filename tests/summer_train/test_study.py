@@ -7,13 +7,13 @@ import io
 import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,12 @@ def places(demo_cache, tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "study"
+
+
+@pytest.fixture
+def studied_copy(places, folder):
+    """The folder of a study of one model."""
+    return summer_train.study(**{**places, "patient_ids": 14}, max_epochs=1, workers=1, output_dir=folder).folder
 
 
 @pytest.fixture
@@ -280,22 +286,17 @@ def test_streamed_counts_give_the_table_of_resident_ones(study, tmp_path, monkey
     ("written", "expected"),
     [
         ({"fold": "1-3,5"}, [{"fold": fold} for fold in (1, 2, 3, 5)]),
-        ({"fold": range(1, 3)}, [{"fold": 1}, {"fold": 2}]),
         ({"buffer": "4 8.5"}, [{"buffer_s": 4.0}, {"buffer_s": 8.5}]),
         ({"patient_ids": "14;20;14 20;all"}, [{"patient_ids": ids} for ids in (("14",), ("20",), ("14", "20"), ())]),
         ({"patient_ids": [14, 20]}, [{"patient_ids": ("14", "20")}]),
         ({"patient_ids": [[14], [14, 20], "all"]}, [{"patient_ids": ids} for ids in (("14",), ("14", "20"), ())]),
-        ({"patient_ids": [["14"], "20"]}, [{"patient_ids": ("14",)}, {"patient_ids": ("20",)}]),
         ({"brain_regions": "A;H,EC;all"}, [{"brain_regions": names} for names in (("A",), ("H", "EC"), ())]),
         ({"window": "0,0;0.8,0.72"}, [{"window_s": (0.0, 0.0)}, {"window_s": (0.8, 0.72)}]),
         ({"window": [(0, 0), (0.8, 0.72)]}, [{"window_s": (0.0, 0.0)}, {"window_s": (0.8, 0.72)}]),
-        ({"window": (0.8, 0.72)}, [{"window_s": (0.8, 0.72)}]),
         ({"window": "-0.32 0.32"}, [{"window_s": (-0.32, 0.32)}]),
-        ({"patient_ids": np.array([14, 20])}, [{"patient_ids": ("14", "20")}]),
         ({"patient_ids": [np.array(["14"]), pd.Series([14, 20])]}, [
             {"patient_ids": ("14",)}, {"patient_ids": ("14", "20")}
         ]),
-        ({"brain_regions": pd.Index(["H", "EC"])}, [{"brain_regions": ("H", "EC")}]),
         ({"window": np.array([[0, 0], [0.8, 0.72]])}, [{"window_s": (0.0, 0.0)}, {"window_s": (0.8, 0.72)}]),
         ({"fold": np.arange(1, 3), "label_name": np.array(["tom"])}, [
             {"fold": 1, "label_name": "tom"}, {"fold": 2, "label_name": "tom"}
@@ -455,15 +456,21 @@ def test_a_record_with_any_bit_changed_is_told_in_one_line(studied_copy):
 
 def test_what_cannot_be_read_is_neither_deleted_nor_trained_again(studied_copy, study, monkeypatch):
     (path,) = studied_copy.glob("stacks/*.json")
-    before = contents(studied_copy)
+    before = {one: one.read_bytes() for one in studied_copy.rglob("*") if one.is_file()}
+
+    def failing(real, broken, named, *arguments, **options):
+        if named == broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(named, *arguments, **options)
+
     for broken in (path, path.parent):
         with monkeypatch.context() as patch:
-            fail_to_read(broken, patch)
-            with pytest.raises(SettingsError, match=f"{broken}: cannot be read .*error"):
-                study(label_name="tom")
-            with pytest.raises(SettingsError, match=f"{broken}: cannot be read .*error"):
-                read_results_of(studied_copy)
-    assert {name: contents(studied_copy)[name] for name in before} == before
+            patch.setattr("io.open", partial(failing, io.open, broken))
+            patch.setattr("os.listdir", partial(failing, os.listdir, broken))
+            for read in (lambda: study(label_name="tom"), lambda: read_results_of(studied_copy)):
+                with pytest.raises(SettingsError, match=f"{broken}: cannot be read .*error"):
+                    read()
+    assert {one: one.read_bytes() for one in before} == before
 
 
 def test_a_damaged_record_of_another_list_is_left_as_it_is(studied_copy, study):
@@ -516,39 +523,6 @@ def test_too_many_models_are_refused_before_any_data_are_prepared(study, monkeyp
     monkeypatch.setattr("summer_train.studies.plan.FilmSamples", None)
     with pytest.raises(SettingsError, match="more than 100000 models"):
         study(label_name="all", fold="1-5", shifts=1000)
-
-
-def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def fail_to_read(broken, patch):
-    """Let the disk fail at a file or folder."""
-
-    def failing(real):
-        def read(path, *arguments, **named):
-            if path == broken:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return real(path, *arguments, **named)
-
-        return read
-
-    patch.setattr("io.open", failing(io.open))
-    patch.setattr("os.listdir", failing(os.listdir))
-
-
-@pytest.fixture
-def studied_copy(studied_once, folder):
-    return shutil.copytree(studied_once, folder)
-
-
-@pytest.fixture(scope="module")
-def studied_once(demo_cache, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("once") / "study"
-    summer_train.study(
-        cache_dir=demo_cache, data_dir="none", patient_ids=14, buffer=10, max_epochs=1, workers=1, output_dir=folder
-    )
-    return folder
 
 
 def test_a_study_trains_labels_and_the_preset_sets_what_is_not_given():
