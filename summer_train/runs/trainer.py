@@ -160,6 +160,6 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint; raises OSError if the disk does not allow it."""
-        content = io.BytesIO()
+        content = io.BytesIO()  # torch turns the error of a full disk into another one
         torch.save(checkpoint, content)
         replace_file(Path(path), content.getbuffer())
