@@ -21,6 +21,7 @@ from summer_prep.errors import CacheError, SettingsError
 from summer_train.data.targets import NextBin
 from summer_train.models.decoder import new_decoder
 from summer_train.models.networks import net_of
+from tests.summer_train.test_steps import Heavy
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,8 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*num_workers.*", "ignore:.*log_
 def film(options):
     """Makes the data module of a small run."""
     return lambda log=print, **changes: summer_train.film_data(
-        log=log,
-        **{name: one for name, one in options(**changes).items() if name not in ("output_dir", "max_epochs")},
+        log=log, **{name: one for name, one in options(**changes).items() if name not in ("output_dir", "max_epochs")}
     )
 
 
@@ -162,13 +162,6 @@ def test_what_users_switch_on_works(film, tmp_path, capfd):
     assert plain.global_step == 7
 
 
-class Heavy(summer_train.LinearLabel):
-    """Weighs one class fifty times."""
-
-    def loss(self, prediction, target):
-        return torch.nn.functional.cross_entropy(prediction, target, weight=torch.tensor([1.0, 50.0]))
-
-
 class WithSGD(summer_train.LinearLabel):
     """Another optimizer with a schedule, in two groups."""
 
@@ -282,8 +275,7 @@ def test_examples_run_and_several_processes_give_the_model_of_one(demo_cache, tm
 @pytest.mark.parametrize("model", ["mlp", "lstm", "gru"])
 def test_weights_start_as_torch_draws_them_after_its_seed_is_set_also_in_threads(model, film):
     data = film(task="label", model=model, window=(0.08, 0), hidden_size=None)
-    sizes = {} if model == "linear" else {"hidden_size": 300 if model in ("lstm", "gru") else 8000}
-    choices = [replace(data.choice, seed=seed, **sizes) for seed in range(8)]
+    choices = [replace(data.choice, seed=seed, hidden_size=8000 if model == "mlp" else 300) for seed in range(8)]
     expected = []
     for choice in choices:
         torch.manual_seed(choice.seed)
