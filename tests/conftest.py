@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -26,7 +27,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("suite", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("suite")
 
-DATA = Path(__file__).parent / "data"
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "tests" / "data"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -121,9 +123,22 @@ def open_page(browser: Any) -> Callable[..., Any]:
     return partial(opened, browser)
 
 
-def hear_interrupts() -> None:
-    """Undo, in a new process, that a suite in the background of a shell hands down that interrupts are ignored."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def start(*arguments: str | Path, cwd: Path, **options: Any) -> subprocess.Popen[str]:
+    """Start Python in a new process group; its output goes to pipes."""
+    # A suite in the background of a shell hands down that interrupts are ignored.
+    hear_interrupts = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)], cwd=cwd, text=True, start_new_session=True,
+        preexec_fn=hear_interrupts, **{**defaults, **options},  # noqa: PLW1509  # it only sets a handler
+    )  # fmt: skip
+
+
+def flip_a_byte(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def error_line(result: "subprocess.CompletedProcess[str]") -> str:

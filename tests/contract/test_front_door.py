@@ -34,10 +34,7 @@ def test_public_names_are_documented_and_stay_functions_when_every_module_is_loa
 
 @pytest.mark.parametrize(
     ("function", "own", "kinds"),
-    [
-        (summer_train.fit, {"config", "log"}, (Choice, Run)),
-        (summer_prep.build, {"progress"}, (BuildConfig,)),
-    ],
+    [(summer_train.fit, {"config", "log"}, (Choice, Run)), (summer_prep.build, {"progress"}, (BuildConfig,))],
 )
 def test_signature_and_help_name_every_option(function, own, kinds):
     assert set(inspect.signature(function).parameters) == own | set(options_of(*kinds))
@@ -130,6 +127,7 @@ def test_what_is_not_understood_is_one_line(options, message, demo_cache, tmp_pa
         lambda cache: summer_train.open_selection(cache, 14, 80).labels("summer", "best"),
         lambda cache: summer_prep.build(data_dir=cache, cache_dir=cache, workers="2"),
         lambda cache: summer_prep.build(data_dir=cache, cache_dir=cache, codecs="none"),
+        lambda cache: summer_prep.build(data_dir=cache, cache_dir=cache, long_frames="drop"),
         lambda cache: summer_prep.demo_data(cache / "new", seed=-1),
         lambda cache: summer_prep.demo_data(cache / "new", layout=["dandi"]),
     ],

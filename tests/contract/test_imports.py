@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import summer_train
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -21,18 +23,26 @@ def test_a_package_and_its_help_load_nothing_heavy(module):
     assert result.stdout.strip().endswith("set()")
 
 
-OPTIONAL = """
-import sys, summer_prep, summer_train
-data, cache, output = sys.argv[1:]
-summer_prep.build(data_dir=data, cache_dir=cache, bin_length=1000, patient_ids=14, workers=0)
-summer_prep.open_key(cache, 14, 1000)
-summer_train.fit(cache_dir=cache, data_dir=data, bin_length=1000, patient_ids=14, max_epochs=1, output_dir=output)
-print({"dask", "distributed", "dask_jobqueue", "obstore", "summer_prep.cache.bucket"} & sys.modules.keys())
+SCRIPT = """
+import pathlib, sys, summer_prep, summer_train
+from summer_train.runs.folder import find_results
+data, run, output = sys.argv[1:]
+common = {"cache_dir": f"{output}/cache", "data_dir": data, "bin_length": 1000, "patient_ids": 14}
+summer_prep.build(**common, workers=0)
+summer_prep.open_key(common["cache_dir"], 14, 1000)
+summer_train.study(**common, max_epochs=1, workers=1, output_dir=f"{output}/study")
+summer_train.report(f"{output}/study")
+summer_train.evaluate(run)
+assert find_results(pathlib.Path(run), print)
+assert "torch" in sys.modules
+assert not {"lightning", "pytorch_lightning"} & sys.modules.keys()  # which only a trainer needs
+summer_train.fit(**common, max_epochs=1, output_dir=f"{output}/runs")
+assert not {"dask", "distributed", "dask_jobqueue", "obstore", "summer_prep.cache.bucket"} & sys.modules.keys()
 """
 
 
-def test_a_folder_and_this_machine_need_no_optional_engine(demo_dir, tmp_path):
-    places = demo_dir, tmp_path / "cache", tmp_path / "runs"
-    command = [sys.executable, "-c", OPTIONAL, *map(str, places)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    assert result.stdout.strip().endswith("set()")
+def test_a_folder_and_this_machine_need_no_optional_engine_and_only_fit_needs_lightning(demo_dir, demo_cache, tmp_path):
+    places = {"cache_dir": demo_cache, "data_dir": "none", "output_dir": tmp_path / "logs"}
+    trained = summer_train.fit(**places, task="label", patient_ids=14, buffer=10, max_epochs=1)
+    command = [sys.executable, "-c", SCRIPT, demo_dir, trained.log_dir, tmp_path]
+    subprocess.run(command, check=True, cwd=ROOT, timeout=200)

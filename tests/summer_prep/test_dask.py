@@ -23,7 +23,7 @@ from summer_prep.cache.write import verify_key
 from summer_prep.errors import SettingsError
 from summer_prep.parallel import dask_workers, run_tasks
 from tests.clusters import build_under_kills, dask, end, workers
-from tests.conftest import hear_interrupts
+from tests.conftest import start
 from tests.summer_prep.test_parallel import crash_if
 
 distributed = pytest.importorskip("distributed", reason="needs: pip install distributed dask-jobqueue")
@@ -202,12 +202,8 @@ def test_example_for_slurm_submits_workers_of_one_core(tmp_path):
 
 
 def test_ctrl_c_ends_a_local_cluster_without_its_tracebacks(demo_dir, tmp_path):
-    command = [sys.executable, "-m", "summer_prep", "build", "--data-dir", demo_dir, "--cache-dir", "cache"]
-    process = subprocess.Popen(
-        [*command, "--scheduler", "local"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=hear_interrupts,  # noqa: PLW1509  # it only sets a handler
-    )  # fmt: skip
+    options = ("--data-dir", demo_dir, "--cache-dir", "cache", "--scheduler", "local")
+    process = start("-m", "summer_prep", "build", *options, cwd=tmp_path)
     while process.poll() is None and not list(tmp_path.glob("cache/sub-*/bin-*.zarr")):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does

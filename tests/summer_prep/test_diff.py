@@ -14,7 +14,7 @@ from summer_prep.cache.write import read_array
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.show.diff import _compare_arrays, is_equal
 from summer_prep.show.tables import differences_tables
-from tests.conftest import error_line
+from tests.conftest import error_line, flip_a_byte
 from tests.keys import rewrite_key
 
 
@@ -127,9 +127,7 @@ def test_paths_may_be_relative_or_links(demo_cache, tmp_path, monkeypatch):
 
 def test_a_damaged_key_is_not_compared(demo_cache, copy):
     (file,) = key_path(copy, "14", 80).glob("spike_counts/c/0/0")
-    content = bytearray(file.read_bytes())
-    content[100] ^= 1
-    file.write_bytes(content)
+    flip_a_byte(file)
     with pytest.raises(CacheError, match="its bytes were changed"):
         summer_prep.diff(demo_cache, copy)
 

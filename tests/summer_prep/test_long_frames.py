@@ -7,12 +7,10 @@ import h5py
 import numpy as np
 import pytest
 
-import summer_prep
 import summer_train
 from summer_prep.cache.build import BuildConfig, build_keys, ensure_keys
 from summer_prep.cache.layout import describe, key_path
 from summer_prep.cache.write import read_array
-from summer_prep.errors import SettingsError
 from summer_prep.film.align import align, place_on_film
 from summer_prep.film.clock import FilmState, Pause, film_clock, find_long_frames, find_pauses
 from summer_prep.recordings.demo import demo_data
@@ -148,8 +146,3 @@ def test_training_leaves_bins_of_long_frames_out_only_if_asked(work, tmp_path):
     rewrite_key(tmp_path, "14", 1000, lambda arrays: arrays["long_frame_s"].put(bin_, arrays["recorded_s"][bin_]))
     assert used() == everything
     assert everything - used(min_recorded=0.9) == {bin_ - 1, bin_}
-
-
-def test_long_frames_of_no_such_kind_are_refused(tmp_path):
-    with pytest.raises(SettingsError, match="count, pause"):
-        summer_prep.build(data_dir=tmp_path, cache_dir=tmp_path / "cache", long_frames="drop")

@@ -23,7 +23,7 @@ from summer_prep.errors import CacheError, SettingsError
 from summer_prep.files import LOCK, locked
 from summer_prep.recordings.demo import demo_data
 from summer_train.data.mapped import open_patient
-from tests.conftest import error_line, hear_interrupts
+from tests.conftest import error_line, start
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -110,12 +110,8 @@ def test_builders_side_by_side_neither_corrupt_nor_lose_a_key(without, versions,
 def test_ended_build_leaves_no_process_behind_and_nothing_half_written_if_it_was_interrupted(
     moment, demo_dir, tmp_path
 ):
-    command = [sys.executable, "-m", "summer_prep", "build", "--data-dir", str(demo_dir), "--cache-dir", "cache"]
-    builder = subprocess.Popen(
-        [*command, "--workers", "2" if moment == "killed" else "1"], cwd=tmp_path, env=ENVIRONMENT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        preexec_fn=hear_interrupts,  # noqa: PLW1509
-    )  # fmt: skip
+    options = ("--data-dir", demo_dir, "--cache-dir", "cache", "--workers", "2" if moment == "killed" else "1")
+    builder = start("-m", "summer_prep", "build", *options, cwd=tmp_path, stderr=subprocess.STDOUT)
     children = Path(f"/proc/{builder.pid}/task/{builder.pid}/children")
     while not (children.read_text() if moment == "workers start" else list(tmp_path.glob("cache/*/.*.staging"))):
         assert builder.poll() is None

@@ -21,6 +21,7 @@ from summer_prep.cache.keys import FolderCache, check_known
 from summer_prep.cache.layout import ARRAYS, cached_keys, check_files, describe, key_path
 from summer_prep.cache.write import verify_key, write_key
 from summer_prep.errors import CacheError, SettingsError
+from tests.conftest import flip_a_byte
 
 
 def config_of_14(data_dir, cache_dir, **options):
@@ -124,12 +125,6 @@ def key(demo_cache, tmp_path) -> Path:
     copy = key_path(tmp_path, "14", 80)
     shutil.copytree(key_path(demo_cache, "14", 80), copy)
     return copy
-
-
-def flip_a_byte(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("name", ["spike_counts/c/0/0", "labels_any/c/0/0", "recorded_s/zarr.json", "unit_id/c/0"])

@@ -15,7 +15,7 @@ import summer_prep
 from summer_prep.errors import SettingsError
 from summer_prep.options import plain
 from summer_train import decoder, evaluate, film_data, fit, open_selection
-from summer_train.data.batches import OrderedBlocks, ResidentSamples, ShuffledBlocks
+from summer_train.data.batches import ResidentSamples, ShuffledBlocks
 from summer_train.data.module import FilmData
 from summer_train.runs.fit import run_fit
 from summer_train.runs.folder import origin
@@ -47,13 +47,6 @@ def order(indices, batch_size, seed, epoch):
     common = {"samples": samples_of(256, labels=True), "indices": indices, "batch_size": batch_size}
     blocks = ShuffledBlocks(**common, seed=seed, current_epoch=lambda: epoch)
     return torch.cat([block.targets for block in blocks]).tolist()
-
-
-def test_next_bin_target_is_the_following_row():
-    samples = samples_of(50)
-    for block in OrderedBlocks(samples=samples, indices=np.arange(0, 49, 3)):
-        assert torch.equal(block.counts, samples.counts[0:49:3])
-        assert torch.equal(block.targets, samples.counts[1:50:3])
 
 
 def plain_loop(options, data):
@@ -218,31 +211,6 @@ def test_label_with_one_class_in_training_is_refused(options):
         patch.setattr("summer_train.data.selection.Selection.labels", lambda *_: np.zeros(len(labels), dtype=np.uint8))
         with pytest.raises(SettingsError, match="label rhoda has only the value 0 in the .* training bins"):
             data_of(settings)
-
-
-def test_bins_that_were_never_seen_are_left_out(options, monkeypatch):
-    recorded_share = np.ones(7047)
-    recorded_share[[100, 3000]] = 0
-    monkeypatch.setattr("summer_train.data.selection.Selection.recorded_share", lambda _: recorded_share)
-    for task in ("next_bin", "label"):
-        data = data_of(options(task=task))
-        used = np.concatenate(list(vars(data.split).values()))
-        touched = {100, 3000} if task == "label" else {99, 100, 2999, 3000}
-        assert not touched & set(used.tolist())
-        assert data.notes == ["left out 2 bins that a patient never saw"]
-
-
-@pytest.mark.parametrize("task", ["next_bin", "label"])
-def test_streamed_training_gives_the_weights_of_resident_training(task, options, monkeypatch):
-    monkeypatch.setattr("summer_train.data.batches.BLOCK_SAMPLES", 512)  # many blocks, so that buffers are used again
-    lines = []
-    resident = fit(**options(task=task))
-    streamed = fit(log=lines.append, **options(task=task, device_memory=1e-6))
-    assert any("streaming" in line for line in lines)
-    expected = torch.load(resident.last_checkpoint, weights_only=True)["state_dict"]
-    weights = torch.load(streamed.last_checkpoint, weights_only=True)["state_dict"]
-    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
-    assert streamed.scores == resident.scores
 
 
 def test_what_does_not_fit_into_memory_is_refused_before_the_work(options, tmp_path, monkeypatch):

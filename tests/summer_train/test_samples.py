@@ -121,14 +121,20 @@ def test_bins_recorded_in_part_can_be_left_out(choose, monkeypatch):
     assert notes == ["left out 2 bins of which less than a share of 0.5 was recorded"]
 
 
-def test_windows_over_an_unseen_bin_are_left_out(choose, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "reach"),
+    [({}, [0]), ({"task": "next_bin"}, [-1, 0]), ({"window": (0.16, 0.08)}, [-1, 0, 1, 2])],
+    ids=["a bin", "the next bin", "a window"],
+)
+def test_samples_that_reach_an_unseen_bin_are_left_out(options, reach, choose, monkeypatch):
     share = np.full(7047, 1.02)
     share[[100, 3000]] = 0
     monkeypatch.setattr("summer_train.data.selection.Selection.recorded_share", lambda *_, **__: share)
-    kept, _, notes = choose(bin_length=80, window=(0.16, 0.08))
+    kept, _, notes = choose(bin_length=80, **options)
     used = np.concatenate(list(vars(kept.split).values()))
-    assert not set(used) & {99, 100, 101, 102, 2999, 3000, 3001, 3002}
-    assert any("whose window reaches a bin that is left out, or beyond the film" in note for note in notes)
+    assert not set(used) & {unseen + offset for unseen in (100, 3000) for offset in reach}
+    assert notes[0] == "left out 2 bins that a patient never saw"
+    assert len(notes) == 1 or "whose window reaches a bin that is left out, or beyond the film" in notes[1]
 
 
 @pytest.mark.parametrize(("task", "gap"), [("label", 5), ("next_bin", 6)])
@@ -177,7 +183,6 @@ def test_windows_are_those_of_a_plain_loop_and_none_reaches_beyond_the_film(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"label_name": "sumer"}, "no label 'sumer' .*nearest are summer"),
         ({"buffer": 300}, "--buffer 300 leaves no segment"),
         ({"window": (-0.4, 0.32)}, "--window -0.4 0.32: holds no bin of 80 ms, since it begins 0.4 s after"),
     ],

@@ -8,8 +8,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,19 +22,14 @@ from filelock import FileLock
 import summer_train
 from summer_prep.errors import SettingsError
 from summer_train.data.batches import StreamedSamples
-from summer_train.data.film import FilmSamples
-from summer_train.data.selection import Selection, open_selection
-from summer_train.models.stack import train_stack
+from summer_train.data.selection import Selection
 from summer_train.reports.findings import read_models, read_results_of
 from summer_train.reports.summary import summarise, summary_tables
-from summer_train.scores.shifts import score_stack
 from summer_train.settings.lists import choices_of
 from summer_train.settings.options import Choice, StudyRun, settings_from
 from summer_train.studies import study as studies
 from summer_train.studies.records import predictions_path, read_stacks, write_stack, write_tables
-from tests.conftest import hear_interrupts
-
-ROOT = Path(__file__).parents[2]
+from tests.conftest import start
 
 
 @pytest.fixture
@@ -82,7 +75,7 @@ def scores_of(rows):
         {"label_name": "tom", "model": "gru", "batch_size": 128},
         {"task": "next_bin", "loss": "mse,poisson", "window": (0.16, 0)},
         {"task": "next_bin", "model": "linear"},
-        {"label_name": "summer,tom", "max_epochs": 6, "patience": 1, "lr": 0.02},
+        {"label_name": "summer,tom,office,park", "max_epochs": 12, "patience": 1, "lr": 0.02},
     ],
     ids=["mlp", "balanced windows", "linear", "lstm", "gru", "next bin", "next bin linear", "patience"],
 )
@@ -91,6 +84,7 @@ def test_rows_equal_separate_fits(changes, places, study, folder, tmp_path):
     result = study(**training, keep_predictions=True)
     lists = {name: str(training.get(name, "")).split(",") for name in ("label_name", "loss")}
     assert {row["label_name"] for row in result.rows} == set(lists["label_name"])  # empty for next-bin
+    assert "patience" not in changes or len({row["n_epochs"] for row in result.rows}) > 1
     for row in result.rows:
         own = {name: row[name] for name, values in lists.items() if len(values) > 1}
         run = summer_train.fit(**{**places, **training, **own, "fold": row["fold"]}, output_dir=tmp_path / "fits")
@@ -107,23 +101,6 @@ def test_rows_equal_separate_fits(changes, places, study, folder, tmp_path):
             assert set(kept) == set(expected)
             for name, values in expected.items():
                 np.testing.assert_allclose(kept[name], values, atol=1e-4)
-
-
-def test_stacked_networks_stop_early_as_alone(places):
-    selection = open_selection(places["cache_dir"], "14 20", 80)
-    options = {"task": "label", "buffer": 10, "lr": 0.02}
-    names = ("summer", "tom", "office", "park")
-    datas = [FilmSamples(selection, settings_from(Choice, {**options, "label_name": name})) for name in names]
-    together, outputs = train_stack(datas, 12, patience=1)
-    scored = score_stack(datas, together, outputs)
-    assert len({len(trained.curve) for trained in together}) > 1
-    for data, trained, one in zip(datas, together, scored, strict=True):
-        (alone,), outputs = train_stack([data], 12, patience=1)
-        (expected,) = score_stack([data], [alone], outputs)
-        np.testing.assert_allclose(trained.curve, alone.curve, atol=1e-5)
-        assert trained.best_epoch == alone.best_epoch
-        assert one.scores["test"]["loss"] == pytest.approx(expected.scores["test"]["loss"], abs=1e-5)
-        assert trained.curve[trained.best_epoch - 1][1] == min(val_loss for _, val_loss in trained.curve)
 
 
 def test_a_finished_study_does_nothing_and_a_longer_list_trains_the_rest(study, folder, monkeypatch):
@@ -193,12 +170,8 @@ def test_labels_with_nothing_to_learn_are_rows_with_the_reason(study, tmp_path, 
 
 
 def start_study(folder, cache_dir, *options):
-    command = [sys.executable, "-m", "summer_train", "study", "--cache-dir", cache_dir, "--data-dir", "none"]
-    command += ["--patient-ids", "14 20", "--buffer", "10", "--output-dir", folder, *options]
-    return subprocess.Popen(
-        list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=hear_interrupts,  # noqa: PLW1509  # no threads here
-    )  # fmt: skip
+    common = f"--cache-dir {cache_dir} --data-dir none --patient-ids 14,20 --buffer 10 --output-dir {folder}"
+    return start("-m", "summer_train", "study", *common.split(), *options, cwd=folder.parent)
 
 
 OPTIONS = ("--label-name", "summer,tom,office,indoor-setting", "--fold", "1-5", "--max-epochs", "8")
@@ -331,16 +304,12 @@ def test_lists_are_every_combination_once(written, expected):
     [
         ({"fold": "1-6"}, "--fold 6"),
         ({"fold": "5-1"}, "--fold 5-1: must be like 3 or 1-5"),
-        ({"fold": "1,1"}, "1 stands there twice"),
         ({"seed": "0-9999999"}, "--seed 0-9999999"),
-        ({"seed": "0-400", "fold": "1-5", "batch_size": list(range(1, 60))}, "at most 100000"),
         ({"label_name": "summer,sumer"}, "no label 'sumer'"),
-        ({"label_name": ""}, "names none"),
-        ({"patient_ids": "14;;20"}, "'14;;20': names none between two separators"),
+        ({"patient_ids": "14;;20"}, "'14;;20': names none"),
         ({"window": "-0.3 0.4"}, "-0.3 s is no multiple of the bin length of 80 ms"),
         ({"patient_ids": "14;15"}, "15"),
         ({"window": "0.8"}, "--window 0.8: must be two numbers"),
-        ({"window": "-0.96 0.48"}, "holds no bin of 80 ms"),
         ({"task": "next_bin", "window": "0 0.08"}, "would see what it predicts"),
         ({"model": "linear", "batch_size": 8}, "--batch-size: has no effect on --model linear"),
         ({"loss": "poisson"}, "--loss: has no effect on --task label"),
@@ -349,11 +318,7 @@ def test_lists_are_every_combination_once(written, expected):
         ({"shifts": 10_000_000}, "--shifts 10000000"),
         ({"shifts": -1}, "--shifts -1: must be 0 or more"),
         ({"workers": 0}, "--workers 0: must be 1 or more"),
-        ({"preset": "nature"}, "--preset nature: choose one of none, paper"),
-        ({"threads": 2}, "no option 'threads'"),
-        ({"buffer": 500}, "--buffer 500 leaves no segment"),
         ({"lr": float("nan")}, "--lr nan"),
-        ({"label_rule": "last"}, "--label-rule last: choose one of first, any, majority"),
     ],
 )
 def test_wrong_lists_are_one_line_and_leave_nothing(options, message, study, folder):

@@ -1,6 +1,5 @@
 """Studies on a real Dask cluster: the same table row by row, whatever becomes of workers."""
 
-import csv
 import os
 import shutil
 import signal
@@ -17,17 +16,10 @@ from summer_train.settings.options import StudyRun, settings_from
 from summer_train.studies import study as studies
 from summer_train.studies.study import study
 from tests.clusters import dask, processes_of
+from tests.summer_train.test_study import scores_of, table
 
 pytest.importorskip("distributed", reason="studies on a cluster need: pip install distributed dask-jobqueue")
 pytestmark = pytest.mark.xdist_group("cluster")
-
-
-def table(folder):
-    with (folder / "study.csv").open(newline="") as file:
-        return [
-            {name: cell for name, cell in row.items() if name not in ("seconds", "date")}
-            for row in csv.DictReader(file)
-        ]
 
 
 def test_table_equals_the_local_one_also_when_workers_are_killed(demo_cache, tmp_path, monkeypatch):
@@ -60,7 +52,7 @@ def test_table_equals_the_local_one_also_when_workers_are_killed(demo_cache, tmp
             thread.join()
     assert killed
     assert result.n_trained == 24
-    assert table(tmp_path / "there") == table(tmp_path / "here")
+    assert scores_of(table(tmp_path / "there")) == scores_of(table(tmp_path / "here"))
     for name in ("curves.csv", "shifts.csv"):
         assert (tmp_path / "there" / name).read_text() == (tmp_path / "here" / name).read_text()
     kept = {path.name for path in (tmp_path / "here" / "predictions").iterdir()}
