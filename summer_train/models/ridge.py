@@ -31,8 +31,7 @@ class Moments:
     def of(cls, blocks: Iterable[tuple[Tensor, Tensor]]) -> "Moments":
         """Return the sums over blocks of (x, y), float64, a block in memory at a time."""
         found = None
-        for x, y in blocks:
-            x, y = x.double(), y.double()
+        for x, y in ((x.double(), y.double()) for x, y in blocks):
             one = cls(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y)
             found = one if found is None else found + one
         assert found is not None
