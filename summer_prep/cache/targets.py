@@ -46,6 +46,11 @@ class FilmTarget:
     """Of its values, (n_frames, n_columns) in C order: what a trained model depends on."""
     attributes: Mapping[str, Any]
 
+    def column(self, name: str) -> NDArray[Any]:
+        """Return one of its columns on every frame, (n_frames, 1); raises CacheError if the target is damaged."""
+        number = self.columns.index(name)
+        return np.concatenate([rows[:, number : number + 1] for rows in self.blocks()])
+
     def blocks(self) -> Iterator[NDArray[Any]]:
         """Yield its values, some thousand frames at a time, (n, n_columns): uint8 of labels, float32 of features.
 

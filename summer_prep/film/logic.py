@@ -28,8 +28,7 @@ def normal_form(text: str) -> str:
     ------
     SettingsError : not an expression of names, `&`, `|`, `!` and parentheses
     """
-    tree, names = _parse(text)
-    return _write(tree, names)
+    return _write(*_parse(text))
 
 
 def names_in(text: str) -> list[str]:
@@ -72,6 +71,8 @@ def _parse(text: str) -> tuple[ast.AST, list[str]]:
 
     Python's own parser does the work: its `&`, `|` and `~` bind as ours do. Label names hold dashes, which its do not.
     """
+    if not re.search("[&|!()]", text):  # a name alone may hold whatever a file calls its label
+        return ast.Name("_0"), [text.strip()]
     names: list[str] = []
     words = []
     for name, symbol, other in _WORD.findall(text):

@@ -89,7 +89,7 @@ class FilmSamples:
     @property
     def provenance(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data that it was trained on: settings, patients, units and digests."""
-        return {"config": self.choice.as_plain(), "data": self.selection.provenance()}
+        return {"config": self.choice.as_plain(), "data": self.selection.provenance(self.choice.of_label)}
 
     @property
     def n_prediction_bytes(self) -> int:

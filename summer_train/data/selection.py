@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 
 from summer_prep.cache.keys import open_cache
 from summer_prep.cache.layout import DIMENSIONS, Description, check_files, key_path
+from summer_prep.cache.targets import FilmTarget, film_targets
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.film.facts import BRAIN_REGION_GROUPS, LABEL_RULES, LabelRule, check_bin_length
+from summer_prep.film.bins import BinGrid
+from summer_prep.film.facts import BRAIN_REGION_GROUPS, FRAME_PERIOD_MS, LABEL_RULES, LabelRule, check_bin_length
+from summer_prep.film.labels import align_labels
+from summer_prep.film.logic import evaluate, names_in
 from summer_prep.options import as_bin_lengths, as_names, as_number, as_path, as_patient_ids, as_place, as_text
-from summer_train.data.mapped import CachedPatient, open_patient
+from summer_train.data.mapped import CachedPatient, open_patient, read_file
 from summer_train.settings.options import Choice, Log, Run, log_nothing
 
 _ROWS_AT_ONCE = 4096
@@ -98,28 +102,53 @@ class Selection:
             yield patient, slice(None) if has_all else columns, slice(start, stop)
 
     def labels(self, label_name: str, rule: LabelRule = "first") -> NDArray[np.uint8]:
-        """Return one label's raw value in each bin, (n_bins,), 0, 1 or 99 (undefined).
+        """Return a label's raw value in each bin, (n_bins,), 0, 1 or 99 (undefined).
+
+        Parameters
+        ----------
+        label_name : of the recordings or of a target of the cache, or an expression of such names with &, | and !
 
         Raises
         ------
         SettingsError : no such label
         CacheError : the file cannot be read, or is not what was there when the key was opened
         """
-        patient, label_name = self.patients[0], as_text(label_name, "label_name")
+        label_name = as_text(label_name, "label_name")
         if rule not in LABEL_RULES:
             raise SettingsError(f"rule {rule!r}: choose one of {', '.join(LABEL_RULES)}")
-        self.check_label(label_name)
-        return patient.label(label_name, rule)
+        own = self.check_label(label_name)
+        patient, grid = self.patients[0], self.grid()
+        values = {name: patient.label(name, rule) for name in names_in(label_name) if name not in own}
+        values |= {name: align_labels(own[name].column(name).T, grid)[rule][0] for name in own}
+        return evaluate(label_name, values)
 
-    def check_label(self, label_name: str) -> None:
-        """Raise SettingsError if there is no such label."""
-        patient = self.patients[0]
-        if label_name not in self.label_names:
-            nearest = difflib.get_close_matches(label_name, self.label_names, n=3, cutoff=0.4) or self.label_names
-            raise SettingsError(
-                f"no label {label_name!r} in {patient.key}; nearest are {', '.join(nearest)}. "
-                f"All {len(self.label_names)}: summer-prep inspect {patient.patient_id}"
-            )
+    def grid(self) -> BinGrid:
+        """Return the bins as frames of the film."""
+        first_frames = np.frombuffer(read_file(self.patients[0].description, "first_frame/c/0"), dtype="<i4")
+        return BinGrid(
+            first_frame=int(first_frames[0]),
+            n_bins=self.n_bins,
+            frames_per_bin=max(1, self.bin_length_ms // FRAME_PERIOD_MS),
+            parts_per_frame=max(1, FRAME_PERIOD_MS // self.bin_length_ms),
+        )
+
+    def check_label(self, label_name: str) -> dict[str, FilmTarget]:
+        """Return the targets of the cache that hold labels of an expression; raises SettingsError if none holds one."""
+        patient, own = self.patients[0], {}
+        for name in names_in(label_name):
+            if name in self.label_names:
+                continue
+            targets = film_targets(patient.key.parents[1]).values()
+            found = {label: one for one in targets if one.kind == "labels" for label in one.columns}
+            if name not in found:
+                known = [*self.label_names, *found]
+                nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+                raise SettingsError(
+                    f"no label {name!r} in {patient.key}; nearest are {', '.join(nearest)}. "
+                    f"All {len(known)}: summer-prep inspect {patient.patient_id}, summer-prep targets"
+                )
+            own[name] = found[name]
+        return own
 
     def units(self) -> dict[str, NDArray[Any]]:
         """Return the chosen units, (n_units,) each: patient_id, column in the key, and what the files of all have."""
@@ -167,17 +196,20 @@ class Selection:
             after[:-1] |= np.abs(start_ms[1:] - stop_ms[:-1]) > 0
         return inside, after
 
-    def provenance(self) -> dict[str, Any]:
-        """Return what these counts are, as plain values: patients, their units, bins, and the digests of the data.
+    def provenance(self, label_name: str = "") -> dict[str, Any]:
+        """Return what these data are, as plain values: patients, their units, bins, and the digests of the data.
 
-        The digests are those of every array that a setting may use, so that no change of one goes unseen.
+        The digests are those of every array that a setting may use, so that no change of one goes unseen, and of the
+        targets of the cache that a label is made of.
         """
         patients = []
         for patient, columns in zip(self.patients, self.columns, strict=True):
             digests = patient.attributes["digests"]
             used = {name: digests[name] for name in digests if name in (*DIMENSIONS, *_CHOOSING_COLUMNS)}
             patients.append({"patient_id": patient.patient_id, "units": columns.tolist(), "digests": used})
-        return {"bin_length_ms": self.bin_length_ms, "n_bins": self.n_bins, "patients": patients}
+        own = self.check_label(label_name) if label_name else {}
+        targets = {"targets": {name: one.sha256 for name, one in own.items()}} if own else {}
+        return {"bin_length_ms": self.bin_length_ms, "n_bins": self.n_bins, "patients": patients, **targets}
 
     def verify(self) -> None:
         """Read every byte of the keys and compare its digest; raises CacheError if a byte is wrong."""

@@ -247,7 +247,7 @@ def _evaluated(
     made = folder.origin()
     result = FitResult(
         config={**data.choice.as_plain(), **run.as_plain()},
-        data=data.selection.provenance(),
+        data=data.provenance["data"],
         n_units=data.n_units,
         n_samples=data.n_samples,
         n_per_class={part: samples_per_class(data, part) for part in folder.PARTS},

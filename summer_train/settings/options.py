@@ -51,7 +51,9 @@ class Choice(Settings):
     """What decides the numbers of a run; equal choices on equal data give equal scores."""
 
     task: Task = option("next_bin", "Predict the next bin's counts, or a label.")
-    label_name: str = option("summer", "The label to decode (task label).")
+    label_name: str = option(
+        "summer", "The label to decode (task label), or an expression: 'a & !b'; labels of your own, too."
+    )
     patient_ids: tuple[str, ...] = patients_option("; units side by side")
     bin_length_ms: int = option(DEFAULT_BIN_LENGTH_MS, "Bin length in ms.", as_bin_length)
     brain_regions: tuple[str, ...] = option(
@@ -82,9 +84,11 @@ class Choice(Settings):
 
     def __post_init__(self) -> None:
         # NumPy, which --help does without
+        from summer_prep.film.logic import normal_form
         from summer_prep.film.splits import check_buffer, check_fold, check_fraction, window_of
 
         super().__post_init__()
+        object.__setattr__(self, "label_name", normal_form(self.label_name))
         check_given(
             {option_of(one): value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
         )
@@ -109,6 +113,11 @@ class Choice(Settings):
         object.__setattr__(self, "fold", DEFAULT_FOLD if self.fold is None else self.fold)
         check_fold(self.fold or 0)
         check_buffer(self.buffer_s or 0)
+
+    @property
+    def of_label(self) -> str:
+        """The label, or expression of labels, that is decoded; empty for other tasks."""
+        return self.label_name if self.task == "label" else ""
 
     def differences(self, plain: Mapping[str, Any]) -> list[str]:
         """Return how these settings differ from others, `as_plain`; patients are compared by their data elsewhere."""

@@ -101,7 +101,9 @@ def plan_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing)
             continue
         for name, cell in columns_of(choice, run).items():
             cells[name].add(cell)
-        digests[model.id] = "" if isinstance(selection, NoUnitsError) else digest_of(selection.provenance())
+        digests[model.id] = (
+            "" if isinstance(selection, NoUnitsError) else digest_of(selection.provenance(choice.of_label))
+        )
         try:
             if isinstance(selection, NoUnitsError):
                 raise selection
@@ -113,7 +115,7 @@ def plan_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing)
         parts = [hashlib.sha256(indices.tobytes()).hexdigest() for indices in vars(data.split).values()]
         own = {"label_name", "label_rule", "undefined", "fold", "buffer_s", "sequence_s", "min_recorded", "pauses"}
         shared = {name: value for name, value in choice.as_plain().items() if name not in own}
-        key = digest_of([shared, parts, data.task.n_outputs])
+        key = digest_of([shared, parts, data.task.n_outputs, digests[model.id]])
         if key not in groups:
             groups[key] = _group(data, run)
         # The data themselves are not kept: a study may have thousands of them.

@@ -258,7 +258,7 @@ def train_models(models: Sequence[Model], data_digest: str, run: StudyRun) -> li
         choice.single_units,
         run.local_cache,
     )
-    if digest_of(selection.provenance()) != data_digest:
+    if digest_of(selection.provenance(choice.of_label)) != data_digest:
         raise CacheError(
             f"{run.cache_dir}: the keys of patients {' '.join(choice.patient_ids)} at {choice.bin_length_ms} ms are "
             "not those that the study was planned with: they were rebuilt meanwhile, or a worker sees another cache. "

@@ -57,7 +57,9 @@ def test_names_are_found_once_each():
     assert names_in("b & !a-1 | b") == ["b", "a-1"]
 
 
-@pytest.mark.parametrize("text", ["", "a b", "a &", "&", "a + b", "a & (b", "a && b", "('x')", "a, b", "(" * 999 + "a"])
+@pytest.mark.parametrize(
+    "text", ["a b & c", "a &", "&", "!a + b", "a & (b", "a && b", "('x')", "a, b & c", "(" * 999 + "a"]
+)
 def test_what_is_no_expression_is_one_line(text):
     with pytest.raises(SettingsError, match="--label-name") as caught:
         normal_form(text)
