@@ -99,6 +99,8 @@ def fit(
         show_table(table)
     for line in notes_on_scores(result.thresholds, result.undefined, result.scores):
         show(line)
+    if result.penalty is not None:
+        show(f"penalty {result.penalty:g}, chosen on validation")
     if result.null:
         show(null_line(result.null))
     show(printable(f"run: {result.log_dir}"))

@@ -13,6 +13,11 @@ def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     return functional.mse_loss(prediction.to(dtype), target.to(dtype))
 
 
+def cosine_distance(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return 1 - cosine similarity, mean over samples, of (n_samples, n_outputs) each."""
+    return 1 - functional.cosine_similarity(prediction.float(), target.float(), dim=-1).mean()
+
+
 def poisson(log_rate: Tensor, target: Tensor) -> Tensor:
     """Return the negative log-likelihood of counts under Poisson firing, without its constant term, mean over all."""
     dtype = torch.promote_types(log_rate.dtype, torch.float32)

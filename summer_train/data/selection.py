@@ -17,6 +17,7 @@ from summer_prep.film.bins import BinGrid
 from summer_prep.film.facts import BRAIN_REGION_GROUPS, FRAME_PERIOD_MS, LABEL_RULES, LabelRule, check_bin_length
 from summer_prep.film.labels import align_labels
 from summer_prep.film.logic import evaluate, names_in
+from summer_prep.film.targets import bins_of_frames
 from summer_prep.options import as_bin_lengths, as_names, as_number, as_path, as_patient_ids, as_place, as_text
 from summer_train.data.mapped import CachedPatient, open_patient, read_file
 from summer_train.settings.options import Choice, Log, Run, log_nothing
@@ -48,6 +49,7 @@ class Selection:
         self.shape = self.n_bins, self.n_units
         self.dtype: np.dtype[Any] = np.result_type(*(patient.chunks[0].dtype for patient in patients))
         self.n_bytes = self.n_bins * self.n_units * self.dtype.itemsize
+        self._has_features: dict[str, NDArray[np.bool_]] = {}
 
     def __repr__(self) -> str:
         ids = ", ".join(patient.patient_id for patient in self.patients)
@@ -121,6 +123,73 @@ class Selection:
         values = {name: patient.label(name, rule) for name in names_in(label_name) if name not in own}
         values |= {name: align_labels(own[name].column(name).T, grid)[rule][0] for name in own}
         return evaluate(label_name, values)
+
+    def features(self, target: str) -> NDArray[np.float32]:
+        """Return features in each bin, (n_bins, n_dimensions): the mean of its frames; NaN where one is undefined.
+
+        Parameters
+        ----------
+        target : NAME or NAME:COLUMNS, columns by name or number, joined by +, or a range like 0-9
+
+        Raises
+        ------
+        SettingsError : no such features
+        CacheError : they are damaged
+        """
+        one, columns = self.check_target(target)
+        grid = self.grid()
+        first, n_frames = grid.first_frames, grid.frames_per_bin
+        values = np.full((self.n_bins, len(columns)), np.nan, dtype=np.float32)
+        kept = np.empty((0, len(columns)), dtype=np.float32)
+        done = start = 0  # bins, and the frame of the first row that is kept
+        for block in one.blocks():
+            rows = np.concatenate([kept, block[:, columns]])
+            stop = int(np.searchsorted(first, start + len(rows) - n_frames, side="right"))
+            if stop > done:
+                values[done:stop] = bins_of_frames(rows, first[done:stop] - start, n_frames)
+            done, next_frame = stop, start + len(rows)
+            if stop < self.n_bins:
+                next_frame = min(next_frame, int(first[stop]))
+            kept, start = rows[next_frame - start :], next_frame
+        return values
+
+    def has_features(self, target: str) -> NDArray[np.bool_]:
+        """Return whether features are defined in each bin, (n_bins,); they are read once. Errors as `features`."""
+        if target not in self._has_features:
+            self._has_features[target] = np.asarray(~np.isnan(self.features(target)).any(axis=1))
+        return self._has_features[target]
+
+    def check_target(self, target: str) -> tuple[FilmTarget, list[int]]:
+        """Return the features that NAME:COLUMNS names, and the numbers of their columns; raises SettingsError."""
+        name, _, words = as_text(target, "--target").partition(":")
+        cache = self.patients[0].key.parents[1]
+        found = {one.name: one for one in film_targets(cache).values() if one.kind == "features"}
+        if name not in found:
+            nearest = ", ".join(difflib.get_close_matches(name, found, n=3, cutoff=0.4) or found) or "none at all"
+            raise SettingsError(
+                f"--target {target}: no features {name!r} in {cache}; found are {nearest}. See "
+                "summer-prep targets; labels are decoded with --task label --label-name"
+            )
+        one, columns = found[name], list[int]()
+        for word in words.split("+") if words else ():
+            first, _, last = word.partition("-")
+            if word in one.columns:
+                columns.append(one.columns.index(word))
+            elif (
+                first.isdecimal()
+                and (last or first).isdecimal()
+                and int(first) <= int(last or first) < len(one.columns)
+            ):
+                columns += range(int(first), int(last or first) + 1)
+            else:
+                shown = ", ".join(difflib.get_close_matches(word, one.columns, n=3) or one.columns[:6])
+                raise SettingsError(
+                    f"--target {target}: no column {word!r} in {name}. Name some of its {len(one.columns)}, "
+                    f"like {shown}, or numbers from 0 to {len(one.columns) - 1}, joined by + or as a range like 0-9"
+                )
+        if len({*columns}) < len(columns):
+            raise SettingsError(f"--target {target}: names a column twice. Leave one out")
+        return one, columns or list(range(len(one.columns)))
 
     def grid(self) -> BinGrid:
         """Return the bins as frames of the film."""
@@ -196,11 +265,11 @@ class Selection:
             after[:-1] |= np.abs(start_ms[1:] - stop_ms[:-1]) > 0
         return inside, after
 
-    def provenance(self, label_name: str = "") -> dict[str, Any]:
+    def provenance(self, label_name: str = "", target: str = "") -> dict[str, Any]:
         """Return what these data are, as plain values: patients, their units, bins, and the digests of the data.
 
         The digests are those of every array that a setting may use, so that no change of one goes unseen, and of the
-        targets of the cache that a label is made of.
+        targets of the cache that a label is made of, or features are from.
         """
         patients = []
         for patient, columns in zip(self.patients, self.columns, strict=True):
@@ -208,6 +277,7 @@ class Selection:
             used = {name: digests[name] for name in digests if name in (*DIMENSIONS, *_CHOOSING_COLUMNS)}
             patients.append({"patient_id": patient.patient_id, "units": columns.tolist(), "digests": used})
         own = self.check_label(label_name) if label_name else {}
+        own |= {target: self.check_target(target)[0]} if target else {}
         targets = {"targets": {name: one.sha256 for name, one in own.items()}} if own else {}
         return {"bin_length_ms": self.bin_length_ms, "n_bins": self.n_bins, "patients": patients, **targets}
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from summer_train.data.batches import Block, is_distributed
+from summer_train.models.steps import sum_over_processes
+
 PENALTIES = tuple(10.0**power for power in range(-1, 9))
 """Tried by default, in units of counts squared: from next to none to one that leaves the mean alone."""
 
@@ -29,19 +32,21 @@ class Moments:
 
     @classmethod
     def of(cls, blocks: Iterable[tuple[Tensor, Tensor]]) -> "Moments":
-        """Return the sums over blocks of (x, y), float64, a block in memory at a time."""
+        """Return the sums over blocks of (x, y) of all processes, float64, a block in memory at a time."""
         found = None
         for x, y in ((x.double(), y.double()) for x, y in blocks):
             one = cls(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y)
             found = one if found is None else found + one
         assert found is not None
+        if is_distributed():
+            n = found.x.new_tensor(float(found.n))
+            sum_over_processes([n, found.x, found.y, found.xx, found.xy])
+            return cls(int(n), found.x, found.y, found.xx, found.xy)
         return found
 
     def __add__(self, other: "Moments") -> "Moments":
         """Return the sums over the samples of both."""
-        return Moments(
-            self.n + other.n, self.x + other.x, self.y + other.y, self.xx + other.xx, self.xy + other.xy
-        )  # fmt: skip
+        return Moments(*(getattr(self, name) + getattr(other, name) for name in vars(self)))
 
 
 def solve_ridge(moments: Moments, penalties: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -57,3 +62,38 @@ def solve_ridge(moments: Moments, penalties: Sequence[float]) -> tuple[Tensor, T
     projected = vectors.T @ (moments.xy - moments.n * torch.outer(mean_x, mean_y))
     weights = torch.stack([(vectors @ (projected / (values.clamp(min=0) + one)[:, None])).T for one in penalties])
     return weights, mean_y - weights @ mean_x
+
+
+def squared_errors(moments: Moments, weights: Tensor, biases: Tensor) -> Tensor:
+    """Return the squared error of each of some solutions over the samples of sums, (n_penalties,), less |Y|^2."""
+    products = (weights @ moments.xx - 2 * moments.xy.T) * weights
+    of_biases = 2 * (weights @ moments.x) + moments.n * biases - 2 * moments.y
+    return products.sum((1, 2)) + (of_biases * biases).sum(1)
+
+
+@dataclass
+class RidgeSolver:
+    """Ridge regression over all training samples, with the penalty of the least squared error on validation.
+
+    parameters : (1, n_dimensions, n_inputs) and (1, n_dimensions), of one network, which are set in place
+    validation : its samples
+    penalty : the one that was chosen
+    """
+
+    parameters: Sequence[Tensor]
+    validation: Iterable[Block]
+    penalty: float | None = None
+
+    @torch.no_grad()
+    def __call__(self, blocks: Iterable[Block]) -> int:
+        """Solve, and return the number of passes over this process's training samples."""
+        train, val = (
+            Moments.of((block.counts.flatten(1), block.targets) for block in part) for part in (blocks, self.validation)
+        )
+        weights, biases = solve_ridge(train, PENALTIES)
+        best = int(squared_errors(val, weights, biases).argmin())
+        self.penalty = PENALTIES[best]
+        for parameter, values in zip(self.parameters, (weights[best], biases[best]), strict=True):
+            parameter.copy_(values)
+        self.is_solved = torch.ones(1, dtype=torch.bool)
+        return 1

@@ -14,8 +14,11 @@ RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s"
 REPEATS = ("fold", "seed")  # settings whose values are repeats of one result
 SCORE_COLUMNS = {
     "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
-    "r2": "median R²", "bits_per_spike": "bits/spike", "mse": "sq. error", "loss": "loss",
+    "r2": "median R²", "r": "r", "bits_per_spike": "bits/spike", "mse": "sq. error", "loss": "loss",
     "average_precision": "AP", "f1": "F1", "f1_rarer": "F1 rarer", "balanced_accuracy": "balanced",
+    "r2_median": "median R²", "r_median": "median r", "top_1": "top 1", "top_1_chance": "chance", "top_5": "top 5",
+    "top_5_chance": "chance (5)", "top_10": "top 10", "top_10_chance": "chance (10)", "far_top_10": "far top 10",
+    "far_top_10_chance": "chance (far)", "median_rank_percent": "median rank %",
 }  # fmt: skip
 """Scores in the order in which people see them, with what they call them (README: what each is)."""
 
@@ -41,12 +44,15 @@ def as_cell(value: object) -> str:
 
 def score_tables(scores: Scores) -> list[Table]:
     """Return two tables with a row for each part and in it for model and baselines: main scores, others of labels."""
-    known = [name for name in SCORE_COLUMNS if name in scores["model"]["val"]]
-    first = [name for name in known if name in list(SCORE_COLUMNS)[:8]]
+    columns = {name: title for name, title in SCORE_COLUMNS.items() if name in scores["model"]["val"]}
+    if "r2_median" in columns:
+        columns["r2"] = "R²"  # of features: the mean
+    known = list(columns)
+    first = [name for name in known if name in list(SCORE_COLUMNS)[:9]]
     rows = [(part, row, parts[part]) for part in reversed(PARTS) for row, parts in scores.items() if part in parts]
     return [
         Table(
-            ["part", "scores", *(SCORE_COLUMNS[name] for name in names)],
+            ["part", "scores", *(columns[name] for name in names)],
             [[part, row, *(number(of_part.get(name)) for name in names)] for part, row, of_part in rows],
         )
         for names in (first, [name for name in known if name not in first])
@@ -68,15 +74,16 @@ def notes_on_scores(
 
 
 def null_line(null: Mapping[str, Any]) -> str:
-    """Return what a null of shifted labels says."""
-    n_shifts = len(null["kappa"])
-    said = ", ".join(f"p {number(null[f'p_{name}'])} ({SCORE_COLUMNS[name]})" for name in ("kappa", "auroc"))
-    return f"{null['part']} against {n_shifts} networks trained on shifted labels: {said}"
+    """Return what a null of shifted labels or features says."""
+    what, titles = ("features", {"r2": "R²", "r": "r"}) if "r2" in null else ("labels", SCORE_COLUMNS)
+    said = ", ".join(f"p {number(null[f'p_{name}'])} ({titles[name]})" for name in titles if f"p_{name}" in null)
+    return f"{null['part']} against {len(null['shifts'])} networks trained on shifted {what}: {said}"
 
 
 _STUDY_COLUMNS = {
     "{}_kappa": "kappa", "{}_auroc": "AUROC", "{}_accuracy": "accuracy", "{}_base_rate": "base rate",
-    "time_only_{}_kappa": "time only", "{}_r2": "median R²", "{}_bits_per_spike": "bits/spike", "{}_loss": "loss",
+    "time_only_{}_kappa": "time only", "{}_r2": "median R²", "{}_r": "r", "time_only_{}_r2": "time only R²",
+    "{}_top_10": "top 10", "{}_bits_per_spike": "bits/spike", "{}_loss": "loss",
 }  # fmt: skip
 
 
@@ -91,7 +98,8 @@ def study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     sizes = study.reindex(columns=["n_test", "n_val"], fill_value=0)
     has_test, varied = sizes["n_test"] > 0, varied_options(study)
     scores = pd.DataFrame(index=study.index)
-    for name, title in _STUDY_COLUMNS.items():
+    titled = _STUDY_COLUMNS | ({"{}_r2": "R²"} if "val_r2_median" in study else {})
+    for name, title in titled.items():
         columns = study.reindex(columns=[name.format(part) for part in ("test", "val")]).astype(float)
         tested, validated = columns.iloc[:, 0], columns.iloc[:, 1]
         scores[title if has_test.any() else f"val {title}"] = tested.where(has_test | (sizes["n_val"] == 0), validated)
@@ -127,8 +135,9 @@ def varied_options(models: "pd.DataFrame") -> list[str]:
     """Return the options that differ between models, label first, without folds and seeds."""
     names = [name for name in NUMBER_SETTINGS if name not in REPEATS and name in models]
     varied = [name for name in names if models[name].nunique(dropna=False) > 1]
-    is_label = "task" in models and len(models) and models["task"].iloc[0] == "label"
-    return sorted(varied or ["label_name" if is_label else "task"], key=lambda name: name != "label_name")
+    task = models["task"].iloc[0] if "task" in models and len(models) else ""
+    default = {"label": "label_name", "feature": "target"}.get(task, "task")
+    return sorted(varied or [default], key=lambda name: name not in ("label_name", "target"))
 
 
 def runs_table(results: Iterable[FitResult]) -> Table:
@@ -137,7 +146,11 @@ def runs_table(results: Iterable[FitResult]) -> Table:
     for result in results:
         row, kinds = run_row(result), result.scores
         losses = [kinds[kind]["test"]["loss"] for kind in kinds if kind != "model" and "test" in kinds[kind]]
-        what = [row["label_name"] or row["task"].replace("_", " "), row["patient_ids"], row["fold"]]
+        what = [
+            row.get("target") or row["label_name"] or row["task"].replace("_", " "),
+            row["patient_ids"],
+            row["fold"],
+        ]
         scores = [row[f"test_{name}"] for name in ("kappa", "auroc", "accuracy", "loss")]
         best, baseline = f"{result.best_epoch}/{result.n_epochs}", number(min(losses)) if losses else ""
         table.append(["/".join(result.log_dir.parts[-2:]), *what, best, *scores, baseline])
@@ -150,6 +163,7 @@ def run_row(result: FitResult) -> dict[str, Any]:
     settings = {name: result.config.get(name) for name in RUN_SETTINGS}
     settings["patient_ids"] = " ".join(result.config.get("patient_ids", ()))
     settings["label_name"] = settings["label_name"] if any(result.n_per_class.values()) else ""  # no classes, no label
+    settings |= {"target": result.config["target"]} if "target" in result.config else {}
     scores = {f"test_{name}": result.scores["model"].get("test", {}).get(name) for name in ("loss", *SCORE_COLUMNS)}
     return {
         "run": str(result.log_dir),

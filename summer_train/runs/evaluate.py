@@ -84,7 +84,7 @@ def evaluate(
     run = settings_from(Run, {**there, **{name: value for name, value in given.items() if value is not None}})
     if stored.get("cache_dir") and "cache_dir" not in there and cache_dir is None:
         log(f"{stored['cache_dir']}, the cache of the run, cannot be found from here; {run.cache_dir} is used")
-    data = FilmSamples.opened(choice, run, log)
+    data = FilmSamples.opened(choice, run, log, trained.get("scaling"))
     now = data.provenance["data"]
     differences = data_differences(trained["data"], now)
     units = [[(one["patient_id"], one["units"]) for one in of["patients"]] for of in (trained["data"], now)]

@@ -107,6 +107,8 @@ def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = N
     if not isinstance(data, FilmData):
         raise SettingsError(f"data {data!r:.60}: must come from summer_train.film_data")
     choice = data.choice
+    if choice.model == "ridge":
+        raise SettingsError("--model ridge: is solved by fit and study. Take linear in a trainer of your own")
     if hidden_size is not None:
         choice = replace(choice, hidden_size=as_number(hidden_size, int, "--hidden-size"))
     lr = choice.lr if lr is None else as_number(lr, float, "--lr")
@@ -182,7 +184,9 @@ def run_fit(
 def _check_memory(data: FilmSamples, choice: Choice, prediction_bytes: int = 0) -> None:
     """Refuse what does not fit into memory, and log what takes much of it."""
     # Of Adam: float32 weights and gradients, and two averages of them.
-    weights_bytes = (BYTES_PER_WEIGHT if choice.model == "linear" else 16) * n_weights(data, choice)
+    weights_bytes = (BYTES_PER_WEIGHT if choice.model in settings.SOLVED else 16) * n_weights(data, choice)
+    if choice.model == "ridge":  # products of all inputs, their decomposition, and copies
+        weights_bytes += 32 * (data.window.n_bins * data.n_units) ** 2
     n_bytes, free_bytes = weights_bytes + prediction_bytes, available_bytes()
     needs = f"training takes {n_bytes / 1e9:.1f} GB"
     if prediction_bytes > n_bytes / 20:
@@ -256,6 +260,7 @@ def _evaluated(
         undefined=own.undefined,
         units=own.units,
         null=shifted_null(data, own, run, log) if run.shifts else {},
+        penalty=getattr(model.solver, "penalty", None),
         best_epoch=n_epochs_of(best),
         n_epochs=n_epochs,
         seconds=seconds,

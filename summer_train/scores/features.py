@@ -11,6 +11,53 @@ Features = NDArray[np.floating[Any]]
 RANKS = (1, 5, 10)
 """A true stretch counts as found when it is among so many candidates."""
 
+FAR_S = 32.0
+"""From the harder candidates a stretch is at least so far: not its own neighbours, which look like it."""
+
+FEATURE_SCORES = (
+    "mse", "r2", "r2_median", "r", "r_median", "top_1", "top_1_chance", "top_5", "top_5_chance", "top_10",
+    "top_10_chance", "median_rank_percent", "median_rank_percent_chance", "far_top_10", "far_top_10_chance",
+)  # fmt: skip
+_DIMENSIONS_AT_ONCE = 64
+
+
+def feature_scores(
+    prediction: Features, target: Features, bins: NDArray[np.int64], retrieve_bins: int, far_bins: float
+) -> tuple[dict[str, float], dict[str, NDArray[np.float64]], str]:
+    """Return the scores of predicted features, R² and r of each dimension, and why some are undefined, or nothing.
+
+    Parameters
+    ----------
+    prediction, target : (n_samples, n_dimensions), standardised
+    bins : (n_samples,) bin of each
+    retrieve_bins, far_bins : length of the stretches that are found again, and distance of far ones
+
+    r2 and r are means over the dimensions for which they are defined. Without two dimensions nothing is retrieved.
+    """
+    starts = range(0, target.shape[1], _DIMENSIONS_AT_ONCE)
+    pairs = [[one[:, start : start + _DIMENSIONS_AT_ONCE] for one in (prediction, target)] for start in starts]
+    r2, r = (np.concatenate([of(*pair) for pair in pairs]) for of in (r2_of_dimensions, pearson_of_dimensions))
+    errors = np.concatenate([((x.astype(np.float64) - y) ** 2).mean(axis=0) for x, y in pairs])
+    scores = {"mse": float(errors.mean())}
+    for name, values in {"r2": r2, "r": r}.items():
+        defined = values[np.isfinite(values)]
+        scores[name] = float(defined.mean()) if len(defined) else np.nan
+        scores[f"{name}_median"] = float(np.median(defined)) if len(defined) else np.nan
+    why = "predictions are no numbers" if not np.isfinite(prediction).all() else ""
+    why = why or (
+        "no dimension varies" if np.isnan(scores["r2"]) else "no prediction varies" if np.isnan(r).all() else ""
+    )
+    if target.shape[1] > 1:
+        (predicted, at), (true, _) = (mean_of_stretches(one, bins, retrieve_bins) for one in (prediction, target))
+        if np.isnan(r).all():  # one prediction for all finds nothing, and says nothing
+            predicted, true, at = predicted[:0], true[:0], at[:0]
+        scores |= retrieval_scores(*retrieval_ranks(predicted, true))
+        is_far = np.abs(at[:, None] - at) >= far_bins
+        far = retrieval_scores(*retrieval_ranks(predicted, true, is_far))
+        scores |= {f"far_{name}": far[name] for name in ("top_10", "top_10_chance")}
+        why = why or ("" if len(at) else "no stretch is long enough to be found again; choose a shorter --retrieve")
+    return scores, {"r2": r2, "r": r}, why
+
 
 def r2_of_dimensions(prediction: Features, target: Features) -> NDArray[np.float64]:
     """Return R² of each dimension around its own mean, (n_dimensions,); NaN where the target does not vary.

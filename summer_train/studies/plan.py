@@ -22,7 +22,7 @@ from summer_train.models.stack import stack_size
 from summer_train.models.steps import SAMPLES_AT_ONCE
 from summer_train.scores.shifts import shifts_of
 from summer_train.settings.lists import ALL, MAX_MODELS
-from summer_train.settings.options import Choice, Log, StudyRun, log_nothing
+from summer_train.settings.options import SOLVED, Choice, Log, StudyRun, log_nothing
 from summer_train.studies.records import Record, columns_of, digest_of, id_of
 
 SECONDS_A_STEP, SECONDS_A_PRODUCT = 5e-5, 9e-11
@@ -102,7 +102,7 @@ def plan_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing)
         for name, cell in columns_of(choice, run).items():
             cells[name].add(cell)
         digests[model.id] = (
-            "" if isinstance(selection, NoUnitsError) else digest_of(selection.provenance(choice.of_label))
+            "" if isinstance(selection, NoUnitsError) else digest_of(selection.provenance(*choice.decoded))
         )
         try:
             if isinstance(selection, NoUnitsError):
@@ -170,6 +170,8 @@ def _opened(choices: Sequence[Choice], run: StudyRun, log: Log) -> list[tuple[Se
             labels = whole.label_names
         elif choice.task == "label":
             whole.check_label(choice.label_name)
+        elif choice.task == "feature":
+            whole.check_target(choice.target)
         ids = tuple(str(description.attributes["patient_id"]) for description in keys)
         opened.append((found, replace(choice, patient_ids=ids), labels))
     check_number(sum(len(labels) for _, _, labels in opened))
@@ -185,7 +187,8 @@ def _group(first: FilmSamples, run: StudyRun) -> Group:
     n_bytes = (
         resident
         # Weights, gradients, two averages or what solving takes, the best epoch's, a copy while some stop.
-        + (BYTES_PER_WEIGHT + 8 if first.choice.model == "linear" else 24) * size * weights
+        + (BYTES_PER_WEIGHT + 8 if first.choice.model in SOLVED else 24) * size * weights
+        + (32 * n_values**2 if first.choice.model == "ridge" else 0)
         + 5 * max(MAX_BLOCK_VALUES, first.choice.batch_size * n_values)  # a block, as counts and as floats
         + 12 * SAMPLES_AT_ONCE * size * weights / max(1, n_values)  # hidden layers
         + size * n_bins * (4 + 16 * first.task.n_outputs)  # labels, masks, predictions in double precision

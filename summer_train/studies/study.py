@@ -145,9 +145,9 @@ def _fresh_records(plan: Plan, run: StudyRun, log: Log) -> Records:
             fresh.setdefault((record.id, record.shift), record)
     others = [record for record in stored if not record.shift and record.id not in plan.data_digests]
     # Tables and reports compare labels, patients, folds and seeds; models of other settings are better kept apart.
-    alike = ("label_name", "patient_ids", "fold", "seed")
+    alike = ("label_name", "target", "patient_ids", "fold", "seed")
     unlike = [
-        {name for name, cell in record.columns.items() if name not in alike and cell not in plan.cells[name]}
+        {name for name, cell in record.columns.items() if name not in alike and cell not in plan.cells.get(name, ())}
         for record in others
     ]
     if any(unlike):
@@ -182,7 +182,7 @@ def _train(
         if isinstance(found, str):
             failed.append(found)
             choice = names[name][0].choice
-            predicted = choice.label_name if choice.task == "label" else choice.task
+            predicted = "".join(choice.decoded) or choice.task
             first = f"patient {' '.join(choice.patient_ids)}, fold {choice.fold}, {predicted}"
             log(f"{found} ({len(names[name])} models, the first of {first}); the others go on")
             return
@@ -258,7 +258,7 @@ def train_models(models: Sequence[Model], data_digest: str, run: StudyRun) -> li
         choice.single_units,
         run.local_cache,
     )
-    if digest_of(selection.provenance(choice.of_label)) != data_digest:
+    if digest_of(selection.provenance(*choice.decoded)) != data_digest:
         raise CacheError(
             f"{run.cache_dir}: the keys of patients {' '.join(choice.patient_ids)} at {choice.bin_length_ms} ms are "
             "not those that the study was planned with: they were rebuilt meanwhile, or a worker sees another cache. "
@@ -305,6 +305,7 @@ def train_models(models: Sequence[Model], data_digest: str, run: StudyRun) -> li
                 n_samples=data.n_samples,
                 scores=what.scores,
                 threshold_log_odds=what.threshold_log_odds,
+                penalty=how.penalty,
                 undefined=what.undefined,
                 baselines={} if model.shift else {name: one.scores for name, one in score_baselines(data).items()},
                 curve=how.curve,

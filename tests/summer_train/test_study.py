@@ -258,7 +258,7 @@ def test_damaged_records_are_trained_again_and_said(study, folder):
 def test_models_of_other_data_are_trained_again_and_their_predictions_do_not_stay(study, folder, monkeypatch):
     (row,) = study(keep_predictions=True).rows
     real, lines = Selection.provenance, []
-    monkeypatch.setattr(Selection, "provenance", lambda self: {**real(self), "rebuilt": "since then"})
+    monkeypatch.setattr(Selection, "provenance", lambda self, *of: {**real(self, *of), "rebuilt": "since then"})
     assert study(log=lines.append).n_trained == 1
     assert any("of other data" in line for line in lines)
     assert len(table(folder)) == 1
