@@ -43,7 +43,7 @@ def demo_data(
     layout: Annotated[FileLayout, typer.Option(help="File names and places of the tables.")] = "dandi",
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds make equal recordings.")] = 0,
 ) -> None:
-    """Write SUMMER-shaped synthetic recordings, and which unit is tuned to what in truth.json."""
+    """Write SUMMER-shaped synthetic recordings, targets of their film, and in truth.json what units are tuned to."""
     from summer_prep.recordings.demo import demo_data as write
 
     with console.working("making recordings"):

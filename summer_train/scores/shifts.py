@@ -37,7 +37,8 @@ def shifts_of(data: FilmSamples, n_shifts: int) -> list[int]:
     choice = data.choice
     if choice.task not in SCORES or choice.buffer_s is None:
         raise SettingsError(
-            f"--shifts {n_shifts}: a null needs --task label or feature, and the blocked split. Leave it out"
+            f"--shifts {n_shifts}: a null of shifted labels needs --task label, of features --task feature, and the "
+            "blocked split. Leave it out"
         )
     least = cycle_length(len(data.has_target), choice.bin_length_ms, choice.buffer_s)
     return choose_shifts(int(data.has_target.sum()), least, n_shifts)
