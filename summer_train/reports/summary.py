@@ -108,7 +108,7 @@ def _compared(models: pd.DataFrame, task: str, first: str, second: str) -> list[
     """
     score = MAIN_SCORE[task]
     ours, theirs = (models[(models["task"] == task) & (models["folder"] == folder)] for folder in (first, second))
-    decoded = ("label_name", *(["target"] if task == "feature" else []))
+    decoded = ("label_name", *(["target"] if task == "feature" and "target" in models else []))
     varied = {*varied_options(ours), *varied_options(theirs)} - {"task", *decoded}
     keys = ["task", *decoded, *sorted(varied, key=NUMBER_SETTINGS.index)]
     pairs = ours.merge(theirs, on=[*keys, *REPEATS], suffixes=("", "_of_second"))
