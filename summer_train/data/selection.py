@@ -141,9 +141,10 @@ class Selection:
         first, n_frames = grid.first_frames, grid.frames_per_bin
         values = np.full((self.n_bins, len(columns)), np.nan, dtype=np.float32)
         kept = np.empty((0, len(columns)), dtype=np.float32)
+        is_whole = columns == list(range(len(one.columns)))
         done = start = 0  # bins, and the frame of the first row that is kept
         for block in one.blocks():
-            rows = np.concatenate([kept, block[:, columns]])
+            rows = np.concatenate([kept, block if is_whole else block[:, columns]])
             stop = int(np.searchsorted(first, start + len(rows) - n_frames, side="right"))
             if stop > done:
                 values[done:stop] = bins_of_frames(rows, first[done:stop] - start, n_frames)
