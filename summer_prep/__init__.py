@@ -12,7 +12,7 @@ The commands are those of `summer-prep --help`; a SummerError says in one line w
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from summer_prep.cache_home import ensure_cache_home
+from summer_prep.resources import ensure_cache_home
 
 if TYPE_CHECKING:
     from summer_prep.cache.build import build

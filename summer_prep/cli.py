@@ -149,31 +149,23 @@ def _keys_of(
 ) -> tuple[list[tuple[str, int]], dict[str, str]]:
     """Return the keys of patients and bin lengths, by default of all, and patient id -> why its keys are not listed.
 
-    Raises
-    ------
-    SettingsError : a patient or a bin length has no key
+    Raises SettingsError if a patient or a bin length has no key.
     """
-    from summer_prep.cache.keys import keys_and_problems
+    from summer_prep.cache.keys import check_known, keys_and_problems
 
     cached, unlisted = keys_and_problems(cache)
     if not cached and not unlisted:
-        raise SettingsError(
-            f"{cache.place}: nothing in the cache. Check --cache-dir, or build it: summer-prep build --data-dir DIR"
-        )
+        build = "Check --cache-dir, or build it: summer-prep build --data-dir DIR"
+        raise SettingsError(f"{cache.place}: nothing in the cache. {build}")
     patients = patient_ids or list({**cached, **unlisted})
     unlisted = {patient_id: line for patient_id, line in unlisted.items() if patient_id in patients}
-    keys = [(patient_id, length) for patient_id in patients for length in cached.get(patient_id, [])]
-    keys = [key for key in keys if not lengths_ms or key[1] in lengths_ms]
-    with_keys = {patient_id for patient_id, _ in keys} | unlisted.keys()
-    missing = [f"of patient {patient_id}" for patient_id in patient_ids if patient_id not in with_keys]
-    if not unlisted:
-        missing += [f"at {one} ms" for one in lengths_ms if one not in {length for _, length in keys}]
-    if missing:
-        listed = ", ".join(f"{patient_id} ({' '.join(map(str, ms))} ms)" for patient_id, ms in cached.items())
-        raise SettingsError(
-            f"no key {' '.join(missing)} in {cache.place}; found are {listed}. "
-            "Choose one of these, or build it: summer-prep build --data-dir DIR"
-        )
+    every_key = [(patient_id, length) for patient_id in patients for length in cached.get(patient_id, [])]
+    keys = [key for key in every_key if not lengths_ms or key[1] in lengths_ms]
+    at = f"at {' '.join(map(str, lengths_ms))} ms in" if lengths_ms else "in"
+    check_known(patient_ids, {*unlisted, *(patient_id for patient_id, _ in keys)}, f"{at} {cache.place}", cached, None)
+    for one in () if unlisted else lengths_ms:
+        found = [patient_id for patient_id, length in keys if length == one]
+        check_known((), found, f"at {one} ms in {cache.place}", cached, None)
     return keys, unlisted
 
 

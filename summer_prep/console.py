@@ -44,12 +44,8 @@ def place_argument(help_text: str, name: str) -> Any:
 
 def typed_option(name: str, one: "Field[Any]") -> inspect.Parameter:
     """Return the parameter that typer makes an option of, from a field of `Settings`."""
-    spelling, kind, default, typed = (
-        spelled(name),
-        one.type,
-        python_parameter(name, one).default,
-        dict(one.metadata["typed"]),
-    )
+    spelling, kind, typed = spelled(name), one.type, dict(one.metadata["typed"])
+    default = python_parameter(name, one).default
     if one.metadata["several"]:
         kind, default, typed["metavar"] = str | None, as_written(default) or None, one.metadata["several"] + LIST_MARK
     elif kind == Place:
@@ -175,41 +171,34 @@ def show(text: str) -> None:
         raise SettingsError(f"the result cannot be written to standard output ({error.strerror})") from error
 
 
-def show_json(value: object) -> None:
-    """Write plain values to stdout as JSON, in which a number that is not finite is null."""
-    show(json.dumps(finite(value), indent=1))
-
-
 def show_result(result: object, as_json: bool, *shown: Table | str) -> None:
-    """Print a result as JSON, or as lines and tables for people, with an empty line before each further table."""
+    """Print a result as JSON (not finite is null), or as lines and tables, with an empty line before further tables.
+
+    Tables are drawn on a terminal, with nothing cut off, and tab-separated elsewhere.
+    """
     if as_json:
-        show_json(result)
+        show(json.dumps(finite(result), indent=1))
         return
     for number, part in enumerate(shown):
         if isinstance(part, str):
             show(printable(part))
             continue
+        cells = [[printable(cell) for cell in row] for row in (part.header, *part.rows)]
         if number:
             show("")
-        show_table(part)
+        if not sys.stdout.isatty():
+            show("\n".join("\t".join(row) for row in cells))
+            continue
+        import rich.box
+        import rich.table
+        from rich.console import Console
 
-
-def show_table(table: Table) -> None:
-    """Print a table: drawn on a terminal, with nothing cut off; tab-separated elsewhere."""
-    cells = [[printable(cell) for cell in row] for row in (table.header, *table.rows)]
-    if not sys.stdout.isatty():
-        show("\n".join("\t".join(row) for row in cells))
-        return
-    import rich.box
-    import rich.table
-    from rich.console import Console
-
-    drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for name, is_text in zip(cells[0], has_text(table), strict=True):
-        drawn.add_column(name, overflow="fold", justify="left" if is_text else "right")
-    for row in cells[1:]:
-        drawn.add_row(*row)
-    Console(markup=False, emoji=False, highlight=False).print(drawn)
+        drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+        for name, is_text in zip(cells[0], has_text(part), strict=True):
+            drawn.add_column(name, overflow="fold", justify="left" if is_text else "right")
+        for row in cells[1:]:
+            drawn.add_row(*row)
+        Console(markup=False, emoji=False, highlight=False).print(drawn)
 
 
 def has_text(table: Table) -> list[bool]:

@@ -1,7 +1,9 @@
 """The errors that a user or a file can cause; anything else that is raised is a bug."""
 
 import traceback
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 
 class SummerError(Exception):
@@ -39,3 +41,14 @@ def one_line(error: Exception, where: object) -> str:
     text = f": {error}".split("\n")[0] if str(error) else ""
     advice = "Free memory, or use fewer processes" if isinstance(error, MemoryError) else "Please report it"
     return f"{where}: {type(error).__name__}{text}{raised}. {advice}"
+
+
+def load_extra(module: str, asked_for: str) -> Any:
+    """Return an optional module; raises SettingsError, with the option that needs it, if it is not installed."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = str(error.name).split(".")[0].replace("_", "-")
+        raise SettingsError(
+            f"{asked_for} needs {package}, which is not installed. Install it: pip install {package}"
+        ) from error

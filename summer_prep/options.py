@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +19,7 @@ Value = TypeVar("Value")
 Number = TypeVar("Number", bool, int, float)
 AnySettings = TypeVar("AnySettings", bound=Any)
 
-_NO_NUMBER = (TypeError, ValueError, OverflowError)
-"""What `number` raises."""
+_NO_NUMBER = (TypeError, ValueError, OverflowError)  # what `number` raises
 
 
 def plain(value: object) -> object:
@@ -85,16 +84,14 @@ def as_place(value: object, option: str) -> Place:
 
 def with_absolute_paths(settings: AnySettings) -> AnySettings:
     """Return settings, a dataclass, whose paths mean the same in processes that work in other folders."""
-    values = {one.name: getattr(settings, one.name) for one in fields(settings)}
-    paths = {name: value.absolute() for name, value in values.items() if isinstance(value, Path)}
+    paths = {name: value.absolute() for name, value in vars(settings).items() if isinstance(value, Path)}
     changed: AnySettings = replace(settings, **paths)
     return changed
 
 
 def as_patient_id(name: str) -> str:
     """Return a patient id from itself, or from `sub-14` as folders and files have it."""
-    match = re.fullmatch(r"sub-?([A-Za-z0-9]+)", name)
-    return match[1] if match else name
+    return re.sub(r"\Asub-?([A-Za-z0-9]+)\Z", r"\1", name)
 
 
 def as_patient_ids(value: object, option: str = "--patient-ids") -> tuple[str, ...]:
@@ -177,7 +174,7 @@ def _each(value: object, option: str, example: str, convert: Callable[[object], 
     if value is None:
         return ()
     try:
-        values = tuple(convert(part) for part in parts(value))
+        values = tuple(map(convert, parts(value)))
     except _NO_NUMBER as error:
         raise SettingsError(f"{option} {as_written(value)}: {example}") from error
     if not values:

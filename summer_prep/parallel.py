@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+from asyncio import CancelledError as AsyncCancelledError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from concurrent.futures import ProcessPoolExecutor as Processes
@@ -15,11 +16,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from functools import partial
 from importlib import import_module
 from multiprocessing import active_children, get_context, parent_process, resource_tracker
-from threading import Lock, Thread, current_thread, main_thread
+from threading import Lock, Thread, Timer, current_thread, main_thread
 from typing import Any, NamedTuple, TypeVar
 
-from summer_prep.errors import SettingsError
-from summer_prep.optional import load_extra
+from summer_prep.errors import SettingsError, load_extra
 
 Result = TypeVar("Result")
 
@@ -42,13 +42,12 @@ _ONE_TASK_AT_A_TIME = Lock()
 
 
 class Pool(NamedTuple):
-    """Where tasks run; `lost` is the exception of a task whose process crashed.
+    """Where tasks run; a task whose process crashed ends with a BrokenExecutor.
 
     `check` is called when no task has ended for a while, and raises SettingsError where none will.
     """
 
     executor: Executor
-    lost: type[Exception] = BrokenExecutor
     check: Callable[[], None] = lambda: None
 
 
@@ -86,20 +85,18 @@ def run_tasks(
             for name, arguments in tasks.items():
                 on_result(name, work(*arguments))
             return []
-        with suppress(pool.lost):  # by a task that was submitted a moment ago
+        with suppress(BrokenExecutor):  # by a task that was submitted a moment ago
             for name, arguments in tasks.items():
                 names[pool.executor.submit(_run_one, work, arguments)] = name
         while names:
             ended = wait(names, timeout=WORKERS_TIMEOUT_S, return_when=FIRST_COMPLETED).done
             if not ended:
                 pool.check()
-            while ended:
-                future = ended.pop()
+            for future in ended:
                 name = names.pop(future)
-                with suppress(pool.lost):
+                with suppress(BrokenExecutor):
                     on_result(name, future.result())
                     done.add(name)
-                del future  # a finished task that somebody holds is repeated by Dask if its worker dies
     lost = [name for name in tasks if name not in done]
     if len(tasks) == 1:
         return lost
@@ -145,6 +142,15 @@ def _begin_worker(environment: Mapping[str, str]) -> None:
     """Take over the environment, and end when the parent does, also where it was killed."""
     os.environ.clear()
     os.environ.update(environment)
+
+    def end_again(ignored: Any) -> None:
+        """End once more where the exit was raised in a finalizer or a callback, which ignore all exceptions."""
+        if ignored.exc_type is SystemExit:
+            Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        else:
+            sys.__unraisablehook__(ignored)
+
+    sys.unraisablehook = end_again
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     parent = parent_process()
     assert parent is not None
@@ -172,6 +178,32 @@ def _interrupts_later() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
     if interrupts:
         signal.raise_signal(signal.SIGINT)
+
+
+class _DaskExecutor(Executor):
+    """Tasks on the workers of a Dask client; every one of them ends, with a BrokenExecutor if its workers died.
+
+    Dask's own executor never ends a task whose last worker dies while the result is fetched from it.
+    """
+
+    def __init__(self, client: Any, killed_worker: type[Exception]) -> None:
+        self._client, self._killed_worker = client, killed_worker
+
+    def submit(self, work: Callable[..., Result], /, *arguments: Any, **_options: Any) -> Future[Result]:
+        """Return a future that ends with the result, the task's own exception, BrokenExecutor or CancelledError."""
+        ended: Future[Result] = Future()
+
+        def keep(remote: Any) -> None:
+            try:
+                ended.set_result(remote.result())
+            except (CancelledError, AsyncCancelledError):
+                ended.set_exception(CancelledError())
+            except Exception as error:
+                is_own = remote.status == "error" and not isinstance(error, self._killed_worker)
+                ended.set_exception(error if is_own else BrokenExecutor("its worker died"))
+
+        self._client.submit(work, *arguments, pure=False).add_done_callback(keep)
+        return ended
 
 
 @contextmanager
@@ -202,7 +234,17 @@ def dask_workers(scheduler: str, n_workers: int, preloaded: Sequence[str] = ()) 
                     address = opened.enter_context(cluster)
             problem = "no Dask scheduler answers there"
             advice = "Give the address that `dask scheduler` prints, like tcp://host:8786, or local"
-            client = _connected(distributed, address)
+            connected: Future[Any] = Future()
+
+            def connect() -> None:
+                try:
+                    options = {"timeout": CONNECT_TIMEOUT_S, "set_as_default": False}
+                    connected.set_result(distributed.Client(address, **options))
+                except Exception as error:
+                    connected.set_exception(error)
+
+            Thread(target=connect, daemon=True).start()  # Dask waits without end where something else listens
+            client = connected.result(2 * CONNECT_TIMEOUT_S)
             opened.callback(client.close, timeout=CONNECT_TIMEOUT_S)
             problem, advice = f"no worker came within {WORKERS_TIMEOUT_S:g} s", f"Start some: dask worker {scheduler}"
             client.wait_for_workers(1, timeout=WORKERS_TIMEOUT_S)
@@ -229,22 +271,8 @@ def dask_workers(scheduler: str, n_workers: int, preloaded: Sequence[str] = ()) 
                 )
 
         try:
-            yield Pool(client.get_executor(pure=False), distributed.KilledWorker, check)
-        except (CancelledError, distributed.client.FutureCancelledError) as error:
+            yield Pool(_DaskExecutor(client, distributed.KilledWorker), check)
+        except CancelledError as error:
             raise SettingsError(
                 f"{option}: the connection was lost. What was finished is kept: repeat the command"
             ) from error
-
-
-def _connected(distributed: Any, where: Any) -> Any:
-    """Return a client; in a thread, as Dask waits without end where something else listens."""
-    found: Future[Any] = Future()
-
-    def connect() -> None:
-        try:
-            found.set_result(distributed.Client(where, timeout=CONNECT_TIMEOUT_S, set_as_default=False))
-        except Exception as error:
-            found.set_exception(error)
-
-    Thread(target=connect, daemon=True).start()
-    return found.result(2 * CONNECT_TIMEOUT_S)

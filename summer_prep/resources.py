@@ -1,9 +1,10 @@
-"""Memory and processors that this process may use."""
+"""What this process may use: memory, processors, and a folder for the caches of libraries."""
 
 import math
 import os
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 _PROC = Path("/proc")
 _GROUPS = {
@@ -30,13 +31,10 @@ def available_bytes() -> float:
 
 def usable_processors() -> int:
     """Return how many processors this process may use: by its affinity, and by the quota of its control groups."""
-    if hasattr(os, "process_cpu_count"):
-        allowed = os.process_cpu_count() or 1
-    elif hasattr(os, "sched_getaffinity"):
-        allowed = len(os.sched_getaffinity(0))
-    else:
-        allowed = os.cpu_count() or 1
-    usable = [float(allowed)]
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )  # macOS has no affinity
+    usable = [float(allowed or 1)]
     for group in _own_groups("", _GROUPS[""][0]):
         with suppress(OSError, ValueError):  # no such group, or no limit ("max")
             quota, period = (group / "cpu.max").read_text().split()
@@ -51,3 +49,31 @@ def _own_groups(controller: str, root: Path) -> list[Path]:
         path = Path(own.get(controller, "/").lstrip("/"))
         return [root / group for group in (path, *path.parents)]
     return []
+
+
+_kept: list[TemporaryDirectory[str]] = []
+
+
+def ensure_cache_home() -> None:
+    """Name a temporary folder for caches where the usual one cannot be written, for this process and those it starts.
+
+    pynwb cannot even be imported without one; Matplotlib warns; copies of a bucket's keys go there as well.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # pathlib's raises without a home
+    with suppress(OSError):
+        if home.is_absolute():
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.access(home, os.W_OK | os.X_OK):
+                return
+    with suppress(OSError):
+        folder = TemporaryDirectory(prefix="summer-cache-", ignore_cleanup_errors=True)
+        _kept.append(folder)  # until this process ends
+        os.environ["XDG_CACHE_HOME"] = folder.name
+        os.environ.setdefault("MPLCONFIGDIR", folder.name)
+        if not home.is_absolute():
+            os.environ["HOME"] = folder.name
+
+
+def is_temporary(folder: Path) -> bool:
+    """Return whether a folder is the temporary one of this process."""
+    return any(folder == Path(kept.name) for kept in _kept)

@@ -16,8 +16,7 @@ from summer_prep.urls import Place, Url
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-MOST = 2**63 - 1
-"""The greatest number of an option that names none."""
+MOST = 2**63 - 1  # the greatest number of an option that names none
 
 
 def option(
@@ -89,10 +88,9 @@ class Settings:
 
     def as_plain(self) -> dict[str, Any]:
         """Return the settings as plain values, for YAML, JSON and checkpoints."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
         return {
             name: str(value) if isinstance(value, Path | Url) else list(value) if isinstance(value, tuple) else value
-            for name, value in values.items()
+            for name, value in vars(self).items()
         }
 
 
@@ -144,8 +142,6 @@ def accepts(
 ) -> Callable[[Function], Function]:
     """Say in a function's signature, and of a Python function in its docstring, which options its `**options` are.
 
-    Parameters
-    ----------
     only : some of the options; all by default
     defaults : of options that have another one than their field
     as_parameter : name and field -> parameter, for a command line

@@ -12,8 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from summer_prep.errors import RecordingError, SettingsError, SummerError
-from summer_prep.optional import load_extra
+from summer_prep.errors import RecordingError, SettingsError, SummerError, load_extra
 
 BUCKETS = ("s3://", "gs://", "az://")
 

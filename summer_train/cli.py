@@ -19,8 +19,7 @@ from summer_prep.console import (
     printable,
     run,
     show,
-    show_json,
-    show_table,
+    show_result,
     typed_option,
     working,
 )
@@ -82,28 +81,22 @@ def fit(
     result = run_fit(choice, where, log, opened)
     if result is None:
         return
-    from summer_train.reports.tables import notes_on_scores, null_line, score_tables
+    from summer_train.reports import tables
 
     if picture is not None:
         from summer_train.reports.figures import draw_learning_curve
 
         draw_learning_curve(result, picture)
         log(f"wrote {picture}")
-    if as_json:
-        show_json(result.as_plain())
-        return
     sizes = ", ".join(f"{n} {part}" for part, n in result.n_samples.items() if n)
-    show(f"{choice.task}: {result.n_units} units, samples: {sizes}")
-    show(f"best epoch: {result.best_epoch} of {result.n_epochs} (lowest validation loss); its scores:")
-    for table in score_tables(result.scores):
-        show_table(table)
-    for line in notes_on_scores(result.thresholds, result.undefined, result.scores):
-        show(line)
-    if result.penalty is not None:
-        show(f"penalty {result.penalty:g}, chosen on validation")
-    if result.null:
-        show(null_line(result.null))
-    show(printable(f"run: {result.log_dir}"))
+    show_result(
+        result.as_plain(), as_json,
+        f"{choice.task}: {result.n_units} units, samples: {sizes}",
+        f"best epoch: {result.best_epoch} of {result.n_epochs} (lowest validation loss); its scores:",
+        *tables.score_tables(result.scores),
+        *tables.notes_on_scores(result.thresholds, result.undefined, result.scores, result.null, result.penalty),
+        f"run: {result.log_dir}",
+    )  # fmt: skip
 
 
 @app.command()
@@ -119,25 +112,21 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a run or a checkpoint on the cache, saying how the data differ from those it was trained on."""
+    from summer_train.reports import tables
     from summer_train.runs.evaluate import evaluate as evaluate_checkpoint
 
     with working("evaluating"):
         places = {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache}
         result = evaluate_checkpoint(checkpoint, **places, patient_ids=patient_ids, fold=fold, log=log)
-    if as_json:
-        show_json(result.as_plain())
-        return
-    from summer_train.reports.tables import notes_on_scores, score_tables
-
-    for difference in result.differences:
+    for difference in () if as_json else result.differences:
         log(f"differs from training: {difference}")
     sizes = ", ".join(f"{n} {part}" for part, n in result.n_samples.items() if n)
-    show(printable(f"{result.checkpoint}: epoch {result.epoch}"))
-    show(printable(f"patients {' '.join(result.choice.patient_ids)}, fold {result.choice.fold}, samples: {sizes}"))
-    for table in score_tables(result.scores):
-        show_table(table)
-    for line in notes_on_scores(result.thresholds, result.undefined, result.scores):
-        show(line)
+    show_result(
+        result.as_plain(), as_json, f"{result.checkpoint}: epoch {result.epoch}",
+        f"patients {' '.join(result.choice.patient_ids)}, fold {result.choice.fold}, samples: {sizes}",
+        *tables.score_tables(result.scores),
+        *tables.notes_on_scores(result.thresholds, result.undefined, result.scores),
+    )  # fmt: skip
 
 
 def _of_study(name: str, one: Any) -> inspect.Parameter:
@@ -165,19 +154,21 @@ def study(context: typer.Context, config: ConfigOption = None, as_json: JsonOpti
     Every option that decides numbers takes a list: --label-name summer,tom (or all), --fold 1-5, --seed 0-4.
     """
     options = for_study(_given(context, options), config)
-    from summer_train.reports.tables import settings_line, study_table
+    from summer_train.reports import findings, summary, tables
     from summer_train.studies.study import run_study, study_choices
 
     result = run_study(study_choices(options), settings_from(StudyRun, options), log)
     if as_json:
-        show_json(result.rows)
+        show_result(result.rows, as_json)
         return
-    show(printable(settings_line(result.rows)))
-    show_table(study_table(result.rows))
-    if any("p_kappa" in row for row in result.rows):
-        show(printable(f"p-values: of each model in study.csv, over folds by summer-train report {result.folder}"))
+    models = findings.read_models(result.folder)
+    models = models[models["id"].isin([row["id"] for row in result.rows])]
     trained = f"{result.n_trained} networks trained in {result.seconds:.1f} s"
-    show(printable(f"{len(result.rows)} models, {trained}: {result.folder}"))
+    show_result(
+        result.rows, False, tables.settings_line(models),
+        *summary.summary_tables(summary.summarise(models)["groups"]).values(),
+        f"{len(result.rows)} models, {trained}: {result.folder}",
+    )  # fmt: skip
 
 
 @app.command()
@@ -203,25 +194,20 @@ def report(
 
     Several folders are set side by side.
     """
+    from summer_train.reports import summary
     from summer_train.reports.report import report as write_report
-    from summer_train.reports.summary import summarise, summary_table
     from summer_train.reports.tables import comparison_table
 
     with working("drawing"):
         models = write_report(
             *folders, output_dir=output_dir, published=published, html=html, width_mm=width_mm, log=log
         )
-        facts = summarise(models, published)
-    if as_json:
-        written = [str(path) for path in models.attrs["written"]]
-        show_json({"written": written, "folders": models.attrs["folders"], **facts})
-        return
-    for task in dict.fromkeys(group["task"] for group in facts["groups"]):
-        show_table(summary_table([group for group in facts["groups"] if group["task"] == task]))
-    if facts["comparison"]:
-        show("")
-        show_table(comparison_table(facts["comparison"]))
-    for path in models.attrs["written"]:
+        facts = summary.summarise(models, published)
+    written = list(map(str, models.attrs["written"]))
+    shown = list(summary.summary_tables(facts["groups"]).values())
+    shown += [comparison_table(facts["comparison"])] if facts["comparison"] else []
+    show_result({"written": written, "folders": models.attrs["folders"], **facts}, as_json, *shown)
+    for path in [] if as_json else written:
         log(f"wrote {path}")
 
 
@@ -236,15 +222,13 @@ def runs(
     from summer_train.runs.folder import find_results
 
     results = find_results(as_path(output_dir, "OUTPUT_DIR"), log)
-    if as_json:
-        show_json([result.as_plain() for result in results])
-    elif as_csv:
+    if as_csv and not as_json:
         import pandas as pd
 
         rows = [{name: printable(value) for name, value in run_row(result).items()} for result in results]
         show(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").rstrip("\n"))
     else:
-        show_table(runs_table(results))
+        show_result([result.as_plain() for result in results], as_json, runs_table(results))
 
 
 def main() -> None:

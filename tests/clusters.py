@@ -6,8 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from threading import Event, Thread
+
+from summer_prep.cache.build import build
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,27 +35,30 @@ def end(process):
 
 
 @contextmanager
+def workers(address, folder, n_workers, **environment):
+    """Workers of one thread, as their command starts them; yields its process."""
+    options = "--nthreads", 1, "--nworkers", n_workers, "--local-directory", folder / "dask"
+    process = start("worker", address, *options, **environment)
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+@contextmanager
 def dask(folder, n_workers=2, **environment):
-    """A scheduler and workers of one thread, as their commands start them; yields its address and both processes."""
+    """A scheduler and workers; yields its address and both processes."""
     file = folder / "scheduler.json"
     file.unlink(missing_ok=True)
-    processes = [start("scheduler", "--port", 0, "--host", "127.0.0.1", "--scheduler-file", file)]
+    scheduler = start("scheduler", "--port", 0, "--host", "127.0.0.1", "--scheduler-file", file)
     try:
         while not file.exists() or not file.read_text().endswith("}"):
             time.sleep(0.05)
         address = json.loads(file.read_text())["address"]
-        if n_workers:
-            local = folder / "dask"
-            processes.append(
-                start(
-                    "worker", address, "--nthreads", 1, "--nworkers", n_workers, "--local-directory", local,
-                    **environment,
-                )
-            )  # fmt: skip
-        yield address, processes
+        with workers(address, folder, n_workers, **environment) if n_workers else nullcontext() as process:
+            yield address, [scheduler, process]
     finally:
-        for process in reversed(processes):
-            end(process)
+        end(scheduler)
 
 
 def processes_of(server):
@@ -63,3 +69,27 @@ def processes_of(server):
         children = psutil.Process(server.pid).children(recursive=True)
         return [child.pid for child in children if any("spawn_main" in word for word in child.cmdline())]
     return []
+
+
+def build_under_kills(chance, n_kills, **options):
+    """Build, and kill workers whose half-written key is seen, which are at work on it; return results and kills."""
+    is_over, killed = Event(), []
+
+    def kill_some():
+        while not is_over.is_set() and len(killed) < n_kills:
+            for path in options["cache_dir"].glob("sub-*/.*.staging"):
+                pid = int(path.name.split(".")[-2].split("-")[1])
+                if pid not in killed and chance.random() < 0.5:
+                    killed.append(pid)
+                    with suppress(ProcessLookupError):  # debris of an earlier kill
+                        os.kill(pid, signal.SIGKILL)
+                    time.sleep(0.5)
+            time.sleep(0.001)
+
+    thread = Thread(target=kill_some)
+    thread.start()
+    try:
+        return build(**options), len(killed)
+    finally:
+        is_over.set()
+        thread.join()

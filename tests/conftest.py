@@ -31,7 +31,7 @@ DATA = Path(__file__).parent / "data"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-SHARED = ("work", "odd_cache", "published_data", "studied", "studied_once", "tuned_cache", "feature_cache")
+SHARED = ("work", "odd_cache", "published_data", "studied", "tuned_cache", "feature_cache")
 """Fixtures of modules that take long to prepare."""
 
 

@@ -60,7 +60,7 @@ class Faults:
     """A proxy to the server; `fault` decides what becomes of each request.
 
     fault : called with method, path and the number of requests of that method so far (from 1); returns None, or
-        "503", "403", "slow" (answers after a second), "cut" (half of the answer, then nothing), "lost" (done, but the
+        "503", "403", "slow" (answers late), "cut" (half of the answer, then nothing), "lost" (done, but the
         answer never comes), "unheard" (not done, no answer), "flip" (one byte of the answer is another one)
     """
 
@@ -84,7 +84,7 @@ class Faults:
                     self.answer(int(fault), {}, f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode())
                     return
                 if fault == "slow":
-                    time.sleep(1)
+                    time.sleep(0.3)
                 answer = None if fault == "unheard" else self.ask_server(body)
                 if answer is None or fault == "lost":
                     self.hang_up()

@@ -20,21 +20,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from summer_prep.cache.layout import (
-    DESCRIPTION,
-    Description,
-    build_command,
-    check_files,
-    describe,
-    description_of,
-    in_natural_order,
-    key_path,
-    missing_key,
-)
+from summer_prep.cache import layout
 from summer_prep.cache.publish import Files, clear_debris, publish
-from summer_prep.errors import CacheError, SettingsError, UnreachableError
+from summer_prep.errors import CacheError, SettingsError, UnreachableError, load_extra
 from summer_prep.files import writing
-from summer_prep.optional import load_extra
 from summer_prep.urls import BUCKETS, CLIENT, Url, reaching
 
 MIN_GARBAGE_AGE = timedelta(days=1)
@@ -75,7 +64,7 @@ class BucketCache:
         found = defaultdict(list)
         for patient_id, bin_length_ms in sorted(self._pointers()):
             found[patient_id].append(bin_length_ms)
-        return {patient_id: found[patient_id] for patient_id in in_natural_order(found)}
+        return {patient_id: found[patient_id] for patient_id in layout.in_natural_order(found)}
 
     def bin_lengths(self, patient_id: str) -> list[int]:
         """Return the bin lengths (ms, ascending) of one patient's keys."""
@@ -84,25 +73,25 @@ class BucketCache:
     def pointer(self, patient_id: str, bin_length_ms: int) -> Pointer:
         """Return which data are a key; raises CacheError if there is no such key, or its pointer is damaged."""
         path = f"keys/sub-{patient_id}/bin-{bin_length_ms}ms.json"
-        key = key_path(self.place, patient_id, bin_length_ms)
+        key = layout.key_path(self.place, patient_id, bin_length_ms)
         if (content := self._get(path)) is None:
-            raise missing_key(key)
+            raise layout.missing_key(key)
         match = re.fullmatch(_POINTER, content.decode(errors="replace"))
         if match is None or (match[2], int(match[3])) != (patient_id, bin_length_ms):
-            raise CacheError(f"{self.place / path}: is no pointer to this key. Rebuild it: {build_command(key)}")
+            raise CacheError(f"{self.place / path}: is no pointer to this key. Rebuild it: {layout.build_command(key)}")
         return Pointer(match[1], match[4])
 
-    def describe(self, patient_id: str, bin_length_ms: int) -> Description:
+    def describe(self, patient_id: str, bin_length_ms: int) -> layout.Description:
         """Return the description of a key, whose identity is the pointer; raises CacheError if it is damaged."""
-        key = key_path(self.place, patient_id, bin_length_ms)
+        key = layout.key_path(self.place, patient_id, bin_length_ms)
         pointer = self.pointer(patient_id, bin_length_ms)
-        content = self._get(f"{pointer.data}/{DESCRIPTION}") or b""
+        content = self._get(f"{pointer.data}/{layout.DESCRIPTION}") or b""
         if hashlib.sha256(content).hexdigest() != pointer.sha256:
-            where = self.place / pointer.data / DESCRIPTION
-            raise CacheError(f"{where}: is missing, or was changed. Rebuild it: {build_command(key)}")
-        return description_of(key, content, pointer)
+            where = self.place / pointer.data / layout.DESCRIPTION
+            raise CacheError(f"{where}: is missing, or was changed. Rebuild it: {layout.build_command(key)}")
+        return layout.description_of(key, content, pointer)
 
-    def problems(self, description: Description, every_byte: bool = False) -> Iterator[str]:
+    def problems(self, description: layout.Description, every_byte: bool = False) -> Iterator[str]:
         """Yield what is wrong with the files of a key, one line each; their bytes are read only if asked for."""
         sizes = {self.place / entry["path"]: entry["size"] for entry in self._list(description.identity.data)}
         changed = self._read(description)[1] if every_byte else []
@@ -118,7 +107,7 @@ class BucketCache:
     def publish(self, patient_id: str, bin_length_ms: int, files: Files) -> None:
         """Make a key hold these files: all data first, then the pointer."""
         key = f"sub-{patient_id}/bin-{bin_length_ms}ms"
-        sha256 = hashlib.sha256(files[DESCRIPTION]).hexdigest()
+        sha256 = hashlib.sha256(files[layout.DESCRIPTION]).hexdigest()
         data = f"data/{key}/{sha256[:16]}-{uuid.uuid4().hex[:12]}.zarr"
         pointer = json.dumps({"format": 1, "data": data, "sha256": sha256}).encode()
         with reaching(self.place, UnreachableError):
@@ -133,15 +122,15 @@ class BucketCache:
         except CacheError as error:
             return [str(error)]
         problems = self.problems(description, every_byte=True)
-        return [f"{problem}. Rebuild it: {build_command(description.key)}" for problem in problems]
+        return [f"{problem}. Rebuild it: {layout.build_command(description.key)}" for problem in problems]
 
-    def zarr_store(self, description: Description) -> Any:
+    def zarr_store(self, description: layout.Description) -> Any:
         """Return the store from which zarr reads a key."""
         from zarr.storage import ObjectStore
 
         return ObjectStore(self._open_store(self.place / description.identity.data, **CLIENT), read_only=True)
 
-    def fetch(self, patient_id: str, bin_length_ms: int, every_byte: bool = False) -> Description:
+    def fetch(self, patient_id: str, bin_length_ms: int, every_byte: bool = False) -> layout.Description:
         """Return the copy of a key on this machine, in a folder named by the key's digest; copy it if it is not there.
 
         `every_byte` reads the files of an existing copy instead of comparing their sizes; a damaged one is replaced.
@@ -149,18 +138,20 @@ class BucketCache:
         """
         description = self.describe(patient_id, bin_length_ms)
         pointer = description.identity
-        copy = key_path(self.local_cache / "copies" / pointer.sha256, patient_id, bin_length_ms)
+        copy = layout.key_path(self.local_cache / "copies" / pointer.sha256, patient_id, bin_length_ms)
         with suppress(CacheError):
-            copied = describe(copy)
-            check_files(copied, every_byte)
+            copied = layout.describe(copy)
+            layout.check_files(copied, every_byte)
             return copied
         contents, changed = self._read(description)
         if changed:
             where = self.place / pointer.data / changed[0]
-            raise CacheError(f"{where}: is missing, or was changed. Rebuild it: {build_command(description.key)}")
+            raise CacheError(
+                f"{where}: is missing, or was changed. Rebuild it: {layout.build_command(description.key)}"
+            )
         clear_debris(copy.parent)
         publish(copy, contents, "--local-cache")
-        return describe(copy)
+        return layout.describe(copy)
 
     def collect_garbage(self, may_remove: bool = True, now: datetime | None = None) -> list[Url]:
         """Remove data that no pointer names, a day after they were written or replaced; return their URLs.
@@ -203,11 +194,11 @@ class BucketCache:
             return bytes(self._store.get(path).bytes())
         return None
 
-    def _read(self, description: Description) -> tuple[dict[str, bytes], list[str]]:
+    def _read(self, description: layout.Description) -> tuple[dict[str, bytes], list[str]]:
         """Return the content of a key's files, and the names of those that are missing or have another digest."""
         data, sha256 = description.identity
         digests = {name: file["sha256"] for name, file in description.attributes["files"].items()}
-        digests[DESCRIPTION] = sha256
+        digests[layout.DESCRIPTION] = sha256
         with ThreadPoolExecutor(self.n_at_once) as pool:  # obstore refuses names with .. and those that begin with /
             found = pool.map(lambda name: self._get(f"{data}/{name}") or b"", digests)
             contents = dict(zip(digests, found, strict=True))

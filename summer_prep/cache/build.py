@@ -22,12 +22,7 @@ from summer_prep.files import check_folder, locked
 from summer_prep.film.facts import LongFrames, check_bin_length
 from summer_prep.options import with_absolute_paths
 from summer_prep.parallel import dask_workers, local_pool, run_tasks
-from summer_prep.recordings.find import (
-    find_recordings,
-    note_source,
-    select_recordings,
-    source_identity,
-)
+from summer_prep.recordings.find import find_recordings, note_source, select_recordings, source_identity
 from summer_prep.settings import accepts, check_names, options_of
 from summer_prep.urls import Place, Url, on_this_machine
 
@@ -84,11 +79,9 @@ def build(*, progress: Progress = lambda _n_done, _n_patients: None, **options: 
 
 
 def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_patients: None) -> list[KeyResult]:
-    """Build every key asked for that is not fresh, patients in parallel; one bad patient does not stop the others.
+    """Build every key asked for that is not fresh, patients in parallel; problems of one patient are in its results.
 
-    Raises
-    ------
-    SettingsError : the selection is impossible, or no worker can start; problems of single patients are in the results
+    Raises SettingsError if the selection is impossible, or no worker can start.
     """
     pool = local_pool(config.n_workers, PRELOADED)
     if config.scheduler is not None:
@@ -215,11 +208,8 @@ def ensure_keys(
 
     Keys that are missing or stale are built first, those in a bucket are fetched. By default they are those of every
     patient with a recording, or with a key where there are no recordings. `every_byte` is compared with its digest.
-
-    Raises
-    ------
-    SettingsError : a patient has neither a recording nor a key; no such bins
-    CacheError : a key cannot be built, or is stale and its recording is not there
+    Raises SettingsError if a patient has neither a recording nor a key, or there are no such bins; CacheError if a key
+    cannot be built, or is stale and its recording is not there.
     """
     check_bin_length(bin_length_ms)
     nwb_path = None if patient_ids else nwb_path

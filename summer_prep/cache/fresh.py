@@ -41,10 +41,8 @@ def cache_states(
 ) -> list[KeyState]:
     """Return the state of every key asked for; by default of every patient and bin length found anywhere.
 
-    Raises
-    ------
-    SettingsError : a patient has neither a recording nor a key; no such bins
-    UnreachableError : nothing can be known of any key
+    Raises SettingsError if a patient has neither a recording nor a key, or there are no such bins; UnreachableError if
+    nothing can be known of any key.
     """
     for bin_length_ms in bin_lengths_ms:
         check_bin_length(bin_length_ms)

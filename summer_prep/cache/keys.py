@@ -8,21 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from summer_prep.cache.layout import (
-    Description,
-    build_command,
-    cached_bin_lengths,
-    cached_keys,
-    describe,
-    file_problems,
-    in_natural_order,
-    key_path,
-)
+from summer_prep.cache import layout
 from summer_prep.cache.publish import Files, publish
-from summer_prep.cache_home import is_temporary
 from summer_prep.errors import CacheError, SettingsError, SummerError, UnreachableError, one_line
 from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, check_bin_length
 from summer_prep.options import as_bin_lengths, as_path, as_patient_ids, as_place
+from summer_prep.resources import is_temporary
 from summer_prep.urls import Place, Url
 
 if TYPE_CHECKING:
@@ -45,7 +36,7 @@ def open_cache(place: Place, local_cache: Path | None = None) -> "Cache":
 def keys_and_problems(cache: "Cache") -> tuple[dict[str, list[int]], dict[str, str]]:
     """Return the keys of all patients as `Cache.keys`, and patient id -> why a patient's keys cannot be listed."""
     problems: dict[str, str] = {}
-    return cached_keys(cache.place, problems) if isinstance(cache.place, Path) else cache.keys(), problems
+    return layout.cached_keys(cache.place, problems) if isinstance(cache.place, Path) else cache.keys(), problems
 
 
 def check_known(
@@ -53,11 +44,8 @@ def check_known(
 ) -> None:
     """Check that every patient asked for, and any patient at all, is known, or raise a SettingsError.
 
-    Parameters
-    ----------
-    known : patients of whom there is a key that counts, or a recording in `data_dir`, if it is given
-    where : which keys count, like "at 80 ms in data_cache"
-    keys : all keys, for the error
+    Those `known` have a key that counts (`where` says which, like "at 80 ms in data_cache"), or a recording in
+    `data_dir`, if it is given; `keys` are all keys, for the error.
     """
     unknown = [patient_id for patient_id in patient_ids if patient_id not in known]
     if unknown or not known:
@@ -67,7 +55,7 @@ def check_known(
             is_there = isinstance(data_dir, Url) or os.path.isdir(data_dir)
             sought = f"recording{of_patients} in {data_dir}{'' if is_there else ' (no such folder)'} and no key"
         lengths = {one: f" ({' '.join(map(str, keys[one]))} ms)" for one in keys}
-        found = [one + lengths.get(one, "") for one in in_natural_order({*known, *keys})]
+        found = [one + lengths.get(one, "") for one in layout.in_natural_order({*known, *keys})]
         raise SettingsError(
             f"no {sought} {where}; found are {', '.join(found) or 'none'}. "
             "Check --patient-ids, --bin-length, --data-dir and --cache-dir"
@@ -95,35 +83,35 @@ class FolderCache:
 
     def keys(self) -> dict[str, list[int]]:
         """Return patient id -> bin lengths (ms, ascending), patients in natural order."""
-        return cached_keys(self.folder)
+        return layout.cached_keys(self.folder)
 
     def bin_lengths(self, patient_id: str) -> list[int]:
         """Return the bin lengths (ms, ascending) of one patient's keys."""
-        return cached_bin_lengths(self.folder, patient_id)
+        return layout.cached_bin_lengths(self.folder, patient_id)
 
-    def describe(self, patient_id: str, bin_length_ms: int) -> Description:
+    def describe(self, patient_id: str, bin_length_ms: int) -> layout.Description:
         """Return the description of a key; raises MissingKeyError, or CacheError if it is damaged."""
-        return describe(key_path(self.folder, patient_id, bin_length_ms))
+        return layout.describe(layout.key_path(self.folder, patient_id, bin_length_ms))
 
-    def problems(self, description: Description, every_byte: bool = False) -> Iterator[str]:
+    def problems(self, description: layout.Description, every_byte: bool = False) -> Iterator[str]:
         """Yield what is wrong with the files of a key, one line each; their bytes are only read if asked for."""
-        return file_problems(description, every_byte)
+        return layout.file_problems(description, every_byte)
 
     def publish(self, patient_id: str, bin_length_ms: int, files: Files) -> None:
         """Make a key hold these files, whole or not at all; raises CacheError if that fails."""
-        publish(key_path(self.folder, patient_id, bin_length_ms), files)
+        publish(layout.key_path(self.folder, patient_id, bin_length_ms), files)
 
     def verify(self, patient_id: str, bin_length_ms: int) -> list[str]:
         """Return what is wrong with a key, one line each; every byte is read."""
         from summer_prep.cache.write import verify_key
 
-        return verify_key(key_path(self.folder, patient_id, bin_length_ms))
+        return verify_key(layout.key_path(self.folder, patient_id, bin_length_ms))
 
-    def zarr_store(self, description: Description) -> Any:
+    def zarr_store(self, description: layout.Description) -> Any:
         """Return the store that Zarr reads a key from."""
         return description.folder
 
-    def fetch(self, patient_id: str, bin_length_ms: int, every_byte: bool = False) -> Description:
+    def fetch(self, patient_id: str, bin_length_ms: int, every_byte: bool = False) -> layout.Description:
         """Return a key on this machine, its files counted and measured, or read; raises CacheError."""
         return checked(self, patient_id, bin_length_ms, every_byte)
 
@@ -131,11 +119,11 @@ class FolderCache:
 Cache: TypeAlias = "FolderCache | BucketCache"
 
 
-def checked(cache: Cache, patient_id: str, bin_length_ms: int, every_byte: bool = False) -> Description:
+def checked(cache: Cache, patient_id: str, bin_length_ms: int, every_byte: bool = False) -> layout.Description:
     """Return the description of a key, its files counted and measured, and read if asked for; raises CacheError."""
     description = cache.describe(patient_id, bin_length_ms)
     for problem in cache.problems(description, every_byte):
-        raise CacheError(f"{problem}. Rebuild it: {build_command(description.key)}")
+        raise CacheError(f"{problem}. Rebuild it: {layout.build_command(description.key)}")
     return description
 
 
@@ -155,7 +143,7 @@ def facts_of_keys(cache: Cache, keys: Sequence[tuple[str, int]]) -> list[dict[st
                 "n_units_by_region": dict(sorted(regions.items())),
             }
         except Exception as error:
-            where = key_path(cache.place, *key)
+            where = layout.key_path(cache.place, *key)
             return error if isinstance(error, SummerError) else UnreachableError(one_line(error, where))
 
     with ThreadPoolExecutor(cache.n_at_once) as pool:

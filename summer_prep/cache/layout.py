@@ -26,8 +26,6 @@ Codec = Literal["none", "zstd", "blosc"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
 """How spike_counts are stored."""
 
-MAX_CHUNK_BYTES = 64 * 2**20
-
 ARRAYS = {
     "spike_counts": (("bin", "unit"), "uint8, uint16 or uint32", "spikes", "spikes per film bin"),
     "labels_first": (("label", "bin"), "uint8", "1", "label of the bin's first frame (0, 1, 99 undefined)"),
@@ -52,8 +50,6 @@ NO_SHA256 = "0" * 64
 """Stands for a digest that is not known yet."""
 
 _DOCUMENT_SHA256 = re.compile(rb'("document_sha256": ")[0-9a-f]{64}')
-_PATIENT_ID = re.compile(r"[A-Za-z0-9]+")
-_KEY_NAME = re.compile(r"bin-([1-9][0-9]*)ms\.zarr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +73,9 @@ class Description:
         return False
 
 
-def rows_per_chunk(n_bins: int, row_bytes: int) -> int:
-    """Return how many bins one chunk of counts holds; the last chunk has full size, too."""
-    return max(1, min(n_bins, MAX_CHUNK_BYTES // max(1, row_bytes)))
-
-
 def is_patient_id(text: str) -> bool:
     """Return whether `text` is a patient id: letters and digits only, so that it is safe as part of a path."""
-    return _PATIENT_ID.fullmatch(text) is not None
+    return re.fullmatch("[A-Za-z0-9]+", text) is not None
 
 
 def key_path(cache_dir: AnyPlace, patient_id: str, bin_length_ms: int) -> AnyPlace:
@@ -128,7 +119,7 @@ def _names_in(folder: Path) -> list[str]:
 
 def bin_length_of(name: str) -> int | None:
     """Return the bin length (ms) in the name of a key; None if it is not the name of one."""
-    match = _KEY_NAME.fullmatch(name)
+    match = re.fullmatch(r"bin-([1-9][0-9]*)ms\.zarr", name)
     return None if match is None else int(match[1])
 
 
@@ -140,12 +131,11 @@ def cached_bin_lengths(cache_dir: Path, patient_id: str) -> list[int]:
 
 def in_natural_order(names: Iterable[str]) -> list[str]:
     """Sort names by the numbers in them: 8 before 14 before 20."""
-    return sorted(
-        names,
-        key=lambda name: [
-            (part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)
-        ],
-    )
+
+    def parts(name: str) -> list[tuple[bool, int, str]]:
+        return [(one.isdigit(), int(one) if one.isdigit() else 0, one) for one in re.split(r"(\d+)", name)]
+
+    return sorted(names, key=parts)
 
 
 def describe(key: Path) -> Description:

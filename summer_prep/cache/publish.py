@@ -26,10 +26,7 @@ DEBRIS = ".*.staging"
 _OLD = "-old.staging"
 """Ends the name of a folder that was moved out of its place for as long as it takes to put the new one there."""
 
-_WRITE_ATTEMPTS = 3
-_EXCHANGE_ATTEMPTS = 20
 _DEBRIS_AGE_S = 86_400
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def publish(folder: Path, files: Files, option: str = "--cache-dir") -> None:
@@ -37,7 +34,7 @@ def publish(folder: Path, files: Files, option: str = "--cache-dir") -> None:
 
     Raises CacheError if it cannot be written, or the disk is full; `option` is the one that names another folder.
     """
-    for n_left in reversed(range(_WRITE_ATTEMPTS)):
+    for n_left in reversed(range(3)):
         staged = folder.with_name(staging_name(folder))
         try:
             for parent in {(staged / name).parent for name in files}:
@@ -69,7 +66,7 @@ def put_in_place(staged: Path, folder: Path) -> None:
     """
     old = staged.with_name(staged.name.removesuffix(".staging") + _OLD)
     try:
-        for _ in range(_EXCHANGE_ATTEMPTS):
+        for _ in range(20):
             try:
                 os.rename(staged, folder)  # succeeds if there is none, or it has been moved away below
                 break
@@ -98,8 +95,8 @@ def put_in_place(staged: Path, folder: Path) -> None:
                 kept = f"{error.strerror}; the key that stood there is kept as {old}, the next build puts it back"
                 raise OSError(error.errno, kept) from error
         raise
-    for parent in (folder.parent, folder.parent.parent):  # the latter holds the patient's folder, which may be new
-        _fsync(parent)
+    _fsync(folder.parent)
+    _fsync(folder.parent.parent)  # holds the patient's folder, which may be new
     _remove(old)
 
 
@@ -114,7 +111,8 @@ def _fsync(path: str | Path) -> None:
 def _swap(staged: Path, folder: Path) -> bool:
     """Exchange two folders in one step; return whether the system and the file system could."""
     rename = getattr(ctypes.CDLL(None), "renameat2", lambda *_: -1)
-    return bool(rename(_AT_FDCWD, os.fsencode(staged), _AT_FDCWD, os.fsencode(folder), _RENAME_EXCHANGE) == 0)
+    at_cwd, exchange = -100, 2
+    return bool(rename(at_cwd, os.fsencode(staged), at_cwd, os.fsencode(folder), exchange) == 0)
 
 
 def _remove(path: Path) -> None:

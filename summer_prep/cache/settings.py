@@ -13,7 +13,6 @@ from summer_prep.urls import Place
 
 DATA_DIR = Path("/data")
 CACHE_DIR = Path("data_cache")
-"""Where recordings and keys are by default."""
 
 
 def patients_option(more: str = "") -> Any:
@@ -46,11 +45,7 @@ class BuildConfig(Places):
 
     patient_ids: tuple[str, ...] = patients_option()
     bin_lengths_ms: tuple[int, ...] = option(
-        (),
-        "In ms, like 80 or 80,200.  [default: all that the files list]",
-        as_bin_lengths,
-        name="bin_length",
-        several="MS",
+        (), "In ms, like 80,200.  [default: all that the files list]", as_bin_lengths, name="bin_length", several="MS"
     )
     n_workers: int = option(
         usable_processors, "Processes, of one patient each.  [default: processors]", least=0, name="workers", min=1

@@ -16,41 +16,28 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.errors import BaseZarrError
 from zarr.storage import MemoryStore
 
-from summer_prep.cache.layout import (
-    ARRAYS,
-    DESCRIPTION,
-    NO_SHA256,
-    SCHEMA_VERSION,
-    Codec,
-    Description,
-    build_command,
-    describe,
-    file_problems,
-    rows_per_chunk,
-    sealed,
-)
+from summer_prep.cache import layout
 from summer_prep.cache.publish import Files, publish
 from summer_prep.errors import CacheError
 
 Arrays = Mapping[str, NDArray[Any]]
 
-VARIABLES = [name for name, (dimensions, *_) in ARRAYS.items() if len(dimensions) == 2]
+VARIABLES = [name for name, (dimensions, *_) in layout.ARRAYS.items() if len(dimensions) == 2]
 """Arrays that are data; all others are coordinates of them."""
 
-_LABEL_CODEC = ZstdCodec(level=1)
 _COUNT_CODECS = {"none": None, "zstd": ZstdCodec(level=9), "blosc": BloscCodec(cname="zstd", clevel=5)}
-_READ_ATTEMPTS = 5
+MAX_CHUNK_BYTES = 64 * 2**20
 
 _ENCODING = Lock()
 """Zarr works in one thread of its own anyway, and filters of warnings are shared by all threads."""
 
 
-def write_key(key: Path, arrays: Arrays, attributes: Mapping[str, Any], codec: Codec) -> None:
+def write_key(key: Path, arrays: Arrays, attributes: Mapping[str, Any], codec: layout.Codec) -> None:
     """Write one key in one step, in place of an older one if there is one; raises CacheError."""
     publish(key, encode_key(arrays, {**attributes, "codec": codec}, codec))
 
 
-def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: Codec) -> Files:
+def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: layout.Codec) -> Files:
     """Return the files of a key, path -> content.
 
     Parameters
@@ -67,11 +54,13 @@ def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: Codec) -> F
         for name, values in arrays.items():
             unit_of_column = "1" if values.dtype.kind in "iufb" else ""
             of_column = ("unit",), str(values.dtype), unit_of_column, columns.get(name) or name
-            dimensions, _, units, long_name = ARRAYS.get(name, of_column)
+            dimensions, _, units, long_name = layout.ARRAYS.get(name, of_column)
             chunks = values.shape
-            compressor: Any = _LABEL_CODEC if name in VARIABLES else None
+            compressor: Any = ZstdCodec(level=1) if name in VARIABLES else None
             if name == "spike_counts":
-                chunks = (rows_per_chunk(len(values), values.shape[1] * values.dtype.itemsize), values.shape[1])
+                row_bytes = max(1, values.shape[1] * values.dtype.itemsize)
+                n_rows = max(1, min(len(values), MAX_CHUNK_BYTES // row_bytes))  # the last chunk has full size, too
+                chunks = n_rows, values.shape[1]
                 compressor = _COUNT_CODECS[codec]
             group.create_array(
                 name,
@@ -84,7 +73,7 @@ def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: Codec) -> F
                 dimension_names=dimensions,
                 attributes={"units": units, "long_name": long_name} if units else {"long_name": long_name},
             )
-    files = {name: buffer.as_numpy_array().data for name, buffer in buffers.items() if name != DESCRIPTION}
+    files = {name: buffer.as_numpy_array().data for name, buffer in buffers.items() if name != layout.DESCRIPTION}
     added = {
         "coordinates": " ".join(name for name in arrays if name not in VARIABLES),
         "digests": {name: array_sha256(values) for name, values in arrays.items()},
@@ -96,10 +85,10 @@ def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: Codec) -> F
     with _ENCODING, warnings.catch_warnings():
         # Zarr says that other implementations need not read what saves ours a file per array.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
-        group.update_attributes({"schema_version": SCHEMA_VERSION, **attributes, **added})
+        group.update_attributes({"schema_version": layout.SCHEMA_VERSION, **attributes, **added})
         group = zarr.consolidate_metadata(store)
-        group.update_attributes({"document_sha256": NO_SHA256})
-    files[DESCRIPTION] = memoryview(sealed(buffers[DESCRIPTION].to_bytes()))
+        group.update_attributes({"document_sha256": layout.NO_SHA256})
+    files[layout.DESCRIPTION] = memoryview(layout.sealed(buffers[layout.DESCRIPTION].to_bytes()))
     return files
 
 
@@ -114,19 +103,19 @@ def array_sha256(values: NDArray[Any]) -> str:
 def verify_key(key: Path) -> list[str]:
     """Return what is wrong with a key, one line each; an empty list if every byte is right."""
     problems: list[str] = []
-    for _ in range(_READ_ATTEMPTS):
+    for _ in range(5):
         try:
-            description = describe(key)
+            description = layout.describe(key)
         except CacheError as error:
             return [str(error)]
         # Not rglob, which raises where a folder goes while the key is rebuilt.
         found = {os.path.relpath(f"{parent}/{name}", key) for parent, _, names in os.walk(key) for name in names}
-        strangers = sorted(found - {*description.attributes["files"], DESCRIPTION})
+        strangers = sorted(found - {*description.attributes["files"], layout.DESCRIPTION})
         problems = [f"{key / name}: does not belong there" for name in strangers]
-        problems += file_problems(description, every_byte=True)
+        problems += layout.file_problems(description, every_byte=True)
         if not problems or description.is_current():
             break  # else it was rebuilt meanwhile
-    return [f"{problem}. Rebuild it: {build_command(key)}" for problem in problems]
+    return [f"{problem}. Rebuild it: {layout.build_command(key)}" for problem in problems]
 
 
 def read_array(key: Path, name: str) -> NDArray[Any]:
@@ -138,7 +127,7 @@ def read_array(key: Path, name: str) -> NDArray[Any]:
         raise CacheError(f"{key / name}: cannot be decoded ({error})") from error
 
 
-def describe_array(description: Description, name: str) -> dict[str, Any]:
+def describe_array(description: layout.Description, name: str) -> dict[str, Any]:
     """Return how an array of a key is stored, as plain values."""
     array: Any = zarr.open_array(description.key / name, mode="r")
     files = description.attributes["files"]

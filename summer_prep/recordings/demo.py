@@ -21,8 +21,6 @@ from summer_prep.recordings.nwb import ANNOTATION_TABLE, BINNING_TABLE, WATCHLOG
 from summer_prep.resources import available_bytes
 
 FILM_FRAMES = 125_743
-FILM_FIRST_ANALYSED = 918
-FILM_ANALYSED_FRAMES = 118_161
 LAG_MS = 320
 """Tuned units fire faster from this time after their label comes on until this time after it goes off."""
 MEDIAN_RATE_HZ = 0.9
@@ -57,8 +55,6 @@ SHARES_PERCENT: dict[str, float] = {
 }  # fmt: skip
 """Label -> share of the analysed frames in which it is on; those the data set does not list lie between 0.3 and 3."""
 
-SINGLE_FRAME_LABELS = ("camera-cuts", "scenes")
-UNDEFINED_PERCENT = 6.0
 MIN_STRETCHES = 8
 
 TUNED_LABELS = ("summer", "tom-faces", "summer", "indoor-setting", "office", "summer-speaking", "summer", "park")
@@ -193,13 +189,12 @@ def _make_film(n_frames: int, generator: np.random.Generator) -> Film:
     Real labels often come in one or two stretches; here a rare one takes parts of MIN_STRETCHES scenes or more, so
     that every fold of a short film has something to learn from.
     """
-    first = FILM_FIRST_ANALYSED * n_frames // FILM_FRAMES
-    n_analysed = FILM_ANALYSED_FRAMES * n_frames // FILM_FRAMES
+    first, n_analysed = (of_film * n_frames // FILM_FRAMES for of_film in (918, 118_161))
     indicators = np.zeros((len(SHARES_PERCENT), n_frames), dtype=np.uint8)
     for row, (label_name, percent) in enumerate(sorted(SHARES_PERCENT.items())):
         analysed = indicators[row, first : first + n_analysed]
         n_on = max(1, round(percent / 100 * n_analysed))
-        if label_name in SINGLE_FRAME_LABELS:
+        if label_name in ("camera-cuts", "scenes"):  # single frames
             analysed[generator.choice(n_analysed, n_on, replace=False)] = 1
             continue
         scene_frames = generator.lognormal(np.log(min(250, n_analysed // 60)), 0.7, size=n_analysed).astype(int) + 10
@@ -210,7 +205,7 @@ def _make_film(n_frames: int, generator: np.random.Generator) -> Film:
         frames = [np.arange(bounds[one], min(bounds[one + 1], bounds[one] + longest)) for one in scenes]
         analysed[np.concatenate(frames)[:n_on]] = 1
         if label_name == "indoor-setting":
-            analysed[np.flatnonzero(analysed == 0)[-round(UNDEFINED_PERCENT / 100 * n_analysed) :]] = UNDEFINED
+            analysed[np.flatnonzero(analysed == 0)[-round(0.06 * n_analysed) :]] = UNDEFINED
     return Film(first, n_analysed, indicators)
 
 

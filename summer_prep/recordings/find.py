@@ -19,7 +19,6 @@ from summer_prep.options import as_patient_id
 from summer_prep.urls import Place, Url, nwb_files_below, remote_identity
 
 _NOTE = ".source.json"
-_RACE_NS = 50_000_000
 _NAMES = "sub14.nwb or sub-14_ses-sub14_ecephys.nwb"
 _FILE_NAME = re.compile(r"sub-?([A-Za-z0-9]+)(_.*)?\.nwb")
 
@@ -27,14 +26,8 @@ _FILE_NAME = re.compile(r"sub-?([A-Za-z0-9]+)(_.*)?\.nwb")
 def find_recordings(data_dir: Place, patient_ids: Sequence[str] = (), may_be_missing: bool = False) -> dict[str, Place]:
     """Return patient id -> NWB file below `data_dir` (flat or up to two folders deep), in natural order.
 
-    Parameters
-    ----------
-    patient_ids : those that are asked for, so that folders of others need not be readable; all by default
-    may_be_missing : whether a folder that does not exist is one without recordings, instead of an error
-
-    Raises
-    ------
-    SettingsError : the folder does not exist, a patient's folder cannot be read, or two files are of one patient
+    Folders of patients who are not asked for (by default, all are) need not be readable. Raises SettingsError if the
+    folder does not exist (unless it `may_be_missing`), a patient's folder cannot be read, or a patient has two files.
     """
     if isinstance(data_dir, Path) and not os.path.isdir(data_dir):  # False also where permission is missing
         if may_be_missing:
@@ -94,9 +87,7 @@ def _nwb_files(data_dir: Place, patient_ids: Sequence[str] = ()) -> list[Place]:
 def select_recordings(data_dir: Place, nwb_path: Path | None, patient_ids: Sequence[str] = ()) -> dict[str, Place]:
     """Return patient id -> NWB file of the patients asked for, in the order asked for.
 
-    Raises
-    ------
-    SettingsError : a patient, the one file that is named, or any recording at all is missing
+    Raises SettingsError if a patient, the one file that is named, or any recording at all is missing.
     """
     if nwb_path is not None and not patient_ids:
         if not nwb_path.is_file():
@@ -155,30 +146,21 @@ def source_identity(path: Place) -> Identity | None:
     return {"n_bytes": stat.st_size, "inode": stat.st_ino, **times}
 
 
-def noted_sha256(identity: Identity | None, patient_id: str, folder: Path) -> str | None:
-    """Return the SHA-256 of a recording from its note, if it still has the same identity."""
+def source_sha256(path: Place, patient_id: str, folder: Path, may_note: bool = True) -> str:
+    """Return the SHA-256 of a recording, from its note in a folder if it is unchanged since, else by reading it.
+
+    Raises RecordingError if it cannot be read; behind a URL it would have to be fetched, which only a build does.
+    """
+    identity = source_identity(path)  # before reading: a file that changes meanwhile is read again next time
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         note = json.loads((patient_path(folder, patient_id) / _NOTE).read_text())
         if identity is not None and note["identity"] == identity:
             return str(note["sha256"])
-    return None
-
-
-def source_sha256(path: Place, patient_id: str, folder: Path, may_note: bool = True) -> str:
-    """Return the SHA-256 of a recording, from its note in a folder if it is unchanged since, else by reading it.
-
-    Raises
-    ------
-    RecordingError : the file cannot be read; behind a URL it would have to be fetched, which only a build does
-    """
-    identity = source_identity(path)  # before reading: a file that changes meanwhile is read again next time
-    sha256 = noted_sha256(identity, patient_id, folder)
-    if sha256 is None:
-        if isinstance(path, Url):
-            raise RecordingError(f"{path} would have to be fetched to be compared, which summer-prep build does")
-        sha256 = recording_sha256(path)
-        if may_note:
-            note_source(patient_id, folder, identity, sha256)
+    if isinstance(path, Url):
+        raise RecordingError(f"{path} would have to be fetched to be compared, which summer-prep build does")
+    sha256 = recording_sha256(path)
+    if may_note:
+        note_source(patient_id, folder, identity, sha256)
     return sha256
 
 
@@ -187,7 +169,7 @@ def note_source(patient_id: str, folder: Path, identity: Identity | None, sha256
     note_path = patient_path(folder, patient_id) / _NOTE
     changed_ns = max(int((identity or {}).get(name, 0)) for name in ("modified_ns", "changed_ns"))
     # A file changed within the clock's resolution of now could change again and keep its times.
-    if identity is None or not os.path.isdir(note_path.parent) or time.time_ns() - changed_ns < _RACE_NS:
+    if identity is None or not os.path.isdir(note_path.parent) or time.time_ns() - changed_ns < 50_000_000:
         return
     staged = note_path.with_name(staging_name(note_path))
     with suppress(OSError):  # a read-only cache works too, one read slower

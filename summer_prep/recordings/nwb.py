@@ -38,20 +38,11 @@ Kind = Literal["numbers", "text"]
 _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError, MemoryError)
 """What h5py raises depends on which byte is damaged."""
 
-_BYTES_PER_VALUE, _BYTES_PER_SPIKE = 16, 90
-"""Memory that a value takes, as stored and as returned, and a spike in a build (measured: 0.9 GB for 10 million)."""
-
-_COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-"""Unit columns become folders of the cache; others are left in the file."""
-_TAKEN_NAMES = {*DIMENSIONS, *(dimension for dimensions in DIMENSIONS.values() for dimension in dimensions)}
-
 
 def read_recording(path: Path) -> Recording:
     """Read everything that the cache needs from one NWB file, opening it once.
 
-    Raises
-    ------
-    RecordingError : the file is missing, damaged, or does not hold what a SUMMER recording must hold
+    Raises RecordingError if it is missing, damaged, or does not hold what a SUMMER recording must hold.
     """
     patient_id = patient_id_of(path)
     before = source_identity(path)
@@ -62,7 +53,13 @@ def read_recording(path: Path) -> Recording:
         annotations = pool.submit(_read_annotations, file)
         spike_times_ms, spike_stops, notes = _read_spikes(file)
         numbers, texts, descriptions = _read_unit_columns(file["units"], len(spike_stops), notes)
-        frame_index, recording_time_ms = _read_watchlog(file)
+        log = _find_table(file, WATCHLOG_TABLE)
+        names = ("pts", "neural_recording_time")
+        pts_s, recording_time_ms = (_read_column(log, name, "numbers").astype(np.float64) for name in names)
+        _check_rows(log, pts=len(pts_s), neural_recording_time=len(recording_time_ms))
+        if len(pts_s) == 0:
+            raise RecordingError(f"table {WATCHLOG_TABLE} is empty, so no film frame has a recording time")
+        frame_index = frame_indices(pts_s, "the watch log has pts")
         grids, named_frames = _read_binning(file)
         label_names, indicators = annotations.result()
         identifier, session_id = _text_at(file, "identifier"), _text_at(file, "general/session_id")
@@ -74,18 +71,10 @@ def read_recording(path: Path) -> Recording:
             file_name=path.name, bytes=path.stat().st_size, sha256=sha256.result(), nwb_identifier=identifier,
             session_id=session_id,
         ),
-        spike_times_ms=spike_times_ms,
-        spike_stops=spike_stops,
-        frame_index=frame_index,
-        recording_time_ms=recording_time_ms,
-        grids=grids,
-        named_frames=named_frames,
-        label_names=label_names,
-        indicators=indicators,
-        numeric_columns=numbers,
-        text_columns=texts,
-        column_descriptions=descriptions,
-        notes=tuple(notes),
+        spike_times_ms=spike_times_ms, spike_stops=spike_stops,
+        frame_index=frame_index, recording_time_ms=recording_time_ms,
+        grids=grids, named_frames=named_frames, label_names=label_names, indicators=indicators,
+        numeric_columns=numbers, text_columns=texts, column_descriptions=descriptions, notes=tuple(notes),
     )  # fmt: skip
     if source_identity(path) != before:
         raise RecordingError(f"{path}: the file changed while it was read. Run the build again")
@@ -98,7 +87,7 @@ def _read_spikes(file: h5py.File) -> tuple[NDArray[np.float64], NDArray[np.int64
     if not isinstance(units, h5py.Group) or len(units.get("id", [0])) == 0:
         raise RecordingError("no units: the table is missing or empty, so there is nothing to bin")
     data, stops = _ragged_column(units, "spike_times", "numbers")
-    spike_times_ms = _read(data, _BYTES_PER_SPIKE).astype(np.float64)
+    spike_times_ms = _read(data, bytes_per_value=90).astype(np.float64)
     unit_of_spike = np.repeat(np.arange(len(stops)), np.diff(stops, prepend=0))
     bad = ~np.isfinite(spike_times_ms)
     if bad.any():
@@ -127,11 +116,12 @@ def _read_unit_columns(
     texts: dict[str, list[str]] = {}
     descriptions: dict[str, str] = {}
     bad_names, bad_values = [], []
+    taken = {*DIMENSIONS, *(dimension for dimensions in DIMENSIONS.values() for dimension in dimensions)}
     for name in _column_names(units):
         is_elsewhere = isinstance(units.get(name, getlink=True), h5py.ExternalLink)
         data = None if is_elsewhere else units.get(name)
-        if not _COLUMN_NAME.fullmatch(name) or name in _TAKEN_NAMES:
-            bad_names.append(name)
+        if name in taken or not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,63}", name):
+            bad_names.append(name)  # columns become folders of the cache
         elif f"{name}_index" in units:
             continue
         elif isinstance(data, h5py.Dataset) and (kind := _kind_of(data)):
@@ -154,17 +144,6 @@ def _read_unit_columns(
     if n_odd := int((~np.isin(is_single, (0, 1))).sum()):
         notes.append(f"is_single_unit is neither 0 nor 1 for {n_odd} of {n_units} units, which count as multi-units")
     return numbers, texts, descriptions
-
-
-def _read_watchlog(file: h5py.File) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return frame and recording time (ms) of each row of the watch log."""
-    table = _find_table(file, WATCHLOG_TABLE)
-    names = ("pts", "neural_recording_time")
-    columns = {name: _read_column(table, name, "numbers").astype(np.float64) for name in names}
-    _check_rows(table, **{name: len(values) for name, values in columns.items()})
-    if len(columns["pts"]) == 0:
-        raise RecordingError(f"table {WATCHLOG_TABLE} is empty, so no film frame has a recording time")
-    return frame_indices(columns["pts"], "the watch log has pts"), columns["neural_recording_time"]
 
 
 def _read_binning(file: h5py.File) -> tuple[dict[int, BinGrid], dict[int, NDArray[np.int64]]]:
@@ -321,10 +300,11 @@ def _kind_of(data: h5py.Dataset) -> Kind | None:
     return "numbers" if data.dtype.kind in "iufb" and data.dtype.itemsize <= 8 else None
 
 
-def _read(data: h5py.Dataset, bytes_per_value: int = _BYTES_PER_VALUE) -> NDArray[Any]:
+def _read(data: h5py.Dataset, bytes_per_value: int = 16) -> NDArray[Any]:
     """Read a whole data set, (n,); raises RecordingError.
 
-    `bytes_per_value` is the memory that it and what is made of it take: what does not fit into free memory is refused.
+    `bytes_per_value` is the memory that it and what is made of it take, for a spike as measured in a build of 10
+    million; what does not fit into free memory is refused.
     """
     if data.external or data.is_virtual:
         raise RecordingError(f"column {data.name} keeps its values in another file, which is refused")

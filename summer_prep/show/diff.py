@@ -123,14 +123,8 @@ def _compare_arrays(name: str, ours: NDArray[Any], theirs: NDArray[Any]) -> Diff
         dimensions, places = DIMENSIONS.get(name, ("unit",)), np.argwhere(differs)
         by = dimensions.index("bin") if "bin" in dimensions else 0
         place = places[places[:, by].argmin()].tolist()  # the first is that of the lowest bin
-        values = [
-            value.item() if isinstance(value, np.generic) else str(value) for value in (one[*place], other[*place])
-        ]
+        values = [np.asarray(array[*place]).item() for array in (one, other)]
         first = {**dict(zip(dimensions, place, strict=True)), "values": values}
-    return {
-        "name": name,
-        "shapes": [list(ours.shape), list(theirs.shape)],
-        "n_different": int(differs.sum()),
-        "n_values": int(differs.size),
-        "first_difference": first,
-    }
+    shapes, n_different = [list(ours.shape), list(theirs.shape)], int(differs.sum())
+    found = {"name": name, "shapes": shapes, "n_different": n_different, "n_values": int(differs.size)}
+    return {**found, "first_difference": first}

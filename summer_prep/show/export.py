@@ -10,10 +10,9 @@ from summer_prep import __version__
 from summer_prep.cache.keys import open_cache
 from summer_prep.cache.layout import DIMENSIONS
 from summer_prep.cache.write import read_array
-from summer_prep.errors import SettingsError
+from summer_prep.errors import SettingsError, load_extra
 from summer_prep.files import replacing, writing
 from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, LABEL_RULES, ON, UNDEFINED, LabelRule
-from summer_prep.optional import load_extra
 from summer_prep.options import as_bin_lengths, as_number, as_path, as_patient_ids, as_place
 
 _OF_BINS = ("bin_start_s", "first_frame", "recorded_s", "long_frame_s", "recording_start_ms", "recording_stop_ms")

@@ -27,31 +27,23 @@ def describe_key(description: Description) -> dict[str, Any]:
     rates_hz = n_spikes / seconds.sum(dtype=np.float64)
     regions = np.array(attributes["units"].get("brain_region", ["unknown"] * len(rates_hz)))
     names = ("patient_id", "bin_length_ms", "n_bins", "n_units", "n_unseen_bins", "codec", "source", "spikes", "notes")
+    of_regions = []
+    for region in np.unique(regions).tolist():
+        rates = rates_hz[regions == region]
+        median, highest = float(np.median(rates)), float(rates.max())
+        of_regions.append({"region": region, "n_units": len(rates), "median_rate_hz": median, "max_rate_hz": highest})
+    units = []
+    for unit, (spikes, rate_hz) in enumerate(zip(n_spikes.tolist(), rates_hz.tolist(), strict=True)):
+        known = {name: values[unit] for name, values in attributes["units"].items()}
+        fano = fano_factor(counts[seconds > 0, unit])
+        units.append({"unit": unit, **known, "spikes": spikes, "rate_hz": rate_hz, "fano_factor": fano})
     return {
         "key": str(key),
         **{name: attributes[name] for name in names},
         "pauses": pauses_of(attributes),
         "arrays": [describe_array(description, name) for name in sorted(attributes["digests"])],
-        "regions": [
-            {
-                "region": region,
-                "n_units": len(rates),
-                "median_rate_hz": float(np.median(rates)),
-                "max_rate_hz": max(rates),
-            }
-            for region in np.unique(regions).tolist()
-            for rates in [rates_hz[regions == region].tolist()]
-        ],
-        "units": [
-            {
-                "unit": unit,
-                **{name: values[unit] for name, values in attributes["units"].items()},
-                "spikes": int(n_spikes[unit]),
-                "rate_hz": float(rates_hz[unit]),
-                "fano_factor": fano_factor(counts[seconds > 0, unit]),
-            }
-            for unit in range(len(rates_hz))
-        ],
+        "regions": of_regions,
+        "units": units,
         "labels": describe_labels(description),
     }
 
@@ -86,18 +78,8 @@ def describe_labels(description: Description) -> list[dict[str, Any]]:
 def labels_of_cache(cache: Cache, bin_length_ms: int, buffer_s: float | None = None) -> dict[str, Any]:
     """Return the labels of the film as the first patient's key has them, and the patients whose labels differ.
 
-    Parameters
-    ----------
-    buffer_s : of the blocked split, to return of each label which parts of folds lack it, too
-
-    Returns
-    -------
-    patient_id, bin_length_ms, labels as `describe_labels`, patients_with_others
-
-    Raises
-    ------
-    CacheError : a key is damaged
-    SettingsError : no key has this bin length; the buffer leaves no segment
+    With the buffer of a blocked split, each label also has the parts of folds that lack it. Raises SettingsError if no
+    key has this bin length, or if the buffer leaves no segment.
     """
     patients = [patient_id for patient_id, lengths in cache.keys().items() if bin_length_ms in lengths]
     if not patients:
@@ -116,11 +98,9 @@ def labels_of_cache(cache: Cache, bin_length_ms: int, buffer_s: float | None = N
 
 
 def describe_unit(description: Description, unit: int) -> dict[str, Any]:
-    """Return one unit of a key, by its column from 0: what `describe_key` says, and its rate by label on and off.
+    """Return what `describe_key` has of one unit (column from 0), and its rates with each label on and off.
 
-    Raises
-    ------
-    SettingsError : no such unit
+    Raises SettingsError if there is no such unit.
     """
     key, attributes = description.folder, description.attributes
     if not 0 <= unit < attributes["n_units"]:
@@ -145,14 +125,8 @@ def rates_by_label(
 ) -> NDArray[np.float64]:
     """Return the rates (Hz) of units while labels are on and while they are off; undefined bins are in neither.
 
-    Parameters
-    ----------
-    counts : (n_bins, n_units)
-    labels : (n_labels, n_bins)
-
-    Returns
-    -------
-    (2, n_labels, n_units), NaN where a label is never on, or never off
+    Counts are (n_bins, n_units) and labels (n_labels, n_bins). The rates are (2, n_labels, n_units), and NaN where a
+    label is never on, or never off.
     """
     spikes, seconds = np.zeros((2, len(labels), counts.shape[1])), np.zeros((2, len(labels), 1))
     for start in range(0, len(counts), _BINS_AT_ONCE):
@@ -166,20 +140,12 @@ def rates_by_label(
 
 
 def describe_folds(description: Description, buffer_s: float) -> dict[str, Any]:
-    """Return what the blocked split of a key leaves of each label, under the rule `first`, bins undefined out.
-
-    Parameters
-    ----------
-    buffer_s : seconds between training, validation and test, as `summer-train fit --buffer`
+    """Return what the blocked split of a key leaves of each label under the rule `first`, without undefined bins.
 
     Returns
     -------
     buffer_s; n_bins: fold -> part -> number of bins; labels: for each its name, on: fold -> part -> percentage of
-    bins that are on, lacks: the parts of folds that lack it on or off, on which nothing can be learnt or scored
-
-    Raises
-    ------
-    SettingsError : the buffer leaves no segment
+    bins that are on, lacks: the parts of folds in which it is never on, or never off, so that nothing can be scored
     """
     n_bins, names = description.attributes["n_bins"], description.attributes["label_names"]
     splits, labels = splits_of(description, buffer_s), []

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -33,22 +34,14 @@ _COLORS = {
 
 
 def write_key_page(description: Description, page: Path, buffer_s: float | None = None) -> None:
-    """Write a page of a checked key.
+    """Write a page of a checked key, with the folds of a blocked split: by default the usual one, if it fits.
 
-    Parameters
-    ----------
-    page : see `web.check_page`
-    buffer_s : of the blocked split whose folds are drawn; by default the usual one, and none on a film too short for it
-
-    Raises
-    ------
-    CacheError : an array cannot be decoded
-    SettingsError : the buffer leaves no segment, or the page cannot be written
+    Raises CacheError if an array cannot be decoded, SettingsError if the buffer leaves no segment or writing fails.
     """
     from bokeh.document import Document
     from bokeh.embed import file_html
     from bokeh.layouts import column
-    from bokeh.models import CustomJS, Range1d
+    from bokeh.models import ColumnDataSource, CustomJS, Range1d
     from bokeh.models.annotations import Span
     from bokeh.resources import INLINE
     from jinja2 import Template
@@ -61,7 +54,12 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
     # What all figures show of the film. The script of the page finds models by their names.
     minutes = Range1d(start=start_min, end=stop_min, bounds=(start_min, stop_min), min_interval=shortest, name="film")
     regions = [unit.get("brain_region", "") for unit in facts["units"]]
-    panels, notes = [_draw_counts(minutes, counts, recorded_s, regions), _draw_rate(minutes)], facts["notes"]
+    tips = [("film time (min)", "@x{0.00}"), ("all", "@population{0.00}"), ("chosen", "@unit{0.00}")]
+    rate = _new_figure(minutes, 160, "rate (Hz)", tooltips=tips)
+    rates = ColumnDataSource(data={"x": [], "population": [], "unit": []}, name="rates")
+    rate.line("x", "population", source=rates, color=_COLORS["on"], legend_label="mean of all units")
+    rate.line("x", "unit", source=rates, color=_COLORS["chosen"], legend_label="chosen unit")
+    panels, notes = [_draw_counts(minutes, counts, recorded_s, regions), rate], facts["notes"]
     buffer = DEFAULT_BUFFER_S if buffer_s is None else buffer_s
     try:
         splits, every_bin = splits_of(description, buffer), np.arange(n_bins)
@@ -72,10 +70,14 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
     except SettingsError:
         if buffer_s is not None:
             raise
-        note = "the film is too short for the usual buffer, so no folds are drawn: name one with --fold-layout"
-        notes = [note, *notes]
-    values = ({"on": label == ON, "undefined": label == UNDEFINED} for label in labels)
-    names = description.attributes["label_names"]
+        notes = [
+            "the film is too short for the usual buffer, so no folds are drawn: name one with --fold-layout",
+            *notes,
+        ]
+    names, values = (
+        description.attributes["label_names"],
+        ({"on": one == ON, "undefined": one == UNDEFINED} for one in labels),
+    )
     panels.append(_draw_bars(minutes, bin_min, "labels (rule: first frame)", names, values))
     panels[-1].xaxis.axis_label = "film time (min)"
     for panel in panels:
@@ -116,18 +118,6 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
     }
     title = f"Patient {facts['patient_id']}, bins of {facts['bin_length_ms']} ms"
     write_page(page, file_html(document, INLINE, title, template=Template(page_html), template_variables=variables))
-
-
-def _draw_rate(minutes: Any) -> Any:
-    """Return the rate of all units, and of one that is chosen."""
-    from bokeh.models import ColumnDataSource
-
-    tips = [("film time (min)", "@x{0.00}"), ("all", "@population{0.00}"), ("chosen", "@unit{0.00}")]
-    drawn = _new_figure(minutes, 160, "rate (Hz)", tooltips=tips)
-    rates = ColumnDataSource(data={"x": [], "population": [], "unit": []}, name="rates")
-    drawn.line("x", "population", source=rates, color=_COLORS["on"], legend_label="mean of all units")
-    drawn.line("x", "unit", source=rates, color=_COLORS["chosen"], legend_label="chosen unit")
-    return drawn
 
 
 def _new_figure(minutes: Any, height_px: int, title: str, **options: Any) -> Any:
@@ -217,7 +207,5 @@ def _name_rows(drawn: Any, names: Mapping[float, str]) -> None:
     from bokeh.models import PlainText
 
     drawn.yaxis.ticker = list(names)
-    texts = {row: printable(name) for row, name in names.items()}
-    drawn.yaxis.major_label_overrides = {
-        row: PlainText(text=text if len(text) <= 36 else f"{text[:35]}…") for row, text in texts.items()
-    }
+    texts = {row: PlainText(text=fill(printable(name), 60)) for row, name in names.items()}
+    drawn.yaxis.major_label_overrides = texts

@@ -20,19 +20,10 @@ _MAX_COLUMNS = 1200
 
 
 def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()) -> None:
-    """Write a picture of a checked key.
+    """Write a picture of a checked key, with some of its labels; by default a few that most films have.
 
     Each column holds equally many bins (the last one what is left), and rates are in Hz of recorded time, so that
-    columns can be compared.
-
-    Parameters
-    ----------
-    labels : the labels to draw; a few that most films have by default
-
-    Raises
-    ------
-    CacheError : an array cannot be decoded
-    SettingsError : no such label; the picture cannot be written
+    columns can be compared. Raises SettingsError if there is no such label, or if the picture cannot be written.
     """
     from matplotlib.colors import PowerNorm
 

@@ -63,9 +63,9 @@ def target_tables(targets: Sequence[Facts]) -> list[Table | str]:
 
 def states_table(states: Iterable[Facts]) -> Table:
     """Return a row for each key of recordings and cache: whether it is fresh, and why not."""
-    names = ("patient_id", "bin_length_ms", "state", "reason")
-    rows = [[*(state[name] for name in names), f"{state['n_bytes']:,}"] for state in states]
-    return Table(["patient", "bin (ms)", "state", "reason", "bytes"], rows)
+    rows = ({**state, "n_bytes": f"{state['n_bytes']:,}"} for state in states)
+    titles = {"bin_length_ms": "bin (ms)", "state": "state", "reason": "reason", "n_bytes": "bytes"}
+    return table_of(rows, patient_id="patient", **titles)
 
 
 def key_tables(facts: Facts) -> list[Table | str]:
@@ -142,10 +142,8 @@ def differences_tables(differences: Iterable[Facts]) -> list[Table]:
                     where = ", ".join(f"{word} {first[name]}" for name, word in names.items() if name in first)
                     where += f" ({first['film_s']:.2f} s)" if "film_s" in first else ""
                     has_one_shape = shapes[0] == shapes[1]
-                    values = [
-                        str(value) if has_one_shape else f"{value} ({shape})"
-                        for value, shape in zip(first["values"], shapes, strict=True)
-                    ]
+                    sides = zip(first["values"], shapes, strict=True)
+                    values = [str(value) if has_one_shape else f"{value} ({shape})" for value, shape in sides]
             arrays.append([pair["first"], array["name"], differ, where, *values])
         for one in pair["attributes"]:
             values = [f"{one[side]!s:.40}" for side in ("first", "second")]

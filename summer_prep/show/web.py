@@ -3,18 +3,12 @@
 from pathlib import Path
 
 from summer_prep.console import Table, has_text
-from summer_prep.errors import SettingsError
+from summer_prep.errors import SettingsError, load_extra
 from summer_prep.files import replace_file, writing
-from summer_prep.optional import load_extra
 
 
 def check_page(page: Path | None) -> Path | None:
-    """Check the value of an --html option, and that pages can be made; return it.
-
-    Raises
-    ------
-    SettingsError : no page can be written there, or the extra for pages is missing
-    """
+    """Return the value of an --html option; raises SettingsError if its name or a missing package allows no page."""
     if page is not None:
         if page.suffix.lower() not in (".html", ".htm"):
             raise SettingsError(f"--html {page}: name a file that ends in .html")
@@ -23,32 +17,22 @@ def check_page(page: Path | None) -> Path | None:
 
 
 def write_page(page: Path, text: str) -> None:
-    """Write a page, whole or not at all.
-
-    Raises
-    ------
-    SettingsError : the page cannot be written
-    """
+    """Write a page, whole or not at all; raises SettingsError."""
     with writing(page, "Name another file"):
         replace_file(page, text.encode("utf-8", errors="backslashreplace"))  # names of files may be no text
 
 
 def html_table(table: Table, name: str, numbered: str = "") -> str:
-    """Return a table that a click on a column's head sorts.
+    """Return a table with the id `name`, which a click on the head of a column sorts.
 
-    Parameters
-    ----------
-    name : id of the element
-    numbered : rows get this data attribute, numbered from 0, and a button in their first cell that chooses the row
+    With `numbered`, rows have that data attribute, counted from 0, and a button in their first cell that chooses them.
     """
     from jinja2 import Template
 
     rows = [["-" if cell is None else str(cell) for cell in row] for row in table.rows]
     marks = [' class="text"' if is_text else "" for is_text in has_text(table._replace(rows=rows))]
-    made: str = Template(_TABLE, autoescape=True).render(
-        name=name, header=table.header, rows=rows, marks=marks, numbered=numbered
-    )
-    return made
+    template = Template(_TABLE, autoescape=True)
+    return str(template.render(name=name, header=table.header, rows=rows, marks=marks, numbered=numbered))
 
 
 _TABLE = """\

@@ -21,14 +21,9 @@ from torch import Tensor
 from summer_prep.film.splits import OWN_BIN, Indices, Window
 from summer_train.data.selection import Selection
 
-BLOCK_SAMPLES = 8192
-"""At most about this many samples in a block; more would not be faster, and floats of them cost memory."""
-
-MAX_BLOCK_VALUES = 2**21
-"""At most this many counts in a block of training samples (8 MB as float32)."""
-
-MAX_EVALUATION_VALUES = 2**20
-"""The same for evaluation: larger blocks do not fit into the processor's cache and are slower (docs/performance.md)."""
+BLOCK_SAMPLES = 8192  # in a block, at most about; more would not be faster, and floats of them cost memory
+MAX_BLOCK_VALUES = 2**21  # counts in a block of training samples (8 MB as float32)
+MAX_EVALUATION_VALUES = 2**20  # for evaluation: larger ones leave the processor's cache (docs/performance.md)
 
 
 class Block(NamedTuple):
@@ -59,8 +54,8 @@ class _Samples:
     """
 
     counts: Any
-    targets: Any
-    target_offset: int
+    targets: Any = None
+    target_offset: int = 0
     window: Window = OWN_BIN
 
     @property
@@ -142,8 +137,8 @@ class StreamedSamples(_Samples):
 
     def _stage(self, indices: Indices, buffers: list[Tensor]) -> list[Tensor]:
         """Read samples into buffers, which are replaced if they are too small; return the parts that are filled."""
-        bins_of_samples = self.bins_of(torch.from_numpy(indices)).numpy()
-        sources = [(self.counts, bins_of_samples), (self.targets, indices + self.target_offset)]
+        own_bins = self.bins_of(torch.from_numpy(indices)).numpy()
+        sources = [(self.counts, own_bins), (self.targets, indices + self.target_offset)]
         if not buffers or len(buffers[1]) < len(indices):
             pin = self.device.type == "cuda" and not self.read_ahead_bytes
             buffers[:] = [
@@ -239,16 +234,14 @@ class WholeEpochs:
         yield self.blocks
 
 
-def this_process() -> tuple[int, int]:
-    """Return the number of this process, from 0, and the number of all that train together."""
-    if is_distributed():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
 def is_distributed() -> bool:
     """Return whether other processes train the same network."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def this_process() -> tuple[int, int]:
+    """Return the number of this process, from 0, and the number of all that train together."""
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if is_distributed() else (0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

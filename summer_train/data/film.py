@@ -8,7 +8,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from summer_prep.resources import available_bytes
 from summer_train.data.batches import OrderedBlocks, ResidentSamples, Samples, StreamedSamples, this_process
@@ -17,11 +16,8 @@ from summer_train.data.selection import Selection, open_chosen
 from summer_train.data.targets import standardised, task_of
 from summer_train.settings.options import Choice, Log, Run, log_nothing
 
-DEFAULT_MEMORY_SHARE = 0.8
-"""Share of the free memory that counts may take by default."""
-
-_READ_AHEAD_SHARE = 0.25
-"""Share of the free memory for each of the two buffers with rows from a disk."""
+DEFAULT_MEMORY_SHARE = 0.8  # of the free memory, which counts may take by default
+_READ_AHEAD_SHARE = 0.25  # of the free memory, for each of the two buffers with rows from a disk
 
 
 class FilmSamples:
@@ -64,13 +60,7 @@ class FilmSamples:
     def share_counts_of(self, other: "FilmSamples") -> None:
         """Use the counts that other data of the same selection have placed on the same device."""
         self.place(other.device)
-        mine: Any = other.samples
-        targets = self._resident_targets(mine.counts) if isinstance(mine, ResidentSamples) else self.targets
-        self._samples = replace(mine, targets=targets, target_offset=self.task.target_offset, window=self.window)
-
-    def _resident_targets(self, counts: Tensor) -> Tensor:
-        # The counts of the next bin are the same rows, not a copy.
-        return counts if self.targets is self.selection else torch.from_numpy(self.targets).to(counts.device)
+        self._samples = self._with_targets(other.samples)
 
     @property
     def targets(self) -> Any:
@@ -83,6 +73,14 @@ class FilmSamples:
             self._targets, self.scaling = standardised(features, self.split.train, self.scaling)
         return self._targets
 
+    def _with_targets(self, counted: Samples) -> Samples:
+        """Return samples with these data's own targets; the counts of the next bin are the same rows, not a copy."""
+        targets: Any = self.targets
+        if isinstance(counted, ResidentSamples):
+            is_next_bin = self.targets is self.selection
+            targets = counted.counts if is_next_bin else torch.from_numpy(targets).to(self.device)
+        return replace(counted, targets=targets, target_offset=self.task.target_offset, window=self.window)
+
     @property
     def classes(self) -> NDArray[np.uint8]:
         """The class of each bin, (n_bins,), of a label."""
@@ -94,8 +92,6 @@ class FilmSamples:
 
         They keep their own structure and lose that of the neurons. Bins without a target stay without one.
 
-        Parameters
-        ----------
         n_bins : how far, in bins that have a label; raises NothingToLearnError if that leaves one class in training
         """
         shifted = self.targets.copy()
@@ -139,7 +135,6 @@ class FilmSamples:
         elif device.type == "cuda":
             budget_bytes = DEFAULT_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
         is_mapped_as_it_is = device.type == "cpu" and selection.counts_if_mapped() is not None
-        common: dict[str, Any] = {"target_offset": self.task.target_offset, "window": self.window}
         if selection.n_bytes > budget_bytes and not is_mapped_as_it_is:
             self._note(
                 f"streaming {selection.n_bytes / 1e9:.1f} GB of counts from the mapped files: more than the "
@@ -148,15 +143,13 @@ class FilmSamples:
             # Nothing is read ahead where the system keeps the files in memory anyway.
             is_kept = selection.n_bytes < DEFAULT_MEMORY_SHARE * free_bytes
             ahead = 0 if is_kept else int(_READ_AHEAD_SHARE * free_bytes / this_process()[1])
-            self._samples = StreamedSamples(
-                counts=selection, targets=self.targets, device=device, read_ahead_bytes=ahead, **common
-            )
+            placed: Samples = StreamedSamples(counts=selection, device=device, read_ahead_bytes=ahead)
         else:
             counts = selection.counts()
             if counts.dtype == np.uint16:
                 counts = counts.astype(np.int32)  # torch indexes no uint16
-            on_device = torch.from_numpy(counts).to(device)
-            self._samples = ResidentSamples(counts=on_device, targets=self._resident_targets(on_device), **common)
+            placed = ResidentSamples(counts=torch.from_numpy(counts).to(device))
+        self._samples = self._with_targets(placed)
         return self._samples
 
     def place(self, device: torch.device) -> None:

@@ -18,8 +18,6 @@ from summer_prep.cache.layout import DIMENSIONS, Description, build_command, che
 from summer_prep.errors import CacheError
 from summer_prep.film.facts import LabelRule
 
-_OPEN_ATTEMPTS = 5
-
 
 @dataclass(kw_only=True)
 class CachedPatient:
@@ -31,7 +29,7 @@ class CachedPatient:
     label_names : in the order of the label arrays
     unit_columns : names of the columns of the unit table
 
-    Its methods read further files, and raise CacheError as `read_file`.
+    Its methods read further files, and raise CacheError if one cannot be read or was changed.
     """
 
     description: Description
@@ -48,7 +46,7 @@ class CachedPatient:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle where the key is, not its counts, which another process maps itself."""
-        return _open_again, (self.description,)
+        return open_patient, (self.key, self.description)
 
     def label(self, label_name: str, rule: LabelRule) -> NDArray[np.uint8]:
         """Return one label's raw value in each bin, (n_bins,), 0, 1 or 99."""
@@ -69,13 +67,6 @@ class CachedPatient:
         return np.frombuffer(read_file(self.description, f"{name}/c/0"), dtype=np.dtype(data_type).newbyteorder("<"))
 
 
-def _open_again(description: Description) -> CachedPatient:
-    patient = open_patient(description.folder, description)
-    if patient.attributes["digests"] != description.attributes["digests"]:
-        raise CacheError(f"{patient.key}: was rebuilt with other content since it was opened. Run again")
-    return patient
-
-
 @lru_cache(maxsize=1)
 def _decoded(chunk: bytes) -> NDArray[np.uint8]:
     """Return all labels of a rule, which are one compressed chunk: a study asks for one label after the other."""
@@ -87,18 +78,16 @@ def _decoded(chunk: bytes) -> NDArray[np.uint8]:
 def open_patient(key: Path, description: Description | None = None) -> CachedPatient:
     """Open one key, checking its structure; a key that is rebuilt meanwhile is opened again.
 
-    Parameters
-    ----------
-    description : what the key says of itself, if that has just been read and its files checked
+    description : what the key was when its files were checked; other content is refused
 
-    Raises
-    ------
-    CacheError : the key is missing, damaged or of another schema
+    Raises CacheError if the key is missing, damaged or of another schema.
     """
-    for _ in range(_OPEN_ATTEMPTS):
-        current = description or describe(key)
+    for attempt in range(5):
+        current = description if description and not attempt else describe(key)
+        if description and current.attributes["digests"] != description.attributes["digests"]:
+            raise CacheError(f"{key}: was rebuilt with other content since it was opened. Run again")
         try:
-            if description is None:
+            if current is not description:
                 check_files(current)
             chunks, is_mapped = _open_counts(current)
             if current.is_current():
@@ -110,7 +99,6 @@ def open_patient(key: Path, description: Description | None = None) -> CachedPat
                 raise CacheError(
                     f"{key}: cannot be read ({error}). Check its permissions, or rebuild it: {build_command(key)}"
                 ) from error
-        description = None  # it was rebuilt meanwhile
     raise CacheError(f"{key}: is being rebuilt again and again. Wait for the builds to end")
 
 

@@ -51,9 +51,7 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
         """Return the test samples in order."""
         return self._batches("test")
 
-    def predict_dataloader(self) -> Batches:
-        """Return the test samples in order, as a decoder's `predict_step` takes them."""
-        return self._batches("test")
+    predict_dataloader = test_dataloader
 
     def _batches(self, part: str) -> Batches:
         return Batches(

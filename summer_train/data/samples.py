@@ -47,15 +47,10 @@ class ChosenSamples(NamedTuple):
 def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing) -> ChosenSamples:
     """Return the samples of a choice, split into training, validation and test.
 
-    Parameters
-    ----------
     note : called with what was left out and why, for people
 
-    Raises
-    ------
-    SettingsError : there is no such label or target, or the window or the split is not possible
-    NothingToLearnError : a part holds no usable sample, or the training part holds only one class
-    CacheError : a file of the cache cannot be read
+    Raises SettingsError if there is no such label or target, or the window or the split is not possible;
+    NothingToLearnError if a part holds no usable sample, or the training part only one class.
     """
     window, is_label = window_of(choice.window_s, choice.bin_length_ms), choice.task == "label"
     target_offset, n_classes, classes = int(choice.task == "next_bin"), 0, None
@@ -100,10 +95,7 @@ def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing
 def usable_samples(selection: Selection, choice: Choice, n_samples: int, touched: Window, note: Log) -> Mask:
     """Return which samples reach only bins that may be used, (n_samples,).
 
-    Parameters
-    ----------
     touched : all bins that a sample reaches: its window, its own bin, and that of its target
-    note : called with what was left out and why, for people
     """
 
     def note_left_out(which: Mask, why: str, what: str = "samples") -> None:
@@ -134,10 +126,7 @@ def usable_samples(selection: Selection, choice: Choice, n_samples: int, touched
 def reaches_only(usable: Mask, n_samples: int, window: Window) -> Mask:
     """Return which samples reach only usable bins, (n_samples,); what lies beyond the film is not usable.
 
-    Parameters
-    ----------
-    usable : (n_bins,)
-    window : what a sample reaches, which begins at its own bin or before
+    The window, what a sample reaches, begins at its own bin or before.
     """
     padded = np.pad(usable, (-window.first, max(0, window.last)))
     reached = np.lib.stride_tricks.sliding_window_view(padded, window.n_bins)[:n_samples]
@@ -160,11 +149,7 @@ def choose_shifts(n_bins: int, least: int, n_shifts: int) -> list[int]:
     """Return different shifts, at least so far in either direction; fewer shifts are the first few of more.
 
     They are drawn at random, but depend on the arguments alone: folds and seeds of one label are compared with the
-    same shifts of it.
-
-    Raises
-    ------
-    SettingsError : there are not so many
+    same shifts of it. Raises SettingsError if there are not so many.
     """
     candidates = np.arange(least, n_bins - least + 1)
     if len(candidates) < n_shifts:

@@ -1,7 +1,7 @@
 """Chosen units of several patients side by side: counts, labels, units and film seconds of one bin grid."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from summer_prep.cache.keys import open_cache
-from summer_prep.cache.layout import DIMENSIONS, Description, check_files, key_path
+from summer_prep.cache.layout import DIMENSIONS, Description, key_path
 from summer_prep.cache.targets import FilmTarget, film_targets
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.film.bins import BinGrid
@@ -66,12 +66,7 @@ class Selection:
         if mapped is not None:
             return mapped
         counts = np.empty(self.shape, dtype=self.dtype)
-        for patient, columns, place in self._side_by_side():
-            start = 0
-            for chunk in patient.chunks:
-                rows = chunk[: self.n_bins - start]  # the last chunk may be longer
-                counts[start : start + len(rows), place] = rows[:, columns]
-                start += len(rows)
+        self.read_rows(np.arange(self.n_bins), counts)
         return counts
 
     def counts_if_mapped(self) -> NDArray[Any] | None:
@@ -86,22 +81,16 @@ class Selection:
 
         They are read in the order of the files: a disk is as slow with shuffled rows as it is fast with rows in turn.
         """
-        order = np.argsort(indices, kind="stable")
-        for patient, columns, place in self._side_by_side():
+        order, stop = np.argsort(indices, kind="stable"), 0
+        for patient, columns in zip(self.patients, self.columns, strict=True):
+            place = slice(stop, stop := stop + len(columns))
+            chosen: Any = slice(None) if len(columns) == patient.n_units else columns
             for start in range(0, len(order), _ROWS_AT_ONCE):
                 to = order[start : start + _ROWS_AT_ONCE]
                 number, within = np.divmod(indices[to], len(patient.chunks[0]))
                 for chunk in np.unique(number):
                     here = number == chunk
-                    out[to[here], place] = patient.chunks[chunk][within[here]][:, columns]
-
-    def _side_by_side(self) -> Iterator[tuple[CachedPatient, Any, slice]]:
-        """Yield each patient, the columns of its counts (a slice for all of them), and where they are put."""
-        stop = 0
-        for patient, columns in zip(self.patients, self.columns, strict=True):
-            start, stop = stop, stop + len(columns)
-            has_all = len(columns) == patient.chunks[0].shape[1]
-            yield patient, slice(None) if has_all else columns, slice(start, stop)
+                    out[to[here], place] = patient.chunks[chunk][within[here]][:, chosen]
 
     def labels(self, label_name: str, rule: LabelRule = "first") -> NDArray[np.uint8]:
         """Return a label's raw value in each bin, (n_bins,), 0, 1 or 99 (undefined).
@@ -110,10 +99,7 @@ class Selection:
         ----------
         label_name : of the recordings or of a target of the cache, or an expression of such names with &, | and !
 
-        Raises
-        ------
-        SettingsError : no such label
-        CacheError : the file cannot be read, or is not what was there when the key was opened
+        Raises SettingsError if there is no such label, CacheError if its file cannot be read or was changed.
         """
         label_name = as_text(label_name, "label_name")
         if rule not in LABEL_RULES:
@@ -238,8 +224,6 @@ class Selection:
     def recorded_share(self, long_frames: bool = True) -> NDArray[np.float64]:
         """Return the recorded share of each bin's nominal length, (n_bins,), of the patient with the least.
 
-        Parameters
-        ----------
         long_frames : whether frames that took longer than 200 ms count
         """
         recorded_s = [
@@ -282,11 +266,6 @@ class Selection:
         targets = {"targets": {name: one.sha256 for name, one in own.items()}} if own else {}
         return {"bin_length_ms": self.bin_length_ms, "n_bins": self.n_bins, "patients": patients, **targets}
 
-    def verify(self) -> None:
-        """Read every byte of the keys and compare its digest; raises CacheError if a byte is wrong."""
-        for patient in self.patients:
-            check_files(patient.description, every_byte=True)
-
 
 def open_selection(
     cache_dir: str | Path,
@@ -326,12 +305,7 @@ def open_selection(
 
 
 def open_chosen(choice: Choice, run: Run, log: Log = log_nothing) -> tuple[Selection, Choice]:
-    """Return the units of a run, and its choice with all patients named; missing or stale keys are built first.
-
-    Raises
-    ------
-    SummerError : data or settings do not allow the run
-    """
+    """Return the units of a run, and its choice with all patients named; missing or stale keys are built first."""
     from summer_prep.cache.build import ensure_keys
 
     descriptions = ensure_keys(
@@ -342,11 +316,9 @@ def open_chosen(choice: Choice, run: Run, log: Log = log_nothing) -> tuple[Selec
     for patient in selection.patients:
         spikes = patient.attributes["spikes"]
         if spikes["counted"] < spikes["in_file"] / 2:
-            log(
-                f"patient {patient.patient_id}: {spikes['counted']} of the file's {spikes['in_file']} spikes are "
-                "in the film's bins; if that is few, see "
-                f"summer-prep inspect {patient.patient_id} --cache-dir {run.cache_dir}"
-            )
+            counted = f"{spikes['counted']} of the file's {spikes['in_file']} spikes are in the film's bins"
+            advice = f"if that is few, see summer-prep inspect {patient.patient_id} --cache-dir {run.cache_dir}"
+            log(f"patient {patient.patient_id}: {counted}; {advice}")
     if not all(patient.is_mapped for patient in selection.patients):
         log("the cache is compressed: counts are decompressed into memory instead of mapped")
     return selection, replace(choice, patient_ids=tuple(patient.patient_id for patient in selection.patients))
@@ -361,9 +333,24 @@ def open_described(
 
 
 def _select(patients: list[CachedPatient], brain_regions: Sequence[str], single_units: bool) -> Selection:
-    """Choose units of open patients; errors as `open_selection`."""
-    _check_together(patients)
+    """Choose units of open patients of one film; errors as `open_selection`."""
+    first, digests = patients[0], patients[0].attributes["digests"]
+    source_of: dict[str, tuple[str, str]] = {}
     for patient in patients:
+        differing = [name for name in digests if digests[name] != patient.attributes["digests"].get(name)]
+        where = f"patients {first.patient_id} and {patient.patient_id} ({first.key} and {patient.key})"
+        advice = "Train them apart, or rebuild both from recordings of one film"
+        if "first_frame" in differing:
+            raise CacheError(f"the bin grids of {where} differ: {first.n_bins} and {patient.n_bins} bins. {advice}")
+        if first.label_names != patient.label_names or any(name.startswith("labels_") for name in differing):
+            raise CacheError(f"the annotations of {where} differ. {advice}")
+        source = patient.attributes["source"]
+        other_id, other_name = source_of.setdefault(source["sha256"], (patient.patient_id, source["file_name"]))
+        if other_id != patient.patient_id:
+            raise SettingsError(
+                f"patients {other_id} and {patient.patient_id} are one recording under two names, {other_name} and "
+                f"{source['file_name']}. Leave one of them out"
+            )
         for column, chosen in zip(_CHOOSING_COLUMNS, (brain_regions, single_units), strict=True):
             if chosen and column not in patient.unit_columns:
                 option = "--brain-regions" if chosen is brain_regions else "--single-units"
@@ -392,24 +379,3 @@ def _select(patients: list[CachedPatient], brain_regions: Sequence[str], single_
             f"no unit left after selecting {filters} of patient {ids}. Loosen --brain-regions or --single-units"
         )
     return Selection(patients, [np.flatnonzero(keep) for keep in columns])
-
-
-def _check_together(patients: Sequence[CachedPatient]) -> None:
-    """Raise an error if patients are not of one film, or two of them are one recording."""
-    first, digests = patients[0], patients[0].attributes["digests"]
-    source_of: dict[str, tuple[str, str]] = {}
-    for patient in patients:
-        differing = [name for name in digests if digests[name] != patient.attributes["digests"].get(name)]
-        where = f"patients {first.patient_id} and {patient.patient_id} ({first.key} and {patient.key})"
-        advice = "Train them apart, or rebuild both from recordings of one film"
-        if "first_frame" in differing:
-            raise CacheError(f"the bin grids of {where} differ: {first.n_bins} and {patient.n_bins} bins. {advice}")
-        if first.label_names != patient.label_names or any(name.startswith("labels_") for name in differing):
-            raise CacheError(f"the annotations of {where} differ. {advice}")
-        source = patient.attributes["source"]
-        other_id, other_name = source_of.setdefault(source["sha256"], (patient.patient_id, source["file_name"]))
-        if other_id != patient.patient_id:
-            raise SettingsError(
-                f"patients {other_id} and {patient.patient_id} are one recording under two names, {other_name} and "
-                f"{source['file_name']}. Leave one of them out"
-            )

@@ -1,6 +1,6 @@
 """The tasks: what differs between them is targets and loss. (`scoring` has their scores.)"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,15 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from summer_prep.film.splits import Indices
-from summer_train.data.losses import (
-    balanced_weights,
-    cosine_distance,
-    cross_entropy,
-    poisson,
-    squared_error,
-    weights_of_samples,
-)
-from summer_train.data.samples import NothingToLearnError as NothingToLearnError  # noqa: PLC0414  # is public here
 from summer_train.settings.options import Choice, Loss
 
 
@@ -46,8 +37,12 @@ class NextBin:
         return self.n_units
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, mean over samples and units."""
-        return (squared_error if self.kind == "mse" else poisson)(prediction, target)
+        """Return the squared error, or the negative log-likelihood without its constant term; mean over all."""
+        dtype = torch.promote_types(prediction.dtype, torch.float32)  # 16 bits would round the counts
+        prediction, target = prediction.to(dtype), target.to(dtype)
+        if self.kind == "mse":
+            return functional.mse_loss(prediction, target)
+        return functional.poisson_nll_loss(prediction, target, log_input=True, full=False)
 
     def loss_gradient(self, prediction: Tensor, prepared: Tensor, dim: int = -1) -> Tensor:
         """Return the gradient of the loss, mean over units (axis `dim`) and summed over samples."""
@@ -74,7 +69,8 @@ class NextBin:
 class FilmLabel:
     """Predict the class of a film label: 0 off, 1 on, 2 undefined; cross-entropy.
 
-    class_weights : how much a sample of each class counts in the loss; all count the same if it is empty
+    class_weights : how much a sample of each class counts in the loss; all count the same if it is empty. The mean is
+        still over samples, so that it does not depend on which classes a mini-batch happens to hold
     """
 
     n_classes: int = 2
@@ -91,7 +87,10 @@ class FilmLabel:
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the cross-entropy, mean over samples."""
-        return cross_entropy(prediction, target, self.class_weights)
+        if not self.class_weights:
+            return functional.cross_entropy(prediction, target.long())
+        losses = functional.cross_entropy(prediction, target.long(), reduction="none")
+        return (losses * weights_of_samples(target, self.class_weights)).mean()
 
     def loss_gradient(self, prediction: Tensor, prepared: Tensor, dim: int = -1) -> Tensor:
         """Return the gradient of the loss, summed over samples, classes along axis `dim`."""
@@ -134,8 +133,11 @@ class FilmFeatures:
         return self.n_dimensions
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, mean over samples and, of mse, dimensions."""
-        return (squared_error if self.kind == "mse" else cosine_distance)(prediction, target)
+        """Return the squared error, mean over samples and dimensions, or 1 - cosine similarity, mean over samples."""
+        prediction, target = prediction.float(), target.float()
+        if self.kind == "mse":
+            return functional.mse_loss(prediction, target)
+        return 1 - functional.cosine_similarity(prediction, target, dim=-1).mean()
 
     def loss_gradient(self, prediction: Tensor, prepared: Tensor, dim: int = -1) -> Tensor:
         """Return the gradient of the loss, summed over samples, dimensions along axis `dim`."""
@@ -183,6 +185,36 @@ def standardised(
     features -= np.array(scaling["mean"], dtype=np.float32)
     features /= np.array(scaling["sd"], dtype=np.float32)
     return features, scaling
+
+
+def cross_entropies(logits: Tensor, targets: Tensor, class_weights: Sequence[Sequence[float]]) -> Tensor:
+    """Return the cross-entropy of many networks at once, (n_networks,), each as the loss of its own `FilmLabel`.
+
+    logits, targets : (n_networks, n_samples, n_classes) and (n_networks, n_samples)
+    """
+    # With classes in the middle one kernel does all samples; with classes last each sample is a call of its own.
+    losses = functional.cross_entropy(logits.transpose(1, 2), targets.long(), reduction="none")
+    if any(class_weights):
+        losses *= torch.stack([weights_of_samples(*one) for one in zip(targets, class_weights, strict=True)])
+    return losses.mean(dim=1)
+
+
+def weights_of_samples(target: Tensor, class_weights: Sequence[float]) -> Tensor:
+    """Return the weight of each sample's class, of targets' shape."""
+    # From numbers, not from a table on the processor, which no CUDA graph could copy.
+    return sum(  # type: ignore[return-value]  # there are at least two classes
+        (target == number).float() * weight for number, weight in enumerate(class_weights)
+    )
+
+
+def balanced_weights(n_per_class: Tensor) -> Tensor:
+    """Return class weights under which every class counts the same: n_samples / (n_classes x samples of the class).
+
+    Source: `class_weight="balanced"` of scikit-learn. A class without samples weighs nothing.
+    """
+    counts = n_per_class.double()
+    weights = counts.sum() / ((counts > 0).sum() * counts)
+    return torch.where(counts > 0, weights, 0).float()
 
 
 def task_of(choice: Choice, n_units: int, n_per_class: NDArray[np.int64], n_dimensions: int = 0) -> Task:

@@ -63,14 +63,11 @@ class Decoder(lightning.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor] | Block | OrderedBlocks, batch_index: int) -> Tensor | None:
         """Return the loss of a batch; take the optimizer steps of a block; solve, given all training samples."""
         if isinstance(batch, OrderedBlocks):
-            parameters = [parameter.detach()[None] for parameter in self.net.parameters()]
+            task, weights = self.task, [parameter.detach()[None] for parameter in self.net.parameters()]
             if self.provenance["config"]["model"] == "ridge":
-                self.solver = RidgeSolver(parameters, self.trainer.val_dataloaders or ())
+                self.solver = RidgeSolver(weights, self.trainer.val_dataloaders or ())
             self.solver = self.solver or LinearSolver(
-                parameters,
-                self.task,
-                lambda targets: self.task.prepare(targets)[None],
-                lambda predictions, targets: self.task.loss(predictions[0], targets)[None],
+                weights, task, lambda y: task.prepare(y)[None], lambda made, y: task.loss(made[0], y)[None]
             )
             self._count_steps(self.solver(batch))
             self.trainer.should_stop = self.trainer.should_stop or bool(self.solver.is_solved.all())
@@ -166,13 +163,11 @@ def new_decoder(data: FilmSamples, choice: Choice | None = None) -> Decoder:
     """Return the untrained decoder of some data, chosen with them by default; equal seeds give equal weights."""
     choice = choice or data.choice
     name, net = decoder_name(data, choice), untrained_net(data, choice)
+    decoder = Decoder(net, data.task, choice.lr)
     with torch.device("meta"):  # weights without values, which are replaced
-        decoder = (
-            LinearNextBin(data.n_units, choice.hidden_size, choice.lr)
-            if name == LinearNextBin.__name__
-            else LinearLabel(data.n_units, data.task.n_outputs, choice.hidden_size, choice.lr)
-            if name == LinearLabel.__name__
-            else Decoder(net, data.task, choice.lr)
-        )
+        if name == LinearNextBin.__name__:
+            decoder = LinearNextBin(data.n_units, choice.hidden_size, choice.lr)
+        elif name == LinearLabel.__name__:
+            decoder = LinearLabel(data.n_units, data.task.n_outputs, choice.hidden_size, choice.lr)
     decoder.net = net
     return decoder.to("cpu")

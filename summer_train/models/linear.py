@@ -17,9 +17,7 @@ from summer_train.data.batches import Block, is_distributed
 from summer_train.data.targets import NextBin, Task
 from summer_train.models.steps import sum_over_processes
 
-BYTES_PER_WEIGHT = 160
-"""Memory for solving: weights, gradients, direction and N_PAIRS pairs of float64, also while they are replaced."""
-
+BYTES_PER_WEIGHT = 160  # for weights, gradients, direction and N_PAIRS pairs of float64, also while they are replaced
 ITERATIONS = 20  # per epoch, at most; each epoch estimates the curvature anew, so a run can be continued after any
 N_PAIRS = 5  # steps that the curvature is estimated from
 CONVERGED = 1e-8  # a network is at its minimum where its next step is expected to lower the loss by no more than this

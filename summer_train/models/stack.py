@@ -16,8 +16,7 @@ from torch import Tensor
 
 from summer_train.data.batches import Block, OrderedBlocks, Outputs, ResidentSamples, ShuffledBlocks
 from summer_train.data.film import FilmSamples
-from summer_train.data.losses import cross_entropies
-from summer_train.data.targets import FilmLabel
+from summer_train.data.targets import FilmLabel, cross_entropies
 from summer_train.models.linear import LinearSolver
 from summer_train.models.networks import RECURRENT, n_weights, untrained_net
 from summer_train.models.ridge import RidgeSolver
@@ -136,9 +135,7 @@ def train_stack(
 ) -> tuple[list[Trained], Outputs]:
     """Train one network on each of some data, which share their samples; a recurrent network alone.
 
-    Returns
-    -------
-    How training went, and the outputs of the best epoch of those networks whose training `is_fine`
+    Returns how training went, and the outputs of the best epoch of those networks whose training `is_fine`.
     """
     first, samples = datas[0], datas[0].samples
     if isinstance(first.task, FilmLabel):

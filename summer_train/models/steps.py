@@ -53,8 +53,7 @@ class AutogradSteps:
 class DenseSteps:
     """Steps of a stack of Linear -> ReLU -> Linear: gradients as matrix products, and Adam's fused kernel.
 
-    Half of a step through autograd is bookkeeping. The optimizer's own state is updated in place, so its checkpoints
-    stay valid.
+    Half of a step through autograd is bookkeeping. The optimizer's own state is updated in place.
 
     parameters : weight and bias of both layers, with a leading axis of n_networks, or of one network without it
     prepare : stored targets -> (n_networks or 1, n_samples, n_outputs)

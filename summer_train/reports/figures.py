@@ -3,7 +3,16 @@
     models = summer_train.figures.read_models("study")           # one row per model, a pandas.DataFrame
     summer_train.figures.draw_labels(models[models.buffer == 32], width_mm=85).savefig("labels.pdf")
 
-Functions return a `matplotlib.figure.Figure`, which is not part of pyplot; `figure.axes` are yours to change.
+Each of these takes such a table, or some of its rows, and `width_mm`, and returns a `matplotlib.figure.Figure`, which
+is not part of pyplot; `figure.axes` are yours to change.
+
+    draw_labels           kappa of each label, beside baseline, null and published values
+    draw_setting          kappa against a setting, like the buffer
+    draw_learning_curves  loss by epoch
+    draw_confusions       confusion matrix of each label
+    draw_rank_curves      ROC and precision-recall curves       (needs predictions)
+    draw_film             probability of a label along the film (needs predictions)
+    draw_units            R² of each unit against its firing rate
 """
 
 import base64
@@ -22,7 +31,7 @@ from summer_train.reports import findings
 from summer_train.reports.findings import against_null, by_label, most_usual, rank_curves_of
 from summer_train.reports.published import published_kappa
 from summer_train.reports.tables import as_cell, varied_options
-from summer_train.runs.folder import FitResult
+from summer_train.runs.folder import METRICS, FitResult
 
 read_models = findings.read_models  # public here
 WIDTH_MM = 180.0  # two columns of most journals; one is 85
@@ -319,7 +328,7 @@ def draw_units(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> Any:
 
 
 def draw_learning_curve(result: FitResult, picture: Path) -> None:
-    """Write a picture of a run's loss by epoch; errors as `save_picture`."""
+    """Write a picture of a run's loss by epoch, and of a label's accuracy; errors as `save_picture`."""
     run = (models := findings.read_models(result.log_dir)).iloc[0]
     split = f"fold {run['fold']}" if run["fold"] else "fraction split"
     patients = f"patient {run['patient_ids'].replace(' ', ', ')} ({run['n_units']} units)"
@@ -327,6 +336,14 @@ def draw_learning_curve(result: FitResult, picture: Path) -> None:
         figure = draw_learning_curves(models)
         what = f"{run['task'].replace('_', ' ')} {run['label_name'] or run.get('target', '')}".strip()
         figure.axes[0].set_title(f"{what}, {patients}, {run['bin_length']} ms bins, {split}")
+        metrics = pd.read_csv(result.log_dir / METRICS)
+        if "val_accuracy" in metrics:  # below the loss, in the same colours
+            figure.set_figheight(5.4)
+            top, below = figure.add_gridspec(2, 1)
+            figure.axes[0].set_subplotspec(top)
+            axes = figure.add_subplot(below, sharex=figure.axes[0], xlabel="epoch", ylabel="accuracy")
+            axes.plot(metrics["epoch"] + 1, metrics["train_accuracy"], color=TRAIN, lw=1)
+            axes.plot(metrics["epoch"] + 1, metrics["val_accuracy"], color=VAL, lw=1)
         save_picture(figure, picture)
 
 

@@ -41,12 +41,7 @@ class Result:
 
     @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The predictions of the reported part, read once: `film_s`, `target`, `score`, for labels also `log_odds`.
-
-        Raises
-        ------
-        SettingsError : the file cannot be read, or is damaged
-        """
+        """The predictions of the reported part, read once: `film_s`, `target`, `score`, for labels also `log_odds`."""
         part = self.record.part
         with reading(self.predictions, "Remove it to report without them, or train the model again"):
             with self.predictions.open("rb") as file, np.load(file) as stored:  # np.load would leave a damaged one open

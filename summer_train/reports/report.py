@@ -16,7 +16,7 @@ from summer_train.reports import tables
 from summer_train.reports.figures import FONTS, WIDTH_MM, as_data_url, draw_all, save_figure
 from summer_train.reports.findings import read_models
 from summer_train.reports.published import CONDITIONS, SOURCE
-from summer_train.reports.summary import RARE, Summary, answer, summarise, summary_table
+from summer_train.reports.summary import RARE, Summary, answer, summarise, summary_tables
 from summer_train.settings.options import Log, log_nothing
 
 
@@ -79,8 +79,7 @@ def report(
 def _tables(models: pd.DataFrame, facts: Summary) -> list[tuple[str, str, str, Table, int]]:
     """Return name, title, note, table of what a page has, and the number of columns that are shown at first."""
     shown = []
-    for task in dict.fromkeys(group["task"] for group in facts["groups"]):
-        table = summary_table([group for group in facts["groups"] if group["task"] == task])
+    for task, table in summary_tables(facts["groups"]).items():
         title = f"{task.replace('_', ' ').capitalize()}: means over folds and seeds"
         n_first = table.header.index(RARE) if RARE in table.header else len(table.header)
         shown.append((f"groups-{task}", title, "", table, n_first))

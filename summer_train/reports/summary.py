@@ -179,6 +179,12 @@ RARE = "majority class (accuracy)"
 """A page shows this column and what follows only on request: settings that differ between folders stand last."""
 
 
+def summary_tables(groups: Sequence[Mapping[str, Any]]) -> dict[str, Table]:
+    """Return task -> table with a row for each of its groups of `summarise`."""
+    of_task = {task: [group for group in groups if group["task"] == task] for task in MAIN_SCORE}
+    return {task: summary_table(of_one) for task, of_one in of_task.items() if of_one}
+
+
 def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     """Return a row for each group of one task of `summarise`: means, and what they are compared with."""
     facts = pd.json_normalize([dict(group) for group in groups])

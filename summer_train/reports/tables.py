@@ -50,78 +50,39 @@ def score_tables(scores: Scores) -> list[Table]:
     known = list(columns)
     first = [name for name in known if name in list(SCORE_COLUMNS)[:9]]
     rows = [(part, row, parts[part]) for part in reversed(PARTS) for row, parts in scores.items() if part in parts]
-    return [
-        Table(
-            ["part", "scores", *(columns[name] for name in names)],
-            [[part, row, *(number(of_part.get(name)) for name in names)] for part, row, of_part in rows],
-        )
-        for names in (first, [name for name in known if name not in first])
-        if names
-    ]
+    tables = []
+    for names in filter(None, (first, [name for name in known if name not in first])):
+        cells = [[part, row, *(number(of_part.get(name)) for name in names)] for part, row, of_part in rows]
+        tables.append(Table(["part", "scores", *(columns[name] for name in names)], cells))
+    return tables
 
 
 def notes_on_scores(
-    thresholds: Mapping[str, float], undefined: Mapping[str, str], baselines: Iterable[str] = ()
+    thresholds: Mapping[str, float],
+    undefined: Mapping[str, str],
+    baselines: Iterable[str] = (),
+    null: Mapping[str, Any] | None = None,
+    penalty: float | None = None,
 ) -> list[str]:
-    """Return what a person must know to read the scores of a model, one line each."""
+    """Return what a person must know to read the scores of a model, one line each, and its null of shifted labels."""
     notes = [f"{part}: n/a is undefined, {why}" for part, why in undefined.items()]
     if "copy last bin" in baselines:
         notes.append("copy last bin has no bits per spike (n/a): it predicts 0 where there are spikes")
     if "model" in thresholds:
         probability = probability_of(thresholds["model"])
         notes.insert(0, f'"on" from a probability of {probability:.3g}, chosen on validation for kappa')
+    if penalty is not None:
+        notes.append(f"penalty {penalty:g}, chosen on validation")
+    if null:
+        what, titles = ("features", {"r2": "R²", "r": "r"}) if "r2" in null else ("labels", SCORE_COLUMNS)
+        p = ", ".join(f"p {number(null[f'p_{name}'])} ({titles[name]})" for name in titles if f"p_{name}" in null)
+        notes.append(f"{null['part']} against {len(null['shifts'])} networks trained on shifted {what}: {p}")
     return notes
 
 
-def null_line(null: Mapping[str, Any]) -> str:
-    """Return what a null of shifted labels or features says."""
-    what, titles = ("features", {"r2": "R²", "r": "r"}) if "r2" in null else ("labels", SCORE_COLUMNS)
-    said = ", ".join(f"p {number(null[f'p_{name}'])} ({titles[name]})" for name in titles if f"p_{name}" in null)
-    return f"{null['part']} against {len(null['shifts'])} networks trained on shifted {what}: {said}"
-
-
-_STUDY_COLUMNS = {
-    "{}_kappa": "kappa", "{}_auroc": "AUROC", "{}_accuracy": "accuracy", "{}_base_rate": "base rate",
-    "time_only_{}_kappa": "time only", "{}_r2": "median R²", "{}_r": "r", "time_only_{}_r2": "time only R²",
-    "{}_top_10": "top 10", "{}_bits_per_spike": "bits/spike", "{}_loss": "loss",
-}  # fmt: skip
-
-
-def study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a table with a row for each combination of what varies in a study, folds and seeds taken together.
-
-    Scores are of the test part, or of validation where the split has no test part; means are of what is defined.
-    """
-    import pandas as pd
-
-    study = pd.DataFrame(rows)
-    sizes = study.reindex(columns=["n_test", "n_val"], fill_value=0)
-    has_test, varied = sizes["n_test"] > 0, varied_options(study)
-    scores = pd.DataFrame(index=study.index)
-    titled = _STUDY_COLUMNS | ({"{}_r2": "R²"} if "val_r2_median" in study else {})
-    for name, title in titled.items():
-        columns = study.reindex(columns=[name.format(part) for part in ("test", "val")]).astype(float)
-        tested, validated = columns.iloc[:, 0], columns.iloc[:, 1]
-        scores[title if has_test.any() else f"val {title}"] = tested.where(has_test | (sizes["n_val"] == 0), validated)
-    scores = scores.dropna(axis=1, how="all")
-    table = []
-    for values, models in scores.groupby([study[name].astype(object).fillna("") for name in varied], sort=False):
-        cells = [number(mean, 3) for mean in models.mean()]
-        n_defined, sd = (models.iloc[:, 0].count(), models.iloc[:, 0].std()) if cells else (0, 0)
-        spread = [f"{sd:.3f}"] if n_defined > 1 else []
-        spread += [f"{n_defined} of {len(models)}"] if 0 < n_defined < len(models) else []
-        cells[:1] = [f"{cell} ({'; '.join(spread)})" if spread else cell for cell in cells[:1]]
-        table.append([*values, len(models), *cells])
-    titles = [f"{title} (SD)" if place == 0 else title for place, title in enumerate(scores)]
-    return Table([*(name.replace("_", " ") for name in varied), "models", *titles], table)
-
-
-def settings_line(rows: "Sequence[Mapping[str, Any]] | pd.DataFrame") -> str:
-    """Return the settings that all rows of a study have in common, as one line for people."""
-    import pandas as pd
-
-    common = common_settings(pd.DataFrame(rows, dtype=object))
-    shown = {name: value for name, value in common.items() if value not in ("", None, False)}
+def settings_line(models: "pd.DataFrame") -> str:
+    """Return the settings that all models have in common, as one line for people."""
+    shown = {name: value for name, value in common_settings(models).items() if value not in ("", None, False)}
     return "all with " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
 
 
@@ -144,16 +105,15 @@ def runs_table(results: Iterable[FitResult]) -> Table:
     """Return a table with a row for each run: narrow, for people; `run_row` has more."""
     table = []
     for result in results:
-        row, kinds = run_row(result), result.scores
-        losses = [kinds[kind]["test"]["loss"] for kind in kinds if kind != "model" and "test" in kinds[kind]]
-        what = [
-            row.get("target") or row["label_name"] or row["task"].replace("_", " "),
-            row["patient_ids"],
-            row["fold"],
-        ]
-        scores = [row[f"test_{name}"] for name in ("kappa", "auroc", "accuracy", "loss")]
-        best, baseline = f"{result.best_epoch}/{result.n_epochs}", number(min(losses)) if losses else ""
-        table.append(["/".join(result.log_dir.parts[-2:]), *what, best, *scores, baseline])
+        row = run_row(result)
+        losses = [parts["test"]["loss"] for name, parts in result.scores.items() if name != "model" and "test" in parts]
+        table.append([
+            "/".join(result.log_dir.parts[-2:]),
+            row.get("target") or row["label_name"] or row["task"].replace("_", " "), row["patient_ids"],
+            row["fold"], f"{result.best_epoch}/{result.n_epochs}",
+            *(row[f"test_{name}"] for name in ("kappa", "auroc", "accuracy", "loss")),
+            number(min(losses)) if losses else "",
+        ])  # fmt: skip
     header = "run,predicts,patients,fold,best,test kappa,AUROC,accuracy,loss,baseline's"
     return Table(header.split(","), table)
 

@@ -15,12 +15,11 @@ _TO_CONTINUE = ("state_dict", "optimizer_states", "loops", "callbacks", "global_
 
 
 def find_run(parent: Path, choice: Choice, data: Mapping[str, Any], log: Log = log_nothing) -> Path:
-    """Return the folder of the newest run of this choice on these data; raise SettingsError if there is none.
+    """Return the folder of the newest run of this choice on these data; raises SettingsError if there is none.
 
     Runs whose checkpoint cannot be read are skipped and logged.
     """
-    unreadable: list[SettingsError] = []
-    others: list[str] = []
+    problems: list[str] = []
     for folder in reversed(run_folders(parent).values()):
         path = folder / LAST
         if not path.exists():
@@ -29,35 +28,27 @@ def find_run(parent: Path, choice: Choice, data: Mapping[str, Any], log: Log = l
             then = load_checkpoint(path, to_continue=True)["summer"]
             differences = choice.differences(choice_of(then["config"], path).as_plain())
         except SettingsError as error:
-            unreadable.append(error)
+            log(f"not continued: {error}")
+            problems.append(str(error))
             continue
         differences += data_differences(then["data"], data)
         if not differences:
-            for problem in unreadable:
-                log(f"not continued: {problem}")
             return folder
-        others.append(f"{path}: cannot be continued, it was trained with other settings: {'; '.join(differences)}")
-    if unreadable:
-        raise unreadable[0]  # perhaps the run that was meant
-    if others:
-        raise SettingsError(f"{others[0]}. Give the same ones, or leave --resume out")
-    raise SettingsError(f"{parent}: no run to continue. Leave --resume out, or name its --output-dir")
+        why = f"it was trained with other settings: {'; '.join(differences)}"
+        problems.append(f"{path}: cannot be continued, {why}. Give the same ones, or leave --resume out")
+    none = f"{parent}: no run to continue. Leave --resume out, or name its --output-dir"
+    raise SettingsError(problems[0] if problems else none)
 
 
 def load_checkpoint(path: Path, to_continue: bool = False) -> dict[str, Any]:
-    """Load a checkpoint of ours, plain values and tensors only; to continue, it must hold the state of the training.
-
-    Raises SettingsError if the file is missing, unreadable, damaged, or not a checkpoint of ours.
-    """
+    """Load a checkpoint of ours, which to continue must hold the state of the training; raises SettingsError."""
     if not path.exists():
         raise SettingsError(f"{path}: no such checkpoint. fit prints where it leaves them")
     with reading(path, "Name a run's folder, or best.ckpt or last.ckpt of summer-train fit"):
         checkpoint: dict[str, Any] = torch.load(io.BytesIO(path.read_bytes()), weights_only=True, map_location="cpu")
         if "summer" not in checkpoint:
-            raise SettingsError(
-                f"{path}: not a checkpoint of summer-train fit: it does not say which data it was trained on. "
-                "Train with summer_train.film_data, which notes that"
-            )
+            why = "it does not say which data it was trained on. Train with summer_train.film_data, which notes that"
+            raise SettingsError(f"{path}: not a checkpoint of summer-train fit: {why}")
         # Whatever evaluating or continuing uses of it fails here if it is missing.
         config, data = checkpoint["summer"]["config"], checkpoint["summer"]["data"]
         _ = config["task"], int(data["bin_length_ms"]), n_epochs_of(checkpoint)
@@ -73,10 +64,9 @@ def load_checkpoint(path: Path, to_continue: bool = False) -> dict[str, Any]:
 
 def n_epochs_of(checkpoint: Mapping[str, Any]) -> int:
     """Return for how many epochs a checkpoint's weights were trained: one saved after the end counts no further one."""
-    loops = checkpoint.get("loops")
-    if not loops:
-        return int(checkpoint["epoch"]) + 1
-    return int(loops["fit_loop"]["epoch_progress"]["current"]["processed"])
+    if loops := checkpoint.get("loops"):
+        return int(loops["fit_loop"]["epoch_progress"]["current"]["processed"])
+    return int(checkpoint["epoch"]) + 1
 
 
 def data_differences(trained_on: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -23,11 +23,10 @@ from summer_train.settings.options import Choice, Log, Run, choice_of, log_nothi
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
-    """Scores as in `FitResult`, and how the data differ from those of training, one line each."""
+    """Scores as in `FitResult`, the epoch (from 1), and how the data differ from those of training, one line each."""
 
     checkpoint: Path
     epoch: int
-    """From 1."""
     choice: Choice
     n_samples: Mapping[str, int]
     scores: Scores
@@ -76,24 +75,22 @@ def evaluate(
     choice = choice_of(trained["config"], path, patient_ids=ids, fold=own.fold if fold is None else fold)
     given = {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache}
     result = read_results(path.parent.parent)
-    stored = {} if result is None else {name: result.config.get(name) for name in given}
-    there = {}
-    for name, text in stored.items():
-        if text and (name == "local_cache" or is_url(str(text)) or Path(str(text)).is_dir()):  # local_cache is made
-            there[name] = text
-    run = settings_from(Run, {**there, **{name: value for name, value in given.items() if value is not None}})
-    if stored.get("cache_dir") and "cache_dir" not in there and cache_dir is None:
-        log(f"{stored['cache_dir']}, the cache of the run, cannot be found from here; {run.cache_dir} is used")
+    places = {} if result is None else {name: str(result.config.get(name) or "") for name in given}
+    for name, place in places.items():
+        if place and given[name] is None and (name == "local_cache" or is_url(place) or Path(place).is_dir()):
+            given[name] = place  # a local cache is made where it is missing
+    run = settings_from(Run, {name: place for name, place in given.items() if place is not None})
+    if places.get("cache_dir") and given["cache_dir"] is None:
+        log(f"{places['cache_dir']}, the cache of the run, cannot be found from here; {run.cache_dir} is used")
     data = FilmSamples.opened(choice, run, log, trained.get("scaling"))
-    now = data.provenance["data"]
+    now = data.selection.provenance(*choice.decoded)
     differences = data_differences(trained["data"], now)
     units = [[(one["patient_id"], one["units"]) for one in of["patients"]] for of in (trained["data"], now)]
     if units[0] != units[1]:
         sizes = [", ".join(f"{len(columns)} of patient {one}" for one, columns in found) for found in units]
         raise SettingsError(
             f"{path}: was trained on other units ({sizes[0]}) than {run.cache_dir} gives now ({sizes[1]}), and units "
-            "are the inputs of its network. Give the patients and the --cache-dir that it was trained on, or train "
-            "on these"
+            "are the inputs of its network. Give the patients and --cache-dir of its training, or train on these"
         )
     if choice.fold != own.fold:
         differences.append(f"fold {own.fold} then, {choice.fold} now")
@@ -105,19 +102,15 @@ def evaluate(
             if (n := int(np.isin(getattr(data.split, part), seen).sum()))
         ]
     if trained.get("decoder") not in (None, f"summer_train.models.{decoder_name(data, data.choice)}"):
-        raise SettingsError(
-            f"{path}: was trained as {trained['decoder']}, which only your own code knows. Test it with your "
-            "lightning.Trainer"
-        )
+        own_code = f"{trained['decoder']}, which only your own code knows"
+        raise SettingsError(f"{path}: was trained as {own_code}. Test it with your lightning.Trainer")
     net = untrained_net(data, data.choice)
     try:
         nn.ModuleDict({"net": net}).load_state_dict(loaded["state_dict"])  # under the names that a decoder has them
     except RuntimeError as error:
-        raise SettingsError(
-            f"{path}: its network does not fit these data "
-            f"({'; '.join(differences) or 'which are those it was trained on, so it is another network'}). "
-            "Give the patients, regions and label that it was trained on"
-        ) from error
+        why = "; ".join(differences) or "which are those it was trained on, so it is another network"
+        advice = "Give the patients, regions and label that it was trained on"
+        raise SettingsError(f"{path}: its network does not fit these data ({why}). {advice}") from error
     data.place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     net.eval().to(data.device)
     with process_restored():

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 
-from summer_prep.errors import SettingsError
+from summer_prep.errors import SettingsError, load_extra
 from summer_prep.files import alone_in, check_folder, replace_file, replacing, writing
-from summer_prep.optional import load_extra
 from summer_prep.options import as_number, finite
 from summer_prep.resources import available_bytes
 from summer_train.data.film import FilmSamples
@@ -23,8 +22,7 @@ from summer_train.data.selection import Selection, open_chosen
 from summer_train.models.decoder import Decoder, new_decoder
 from summer_train.models.linear import BYTES_PER_WEIGHT
 from summer_train.models.networks import flops_per_step, n_weights
-from summer_train.runs import folder, processes
-from summer_train.runs.checkpoints import find_run, load_checkpoint, n_epochs_of
+from summer_train.runs import checkpoints, folder, processes
 from summer_train.runs.folder import FitResult
 from summer_train.runs.trainer import new_trainer
 from summer_train.scores.scoring import samples_per_class, score_baselines, score_networks, thresholds_of
@@ -35,9 +33,6 @@ from summer_train.settings.options import Choice, Log, Run, log_nothing
 
 MIN_SHARED_BATCH = 8192
 """Samples of a step; with fewer, one process is faster: 0.39 s an epoch, two 1.12 s, at 512 (docs/clusters.md)."""
-
-_MUCH_BYTES = 1e9
-"""A run that takes more memory than this logs how much."""
 
 
 @settings.accepts(Choice, Run)
@@ -64,17 +59,15 @@ def fit(*, config: str | Path | None = None, log: Log = log_nothing, **options: 
     settings.check_given(options)
     run = settings.settings_from(Run, options)
     if run.devices is not None and run.devices > 1:
-        raise SettingsError(
-            f"devices {run.devices}: further processes start the command again. Use summer-train fit --devices, or "
-            "film_data and decoder with a lightning.Trainer of your own"
-        )
+        advice = "Use summer-train fit --devices, or film_data and decoder with a lightning.Trainer of your own"
+        raise SettingsError(f"devices {run.devices}: further processes start the command again. {advice}")
     with processes.process_restored():
         result = run_fit(settings.settings_from(Choice, options), replace(run, devices=1), log)
     assert result is not None  # one process is the first
     return result
 
 
-_PLACES = ("preset", "data_dir", "nwb_path", "cache_dir", "local_cache", "device_memory", "verify")
+_PLACES = "preset", "data_dir", "nwb_path", "cache_dir", "local_cache", "device_memory", "verify"
 _OF_DATA = (*settings.options_of(Choice), *_PLACES)
 
 
@@ -123,19 +116,9 @@ def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = N
 def run_fit(
     choice: Choice, run: Run, log: Log = log_nothing, opened: tuple[Selection, Choice] | None = None
 ) -> FitResult | None:
-    """Train one model and evaluate it, building missing or stale keys first.
+    """Train one model and evaluate it, building missing or stale keys first; raises SummerError.
 
-    Parameters
-    ----------
-    opened : what `open_chosen` has returned, if it was called before
-
-    Returns
-    -------
-    The result; None in the further processes of a run on several devices
-
-    Raises
-    ------
-    SummerError : data or settings do not allow the run
+    `opened` is what `open_chosen` returned, if it was called before. Further processes of a run return None.
     """
     if choice.patient_ids:
         run = replace(run, nwb_path=None)  # what is kept of a run is what it used
@@ -146,38 +129,36 @@ def run_fit(
         load_extra(name, f"--logger {name}")
     check_folder(run.output_dir, "--output-dir")
     if "::" in str(run.output_dir.absolute()):
-        raise SettingsError(
-            f"--output-dir {run.output_dir}: Lightning takes :: for a URL in another. Name another folder"
-        )
+        problem = "Lightning takes :: for a URL in another. Name another folder"
+        raise SettingsError(f"--output-dir {run.output_dir}: {problem}")
     data = FilmSamples(*(opened or open_chosen(choice, run, log)), run.device_memory_gb, log)
     _check_memory(data, data.choice, data.n_prediction_bytes)
     shifts_of(data, run.shifts)
     if run.devices is None and n_devices > 1 and choice.batch_size < MIN_SHARED_BATCH:
-        log(
-            f"training on all {n_devices} GPUs; --devices 1 is faster: below batches of about {MIN_SHARED_BATCH} "
-            "samples processes wait for each other longer than they compute (at 512, 1.12 s an epoch for 0.39 s)"
-        )
+        reason = f"below batches of about {MIN_SHARED_BATCH} samples processes mostly wait for each other"
+        log(f"training on all {n_devices} GPUs; --devices 1 is faster: {reason}")
     processes.use_threads(run.threads, flops_per_step(data))
     processes.quieten_lightning()
     model = new_decoder(data)
     model.expect_blocks()
     with writing(run.output_dir), ExitStack() as stack:
-        previous = None
+        parent, log_dir, n_before = run.output_dir / data.task.log_name, Path(), 0
         if run.resume:
-            previous = find_run(run.output_dir / data.task.log_name, data.choice, data.provenance["data"], log)
-            if (finished := _finished(previous, run, log)) is not None:
+            log_dir = checkpoints.find_run(parent, data.choice, data.provenance["data"], log)
+            if (finished := _finished(log_dir, run, log)) is not None:
                 return finished
-            log(f"continuing {previous}")
+            log(f"continuing {log_dir}")
             if is_first:  # nobody else knows the folder of a new run
-                stack.enter_context(alone_in(previous, "another process is continuing this run"))
+                stack.enter_context(alone_in(log_dir, "another process is continuing this run"))
+                n_before = checkpoints.n_epochs_of(checkpoints.load_checkpoint(log_dir / folder.LAST))
+        elif is_first:
+            log_dir = folder.new_folder(parent)
         if not is_first:  # it trains along; the first process alone reads and writes in the folder
-            _train(model, data, run, previous or Path(), 0, previous, log)
+            _train(model, data, run, log_dir, 0, log)
             return None
-        n_before = n_epochs_of(load_checkpoint(previous / folder.LAST)) if previous else 0
-        log_dir = previous or folder.new_folder(run.output_dir / data.task.log_name)
         (log_dir / folder.RESULTS).unlink(missing_ok=True)  # they are not of what will be trained
         save_hparams_to_yaml(log_dir / SETTINGS, {**data.choice.as_plain(), **run.as_plain()})
-        n_epochs = _train(model, data, run, log_dir, n_before, previous, log)
+        n_epochs = _train(model, data, run, log_dir, n_before, log)
         return _evaluated(model, data, run, log_dir, n_epochs, started, log)
 
 
@@ -188,16 +169,13 @@ def _check_memory(data: FilmSamples, choice: Choice, prediction_bytes: int = 0) 
     if choice.model == "ridge":  # products of all inputs, their decomposition, and copies
         weights_bytes += 32 * (data.window.n_bins * data.n_units) ** 2
     n_bytes, free_bytes = weights_bytes + prediction_bytes, available_bytes()
-    needs = f"training takes {n_bytes / 1e9:.1f} GB"
-    if prediction_bytes > n_bytes / 20:
-        needs += f", {prediction_bytes / 1e9:.1f} of them predictions of {data.n_units} units"
+    needs = f"training takes {n_bytes / 1e9:.1f} GB, {prediction_bytes / 1e9:.1f} of them predictions"
+    needs += f", beside the counts; {free_bytes / 1e9:.1f} GB are free"
     if n_bytes > free_bytes:
-        raise SettingsError(
-            f"{needs}; {free_bytes / 1e9:.1f} GB are free. Choose fewer units, longer bins, a shorter --window, or a "
-            f"smaller --hidden-size than {choice.hidden_size}"
-        )
-    if n_bytes > _MUCH_BYTES:
-        data.log(f"{needs}, beside the counts; {free_bytes / 1e9:.1f} GB are free")
+        advice = "Choose fewer units, longer bins, a shorter --window, or a smaller --hidden-size than"
+        raise SettingsError(f"{needs}. {advice} {choice.hidden_size}")
+    if n_bytes > 1e9:
+        data.log(needs)
 
 
 def _finished(log_dir: Path, run: Run, log: Log) -> FitResult | None:
@@ -207,31 +185,29 @@ def _finished(log_dir: Path, run: Run, log: Log) -> FitResult | None:
         result = folder.read_results(log_dir)
     if result is None:
         return None
-    has_stopped = result.n_epochs < result.config["max_epochs"]  # by patience, or because it is solved
-    is_patience_equal = result.config["patience"] == run.patience
-    if result.n_epochs < run.max_epochs and not (has_stopped and is_patience_equal):
+    patience, has_stopped = result.config["patience"], result.n_epochs < result.config["max_epochs"]
+    if result.n_epochs < run.max_epochs and not (has_stopped and patience == run.patience):
         return None
-    more = "For more: a larger --patience" if result.config["patience"] else "More would not change them"
-    more = more if has_stopped else "For more: a larger --max-epochs"
+    more = "More would not change them"  # it was solved
+    if patience or not has_stopped:
+        more = f"For more: a larger {'--patience' if has_stopped else '--max-epochs'}"
     log(f"{log_dir}: is finished, {result.n_epochs} epochs; these are its results. {more}")
     return result
 
 
-def _train(
-    model: Decoder, data: FilmSamples, run: Run, log_dir: Path, n_before: int, previous: Path | None, log: Log
-) -> int:
+def _train(model: Decoder, data: FilmSamples, run: Run, log_dir: Path, n_before: int, log: Log) -> int:
     """Train in a run's folder, and return for how many epochs, `n_before` of them by the run that is continued."""
     trainer = new_trainer(run, model, log_dir, log, n_before)
     for logger in trainer.loggers:
         logger.log_hyperparams({**data.choice.as_plain(), **run.as_plain()})
     processes.hold_terminations(trainer.world_size)
-    resumed = previous / folder.LAST if previous else None
+    last = log_dir / folder.LAST
     try:
-        trainer.fit(model, datamodule=FilmBlocks(data), ckpt_path=resumed, weights_only=True)
+        trainer.fit(model, datamodule=FilmBlocks(data), ckpt_path=last if run.resume else None, weights_only=True)
     except SystemExit as stop:
         if not trainer.interrupted:
             raise
-        if (last := log_dir / folder.LAST).exists():
+        if last.exists():
             log(f"interrupted: {last} holds the last whole epoch; the same command with --resume continues")
         raise KeyboardInterrupt from stop  # Lightning exits with 1 after Ctrl-C
     return trainer.current_epoch
@@ -241,13 +217,14 @@ def _evaluated(
     model: Decoder, data: FilmSamples, run: Run, log_dir: Path, n_epochs: int, started: float, log: Log
 ) -> FitResult:
     """Score the best epoch and leave its results in the run's folder, `results.json` last."""
-    seconds, best = time.perf_counter() - started, load_checkpoint(log_dir / folder.BEST)
+    seconds, best = time.perf_counter() - started, checkpoints.load_checkpoint(log_dir / folder.BEST)
+    best_epoch = checkpoints.n_epochs_of(best)
     model.load_state_dict(best["state_dict"])
     model.eval().to(data.device)
     (own,) = score_networks([data], lambda block: model(block.counts)[None])
     rows, test = {"model": own, **score_baselines(data)}, own.scores.get("test", {})
     metrics = folder.MetricsFile(log_dir / folder.METRICS, data.task.score_names, n_epochs)
-    metrics.add_test_scores(n_epochs_of(best) - 1, {name: test[name] for name in ("loss", "accuracy") if name in test})
+    metrics.add_test_scores(best_epoch - 1, {name: test[name] for name in ("loss", "accuracy") if name in test})
     made = folder.origin()
     result = FitResult(
         config={**data.choice.as_plain(), **run.as_plain()},
@@ -261,7 +238,7 @@ def _evaluated(
         units=own.units,
         null=shifted_null(data, own, run, log) if run.shifts else {},
         penalty=getattr(model.solver, "penalty", None),
-        best_epoch=n_epochs_of(best),
+        best_epoch=best_epoch,
         n_epochs=n_epochs,
         seconds=seconds,
         software={"summer": made["version"], "torch": torch.__version__, "lightning": version("lightning")},

@@ -1,7 +1,6 @@
 """The folder of a run: made for one run alone, with its metrics, results, predictions and checkpoints."""
 
 import csv
-import io
 import json
 import math
 import os
@@ -38,13 +37,11 @@ _VERSION = re.compile(r"version_(\d+)")
 def new_folder(parent: Path) -> Path:
     """Make and return a new folder `version_N`; two runs never share one, since only one of them can make it."""
     parent.mkdir(parents=True, exist_ok=True)
-    number = max(run_folders(parent), default=-1) + 1
     while True:
-        folder = parent / f"version_{number}"
+        folder = parent / f"version_{max(run_folders(parent), default=-1) + 1}"
         with suppress(FileExistsError):
             folder.mkdir()
             return folder
-        number += 1
 
 
 def run_folders(parent: Path) -> dict[int, Path]:
@@ -54,12 +51,9 @@ def run_folders(parent: Path) -> dict[int, Path]:
 
 
 class MetricsFile:
-    """`metrics.csv`: one row per epoch; the test scores stand in the row of the epoch that was tested.
+    """`metrics.csv`: one row per epoch (from 0), with the loss and the scores named for each part.
 
-    Parameters
-    ----------
-    score_names : beside the loss, columns for each part; `epoch` counts from 0, `step` is that of the checkpoint
-    n_epochs : the number of epochs whose rows are kept of an existing file
+    Of an existing file, the rows of `n_epochs` are kept. Test scores are in the row of the epoch that was tested.
     """
 
     def __init__(self, path: Path, score_names: Sequence[str], n_epochs: int = 0) -> None:
@@ -70,8 +64,8 @@ class MetricsFile:
 
     def add(self, row: Mapping[str, float]) -> None:
         """Append the row of an epoch."""
-        with self.path.open("a", newline="") as file:
-            self._writer(file).writerow(row)
+        with self.path.open("a") as file:
+            file.write(self._line(row))
 
     def add_test_scores(self, epoch: int, scores: Mapping[str, float]) -> None:
         """Write test scores into the row of the epoch that was tested."""
@@ -79,18 +73,15 @@ class MetricsFile:
         self._write([row | of_test if row["epoch"] == str(epoch) else row for row in read_metrics(self.path)])
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        content = io.StringIO(newline="")
-        writer = self._writer(content)
-        writer.writeheader()
-        writer.writerows(rows)
-        replace_file(self.path, content.getvalue().encode())
+        header = ",".join(self.columns) + "\n"
+        replace_file(self.path, (header + "".join(map(self._line, rows))).encode())
 
-    def _writer(self, file: Any) -> "csv.DictWriter[str]":
-        return csv.DictWriter(file, self.columns, extrasaction="ignore", lineterminator="\n")
+    def _line(self, row: Mapping[str, Any]) -> str:
+        return ",".join(str(row.get(name, "")) for name in self.columns) + "\n"
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Return the complete rows of a `metrics.csv`, cells as text, none without such a file; errors as `reading`."""
+    """Return the complete rows of a `metrics.csv`, cells as text; none if there is no such file."""
     with reading(path, "Remove it: a run that is continued starts a new one"):
         if path.exists():
             with path.open(newline="") as file:
@@ -181,7 +172,7 @@ class FitResult:
 
 
 def read_results(log_dir: Path) -> FitResult | None:
-    """Return a run's results, None if it has none; errors as `reading`."""
+    """Return a run's results, or None if it has none; raises SettingsError if they cannot be read (`reading`)."""
     path = log_dir / RESULTS
     with reading(path, "Remove it: fit --resume writes it again"):
         if path.exists():
@@ -190,9 +181,7 @@ def read_results(log_dir: Path) -> FitResult | None:
             values |= {name: with_nan(values.get(name, {})) for name in ("scores", "units", "null")}
             result = FitResult(**{**values, "log_dir": log_dir})
             # Whatever commands use of it later fails here if the file was not written by us.
-            numbers = [result.n_epochs, result.best_epoch, result.config["max_epochs"]]
-            if not all(isinstance(number, int) for number in numbers):
-                raise TypeError(f"numbers of epochs {numbers}")
+            _ = [range(number) for number in (result.n_epochs, result.best_epoch, result.config["max_epochs"])]
             _ = [float(score) for row in result.scores.values() for part in row.values() for score in part.values()]
             _ = result.scores["model"]["val"]["loss"], repr(result), result.config["patience"]
             _ = result.n_per_class.values()
@@ -201,10 +190,7 @@ def read_results(log_dir: Path) -> FitResult | None:
 
 
 def find_results(output_dir: Path, log: Callable[[str], None]) -> list[FitResult]:
-    """Return the results of a run, or of all runs below a folder, and log which runs have none, and why.
-
-    Raises SettingsError if there is no run.
-    """
+    """Return the results of a run or of all runs below a folder, log why others have none; raises SettingsError."""
     folders = [output_dir]
     if not os.path.exists(output_dir / RESULTS):
         walked = os.walk(output_dir, onerror=lambda error: log(f"{error.filename}: cannot be read ({error.strerror})"))
@@ -224,27 +210,20 @@ def find_results(output_dir: Path, log: Callable[[str], None]) -> list[FitResult
 
 
 def origin() -> dict[str, Any]:
-    """Return the date (UTC, ISO 8601), the command line ("python" for a call in Python) and the software's version.
-
-    The version of a git checkout ends with +COMMIT.
-    """
+    """Return date (UTC, ISO 8601), command line ("python" for a call in Python) and version, in git with +COMMIT."""
     program = Path(sys.argv[0])
     is_command = program.stem == "summer-train" or program.parent.name == "summer_train"
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["summer-train", *sys.argv[1:]]) if is_command else "python",
-        "version": __version__ + _commit(),
-    }
+    command = shlex.join(["summer-train", *sys.argv[1:]]) if is_command else "python"
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": command, "version": _version()}
 
 
 @cache
-def _commit() -> str:
-    root, git = Path(__file__).parents[2], shutil.which("git")
-    if git is None or not (root / ".git").exists():
-        return ""
-    command = [git, "-C", str(root), "rev-parse", "--short=12", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return f"+{found}" if found else ""
+def _version() -> str:
+    root, git, commit = Path(__file__).parents[2], shutil.which("git"), ""
+    if git and (root / ".git").exists():
+        command = [git, "-C", str(root), "rev-parse", "--short=12", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return f"{__version__}+{commit}" if commit else __version__
 
 
 def probability_of(log_odds: float) -> float:
@@ -268,21 +247,14 @@ class DamagedError(SettingsError):
 
 @contextmanager
 def reading(path: Path, advice: str) -> Iterator[None]:
-    """Report in one line that a file of results cannot be read, or is damaged and what to do about it.
-
-    Raises
-    ------
-    SettingsError : no permission, or an error of the disk: nothing is known of the file
-    DamagedError : it could be read
-    """
+    """Raise any error of a file as a SettingsError that says what to do: DamagedError if it could be read at all."""
     try:
         yield
+    except SummerError:
+        raise
+    except OSError as error:
+        advice = "Check its permissions and its disk, and run again"
+        raise SettingsError(f"{path}: cannot be read ({error.strerror or error}). {advice}") from error
     except Exception as error:  # damaged bytes lead to whatever their parser raises
-        if isinstance(error, SummerError):
-            raise
-        if isinstance(error, OSError):
-            raise SettingsError(
-                f"{path}: cannot be read ({error.strerror or error}). Check its permissions and its disk, and run again"
-            ) from error
         why = f"{type(error).__name__}: {error}".split("\n")[0]
         raise DamagedError(f"{path}: damaged ({why}). {advice}") from error

@@ -17,36 +17,32 @@ from summer_train.settings.options import FIRST_PROCESS, Run, check_one_process,
 FLOPS_PER_THREAD = 1.5e7
 """Of a step's matrix products; with fewer, a further thread costs more than it gains (docs/performance.md)."""
 
-_SIGNAL_AT_PARENTS_DEATH = 1
 _LIGHTNING = ("lightning.pytorch", "lightning.fabric")
 
 
 def n_devices_of(run: Run) -> int:
     """Return how many devices a run uses; raises SettingsError if that is more than there are."""
     n_gpus = torch.cuda.device_count()
-    n_there = n_gpus or usable_processors()
-    if run.devices is not None and run.devices > n_there:
-        kind = "GPUs" if n_gpus else "processors and no GPU"
-        raise SettingsError(f"--devices {run.devices}: this machine has {n_there} {kind}. Choose at most as many")
+    _check_number("--devices", run.devices, n_gpus or usable_processors(), "GPUs" if n_gpus else "processors, no GPU")
     return run.devices or max(1, n_gpus)
 
 
-def use_threads(threads: int | None, flops_per_step: float) -> None:
-    """Set the processor threads of this process: by default one, unless matrix products are large enough to share.
+def _check_number(option: str, wanted: int | None, n_there: int, kind: str) -> None:
+    if wanted is not None and wanted > n_there:
+        raise SettingsError(f"{option} {wanted}: this machine has {n_there} {kind}. Choose at most as many")
 
-    Raises SettingsError for more than there are processors.
-    """
+
+def use_threads(threads: int | None, flops_per_step: float) -> None:
+    """Set the processor threads of this process: by default one, unless matrix products are large enough to share."""
     n_processors = usable_processors()
-    if threads is not None and threads > n_processors:
-        raise SettingsError(f"--threads {threads}: this machine has {n_processors} processors. Choose at most as many")
+    _check_number("--threads", threads, n_processors, "processors")
     torch.set_num_threads(threads or max(1, min(n_processors, int(flops_per_step / FLOPS_PER_THREAD))))
 
 
 def prepare_processes(n_devices: int) -> bool:
     """Return whether this process is the first of a run, and mark it as such; a further one ends when the first does.
 
-    Raises SettingsError for one of several processes that torchrun or srun started. The system ends a further process,
-    because one that waits for another in torch runs no Python. Ctrl-C is for the first process alone.
+    The system ends it, because a process that waits for another in torch runs no Python. Ctrl-C is for the first alone.
     """
     if is_first_process():
         check_one_process()
@@ -57,7 +53,7 @@ def prepare_processes(n_devices: int) -> bool:
         return True
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
-        libc.prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
+        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.environ[FIRST_PROCESS] != str(os.getppid()):
         os._exit(1)  # the first process ended before the system was asked to watch it
@@ -67,8 +63,8 @@ def prepare_processes(n_devices: int) -> bool:
 def hold_terminations(n_processes: int) -> None:
     """Block SIGTERM until the processes of a run train, and let Ctrl-C end this one at once until then.
 
-    Lightning's own handler of SIGTERM asks the other processes from within, and waits forever if they wait for this
-    one. Processes that wait for each other in torch run no Python, so no KeyboardInterrupt would reach them.
+    Lightning's handler of SIGTERM waits forever for processes that wait for this one; in torch they run no Python, so
+    no KeyboardInterrupt would reach them.
     """
     if n_processes > 1:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -30,19 +30,13 @@ SLOW_EPOCH_S = 1.0
 
 
 def new_trainer(run: Run, decoder: Decoder, log_dir: Path, log: Log, n_epochs_before: int = 0) -> lightning.Trainer:
-    """Return a trainer that leaves checkpoints and metrics in a run's folder.
-
-    Parameters
-    ----------
-    n_epochs_before : the number of epochs of a run that is continued
-    """
+    """Return a trainer that leaves checkpoints and metrics in a run's folder, after those of the epochs before."""
     n_devices = n_devices_of(run)
     loggers: list[Logger] = []
     if "tensorboard" in run.logger:
         loggers.append(TensorBoardLogger(log_dir, name="", version="tensorboard"))
     if "wandb" in run.logger:
         loggers.append(WandbLogger(save_dir=log_dir, project="summer", name=f"{log_dir.parent.name}/{log_dir.name}"))
-    early = [] if run.patience is None else [EarlyStopping("val_loss", patience=run.patience)]
     kept: dict[str, Any] = {
         "dirpath": log_dir / BEST.parent, "enable_version_counter": False, "auto_insert_metric_name": False,
     }  # fmt: skip
@@ -55,7 +49,7 @@ def new_trainer(run: Run, decoder: Decoder, log_dir: Path, log: Log, n_epochs_be
         callbacks=[
             BlockSteps(log),
             Epochs(log_dir, decoder, n_epochs_before, log),
-            *early,
+            *([] if run.patience is None else [EarlyStopping("val_loss", patience=run.patience)]),
             BestCheckpoint(monitor="val_loss", filename=BEST.stem, **kept),
             # After the best one, whose score it then knows. Lightning's own save_last writes only when the best one is.
             ModelCheckpoint(filename=LAST.stem, **kept),
@@ -72,8 +66,7 @@ def new_trainer(run: Run, decoder: Decoder, log_dir: Path, log: Log, n_epochs_be
 class UnwrappedDDP(DDPStrategy):
     """Lightning's DDP without torch's wrapper, which allows one backward pass a training step.
 
-    Ours has one per mini-batch of a block, so the steps add up the gradients themselves. Equal seeds make equal
-    weights in every process.
+    Ours has one per mini-batch of a block, so the steps add up the gradients. Equal seeds make equal weights.
     """
 
     def configure_ddp(self) -> None:
@@ -128,15 +121,14 @@ class Epochs(Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write and log the epoch's scores; raise SettingsError if training diverged."""
         self._remove_bar()
-        found, epoch = trainer.callback_metrics, trainer.current_epoch
-        metrics = {name: float(value) for name, value in found.items() if name.startswith(("train_", "val_"))}
+        epoch, all_metrics = trainer.current_epoch, trainer.callback_metrics.items()
+        metrics = {name: float(value) for name, value in all_metrics if name.startswith(("train_", "val_"))}
         if is_first_process():
             self.file.add({"epoch": epoch, "step": trainer.global_step, **metrics})
         if not math.isfinite(metrics["val_loss"]):
-            raise SettingsError(
-                f"training diverged: the validation loss of epoch {epoch + 1} is {metrics['val_loss']}. Choose a "
-                f"smaller --lr than {getattr(pl_module, 'lr', '')}"
-            )
+            found = f"the validation loss of epoch {epoch + 1} is {metrics['val_loss']}"
+            advice = f"Choose a smaller --lr than {getattr(pl_module, 'lr', '')}"
+            raise SettingsError(f"training diverged: {found}. {advice}")
         names = [name.removeprefix("val_") for name in metrics if name.startswith("val_")]
         values = "  ".join(f"{name} {metrics[f'train_{name}']:.4f} val {metrics[f'val_{name}']:.4f}" for name in names)
         seconds = time.perf_counter() - self.started
@@ -168,6 +160,6 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint; raises OSError if the disk does not allow it."""
-        content = io.BytesIO()
+        content = io.BytesIO()  # torch turns the error of a full disk into another one
         torch.save(checkpoint, content)
         replace_file(Path(path), content.getbuffer())

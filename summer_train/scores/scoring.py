@@ -203,5 +203,4 @@ def samples_per_class(data: FilmSamples, part: str) -> list[int]:
     """Return the number of samples of each class in a part; empty for tasks without classes."""
     if not isinstance(data.task, FilmLabel):
         return []
-    counts: list[int] = np.bincount(data.classes[getattr(data.split, part)], minlength=data.task.n_outputs).tolist()
-    return counts
+    return [int(n) for n in np.bincount(data.classes[getattr(data.split, part)], minlength=data.task.n_outputs)]

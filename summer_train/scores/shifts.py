@@ -10,8 +10,7 @@ from summer_prep.errors import SettingsError
 from summer_prep.film.splits import cycle_length
 from summer_train.data.batches import Outputs
 from summer_train.data.film import FilmSamples
-from summer_train.data.samples import choose_shifts
-from summer_train.data.targets import NothingToLearnError
+from summer_train.data.samples import NothingToLearnError, choose_shifts
 from summer_train.models.stack import Trained, stack_size, train_stack
 from summer_train.scores.nulls import SCORES, permutation_test
 from summer_train.scores.scoring import Scored, score_networks
@@ -28,9 +27,7 @@ def score_stack(datas: Sequence[FilmSamples], trained: Sequence[Trained], output
 def shifts_of(data: FilmSamples, n_shifts: int) -> list[int]:
     """Return the shifts of a null, in bins that have a label; each is at least a cycle of the split.
 
-    Raises
-    ------
-    SettingsError : the task or the split does not allow it, or there are not so many
+    Raises SettingsError if the task or the split does not allow it, or there are not so many.
     """
     if not n_shifts:
         return []

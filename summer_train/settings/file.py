@@ -10,13 +10,9 @@ from summer_prep.options import as_path, check_once, number, plain
 from summer_prep.settings import check_names, kind_of, options_of
 from summer_train.settings.options import STUDY_OPTIONS, Choice, Run, idle_options, with_preset
 
-SETTINGS = "hparams.yaml"
-"""The file of settings in a run's folder."""
-
+SETTINGS = "hparams.yaml"  # the file of settings in a run's folder
 _MAX_BYTES = 1_000_000
-
-_ONCE = ("preset", "resume", "verify")
-"""What a run was asked to do once; the options of its preset are in its file, too."""
+_ONCE = ("preset", "resume", "verify")  # what a run was asked to do once; its preset's options are in its file, too
 
 _REPLACES = {
     "val_fraction": ("buffer", "fold", "split"), "buffer": ("val_fraction",), "fold": ("val_fraction",),
@@ -29,11 +25,8 @@ _REPLACES = {
 def with_config(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options, and from the file named by `config` those that are not given.
 
-    Options of the file for another split, or for a network or task that is not trained, are left out.
-
-    Raises
-    ------
-    SettingsError : the file cannot be read, or holds something else than settings
+    Options of the file for another split, or for a network or task that is not trained, are left out. Raises
+    SettingsError if the file cannot be read, or holds something other than settings.
     """
     options = {name: plain(value) for name, value in options.items()}
     config = options.pop("config", None)

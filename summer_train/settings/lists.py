@@ -12,29 +12,18 @@ from summer_prep.options import as_written, check_once, number, parts, plain
 from summer_prep.settings import kind_of, option_of, options_of, spelled
 from summer_train.settings.options import CAUSES, OF_FEATURES, Choice, idle_options, settings_from
 
-ALL = "all"
-"""Every label; every patient; every region."""
-
+ALL = "all"  # every label; every patient; every region
 MAX_MODELS = 100_000
-
-NUMBER_SETTINGS = (*options_of(Choice), "max_epochs", "patience")
-"""Options that decide a model's numbers: columns of study.csv."""
-
+NUMBER_SETTINGS = (*options_of(Choice), "max_epochs", "patience")  # decide a model's numbers: columns of study.csv
 _FLAGS = {"yes": True, "true": True, "no": False, "false": False}
 _EXAMPLES = {"fold": "3 or 1-5", "seed": "0 or 0-4", "buffer": "32 or 4,8,16", "single_units": "yes, no or yes,no"}
 
 
 def choices_of(options: Mapping[str, Any]) -> list[Choice]:
-    """Return every combination of the options' values, each once, in the order given.
+    """Return every combination of the options' values, each once, in the order given; raises SettingsError.
 
-    Parameters
-    ----------
     options : option -> a value, or several: text as people write it (`summer,tom`, `1-5`, groups as `A;H;all`), or
         Python values (`["summer", "tom"]`, `range(1, 6)`; groups `["A", "H"]` are one, `[["A"], ["H"], []]` three)
-
-    Raises
-    ------
-    SettingsError : a value that the option cannot have, or too many combinations
     """
     known = options_of(Choice)
     several = {name: _values(known[name], plain(value)) for name, value in options.items() if name in known}
@@ -58,10 +47,8 @@ def _values(one: "Field[Any]", value: Any) -> list[Any]:
         values = _groups(value)
     else:
         values = [single for part in parts(value) for single in _as_typed(one, part, option)]
-    if not values:
-        raise SettingsError(f"{option} {value!r}: names none. Leave it out, or name some")
-    if any(isinstance(single, str) and not single.strip(" ,") for single in values):
-        raise SettingsError(f"{option} {value!r}: names none between two separators. Leave one of them out")
+    if not values or any(isinstance(single, str) and not single.strip(" ,") for single in values):
+        raise SettingsError(f"{option} {value!r}: names none, or none between two separators. Name some")
     check_once(values, option, value)
     return values
 

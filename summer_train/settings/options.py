@@ -40,8 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Preset -> options that it sets, where they are not given."""
 
-Log = Callable[[str], None]
-"""Takes lines of progress, for people."""
+Log = Callable[[str], None]  # takes lines of progress, for people
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -144,8 +143,7 @@ class Choice(Settings):
         return [f"{name} {then} then, {now} now" for name, (then, now) in others.items() if then != now]
 
 
-CAUSES = ("task", "model", "split")
-"""The options that make others idle."""
+CAUSES = ("task", "model", "split")  # the options that make others idle
 
 _OF_LABELS, OF_FEATURES = ("label_name", "label_rule", "undefined", "class_weight"), ("target", "retrieve")
 _IDLE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
@@ -187,9 +185,7 @@ class Run(Places):
 
     output_dir: Path = option(Path("lightning_logs"), "Where logs and checkpoints go.")
     max_epochs: int = option(20, "Passes over the training samples, at most; of linear 20 iterations each.", least=1)
-    patience: int | None = option(
-        None, "Epochs without a lower validation loss that end it.  [default: never]", least=1
-    )
+    patience: int | None = option(None, "Epochs without lower validation loss that end it.  [default: never]", least=1)
     shifts: int = option(0, "Train so many networks on shifted labels or features, for a null and p-values.", least=0)
     preset: Preset = option("none", "paper: the published LSTM on windows of 20 bins of 80 ms, batches of 128.")
     devices: int | None = option(
@@ -203,9 +199,7 @@ class Run(Places):
     )
     num_workers: int = option(0, "Accepted for old command lines; no worker processes load counts.", least=0)
     verify: bool = option(False, "Read every byte of the cache against its digests first.")
-    logger: tuple[Logger, ...] = option(
-        ("csv",), "Also tensorboard, wandb; metrics.csv is always there.", several="NAME"
-    )
+    logger: tuple[Logger, ...] = option(("csv",), "Also tensorboard, wandb, beside metrics.csv.", several="NAME")
     resume: bool = option(False, "Continue the newest run in --output-dir that has these settings.")
 
 
@@ -225,8 +219,7 @@ STUDY_OPTIONS = (
 )  # fmt: skip
 """Options of a study beside those of a Choice, of which it takes lists."""
 
-STUDY_DEFAULTS = {"task": "label"}
-"""Options that are something else by default in a study."""
+STUDY_DEFAULTS = {"task": "label"}  # which is next_bin by default in a run
 
 
 def settings_from(kind: type[AnySettings], options: Mapping[str, Any]) -> AnySettings:
@@ -237,31 +230,26 @@ def settings_from(kind: type[AnySettings], options: Mapping[str, Any]) -> AnySet
 def choice_of(plain: Mapping[str, Any], path: Path, **changes: Any) -> Choice:
     """Return the choice that a checkpoint or run was trained with, with changes.
 
-    Raises
-    ------
-    SettingsError : its settings are not those of this version
+    Raises SettingsError if its settings are not those of this version.
     """
     idle = idle_options(plain)  # an older version stored some of them
-    known = {
-        name: one
-        for name, one in options_of(Choice).items()
-        if name not in idle and one.name in plain and plain[one.name] != []
-    }
+    known = {name: one for name, one in options_of(Choice).items() if name not in idle and one.name in plain}
+    stored = {name: plain[one.name] for name, one in known.items() if plain[one.name] != []}
     try:
-        for name, one in known.items():
-            if plain[one.name] is None and one.default is not None:
+        for name, value in stored.items():
+            if value is None and known[name].default is not None:
                 raise SettingsError(f"no {name}. Train again")
-        return replace(settings_from(Choice, {name: plain[one.name] for name, one in known.items()}), **changes)
+        return replace(settings_from(Choice, stored), **changes)
     except SettingsError as error:
         raise SettingsError(f"{path}: its settings cannot be used: {error}") from error
 
 
 def with_preset(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options with those of their preset, where they are not given; raises SettingsError if it is unknown."""
-    name = options.get("preset")
-    if name is not None and str(name) not in PRESETS:
+    name = str(options.get("preset") or "none")
+    if name not in PRESETS:
         raise SettingsError(f"--preset {name}: choose one of {', '.join(PRESETS)}")
-    preset = dict(PRESETS.get(str(name), {}))
+    preset = dict(PRESETS[name])
     if options.get("model") in SOLVED:
         preset.pop("batch_size", None)  # it would have no effect
     return {**preset, **options}
@@ -271,8 +259,7 @@ def log_nothing(_line: str) -> None:
     """Ignore a line of progress."""
 
 
-FIRST_PROCESS = "SUMMER_TRAIN_FIRST_PROCESS"
-"""Variable that holds the id of the process that started this one to train on a further device."""
+FIRST_PROCESS = "SUMMER_TRAIN_FIRST_PROCESS"  # variable with the id of the process that started those of all devices
 
 
 def is_first_process() -> bool:

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from summer_prep.cache.build import ensure_keys
 from summer_prep.errors import SettingsError
 from summer_prep.film.facts import BRAIN_REGION_GROUPS, BRAIN_REGIONS
 from summer_train.data.batches import MAX_BLOCK_VALUES
 from summer_train.data.film import FilmSamples
+from summer_train.data.samples import NothingToLearnError
 from summer_train.data.selection import NoUnitsError, Selection, open_described
-from summer_train.data.targets import NothingToLearnError
 from summer_train.models.linear import BYTES_PER_WEIGHT
 from summer_train.models.networks import n_weights
 from summer_train.models.stack import stack_size
@@ -31,22 +32,15 @@ SECONDS_A_STEP, SECONDS_A_PRODUCT = 5e-5, 9e-11
 
 
 class Model(NamedTuple):
-    """One network to train: its settings, and by how many bins its labels are shifted for a null (0: not at all)."""
+    """One network to train: its settings, and its record, which has no scores yet."""
 
     choice: Choice
-    id: str
-    shift: int
+    record: Record
 
-    def record(self, run: StudyRun, data_digest: str, **outcome: Any) -> Record:
-        """Return the record of this model with what is known of it; without scores, `undefined` says why."""
-        return Record(
-            id=self.id,
-            shift=self.shift,
-            shift_s=self.shift * self.choice.bin_length_ms / 1000,
-            data_digest=data_digest,
-            columns=columns_of(self.choice, run),
-            **outcome,
-        )
+    def shifted(self, shift: int) -> "Model":
+        """Return the model whose labels are shifted by so many bins, for a null."""
+        shift_s = shift * self.choice.bin_length_ms / 1000
+        return self._replace(record=replace(self.record, shift=shift, shift_s=shift_s))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,30 +90,32 @@ def plan_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing)
     digests, notes = dict[str, str](), dict[str, None]()
     cells: dict[str, set[Any]] = defaultdict(set)
     for selection, choice in _opened(choices, run, log):
-        model = Model(choice, id_of(choice, run), 0)
-        if model.id in digests:  # `14;all` where 14 is all there is
+        model_id, columns = id_of(choice, run), columns_of(choice, run)
+        if model_id in digests:  # `14;all` where 14 is all there is
             continue
-        for name, cell in columns_of(choice, run).items():
+        for name, cell in columns.items():
             cells[name].add(cell)
-        digests[model.id] = (
+        digests[model_id] = (
             "" if isinstance(selection, NoUnitsError) else digest_of(selection.provenance(*choice.decoded))
         )
+        record = Record(id=model_id, shift=0, shift_s=0.0, data_digest=digests[model_id], columns=columns)
         try:
             if isinstance(selection, NoUnitsError):
                 raise selection
             data = FilmSamples(selection, choice, run.device_memory_gb, log=notes.setdefault)
         except (NoUnitsError, NothingToLearnError) as reason:
-            hopeless.append(model.record(run, digests[model.id], undefined={"train": str(reason)}))
+            hopeless.append(replace(record, undefined={"train": str(reason)}))
             continue
         # Models that have these in common can be trained as one.
         parts = [hashlib.sha256(indices.tobytes()).hexdigest() for indices in vars(data.split).values()]
         own = {"label_name", "label_rule", "undefined", "fold", "buffer_s", "sequence_s", "min_recorded", "pauses"}
         shared = {name: value for name, value in choice.as_plain().items() if name not in own}
-        key = digest_of([shared, parts, data.task.n_outputs, digests[model.id]])
+        key = digest_of([shared, parts, data.task.n_outputs, record.data_digest])
         if key not in groups:
             groups[key] = _group(data, run)
         # The data themselves are not kept: a study may have thousands of them.
-        groups[key].models.extend(model._replace(shift=shift) for shift in (0, *shifts_of(data, run.shifts)))
+        model = Model(choice, record)
+        groups[key].models.extend([model, *map(model.shifted, shifts_of(data, run.shifts))])
     if hopeless and not groups:
         raise SettingsError(hopeless[0].undefined["train"])
     for note in notes:
@@ -128,54 +124,41 @@ def plan_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing)
 
 
 def _opened(choices: Sequence[Choice], run: StudyRun, log: Log) -> list[tuple[Selection | NoUnitsError, Choice]]:
-    """Return each choice, its patients and labels named, with its units or the reason why there are none.
-
-    Raises SummerError if the data cannot be opened, lack a label, or there are too many models.
-    """
-    from summer_prep.cache.build import ensure_keys
-
-    def check_number(n_choices: int) -> None:
-        n_models, null = n_choices * (1 + run.shifts), ""
-        if run.shifts:
-            null = f" ({n_choices}, each of them again on labels shifted --shifts {run.shifts} times)"
-        if n_models > MAX_MODELS:
-            raise SettingsError(f"{n_models} models{null}: a study has at most {MAX_MODELS}. Split it into several")
+    """Return each choice, its patients and labels named, with its units or the reason why there are none."""
 
     @cache
-    def keys_of(patient_ids: tuple[str, ...], bin_length_ms: int) -> Any:
-        return ensure_keys(run.cache_dir, patient_ids, bin_length_ms, run.data_dir, run.nwb_path, run.local_cache, log)
+    def keys_of(patient_ids: tuple[str, ...], length_ms: int) -> Any:
+        places = run.data_dir, run.nwb_path, run.local_cache
+        return ensure_keys(run.cache_dir, patient_ids, length_ms, *places, log, every_byte=run.verify)
 
     @cache
     def selection_of(
-        patient_ids: tuple[str, ...], bin_length_ms: int, brain_regions: tuple[str, ...], single_units: bool
+        patient_ids: tuple[str, ...], length_ms: int, brain_regions: tuple[str, ...], single_units: bool
     ) -> Selection | NoUnitsError:
         try:
-            selection = open_described(keys_of(patient_ids, bin_length_ms), brain_regions, single_units)
+            return open_described(keys_of(patient_ids, length_ms), brain_regions, single_units)
         except NoUnitsError as error:
             if set(brain_regions) - {*BRAIN_REGIONS, *BRAIN_REGION_GROUPS}:  # a slip; a patient may lack any other
                 raise
             return error
-        if run.verify:
-            selection.verify()
-        return selection
 
-    check_number(len(choices))  # at least: how many labels `all` stands for is not known yet
-    opened: list[tuple[Selection | NoUnitsError, Choice, Sequence[str]]] = []
+    opened: list[tuple[Selection | NoUnitsError, Choice]] = []
     for choice in choices:
-        keys = keys_of(choice.patient_ids, choice.bin_length_ms)
-        found = selection_of(choice.patient_ids, choice.bin_length_ms, choice.brain_regions, choice.single_units)
-        whole = open_described(keys) if isinstance(found, NoUnitsError) else found
-        labels: Sequence[str] = [choice.label_name]
-        if choice.task == "label" and choice.label_name == ALL:
-            labels = whole.label_names
-        elif choice.task == "label":
-            whole.check_label(choice.label_name)
+        key = choice.patient_ids, choice.bin_length_ms
+        found, whole = selection_of(*key, choice.brain_regions, choice.single_units), selection_of(*key, (), False)
+        names = [choice.label_name]
+        assert isinstance(whole, Selection)  # all units
+        if choice.task == "label":
+            names = whole.label_names if choice.label_name == ALL else names
+            whole.check_label(names[0])
         elif choice.task == "feature":
             whole.check_target(choice.target)
-        ids = tuple(str(description.attributes["patient_id"]) for description in keys)
-        opened.append((found, replace(choice, patient_ids=ids), labels))
-    check_number(sum(len(labels) for _, _, labels in opened))
-    return [(found, replace(choice, label_name=name)) for found, choice, labels in opened for name in labels]
+        if (len(opened) + len(names)) * (1 + run.shifts) > MAX_MODELS:
+            null = f", each of them again on labels shifted --shifts {run.shifts} times" if run.shifts else ""
+            raise SettingsError(f"more than {MAX_MODELS} models{null}: a study has no more. Split it into several")
+        ids = tuple(patient.patient_id for patient in whole.patients)
+        opened += [(found, replace(choice, patient_ids=ids, label_name=name)) for name in names]
+    return opened
 
 
 def _group(first: FilmSamples, run: StudyRun) -> Group:

@@ -125,15 +125,11 @@ def write_stack(folder: Path, name: str, records: Sequence[Record]) -> None:
 
 
 def read_stacks(folder: Path, log: Log) -> dict[Path, list[Record]]:
-    """Return the records in each file of a study; damaged files are logged and left out.
-
-    Raises SettingsError if a file cannot be read, so that nothing is known of it, or is of another version.
-    """
+    """Return the records in each file of a study, log which files are damaged; raises SettingsError for any other."""
     stacks: dict[Path, list[Record]] = {}
-    paths: list[Path] = []
     with reading(folder / STACKS, ""):
-        if (folder / STACKS).exists():
-            paths = sorted(folder / STACKS / name for name in os.listdir(folder / STACKS) if name.endswith(".json"))
+        names = os.listdir(folder / STACKS) if (folder / STACKS).exists() else []
+    paths = sorted(folder / STACKS / name for name in names if name.endswith(".json"))
     advice = "It is left as it is; models that only it holds are missing until a study of them trains them"
     for path in paths:
         try:
@@ -164,12 +160,7 @@ def ids_in_order(folder: Path) -> list[str]:
 
 
 def with_shifted(records: Iterable[Record], order: Sequence[str] = ()) -> list[tuple[Record, list[Record]]]:
-    """Return each model with those that were trained on its labels shifted, by shift.
-
-    Parameters
-    ----------
-    order : ids of models in the order that they are to have; others follow
-    """
+    """Return each model with those that were trained on its labels shifted, in the order of the ids; others follow."""
     place = {model_id: number for number, model_id in enumerate(order)}
     ordered = sorted(records, key=lambda one: (place.get(one.id, len(place)), one.id, one.shift))
     by_id = {one_id: list(group) for one_id, group in groupby(ordered, key=lambda one: one.id)}
@@ -177,16 +168,8 @@ def with_shifted(records: Iterable[Record], order: Sequence[str] = ()) -> list[t
 
 
 def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] = ()) -> list[Row]:
-    """Write the tables of a study; return the rows of study.csv, which is written last.
-
-    Parameters
-    ----------
-    order : ids of models in the order that their rows are to have; others follow
-    """
-    curves: list[Row] = []
-    shifts: list[Row] = []
-    units: list[Row] = []
-    rows: list[Row] = []
+    """Write the tables of a study, models in the order of the ids; return the rows of study.csv, written last."""
+    curves, shifts, units, rows = list[Row](), list[Row](), list[Row](), list[Row]()
     for record, shifted in with_shifted(records, order):
         of_features = ("target",) if record.columns["task"] == "feature" else ()
         named = {name: record.columns[name] for name in ("label_name", *of_features, "patient_ids", "fold", "seed")}
@@ -211,10 +194,7 @@ def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] =
 
 
 def study_row(record: Record, null: Null) -> Row:
-    """Return a model's row of study.csv; cells are numbers (NaN where undefined) and text.
-
-    Of a null, the row has for kappa and AUROC (R² and r of features) its mean, its 95th percentile, and p.
-    """
+    """Return a model's row of study.csv: numbers (NaN where undefined) and text; of a null its mean, 95 % and p."""
     row = {**record.columns, "n_units": record.n_units}
     row |= {f"n_{part}": record.n_samples.get(part, 0) for part in PARTS}
     for part in ("test", "val", "train"):
@@ -243,16 +223,14 @@ def study_row(record: Record, null: Null) -> Row:
 
 def null_of(shifted: Sequence[Record], part: str) -> Null:
     """Return the scores of models that were trained on shifted labels; without any, nothing."""
-    return {
-        name: {one.shift: one.scores.get(part, {}).get(name, np.nan) for one in shifted}
-        for name in (nulls.SCORES[shifted[0].columns["task"]] if shifted else ())
-    }
+    names = nulls.SCORES[shifted[0].columns["task"]] if shifted else ()
+    return {name: {one.shift: one.scores.get(part, {}).get(name, np.nan) for one in shifted} for name in names}
 
 
 def as_csv(rows: Sequence[Row]) -> str:
     """Return rows as CSV: numbers in full precision, nan if undefined, empty if a row does not have the column."""
     content = io.StringIO()
-    writer = csv.DictWriter(content, _header_of(rows), lineterminator="\n", restval="")
+    writer = csv.DictWriter(content, _header_of(rows), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return content.getvalue()

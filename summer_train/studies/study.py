@@ -22,11 +22,11 @@ from summer_prep.options import with_absolute_paths
 from summer_prep.parallel import LOCAL, MAIN_GUARD, Opened, dask_workers, local_pool, run_tasks
 from summer_prep.resources import available_bytes, usable_processors
 from summer_train.data.film import FilmSamples
+from summer_train.data.samples import NothingToLearnError
 from summer_train.data.selection import open_selection
-from summer_train.data.targets import NothingToLearnError
 from summer_train.models.stack import train_stack
 from summer_train.runs.folder import origin
-from summer_train.scores.scoring import Scored, score_baselines
+from summer_train.scores.scoring import score_baselines
 from summer_train.scores.shifts import score_stack
 from summer_train.settings import options as settings
 from summer_train.settings.file import for_study
@@ -43,7 +43,6 @@ PROCESS_BYTES = 450e6
 """What a process takes before it holds any counts: torch and ourselves."""
 
 PRELOADED = ("summer_train.studies.study",)
-SECONDS_TO_SCORE = 0.1
 _OPTIONS = (*settings.options_of(Choice), *settings.STUDY_OPTIONS)
 
 
@@ -107,22 +106,21 @@ def run_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing) 
         with writing(run.output_dir):
             records = _fresh_records(plan, run, log)
         missing = [
-            replace(group, models=[model for model in group.models if (model.id, model.shift) not in records])
+            replace(group, models=[one for one in group.models if (one.record.id, one.record.shift) not in records])
             for group in plan.groups
         ]
         n_models = sum(len(group.models) for group in plan.groups) + len(plan.hopeless)
         n_missing = sum(len(group.models) for group in missing)
-        seconds = sum((group.cost * run.max_epochs + SECONDS_TO_SCORE) * len(group.models) for group in missing)
+        # Scoring takes 0.1 s.
+        seconds = sum((group.cost * run.max_epochs + 0.1) * len(group.models) for group in missing)
         estimate = f", at most about {seconds:.0f} s of one processor" if seconds > 10 else ""
         log(f"{n_models} models, {n_models - n_missing} of them there: {n_missing} to train{estimate}")
-        failed = _train(missing, plan.data_digests, run, records, log) if n_missing else []
+        failed = _train(missing, run, records, log) if n_missing else []
         with writing(run.output_dir):
             rows = write_tables(run.output_dir, records.values(), list(plan.data_digests))
     if failed:
-        raise SettingsError(
-            f"{len(failed)} stacks of models failed, the first with: {failed[0]}. The rest is kept, and the same "
-            "command trains what is missing"
-        )
+        advice = "The rest is kept, and the same command trains what is missing"
+        raise SettingsError(f"{len(failed)} stacks of models failed, the first with: {failed[0]}. {advice}")
     return StudyResult(
         rows=[row for row in rows if row["id"] in plan.data_digests],
         folder=run.output_dir,
@@ -169,21 +167,35 @@ def _fresh_records(plan: Plan, run: StudyRun, log: Log) -> Records:
     return fresh | {(record.id, 0): record for record in hopeless}
 
 
-def _train(
-    groups: Sequence[Group], data_digests: Mapping[str, str], run: StudyRun, records: Records, log: Log
-) -> list[str]:
-    """Train stacks side by side, adding to the records as each ends; return why stacks failed."""
+def _train(groups: Sequence[Group], run: StudyRun, records: Records, log: Log) -> list[str]:
+    """Train stacks side by side, as many as memory allows; add to the records as each ends, return why any failed."""
     stacks = [(group, models) for group in groups for models in group.stacks()]
     stacks.sort(key=lambda stack: -stack[0].cost * len(stack[1]))  # the longest first, so that all end together
-    names = {digest_of([(model.id, model.shift) for model in models]): models for _, models in stacks}
+    names = {digest_of([(one.record.id, one.record.shift) for one in models]): models for _, models in stacks}
+    pool: Callable[[], Opened] = partial(dask_workers, str(run.scheduler), 0, PRELOADED)
+    if run.scheduler in (None, LOCAL):
+        wanted = min(run.workers or (1 if torch.cuda.is_available() else usable_processors()), len(stacks))
+        needed, free = PROCESS_BYTES + max(group.n_bytes for group, _ in stacks), available_bytes()
+        fitting = min(wanted, int(free / needed))
+        if not fitting:
+            raise SettingsError(
+                f"a process that trains this study needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB "
+                "are free. Choose fewer patients, a smaller --hidden-size or --window, or a smaller --device-memory"
+            )
+        fewer = f" (of {wanted}: more do not fit)" if fitting < wanted else ""
+        memory = f"about {fitting * needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
+        log(f"{len(stacks)} stacks on {fitting} processes{fewer}: {memory}")
+        pool = local_pool(fitting if fitting > 1 else 0, PRELOADED)
+        if run.scheduler == LOCAL:
+            pool = partial(dask_workers, LOCAL, fitting, PRELOADED)
     failed: list[str] = []
 
     def keep_result(name: str, found: Sequence[Record] | str) -> None:
         if isinstance(found, str):
             failed.append(found)
-            choice = names[name][0].choice
-            predicted = "".join(choice.decoded) or choice.task
-            first = f"patient {' '.join(choice.patient_ids)}, fold {choice.fold}, {predicted}"
+            cells = names[name][0].record.columns
+            predicted = cells["label_name"] or cells.get("target") or cells["task"]
+            first = f"patient {cells['patient_ids']}, fold {cells['fold']}, {predicted}"
             log(f"{found} ({len(names[name])} models, the first of {first}); the others go on")
             return
         with writing(run.output_dir):
@@ -195,8 +207,7 @@ def _train(
         finish(len(trained))
 
     sent = with_absolute_paths(run) if run.scheduler else run
-    tasks = {name: (models, data_digests[models[0].id], sent) for name, models in names.items()}
-    pool = _pool([group for group, _ in stacks], run, log)
+    tasks = {name: (models, sent) for name, models in names.items()}
     n_threads = torch.get_num_threads()
     try:
         with progress(sum(map(len, names.values())), log) as finish:
@@ -208,32 +219,10 @@ def _train(
     return failed + [crash.format(len(names[name])) for name in lost]
 
 
-def _pool(groups: Sequence[Group], run: StudyRun, log: Log) -> Callable[[], Opened]:
-    """Return what opens the pool that trains stacks side by side, as many as memory allows, or raise SettingsError."""
-    if run.scheduler not in (None, LOCAL):
-        return partial(dask_workers, run.scheduler, 0, PRELOADED)
-    wanted = min(run.workers or (1 if torch.cuda.is_available() else usable_processors()), len(groups))
-    needed, free = PROCESS_BYTES + max(group.n_bytes for group in groups), available_bytes()
-    fitting = min(wanted, int(free / needed))
-    if not fitting:
-        raise SettingsError(
-            f"a process that trains this study needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are "
-            "free. Choose fewer patients, a smaller --hidden-size or --window, or a smaller --device-memory"
-        )
-    fewer = f" (of {wanted}: more do not fit)" if fitting < wanted else ""
-    log(
-        f"{len(groups)} stacks on {fitting} processes{fewer}: about {fitting * needed / 1e9:.1f} GB of memory, "
-        f"{free / 1e9:.1f} GB are free"
-    )
-    if run.scheduler == LOCAL:
-        return partial(dask_workers, LOCAL, fitting, PRELOADED)
-    return local_pool(fitting if fitting > 1 else 0, PRELOADED)
-
-
-def train_or_say_why(models: Sequence[Model], data_digest: str, run: StudyRun) -> list[Record] | str:
+def train_or_say_why(models: Sequence[Model], run: StudyRun) -> list[Record] | str:
     """Train a stack of models; return what went wrong in it as one line, since the other stacks can go on."""
     try:
-        return train_models(models, data_digest, run)
+        return train_models(models, run)
     except Exception as error:
         if isinstance(error, SettingsError):  # nothing can be written: the other stacks would fail, too
             raise
@@ -244,26 +233,18 @@ _placed: dict[tuple[str, float | None], FilmSamples] = {}
 """The data that this process placed last, by their digest: the next stack mostly needs the same counts."""
 
 
-def train_models(models: Sequence[Model], data_digest: str, run: StudyRun) -> list[Record]:
+def train_models(models: Sequence[Model], run: StudyRun) -> list[Record]:
     """Train a stack of models and return their records; the work of one process.
 
     Raises CacheError if the cache does not hold the data of the plan's digest any more.
     """
-    started, choice = time.perf_counter(), models[0].choice
-    selection = open_selection(
-        run.cache_dir,
-        choice.patient_ids,
-        choice.bin_length_ms,
-        choice.brain_regions or None,
-        choice.single_units,
-        run.local_cache,
-    )
+    started, choice, data_digest = time.perf_counter(), models[0].choice, models[0].record.data_digest
+    key = choice.patient_ids, choice.bin_length_ms, choice.brain_regions or None, choice.single_units
+    selection = open_selection(run.cache_dir, *key, run.local_cache)
     if digest_of(selection.provenance(*choice.decoded)) != data_digest:
-        raise CacheError(
-            f"{run.cache_dir}: the keys of patients {' '.join(choice.patient_ids)} at {choice.bin_length_ms} ms are "
-            "not those that the study was planned with: they were rebuilt meanwhile, or a worker sees another cache. "
-            "Repeat the command"
-        )
+        keys = f"the keys of patients {' '.join(choice.patient_ids)} at {choice.bin_length_ms} ms"
+        why = "they were rebuilt meanwhile, or a worker sees another cache. Repeat the command"
+        raise CacheError(f"{run.cache_dir}: {keys} are not those that the study was planned with: {why}")
     placed = _placed.get((data_digest, run.device_memory_gb))
     selection = placed.selection if placed else selection
     choices = dict.fromkeys(model.choice for model in models)
@@ -276,42 +257,37 @@ def train_models(models: Sequence[Model], data_digest: str, run: StudyRun) -> li
         _placed.clear()
         _placed[data_digest, run.device_memory_gb] = first
     records: list[Record] = []
-    datas: dict[Model, FilmSamples] = {}
-    for model in models:
+    stack, trainable = list[FilmSamples](), list[Record]()
+    for one, record in models:
         try:
-            data = of_choice[model.choice]
-            datas[model] = data.shifted(model.shift) if model.shift else data
+            stack.append(of_choice[one].shifted(record.shift) if record.shift else of_choice[one])
+            trainable.append(record)
         except NothingToLearnError as reason:
-            records.append(model.record(run, data_digest, undefined={"train": str(reason)}))
-    if not datas:
+            records.append(replace(record, undefined={"train": str(reason)}))
+    if not stack:
         return records
-    stack = list(datas.values())
     stack[0].share_counts_of(first)
     torch.set_num_threads(1)  # two on a stack of small products are slower than one, and wait where cores are busy
     trained, outputs = train_stack(stack, run.max_epochs, run.patience)
     scored = score_stack(stack, trained, outputs)
-    seconds = (time.perf_counter() - started) / len(datas)
-    for (model, data), how, found in zip(datas.items(), trained, scored, strict=True):
+    seconds = (time.perf_counter() - started) / len(stack)
+    for record, data, how, found in zip(trainable, stack, trained, scored, strict=True):
         diverged = dict.fromkeys(data.n_samples, f"training diverged in epoch {len(how.curve)}")
-        what = found or Scored(scores={}, undefined=diverged)
-        if found and run.keep_predictions and not model.shift:
-            with writing(run.output_dir), replacing(predictions_path(run.output_dir, model.id)) as file:
+        outcome: dict[str, Any] = {"undefined": diverged} if found is None else dict(vars(found))
+        outcome.pop("predictions", None)
+        if found and run.keep_predictions and not record.shift:
+            with writing(run.output_dir), replacing(predictions_path(run.output_dir, record.id)) as file:
                 np.savez(file, **found.predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
-        records.append(
-            model.record(
-                run,
-                data_digest,
-                n_units=data.n_units,
-                n_samples=data.n_samples,
-                scores=what.scores,
-                threshold_log_odds=what.threshold_log_odds,
-                penalty=how.penalty,
-                undefined=what.undefined,
-                baselines={} if model.shift else {name: one.scores for name, one in score_baselines(data).items()},
-                curve=how.curve,
-                best_epoch=how.best_epoch,
-                units=what.units,
-                seconds=seconds,
-            )
+        trained_record = replace(
+            record,
+            **outcome,
+            n_units=data.n_units,
+            n_samples=data.n_samples,
+            baselines={} if record.shift else {name: one.scores for name, one in score_baselines(data).items()},
+            curve=how.curve,
+            best_epoch=how.best_epoch,
+            seconds=seconds,
+            penalty=how.penalty,
         )
+        records.append(trained_record)
     return records

@@ -130,6 +130,7 @@ def test_learning_curve_names_the_run_for_people(work):
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", picture)
     assert "label summer, patient 14 (10 units), 80 ms bins, fold 1" in texts
     assert any(text.startswith("best epoch (") for text in texts)
+    assert {"loss", "accuracy"} <= set(texts)
     assert "1.5" not in texts
 
 

@@ -2,14 +2,17 @@
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from asyncio import CancelledError as AsyncCancelledError
+from concurrent.futures import BrokenExecutor, CancelledError
 from functools import partial
 from pathlib import Path
-from threading import Event, Thread
+from unittest.mock import Mock
 
 import pytest
 
@@ -19,11 +22,11 @@ from summer_prep.cache.layout import key_path
 from summer_prep.cache.write import verify_key
 from summer_prep.errors import SettingsError
 from summer_prep.parallel import dask_workers, run_tasks
-from tests.clusters import dask, end
+from tests.clusters import build_under_kills, dask, end, workers
 from tests.conftest import hear_interrupts
 from tests.summer_prep.test_parallel import crash_if
 
-pytest.importorskip("distributed", reason="builds on a cluster need: pip install distributed dask-jobqueue")
+distributed = pytest.importorskip("distributed", reason="needs: pip install distributed dask-jobqueue")
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.xdist_group("cluster")  # its processes are enough for two cores
@@ -60,31 +63,12 @@ def test_keys_equal_those_of_processes_here(scheduler, demo_dir, demo_cache, tmp
 
 
 def test_workers_killed_in_the_middle_of_keys_lose_nothing(scheduler, demo_dir, demo_cache, tmp_path):
-    """Each kill hits the worker whose half-written key is seen, which is at work on it."""
-    cache_dir, is_over, killed = tmp_path / "cache", Event(), []
-
-    def kill_some():
-        chance = random.Random(0)
-        while not is_over.is_set() and len(killed) < 3:
-            for path in cache_dir.glob("sub-*/.*.staging"):
-                pid = int(path.name.split(".")[-2].split("-")[1])
-                if pid not in killed and chance.random() < 0.5:
-                    killed.append(pid)
-                    os.kill(pid, signal.SIGKILL)
-                    time.sleep(0.5)
-            time.sleep(0.001)
-
-    thread = Thread(target=kill_some)
-    thread.start()
-    try:
-        results = build(data_dir=demo_dir, cache_dir=cache_dir, bin_length=[80, 1000], scheduler=scheduler)
-    finally:
-        is_over.set()
-        thread.join()
-    assert killed
+    options = {"data_dir": demo_dir, "cache_dir": tmp_path, "bin_length": [80, 1000], "scheduler": scheduler}
+    results, n_killed = build_under_kills(random.Random(0), 3, **options)
+    assert n_killed
     assert {result.state for result in results} <= {"built", "fresh"}  # fresh: published before the worker died
-    assert files(cache_dir) == files(demo_cache)  # and no debris
-    assert all(not verify_key(key_path(cache_dir, id_, ms)) for id_ in ("8", "14", "20", "29") for ms in (80, 1000))
+    assert files(tmp_path) == files(demo_cache)  # and no debris
+    assert all(not verify_key(key_path(tmp_path, id_, ms)) for id_ in ("8", "14", "20", "29") for ms in (80, 1000))
 
 
 def test_tasks_that_kill_every_worker_are_named_and_the_others_done(scheduler, tmp_path):
@@ -117,79 +101,89 @@ def test_an_error_of_a_task_is_its_own(scheduler):
         run_tasks(partial(dask_workers, scheduler, 0), os.listdir, {"a": ("/nowhere",)}, lambda *_: None)
 
 
-def test_a_port_where_something_else_listens_is_no_scheduler(demo_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 0.5)
+@pytest.mark.parametrize(
+    ("status", "error", "expected"),
+    [
+        ("finished", None, None),
+        ("error", ValueError("own"), ValueError),
+        ("error", distributed.KilledWorker("task", None, 3), BrokenExecutor),
+        ("error", TypeError("no traceback"), TypeError),
+        ("lost", TypeError("cannot unpack"), BrokenExecutor),
+        ("finished", AttributeError("None has no with_traceback"), BrokenExecutor),
+        ("finished", OSError("connection closed while it was fetched"), BrokenExecutor),
+        ("cancelled", AsyncCancelledError(), CancelledError),
+    ],
+)
+def test_every_end_of_a_task_ends_its_future(status, error, expected):
+    remote = Mock(status=status)
+    remote.result.side_effect = error
+    remote.add_done_callback.side_effect = lambda keep: keep(remote)
+    future = module._DaskExecutor(Mock(submit=Mock(return_value=remote)), distributed.KilledWorker).submit(len, "abc")
+    assert future.done()
+    if expected is None:
+        assert future.result() is remote.result.return_value
+    else:
+        with pytest.raises(expected):
+            future.result()
+
+
+def test_missing_unfit_and_lost_workers_and_a_lost_scheduler_are_one_line(demo_dir, tmp_path, monkeypatch):
+    empty, other = tmp_path / "empty", tmp_path / "other"
+    (empty / "summer_prep").mkdir(parents=True)
+    (empty / "summer_prep" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'summer_prep'\")")
+    (other / "summer_pipeline-0.0.9.dist-info").mkdir(parents=True)
+    metadata = "Metadata-Version: 2.1\nName: summer-pipeline\nVersion: 0.0.9\n"
+    (other / "summer_pipeline-0.0.9.dist-info" / "METADATA").write_text(metadata)
+
+    def message(address, progress=lambda *_: None):
+        options = {"data_dir": demo_dir, "cache_dir": tmp_path / "cache", "bin_length": 1000}
+        with pytest.raises(SettingsError) as caught:
+            build(**options, scheduler=address, progress=progress)
+        return str(caught.value)
+
+    def end_after_one(process):
+        def progress(n_done, _n_patients):
+            if n_done == 1:
+                end(process)
+                monkeypatch.setattr(module, "WORKERS_TIMEOUT_S", 1.0)
+
+        return progress
+
+    with dask(tmp_path, n_workers=0) as (address, processes):
+        monkeypatch.setattr(module, "WORKERS_TIMEOUT_S", 0.5)
+        assert "no worker came within 0.5 s" in message(address)
+        monkeypatch.setattr(module, "WORKERS_TIMEOUT_S", 20.0)
+        with workers(address, tmp_path, 1, PYTHONPATH=str(empty)):
+            assert "cannot import summer_prep" in message(address)
+        assert not (tmp_path / "cache").exists()
+        with workers(address, tmp_path, 1, PYTHONPATH=f"{ROOT}:{other}"):
+            assert "summer-pipeline 0.0.9, not " in (found := message(address))
+            assert "Install the same version" in found
+        with workers(address, tmp_path, 1) as process:
+            assert "all workers are gone" in message(address, end_after_one(process))
+        monkeypatch.setattr(module, "WORKERS_TIMEOUT_S", 20.0)
+        with workers(address, tmp_path, 1):
+            shutil.rmtree(tmp_path / "cache")
+            lost = message(address, end_after_one(processes[0]))
+            assert lost.startswith(f"--scheduler {address}: the connection was lost")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:8786", "8786", "", "tcp://127.0.0.1:1", "a port in use", None])
+def test_wrong_address_and_missing_dask_are_one_line(address, demo_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 0.3)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        address = f"tcp://127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(SettingsError, match=f"--scheduler {address}: no Dask scheduler answers there"):
-            build(data_dir=demo_dir, cache_dir=tmp_path / "cache", scheduler=address)
-
-
-def test_lost_scheduler_ends_the_build(demo_dir, tmp_path):
-    with dask(tmp_path, n_workers=1) as (address, (server, _)):
-
-        def end_server(n_done, _n_patients):
-            if n_done == 1:
-                end(server)
-
-        with pytest.raises(SettingsError, match=f"--scheduler {address}: the connection was lost"):
-            build(
-                data_dir=demo_dir, cache_dir=tmp_path / "cache", bin_length=1000, scheduler=address,
-                progress=end_server,
-            )  # fmt: skip
-
-
-def test_no_workers_end_the_build(demo_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "WORKERS_TIMEOUT_S", 1.0)
-    options = {"data_dir": demo_dir, "cache_dir": tmp_path / "cache", "bin_length": 1000}
-    with (
-        dask(tmp_path, n_workers=0) as (address, _),
-        pytest.raises(SettingsError, match=r"no worker came within 1 s \(.*\). Start some: dask worker tcp"),
-    ):
-        build(**options, scheduler=address)
-    monkeypatch.setattr(module, "WORKERS_TIMEOUT_S", 5.0)
-    with (
-        dask(tmp_path, n_workers=1) as (address, (_, workers)),
-        pytest.raises(SettingsError, match="all workers are gone"),
-    ):
-        build(**options, scheduler=address, progress=lambda n_done, _: end(workers) if n_done == 1 else None)
-
-
-def test_worker_without_this_software_or_of_another_version_is_one_line(demo_dir, tmp_path, monkeypatch):
-    options = {"data_dir": demo_dir, "cache_dir": tmp_path / "cache", "bin_length": 1000}
-    empty = tmp_path / "empty"
-    (empty / "summer_prep").mkdir(parents=True)
-    (empty / "summer_prep" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'summer_prep'\")")
-    with (
-        dask(tmp_path, n_workers=1, PYTHONPATH=str(empty)) as (address, _),
-        pytest.raises(SettingsError, match="cannot import summer_prep"),
-    ):
-        build(**options, scheduler=address)
+        message = "--scheduler"
+        if address is None:
+            monkeypatch.setitem(sys.modules, "distributed", None)
+            address, message = "local", "pip install distributed"
+        elif address == "a port in use":
+            address = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+            message = f"--scheduler {address}: no Dask scheduler answers there"
+        with pytest.raises(SettingsError, match=message):
+            build(data_dir=demo_dir, cache_dir=tmp_path / "cache", bin_length=1000, scheduler=address)
     assert not (tmp_path / "cache").exists()
-    other = tmp_path / "other" / "summer_pipeline-0.0.9.dist-info"
-    other.mkdir(parents=True)
-    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: summer-pipeline\nVersion: 0.0.9\n")
-    with (
-        dask(tmp_path, n_workers=1, PYTHONPATH=f"{ROOT}:{other.parent}") as (address, _),
-        pytest.raises(SettingsError, match="summer-pipeline 0.0.9, not .* Install the same version"),
-    ):
-        build(**options, scheduler=address)
-
-
-@pytest.mark.parametrize("address", ["nonsense", "host:8786", "8786", "", "tcp://127.0.0.1:1"])
-def test_wrong_address_is_one_line(address, demo_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 1)
-    with pytest.raises(SettingsError, match="--scheduler"):
-        build(data_dir=demo_dir, cache_dir=tmp_path / "cache", bin_length=1000, scheduler=address)
-    assert not (tmp_path / "cache").exists()
-
-
-def test_missing_dask_is_one_line(demo_dir, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(SettingsError, match=r"pip install distributed"):
-        build(data_dir=demo_dir, cache_dir=tmp_path, scheduler="local")
 
 
 def test_example_for_slurm_submits_workers_of_one_core(tmp_path):

@@ -9,15 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from summer_prep.errors import RecordingError, SettingsError
-from summer_prep.film.bins import (
-    BinGrid,
-    bin_grid,
-    bins_of_intervals,
-    count_spikes,
-    locate_spikes,
-    recorded_s,
-    tally_spikes,
-)
+from summer_prep.film import bins
+from summer_prep.film.bins import BinGrid, bin_grid, bins_of_intervals, count_spikes, locate_spikes
 from summer_prep.film.clock import cut_frames, film_clock, find_pauses, frame_indices
 
 DATA = Path(__file__).parents[1] / "data"
@@ -29,11 +22,12 @@ def bin_one_unit(frames, times_ms, grid, spike_times_ms):
     clock = film_clock(np.asarray(frames), np.asarray(times_ms, dtype=float))
     if grid.parts_per_frame > 1:
         clock = cut_frames(clock, grid.parts_per_frame)
-    bins = bins_of_intervals(clock, grid)
+    bin_of_interval = bins_of_intervals(clock, grid)
     interval = locate_spikes(clock, np.asarray(spike_times_ms, dtype=float))
-    bin_of_spike = np.where(interval >= 0, bins[interval], -1)
+    bin_of_spike = np.where(interval >= 0, bin_of_interval[interval], -1)
     counts = count_spikes(bin_of_spike, np.zeros(len(interval), dtype=np.int64), grid.n_bins, 1)[:, 0]
-    return counts, recorded_s(clock, bins, grid.n_bins), tally_spikes(clock, interval, bin_of_spike)
+    recorded_s = bins.recorded_s(clock, bin_of_interval, grid.n_bins)
+    return counts, recorded_s, bins.tally_spikes(clock, interval, bin_of_spike)
 
 
 @pytest.mark.parametrize("case", CLOCK_CASES, ids=lambda case: case["name"])
@@ -54,9 +48,9 @@ def test_reference_binning_is_reproduced(case):
     clock = film_clock(frame_indices(pts_s, "pts"), recording_ms)
     edges = frame_indices(edges_s, "edges")
     grid = BinGrid(first_frame=int(edges[0]), n_bins=len(edges) - 1, frames_per_bin=case["bin_length_ms"] // 40)
-    bins, interval = bins_of_intervals(clock, grid), locate_spikes(clock, spikes_ms)
+    bin_, interval = bins_of_intervals(clock, grid), locate_spikes(clock, spikes_ms)
     unit = np.repeat(np.arange(len(stops)), np.diff(stops, prepend=0))
-    counts = count_spikes(np.where(interval >= 0, bins[interval], -1), unit, grid.n_bins, len(stops))
+    counts = count_spikes(np.where(interval >= 0, bin_[interval], -1), unit, grid.n_bins, len(stops))
     assert np.array_equal(counts, expected.T)
     pauses = find_pauses(clock)
     assert [pause.frame for pause in pauses] == [pause["frame"] for pause in case["pauses"]]
@@ -124,8 +118,7 @@ def test_binning_equals_a_plain_loop(log, grid):
 
 @pytest.mark.parametrize(("largest", "dtype"), [(0, np.uint8), (255, np.uint8), (256, np.uint16), (65_535, np.uint16)])
 def test_counts_take_the_smallest_dtype_that_holds_the_largest(largest, dtype):
-    bins = np.zeros(largest, dtype=np.int64)
-    counts = count_spikes(bins, np.ones(largest, dtype=np.int64), 2, 3)
+    counts = count_spikes(np.zeros(largest, dtype=np.int64), np.ones(largest, dtype=np.int64), 2, 3)
     assert counts.dtype == dtype
     assert counts.tolist() == [[0, largest, 0], [0, 0, 0]]
     too_many = np.zeros(65_536, dtype=np.int64)
@@ -140,8 +133,7 @@ FILE_GRIDS = {
 
 
 @pytest.mark.parametrize(
-    ("bin_length_ms", "n_bins"),
-    [(40, 118_161), (80, 59_080), (120, 39_387), (1000, 4726), (20, 236_322), (5, 945_288)],
+    ("bin_length_ms", "n_bins"), [(40, 118_161), (80, 59_080), (120, 39_387), (1000, 4726), (20, 236_322), (5, 945_288)]
 )
 def test_grids_of_the_film_have_the_published_number_of_bins(bin_length_ms, n_bins):
     grid = bin_grid(FILE_GRIDS, bin_length_ms)

@@ -159,7 +159,7 @@ def test_labels_are_listed_with_folds_that_lack_them_and_patients_with_others(de
 def test_columns_of_the_picture_are_rates_of_equally_many_bins(n_columns, description, arrays, monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr("summer_prep.show.picture._MAX_COLUMNS", n_columns)
-    monkeypatch.setattr("summer_prep.show.picture.save_picture", lambda figure, _, dpi: drawn.append(figure))
+    monkeypatch.setattr("summer_prep.show.picture.save_picture", lambda figure, _: drawn.append(figure))
     draw_key(description, tmp_path / "14.png")
     heat, rate, _, colour_bar = drawn[0].axes
     counts, recorded_s, _ = arrays

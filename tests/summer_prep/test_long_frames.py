@@ -42,12 +42,10 @@ def test_long_frames_run_by_default_and_are_pauses_of_their_own_if_asked():
     assert (find_pauses(counted), find_pauses(paused)) == ([standstill], [standstill, long])
     assert (counted.state[2], paused.state[2]) == (FilmState.RAN, FilmState.PAUSED)
     assert np.array_equal(np.delete(counted.state, 2), np.delete(paused.state, 2))
-
-
-def test_an_earlier_viewing_counts_where_the_later_one_is_a_pause():
-    log = [10, 11, 10, 11], [0, 41, 82, 5082]
-    assert clock_of(*log).state.tolist() == [FilmState.RAN_EARLIER, FilmState.SKIPPED, FilmState.RAN]
-    assert clock_of(*log, "pause").state.tolist() == [FilmState.RAN, FilmState.SKIPPED, FilmState.PAUSED]
+    # An earlier viewing counts where the later one is a pause.
+    again = [10, 11, 10, 11], [0, 41, 82, 5082]
+    assert clock_of(*again).state.tolist() == [FilmState.RAN_EARLIER, FilmState.SKIPPED, FilmState.RAN]
+    assert clock_of(*again, "pause").state.tolist() == [FilmState.RAN, FilmState.SKIPPED, FilmState.PAUSED]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +77,7 @@ def build(data_dir, cache_dir, **settings):
     return result, describe(key_path(cache_dir, "14", 1000))
 
 
-def test_a_long_frame_counts_and_is_reported_or_is_a_pause_under_another_setting(work, frame, tmp_path, run):
+def test_a_long_frame_counts_and_is_reported_or_is_a_pause_under_another_setting(work, frame, tmp_path, ask):
     counted, key = build(work, tmp_path)
     (long,) = key.attributes["long_frames"]
     assert long == vars(frame)
@@ -91,7 +89,7 @@ def test_a_long_frame_counts_and_is_reported_or_is_a_pause_under_another_setting
     assert shown_long_frames(key) == [(frame.start_ms, "long frame")]
 
     options = ("--data-dir", work, "--cache-dir", tmp_path, "--bin-length", "1000", "--long-frames", "pause")
-    assert run("summer_prep", "build", *options).returncode == 0
+    assert ask("build", *options, "--workers", "1")[0] == 0
     paused, key = build(work, tmp_path, long_frames="pause")
     assert paused.state == "fresh"
     assert long in key.attributes["pauses"]

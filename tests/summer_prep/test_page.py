@@ -16,7 +16,6 @@ from summer_prep.errors import SettingsError
 from summer_prep.options import finite
 from summer_prep.show.facts import describe_key, describe_unit
 from summer_prep.show.page import write_key_page
-from summer_prep.show.web import check_page
 from tests.browsers import findings, opened
 
 pytest.importorskip("bokeh", reason="pages need: pip install bokeh")
@@ -174,12 +173,9 @@ def test_a_click_in_the_counts_chooses_the_unit_of_the_row(page, order):
     page.wait_for_function(f"!document.getElementById('unit-title').textContent.startsWith('Unit {order[2]} (')")
 
 
-def test_nobody_is_left_out_of_the_page(page):
+def test_it_fits_the_screen_in_light_and_dark_and_leaves_nobody_out(page, browser):
     page.click("#units tbody tr button")
     assert findings(page) == []
-
-
-def test_it_fits_the_screen_in_light_and_dark(page, browser):
     paper_and_width = """[
         Bokeh.documents[0].roots()[0].children[0].background_fill_color, document.documentElement.scrollWidth
     ]"""
@@ -218,7 +214,7 @@ def test_a_film_of_one_bin_has_a_page_without_folds(demo_dir, tmp_path, open_pag
         assert "too short for the usual buffer" in page.locator("li").all_text_contents()[4]
 
 
-def test_the_command_writes_a_page_or_one_line(demo_cache, tmp_path):
+def test_the_command_writes_a_page_or_one_line(demo_cache, tmp_path, monkeypatch):
     def inspect(page, patient="14", fold_layout=None):
         cli.inspect(patient, cache_dir=demo_cache, html=tmp_path / page, fold_layout=fold_layout)
 
@@ -237,9 +233,6 @@ def test_the_command_writes_a_page_or_one_line(demo_cache, tmp_path):
     inspect("new/page.html")  # with the folds of the usual buffer
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
     assert "blocked split, buffer 32 s" in (tmp_path / "new" / "page.html").read_text()
-
-
-def test_missing_bokeh_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bokeh", None)
     with pytest.raises(SettingsError, match=r"--html .*pip install bokeh"):
-        check_page(tmp_path / "page.html")
+        inspect("page.html")

@@ -36,6 +36,10 @@ def golden_cache(tmp_path_factory):
 
 @pytest.mark.parametrize("expected", EXPECTED, ids=lambda expected: expected["file"])
 def test_golden_recording_is_reproduced_at_every_bin_length(expected, golden_cache):
+    recording = read_recording(RECORDINGS / expected["file"])
+    pauses = find_pauses(film_clock(recording.frame_index, recording.recording_time_ms))
+    found = [{"frame": pause.frame, "duration_ms": round(pause.duration_ms, 1)} for pause in pauses]
+    assert found == [{name: pause[name] for name in ("frame", "duration_ms")} for pause in expected["pauses"]]
     for bin_length_ms in BIN_LENGTHS_MS:
         wanted = expected["bins"][str(bin_length_ms)]
         key = key_path(golden_cache, str(expected["patient"]), bin_length_ms)
@@ -55,15 +59,6 @@ def test_golden_recording_is_reproduced_at_every_bin_length(expected, golden_cac
         assert tallies.pop("in_file") == sum(tallies.values())
 
 
-@pytest.mark.parametrize("expected", EXPECTED, ids=lambda expected: expected["file"])
-def test_golden_pauses_are_found(expected):
-    recording = read_recording(RECORDINGS / expected["file"])
-    found = find_pauses(film_clock(recording.frame_index, recording.recording_time_ms))
-    assert [(pause.frame, round(pause.duration_ms, 1)) for pause in found] == [
-        (pause["frame"], pause["duration_ms"]) for pause in expected["pauses"]
-    ]
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_holds_the_same_recording_and_is_valid_nwb(layout, tmp_path):
     import pynwb
@@ -79,11 +74,8 @@ def test_every_layout_holds_the_same_recording_and_is_valid_nwb(layout, tmp_path
     assert reference.grids == recording.grids
 
 
-def test_patients_are_found_in_natural_order():
+def test_patients_are_found_in_natural_order_and_two_files_of_one_are_refused_by_name(tmp_path):
     assert list(find_recordings(RECORDINGS)) == ["8", "14", "20", "29"]
-
-
-def test_two_files_of_one_patient_are_refused_by_name(tmp_path):
     for name in ("sub14.nwb", "sub-14_ses-sub14_ecephys.nwb"):
         (tmp_path / name).touch()
     with pytest.raises(SettingsError, match=r"two files are of patient 14: .*sub-14_ses.* and .*sub14.nwb"):
@@ -104,13 +96,6 @@ def test_recording_that_links_reach_again_is_found_once(tmp_path):
     assert other_nwb_files(tmp_path) == []
 
 
-def test_recording_whose_content_is_not_fetched_is_one_line(tmp_path):
-    path = tmp_path / "sub14.nwb"
-    path.symlink_to(".git/annex/objects/content.nwb")
-    (result,) = build(data_dir=tmp_path, cache_dir=tmp_path / "cache", bin_length=80, workers=0)
-    assert "datalad get" in result.message
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -118,9 +103,10 @@ def test_recording_whose_content_is_not_fetched_is_one_line(tmp_path):
         (b"not a recording", "not an HDF5 file"),
         ("half", "cut short or damaged .* Download it again"),
         ("plain HDF5", "cannot be read as an NWB file: it is HDF5, but has no nwb_version"),
+        ("link", "datalad get"),
         (None, "no such file"),
     ],
-    ids=["empty", "text", "truncated", "no NWB", "missing"],
+    ids=["empty", "text", "truncated", "no NWB", "not fetched", "missing"],
 )
 def test_file_that_is_no_recording_is_refused(content, message, small_recording, tmp_path):
     path = tmp_path / "sub14.nwb"
@@ -129,6 +115,8 @@ def test_file_that_is_no_recording_is_refused(content, message, small_recording,
     elif content == "plain HDF5":
         with h5py.File(path, "w") as file:
             file["x"] = 1
+    elif content == "link":
+        path.symlink_to(".git/annex/objects/content.nwb")
     elif content is not None:
         path.write_bytes(content)
     with pytest.raises(RecordingError, match=message):
@@ -138,9 +126,8 @@ def test_file_that_is_no_recording_is_refused(content, message, small_recording,
 def test_unsorted_spike_times_are_sorted_and_reported(edited, small_recording):
     with h5py.File(small_recording) as file:
         stop = int(file["units/spike_times_index"][0])
-    recording = read_recording(
-        edited(assign("units/spike_times", lambda times: np.concatenate([times[:stop][::-1], times[stop:]])))
-    )
+    backwards = assign("units/spike_times", lambda times: np.concatenate([times[:stop][::-1], times[stop:]]))
+    recording = read_recording(edited(backwards))
     assert recording.notes == ("sorted the spike times of 1 units that were out of order",)
     assert np.array_equal(recording.spike_times_ms, read_recording(small_recording).spike_times_ms)
 
@@ -198,19 +185,15 @@ def columns_of_matnwb(file):
     ids=["two objects of one id", "link to raw data", "(n, 1) columns", "namespaces not cached", "no date"],
 )
 def test_what_nobody_needs_changes_nothing(edit, edited, small_recording):
-    plain, recording = read_recording(small_recording), read_recording(edited(edit))
+    path = edited(edit)
+    path.write_bytes(bytes(1024) + path.read_bytes())  # a user block of HDF5
+    plain, recording = read_recording(small_recording), read_recording(path)
     assert recording.notes == ()
     assert recording.text_columns == plain.text_columns
     for name in ("spike_times_ms", "spike_stops", "frame_index", "recording_time_ms", "indicators"):
         assert np.array_equal(getattr(recording, name), getattr(plain, name)), name
     for name, values in plain.numeric_columns.items():
         assert np.array_equal(recording.numeric_columns[name], values), name
-
-
-def test_hdf5_user_block_is_skipped(small_recording, tmp_path):
-    path = tmp_path / "sub14.nwb"
-    path.write_bytes(bytes(1024) + small_recording.read_bytes())
-    assert read_recording(path).n_units == 5
 
 
 def test_file_open_in_another_program_is_refused_by_name_of_the_lock(edited):
@@ -238,23 +221,18 @@ def test_compression_that_is_not_installed_is_named(edited):
         read_recording(edited(replace("units/peak_SNR", make=compress)))
 
 
-def test_columns_of_references_are_left_out_with_a_note(edited):
+def test_columns_of_references_are_left_out_and_units_that_may_be_single_are_counted_as_multi_with_notes(edited):
     recording = read_recording(
         edited(
             lambda file: add_column("electrode_group", data=[file["general"].ref] * 5, dtype=h5py.ref_dtype)(file),
             add_column("events", shape=(5,), dtype=h5py.vlen_dtype("i8")),
+            replace("units/is_single_unit", np.array([1, 0, np.nan, 1, np.nan])),
         )
     )
-    assert recording.notes == (
-        "left unit columns in the file that do not hold one number, flag or text a unit: electrode_group, events",
-    )
+    left_out, odd = recording.notes
+    assert left_out.endswith("that do not hold one number, flag or text a unit: electrode_group, events")
+    assert "is_single_unit is neither 0 nor 1 for 2 of 5 units" in odd
     assert not {"electrode_group", "events"} & {*recording.numeric_columns, *recording.text_columns}
-
-
-def test_units_of_which_nobody_knows_whether_they_are_single_are_noted(edited):
-    recording = read_recording(edited(replace("units/is_single_unit", np.array([1, 0, np.nan, 1, np.nan]))))
-    (note,) = recording.notes
-    assert "is_single_unit is neither 0 nor 1 for 2 of 5 units" in note
 
 
 def test_more_than_memory_holds_is_refused_with_what_is_free(edited, monkeypatch):

@@ -112,15 +112,10 @@ def test_ended_build_leaves_no_process_behind_and_nothing_half_written_if_it_was
 ):
     command = [sys.executable, "-m", "summer_prep", "build", "--data-dir", str(demo_dir), "--cache-dir", "cache"]
     builder = subprocess.Popen(
-        [*command, "--workers", "2" if moment == "killed" else "1"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
+        [*command, "--workers", "2" if moment == "killed" else "1"], cwd=tmp_path, env=ENVIRONMENT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         preexec_fn=hear_interrupts,  # noqa: PLW1509
-    )
+    )  # fmt: skip
     children = Path(f"/proc/{builder.pid}/task/{builder.pid}/children")
     while not (children.read_text() if moment == "workers start" else list(tmp_path.glob("cache/*/.*.staging"))):
         assert builder.poll() is None
@@ -137,8 +132,14 @@ def test_ended_build_leaves_no_process_behind_and_nothing_half_written_if_it_was
 
 
 @pytest.mark.parametrize("is_alone", [True, False])
-def test_debris_goes_at_once_where_no_other_builder_can_be_and_after_a_day_elsewhere(is_alone, tmp_path):
+def test_debris_goes_at_once_for_who_holds_the_lock_and_after_a_day_elsewhere(is_alone, tmp_path):
     key = key_path(tmp_path, "14", 80)
+    with locked(key.parent, 0) as problem:
+        assert problem is None
+        with locked(key.parent, 0.05) as problem_of_another:
+            assert isinstance(problem_of_another, Timeout)
+        assert (key.parent / LOCK).exists()  # left to its holder
+    assert not key.parent.exists()
     names = [staging_name(key.parent / name) for name in (".source.json", "bin-80ms.zarr", "bin-80ms.zarr")]
     note, new, old = (key.parent / name for name in names)
     note.mkdir(parents=True)
@@ -262,16 +263,6 @@ def test_a_key_that_is_a_link_is_replaced_without_a_trace(versions, tmp_path):
     assert (elsewhere / "zarr.json").exists()
 
 
-def test_a_lock_that_timed_out_is_left_to_its_holder(tmp_path):
-    lock = tmp_path / "sub-14" / LOCK
-    with locked(lock.parent, 0) as problem:
-        assert problem is None
-        with locked(lock.parent, 0.1) as problem_of_another:
-            assert isinstance(problem_of_another, Timeout)
-        assert lock.exists()
-    assert not lock.parent.exists()
-
-
 def test_a_script_without_a_main_guard_is_refused_and_one_from_standard_input_builds(versions, tmp_path):
     places = f"data_dir={str(versions[0])!r}, cache_dir={str(tmp_path / 'cache')!r}"
     script = f"import summer_prep\nprint(*(one.state for one in summer_prep.build({places}, bin_length=1000)))\n"
@@ -340,7 +331,6 @@ def test_damaged_description_of_a_key_is_found_wherever_its_meaning_changes(vers
 
 @pytest.fixture
 def small_disk(mount, tmp_path):
-    """A file system of 1 MB of its own."""
     return mount(tmp_path / "disk", "tmpfs", "-o", "size=1m")
 
 
@@ -354,7 +344,8 @@ def test_full_disk_is_a_clear_error_and_damages_nothing(small_disk, versions):
     assert source_of(small_disk) == before
 
 
-def test_read_only_cache_trains_and_refuses_builds(small_disk, versions, tmp_path):
+def test_read_only_recording_builds_and_read_only_cache_trains_and_refuses_builds(small_disk, versions, tmp_path):
+    next(versions[0].rglob("*.nwb")).chmod(0o444)
     build_version(versions[0], small_disk)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     result = build_version(versions[1], small_disk)
@@ -368,15 +359,6 @@ def test_full_disk_under_the_checkpoints_is_one_line(small_disk, versions, tmp_p
     places = {"cache_dir": tmp_path / "cache", "data_dir": versions[0], "output_dir": small_disk / "logs"}
     with pytest.raises(SettingsError, match=r"^\S+ cannot be written \(No space left on device\). Free space.*$"):
         summer_train.fit(**places, bin_length=1000, val_fraction=0.2, hidden_size=50_000)
-
-
-def test_read_only_recording_is_enough(versions, tmp_path):
-    data_dir = shutil.copytree(versions[0], tmp_path / "data")
-    next(data_dir.rglob("*.nwb")).chmod(0o444)
-    assert build_version(data_dir, tmp_path / "cache").state == "built"
-
-
-PLACES = ("--data-dir", "data", "--cache-dir", "cache")
 
 
 @pytest.mark.parametrize(
@@ -395,10 +377,9 @@ def test_missing_permission_is_one_line(place, mode, command, message, versions,
     build_version(tmp_path / "data", tmp_path / "cache")
     (tmp_path / place).chmod(mode)
     module, name, *options = command.split()
-    places = PLACES if name != "verify" else PLACES[2:]
+    places = ("--data-dir", "data", "--cache-dir", "cache")[2 if name == "verify" else 0 :]
     try:
-        options = *options, *places, "--bin-length", "1000"
-        result = run("tests.unprivileged", module, name, *options, cwd=tmp_path)
+        result = run("tests.unprivileged", module, name, *options, *places, "--bin-length", "1000", cwd=tmp_path)
     finally:
         (tmp_path / place).chmod(0o755)
     assert message in error_line(result)

@@ -30,9 +30,12 @@ def test_reference_split_is_reproduced(case):
     ("buffer_s", "n_cycles"),
     [(4, 59), (8, 36), (12, 26), (16, 21), (20, 17), (24, 14), (28, 12), (32, 11), (36, 10), (40, 9), (44, 8)],
 )
-def test_film_length_session_has_the_published_number_of_cycles(buffer_s, n_cycles):
-    val = blocked_split(59_080, 80, buffer_s, 2).val
-    assert (np.diff(val) > 1).sum() + 1 == n_cycles
+def test_film_length_session_has_the_published_number_of_cycles_and_five_different_folds(buffer_s, n_cycles):
+    splits = [blocked_split(59_080, 80, buffer_s, fold) for fold in range(1, 6)]
+    assert all((np.diff(split.val) > 1).sum() + 1 == n_cycles for split in splits)
+    validated = np.concatenate([split.val for split in splits])  # on five different segments
+    assert len(np.unique(validated)) == len(validated)
+    assert all(np.array_equal(splits[fold].test, splits[fold - 1].val) for fold in range(5))
 
 
 @given(
@@ -100,13 +103,6 @@ def test_random_split_gives_every_sample_to_one_part_and_repeats(fold, sizes):
         random_split(3, 1, 0)
 
 
-def test_five_folds_validate_on_five_different_segments():
-    splits = [blocked_split(59_080, 80, 32, fold) for fold in range(1, 6)]
-    validated = np.concatenate([split.val for split in splits])
-    assert len(np.unique(validated)) == len(validated)
-    assert all(np.array_equal(splits[fold].test, splits[fold - 1].val) for fold in range(5))
-
-
 @pytest.mark.parametrize(("n_samples", "bin_length_ms", "refused_s"), [(2000, 80, 40), (4726, 1000, 950), (97, 480, 9)])
 def test_buffer_that_leaves_no_segment_names_all_whole_seconds_that_fit(n_samples, bin_length_ms, refused_s):
     with pytest.raises(SettingsError, match=f"--buffer {refused_s} leaves no segment") as error:
@@ -122,14 +118,11 @@ def test_buffer_that_leaves_no_segment_names_all_whole_seconds_that_fit(n_sample
     assert named == fitting
 
 
-@pytest.mark.parametrize(("n_samples", "fraction", "n_val"), [(100, 0.1, 10), (7, 0.01, 1), (2, 0.5, 1)])
-def test_fraction_split_validates_on_the_last_part(n_samples, fraction, n_val):
-    split = fraction_split(n_samples, fraction)
-    assert np.array_equal(np.concatenate([split.train, split.val]), np.arange(n_samples))
-    assert (len(split.val), len(split.test)) == (n_val, 0)
-
-
-def test_folds_and_fractions_that_make_no_split_are_refused():
+def test_fraction_split_validates_on_the_last_part_and_what_makes_no_split_is_refused():
+    for n_samples, fraction, n_val in ((100, 0.1, 10), (7, 0.01, 1), (2, 0.5, 1)):
+        split = fraction_split(n_samples, fraction)
+        assert np.array_equal(np.concatenate([split.train, split.val]), np.arange(n_samples))
+        assert (len(split.val), len(split.test)) == (n_val, 0)
     for fold in (0, 6):
         with pytest.raises(SettingsError, match="must be 1, 2, 3, 4 or 5"):
             blocked_split(59_080, 80, 32, fold)

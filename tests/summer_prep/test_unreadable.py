@@ -89,11 +89,16 @@ def test_a_key_that_cannot_be_read_is_neither_stale_nor_replaced(name, demo_cach
     assert (key / "zarr.json").stat().st_ino == before
 
 
-def test_a_cache_that_cannot_be_listed_is_no_empty_one(tmp_path, monkeypatch, ask):
+def test_a_cache_that_cannot_be_listed_is_no_empty_one_and_a_path_that_cannot_be_searched_is_refused(
+    tmp_path, monkeypatch, ask
+):
     fail_at(monkeypatch, os, "listdir", OSError(errno.EIO, "Input/output error"), lambda _path: True)
     code, _, said = ask("verify", "--cache-dir", tmp_path)
     assert (code, said.count("\n")) == (1, 1)
     assert f"{tmp_path}: cannot be listed (Input/output error)" in said
+    fail_at(monkeypatch, os, "stat", PermissionError(errno.EACCES, "Permission denied"), lambda *_: True)
+    with pytest.raises(SettingsError, match="--cache-dir .*may not be searched"):
+        as_path(tmp_path / "cache", "--cache-dir")
 
 
 @pytest.mark.parametrize("place", [".", "sub-14", "001616/sub-14"])
@@ -105,27 +110,18 @@ def test_a_folder_of_recordings_without_permission_is_refused(place, tmp_path, m
         find_recordings(tmp_path)
 
 
-def test_a_path_below_a_folder_that_may_not_be_searched_is_refused_at_the_front_door(tmp_path, monkeypatch):
-    fail_at(monkeypatch, os, "stat", PermissionError(errno.EACCES, "Permission denied"), lambda *_: True)
-    with pytest.raises(SettingsError, match="--cache-dir .*may not be searched"):
-        as_path(tmp_path / "cache", "--cache-dir")
-
-
 @pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("division by zero")])
-def test_an_unexpected_error_fails_one_patient_and_is_named(error, demo_dir, tmp_path, monkeypatch):
+def test_an_unexpected_error_fails_one_patient_or_one_key_and_is_named(error, demo_dir, tmp_path, monkeypatch):
     fail_at(monkeypatch, nwb, "read_recording", error, lambda path: "sub-20" in str(path))
-    results = {result.patient_id: result for result in build(data_dir=demo_dir, cache_dir=tmp_path, **ONE_KEY)}
-    assert {one: result.state for one, result in results.items()} == {
-        "8": "built", "14": "built", "20": "failed", "29": "built",
-    }  # fmt: skip
-    assert type(error).__name__ in results["20"].message
-    assert "sub-20" in results["20"].message
-
-
-def test_an_unexpected_error_in_one_key_fails_that_key(demo_dir, tmp_path, monkeypatch):
-    fail_at(monkeypatch, align, "align", MemoryError(), lambda _, bin_length_ms: bin_length_ms == 200)
-    results = build(data_dir=demo_dir, cache_dir=tmp_path, patient_ids=14, bin_length=[200, 1000], workers=0)
-    assert [result.state for result in results] == ["failed", "built"]
+    fail_at(monkeypatch, align, "align", error, lambda film, length: (film.recording.patient_id, length) == ("14", 200))
+    options = {"data_dir": demo_dir, "cache_dir": tmp_path, "patient_ids": "8 14 20", "workers": 0}
+    results = build(**options, bin_length=[200, 1000])
+    assert [(one.patient_id, one.state) for one in results] == [
+        ("8", "built"), ("8", "built"), ("14", "failed"), ("14", "built"), ("20", "failed"),
+    ]  # fmt: skip
+    for failed, named in ((results[2], "sub-14"), (results[4], "sub-20")):
+        assert type(error).__name__ in failed.message
+        assert named in failed.message
 
 
 @pytest.mark.parametrize("command", ["status", "inspect", "verify"])

@@ -45,7 +45,7 @@ def test_patients_stand_side_by_side_and_one_alone_is_the_mapped_file_itself(dem
 def test_counts_are_the_same_under_every_codec_and_chunking(
     codec, chunk_bytes, demo_dir, demo_cache, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("summer_prep.cache.layout.MAX_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("summer_prep.cache.write.MAX_CHUNK_BYTES", chunk_bytes)
     build(data_dir=demo_dir, cache_dir=tmp_path, codec=codec)
     selection, expected = open_selection(tmp_path, ["14"], 1000), by_zarr(demo_cache, "14", 1000)
     assert selection.patients[0].is_mapped == (codec == "none")
@@ -88,9 +88,6 @@ def test_a_region_group_gives_all_its_members_and_a_member_itself(demo_cache, as
     assert [columns.tolist() for columns in selection.columns] == expected
     both = np.hstack([by_zarr(demo_cache, one)[:, units] for one, units in zip(["14", "20"], expected, strict=True)])
     assert np.array_equal(selection.counts(), both)
-
-
-def test_single_units_only(demo_cache):
     selection = open_selection(demo_cache, ["14"], 80, single_units=True)
     assert 0 < selection.n_units < 10
     assert selection.columns[0].tolist() == np.flatnonzero(by_zarr(demo_cache, "14", name="is_single_unit")).tolist()

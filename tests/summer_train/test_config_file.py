@@ -58,10 +58,7 @@ def test_every_setting_of_a_run_is_one_that_a_file_may_hold(tmp_path):
         ({"patient_ids": ["14"]}, {"nwb_path": "x.nwb"}, {"nwb_path": "x.nwb"}),
         ({"patience": 3}, {"patience": None}, {"patience": None}),
         ({"task": "label", "lr": 0.1, "batch_size": 8}, {"preset": "paper"}, {"lr": 0.1, "batch_size": 128}),
-        ({"bin_length": 200, "seed": 1}, {"seed": 2}, {"bin_length": 200, "seed": 2}),
         ({"task": "label", "preset": "paper"}, {}, {"model": "lstm", "batch_size": 128}),
-        ({"task": "label", "preset": "paper", "model": "gru"}, {}, {"model": "gru", "batch_size": 128}),
-        ({"nwb_path": "x.nwb", "patient_ids": ["14"]}, {}, {"nwb_path": "x.nwb"}),
         ({"nwb_path": "x.nwb", "patient_ids": ["14"]}, {"patient_ids": 20}, {"patient_ids": 20}),
         ({"split": "random"}, {"buffer": 10.0}, {"buffer": 10.0}),
         ({"hidden_size": 64, "model": "mlp"}, {"model": ["linear"]}, {"model": ["linear"]}),
@@ -89,24 +86,23 @@ def test_a_run_on_one_file_is_repeated_on_that_file(demo_dir, tmp_path):
     assert named.config["nwb_path"] is None  # it was not used
 
 
-@pytest.mark.parametrize("kind", ["fifo", "huge", "device"])
-def test_only_a_plain_file_of_moderate_size_is_read(kind, tmp_path):
-    path = tmp_path / "run.yaml" if kind != "device" else "/dev/zero"
-    if kind == "fifo":
-        os.mkfifo(path)
-    elif kind == "huge":
-        path.write_bytes(b"#" * 2_000_000)
-    with pytest.raises(SettingsError, match="is not a file of settings"):
-        with_config({"config": path})
+def test_only_a_plain_file_of_moderate_size_is_read(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "huge").write_bytes(b"#" * 2_000_000)
+    for path in (tmp_path / "fifo", tmp_path / "huge", "/dev/zero"):
+        with pytest.raises(SettingsError, match="is not a file of settings"):
+            with_config({"config": path})
+    with pytest.raises(SettingsError, match=r"gone.yaml: cannot be read \(No such file.*\)\. Name the hparams.yaml of"):
+        with_config({"config": tmp_path / "gone.yaml"})
 
 
 def test_what_a_file_sets_can_be_taken_back(common, run, tmp_path):
     places = {name: str(path) for name, path in common.items()}
     config = write(tmp_path / "run.yaml", patient_ids=["14"], single_units=True, buffer_s=10.0, max_epochs=1, **places)
-    for flags, expected in (((), True), (("--no-single-units",), False)):
-        fitted = run("summer_train", "fit", "--config", config, *flags, "--json")
-        assert fitted.returncode == 0, fitted.stderr
-        assert json.loads(fitted.stdout)["config"]["single_units"] is expected
+    assert with_config({"config": config})["single_units"] is True
+    fitted = run("summer_train", "fit", "--config", config, "--no-single-units", "--json")
+    assert fitted.returncode == 0, fitted.stderr
+    assert json.loads(fitted.stdout)["config"]["single_units"] is False
 
 
 def test_a_study_takes_a_run_as_its_base(common, tmp_path):
@@ -126,10 +122,8 @@ def test_a_study_takes_a_run_as_its_base(common, tmp_path):
     ("content", "says"),
     [
         ("[1, 2", "it is not YAML"), ("- 1\n- 2", "not a file of settings"), ("buffers: 3", "no option 'buffers'"),
-        ("3", "not a file of settings"), ("{1: 2}", "no option '1'"), ("lr: [1, 2]", "--lr"), ("lr: fast", "--lr"),
         ("!!python/object/apply:os.system ['true']", "it is not YAML"), ("logger: [mlflow]", "choose one of csv"),
         ("output_dir: {a: 1}", "--output-dir"), ("seed: !!int abc", "it is not YAML"),
-        ("seed: 2020-13-45", "it is not YAML"), (f"seed: {'1' * 5000}", "it is not YAML"),
         ("preset: papr", "choose one of"), ("preset: [paper]", "choose one of"),
         ("buffer: 4\nbuffer_s: 8", "buffer stands there twice"), ("task: label\nlr: fast", "--lr"),
     ],
@@ -139,11 +133,6 @@ def test_a_file_that_is_none_is_one_line(content, says, tmp_path, demo_cache):
     with pytest.raises(SettingsError, match="^[^\n]*$") as raised:
         summer_train.fit(config=tmp_path / "run.yaml", cache_dir=demo_cache, data_dir="none")
     assert says in str(raised.value)
-
-
-def test_a_file_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(SettingsError, match=r"gone.yaml: cannot be read \(No such file.*\)\. Name the hparams.yaml of"):
-        with_config({"config": tmp_path / "gone.yaml"})
 
 
 def test_tensorboard_gets_what_metrics_csv_gets(common):
@@ -158,14 +147,12 @@ def test_tensorboard_gets_what_metrics_csv_gets(common):
     assert losses == pytest.approx([float(row["val_loss"]) for row in rows])
 
 
-def test_a_logger_that_is_not_installed_is_one_line(common, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(SettingsError, match=r"--logger wandb needs wandb.*pip install wandb"):
-        summer_train.fit(patient_ids=14, buffer=10, logger="wandb", **common)
+def test_weights_and_biases_is_lightnings_own_or_one_line_where_it_is_not_installed(common, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "wandb", None)
+        with pytest.raises(SettingsError, match=r"--logger wandb needs.*pip install wandb"):
+            summer_train.fit(patient_ids=14, buffer=10, logger="wandb", **common)
     assert not common["output_dir"].exists()
-
-
-def test_weights_and_biases_is_lightnings_own(common, monkeypatch):
     pytest.importorskip("wandb", reason="needs: pip install wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     fitted = summer_train.fit(task="label", patient_ids=14, buffer=10, max_epochs=1, logger="wandb", **common)

@@ -9,8 +9,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRe
 
 from summer_train import decoder, film_data, fit
 from summer_train.data.batches import Block
-from summer_train.data.losses import balanced_weights
-from summer_train.data.targets import FilmLabel, NextBin
+from summer_train.data.targets import FilmLabel, NextBin, balanced_weights
 from summer_train.models.linear import LinearSolver
 from summer_train.settings.options import Choice, choice_of, settings_from
 
@@ -118,6 +117,8 @@ def test_a_run_that_is_continued_equals_one_that_was_not_and_ends_when_it_is_sol
 
 
 def test_samples_that_stream_are_solved_to_the_same_loss(options, tmp_path):
+    # In a trainer of your own the decoder takes a learning rate.
+    assert decoder(film_data(**options), lr=0.5).configure_optimizers().param_groups[0]["lr"] == 0.5
     options |= {"max_epochs": 2, "output_dir": tmp_path}
     resident, streamed = fit(**options), fit(**options, device_memory=1e-6)
     for part, scores in resident.scores["model"].items():
@@ -128,8 +129,3 @@ def test_options_that_solving_does_without_are_left_out_of_presets_and_of_older_
     choice = settings_from(Choice, {"preset": "paper", "model": "linear", "task": "label"})
     assert (choice.window_s, choice.batch_size) == ((0.8, 0.72), Choice().batch_size)
     assert choice_of({**choice.as_plain(), "lr": 0.02, "batch_size": 8}, Path("run")) == choice
-
-
-def test_in_a_trainer_of_your_own_the_decoder_takes_a_learning_rate(options):
-    data = film_data(**options)
-    assert decoder(data, lr=0.5).configure_optimizers().param_groups[0]["lr"] == 0.5

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 from sklearn.utils.class_weight import compute_class_weight
 
-from summer_train.data.losses import balanced_weights, cross_entropies, cross_entropy, poisson
-from summer_train.data.targets import FilmLabel, NextBin
+from summer_train.data.targets import FilmLabel, NextBin, balanced_weights, cross_entropies
 from summer_train.reports.tables import notes_on_scores
 from summer_train.runs.folder import probability_of
 from summer_train.scores.metrics import LABEL_SCORES, CountSums, best_thresholds, curves, label_scores, log_odds_of_on
@@ -72,12 +71,9 @@ def test_half_is_kept_where_it_is_as_good_as_any_threshold(scores, expected):
     assert best_thresholds(np.array([scores]), np.array([[False, False, True, True]])).tolist() == [expected]
 
 
-def test_sure_predictions_do_not_tie():
-    """Float32 sigmoids of log-odds beyond 17 are all 1, so their AUROC would be 0.5."""
+def test_sure_predictions_do_not_tie_and_those_that_are_no_numbers_have_no_scores():
+    # Float32 sigmoids of log-odds beyond 17 are all 1, so their AUROC would be 0.5.
     assert scores_of([18.0, 20.0, 22.0, 24.0], [False, False, True, True])["auroc"] == 1
-
-
-def test_predictions_that_are_no_numbers_have_no_scores():
     found = scores_of([0.0, np.nan, 1.0], [True, False, True])
     assert all(np.isnan(value) for name, value in found.items() if name != "base_rate")
 
@@ -140,12 +136,8 @@ def test_scores_of_counts_equal_a_plain_computation_and_do_not_depend_on_blocks(
     by_block.add(torch.from_numpy(predicted[50:]), torch.from_numpy(target[50:]))
     for name, value in by_block.scores()[0].items():
         assert value == pytest.approx(scores[name], abs=1e-12)
-
-
-def test_the_mean_rate_of_the_part_has_no_bits_per_spike_and_no_r2():
-    target = torch.from_numpy(np.random.default_rng(0).poisson(0.7, (101, 4)))
-    scores, _ = sums_of(target.double().mean(0).expand(101, 4), target).scores()
-    assert [scores["bits_per_spike"], scores["r2"]] == pytest.approx([0, 0], abs=1e-12)
+    means = sums_of(np.broadcast_to(target.mean(0), target.shape).copy(), target).scores()[0]
+    assert [means["bits_per_spike"], means["r2"]] == pytest.approx([0, 0], abs=1e-12)
 
 
 def test_a_unit_that_spikes_where_none_was_predicted_has_no_bits_per_spike():
@@ -191,15 +183,12 @@ def test_class_weights_weigh_samples_of_one_network_and_of_many():
             torch.nn.functional.cross_entropy(*one, weight=torch.tensor(own or (1.0, 1.0)), reduction="sum") / 11
             for *one, own in zip(logits, targets, class_weights, strict=True)
         ]
-        alone = [cross_entropy(*one) for one in zip(logits, targets, class_weights, strict=True)]
+        alone = [FilmLabel(2, own).loss(*one) for *one, own in zip(logits, targets, class_weights, strict=True)]
         torch.testing.assert_close(alone, expected)
         torch.testing.assert_close(cross_entropies(logits, targets, class_weights), torch.stack(expected))
-
-
-def test_poisson_is_its_likelihood():
     log_rate, counts = torch.randn(7, 2), torch.randint(0, 4, (7, 2))
     likelihood = torch.distributions.Poisson(log_rate.exp()).log_prob(counts) + torch.lgamma(counts + 1.0)
-    torch.testing.assert_close(poisson(log_rate, counts), -likelihood.mean())
+    torch.testing.assert_close(NextBin(2, "poisson").loss(log_rate, counts), -likelihood.mean())
 
 
 @pytest.mark.parametrize("log_odds", [-1e6, -800.0, -3.0, 0.0, 2.5, 800.0])

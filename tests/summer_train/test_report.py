@@ -221,10 +221,9 @@ def test_a_folder_whose_name_is_no_text_is_reported_and_a_page_that_cannot_be_is
     shutil.copytree(linear, folder)
     (page,) = summer_train.report(folder, html=tmp_path / "page.html").attrs["written"]
     assert "st\\" in page.read_text()
-    with pytest.raises(SettingsError, match="name a file that ends in .html"):
-        summer_train.report(folder, html=tmp_path / "page")
-    with pytest.raises(SettingsError, match="cannot be written"):
-        summer_train.report(folder, html=page / "page.html")
+    for wrong, error in (("page", "name a file that ends in .html"), ("page.html/page.html", "cannot be written")):
+        with pytest.raises(SettingsError, match=error):
+            summer_train.report(folder, html=tmp_path / wrong)
     assert [path.name for path in tmp_path.glob("*.html")] == ["page.html"]
 
 
@@ -280,9 +279,8 @@ def test_models_on_other_units_are_not_averaged_with_these(studied):
 
 
 def test_more_rows_than_a_figure_draws_are_in_the_table(studied):
-    models = models_table(
-        {"a": [result_of(studied, f"label {number:03}", 0.5 - number / 1000) for number in range(250)]}
-    )
+    results = [result_of(studied, f"label {number:03}", 0.5 - number / 1000) for number in range(250)]
+    models = models_table({"a": results})
     assert len(summary_table(summarise(models)["groups"]).rows) == 250
     name, caption, figure = next(figures.draw_all(models, published=False))
     assert name == "labels"

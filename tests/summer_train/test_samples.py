@@ -140,15 +140,10 @@ def test_the_bin_that_a_sample_predicts_lies_outside_the_buffer_too(task, gap, c
 @pytest.mark.parametrize(
     ("window_s", "bin_length_ms", "expected"),
     [
-        ((0, 0), 80, (0, 0)),
-        ((0.8, 0.72), 80, (-10, 9)),
-        ((-0.32, 0.32), 80, (4, 4)),
-        ((0.16, -0.16), 80, (-2, -2)),
-        ((0.1, 0), 80, (-2, 0)),
-        ((0.1 + 0.2, 0), 100, (-3, 0)),
-        ((1, 1), 1000, (-1, 1)),
+        ((0, 0), 80, (0, 0)), ((0.8, 0.72), 80, (-10, 9)), ((-0.32, 0.32), 80, (4, 4)), ((0.16, -0.16), 80, (-2, -2)),
+        ((0.1, 0), 80, (-2, 0)), ((0.1 + 0.2, 0), 100, (-3, 0)), ((1, 1), 1000, (-1, 1)),
     ],
-)
+)  # fmt: skip
 def test_windows_are_whole_bins_before_and_after(window_s, bin_length_ms, expected):
     assert window_of(window_s, bin_length_ms) == expected
 

@@ -21,7 +21,7 @@ def random_block(n_samples, n_units, n_classes, batch_size, seed=0):
     generator = np.random.default_rng(seed)
     counts = generator.poisson(0.5, (n_samples, n_units))
     targets = generator.integers(0, n_classes, n_samples) if n_classes else generator.poisson(0.5, (n_samples, n_units))
-    sizes = batches.batch_sizes_of(n_samples, batch_size)
+    sizes = tuple(min(batch_size, n_samples - start) for start in range(0, n_samples, batch_size))
     return Block(*(torch.from_numpy(one.astype(np.uint8)) for one in (counts, targets)), sizes, sizes)
 
 
@@ -75,22 +75,16 @@ def test_a_stack_of_networks_is_trained_as_each_of_them_alone(n_classes, n_netwo
 
 
 class Heavy(LinearLabel):
-    """Weighs one class fifty times."""
-
     def loss(self, prediction, target):
         return torch.nn.functional.cross_entropy(prediction, target.long(), weight=torch.tensor([1.0, 50.0]))
 
 
 class Backwards(LinearLabel):
-    """Predicts from the negative counts."""
-
     def forward(self, counts):
         return self.net(-counts.float())
 
 
 class Slow(LinearLabel):
-    """Is trained by another optimizer."""
-
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 

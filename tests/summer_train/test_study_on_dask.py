@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from threading import Event, Thread
 
 import h5py
@@ -94,4 +95,6 @@ def test_data_that_change_after_the_plan_are_refused(demo_cache, tmp_path):
     run = settings_from(StudyRun, {"cache_dir": demo_cache, "data_dir": tmp_path / "none", "output_dir": tmp_path})
     (group,) = studies.plan_study(choices, run).groups
     with pytest.raises(CacheError, match="not those that the study was planned with"):
-        studies.train_models(group.models, "another digest", run)
+        studies.train_models(
+            [one._replace(record=replace(one.record, data_digest="other")) for one in group.models], run
+        )

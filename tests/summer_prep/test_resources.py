@@ -1,8 +1,53 @@
-"""How much memory a process can get."""
+"""What a process may use: memory, processors, and a folder for caches where no home folder can be written."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from summer_prep import resources as machine
+from summer_prep.cache.keys import default_local_cache
+
+NAMES = ("HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR")
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """The environment without what names folders for caches; restored after the test."""
+    for name in NAMES:
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("home", ["/dev/null", "/proc/nonexistent", "relative"])
+def test_a_home_that_cannot_be_written_is_replaced_for_caches(home, environment):
+    environment.setenv("HOME", home)
+    machine.ensure_cache_home()
+    folder = Path(os.environ["XDG_CACHE_HOME"])
+    (folder / "pynwb").mkdir()
+    assert os.environ["MPLCONFIGDIR"] == str(folder)
+    assert Path.home().is_absolute()
+    assert default_local_cache().parent.parent == Path(tempfile.gettempdir())  # not a folder that goes with the process
+    environment.setenv("SUMMER_LOCAL_CACHE", "named")
+    assert default_local_cache() == Path("named")
+
+
+def test_a_home_that_can_be_written_is_left_alone(environment, tmp_path):
+    environment.setenv("HOME", str(tmp_path))
+    machine.ensure_cache_home()
+    assert (os.environ["HOME"], *map(os.environ.get, NAMES[1:])) == (str(tmp_path), None, None)
+
+
+def test_pynwb_is_imported_without_a_home_and_nothing_is_left_behind(tmp_path):
+    code = "import summer_prep, pynwb, tempfile, os; assert os.listdir(tempfile.gettempdir())"
+    environment = {**os.environ, "HOME": "/dev/null", "TMPDIR": str(tmp_path)}
+    environment.pop("XDG_CACHE_HOME", None)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -37,8 +82,7 @@ def test_memory_is_what_the_control_groups_of_the_process_leave(version, tmp_pat
     ],
 )
 def test_processors_are_those_that_the_process_may_use(allowed, quotas, usable, tmp_path, monkeypatch):
-    name = "process_cpu_count" if hasattr(machine.os, "process_cpu_count") else "sched_getaffinity"
-    monkeypatch.setattr(machine.os, name, (lambda: allowed) if "cpu" in name else lambda _pid: set(range(allowed)))
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _pid: set(range(allowed)))
     monkeypatch.setattr(machine, "_PROC", tmp_path)
     monkeypatch.setattr(machine, "_GROUPS", {"": (tmp_path, *machine._GROUPS[""][1:])})
     (tmp_path / "self").mkdir()
