@@ -24,12 +24,7 @@ class FilmSamples:
     """The samples of one choice, in blocks; `FilmData` makes batches of them for Lightning, and has its attributes."""
 
     def __init__(
-        self,
-        selection: Selection,
-        choice: Choice,
-        device_memory_gb: float | None = None,
-        log: Log = log_nothing,
-        scaling: Mapping[str, Any] | None = None,
+        self, selection: Selection, choice: Choice, device_memory_gb: float | None = None, log: Log = log_nothing
     ) -> None:
         super().__init__()  # of Lightning's data module, for `FilmData`
         self.selection, self.choice, self.device_memory_gb, self.log = selection, choice, device_memory_gb, log
@@ -37,7 +32,7 @@ class FilmSamples:
         self.n_units = selection.n_units
         self.window, classes, self.has_target, self.split, n_per_class = choose_samples(selection, choice, self._note)
         self._targets: Selection | NDArray[Any] | None = selection if choice.task == "next_bin" else classes
-        self.scaling: Mapping[str, Any] = scaling or {}  # of features: mean and SD in training
+        self.scaling: Mapping[str, Any] = {}  # of features: mean and SD in training, known with the targets
         n_dimensions = len(selection.check_target(choice.target)[1]) if choice.task == "feature" else 0
         self.task = task_of(choice, self.n_units, n_per_class, n_dimensions)
         self.n_samples = {part: len(indices) for part, indices in vars(self.split).items()}
@@ -45,9 +40,9 @@ class FilmSamples:
         self._samples: Samples | None = None
 
     @classmethod
-    def opened(cls, choice: Choice, run: Run, log: Log = log_nothing, scaling: Mapping[str, Any] | None = None) -> Self:
+    def opened(cls, choice: Choice, run: Run, log: Log = log_nothing) -> Self:
         """Open the samples of a run, building missing or stale keys first; raises SummerError."""
-        return cls(*open_chosen(choice, run, log), run.device_memory_gb, log, scaling)
+        return cls(*open_chosen(choice, run, log), run.device_memory_gb, log)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what another process makes itself (samples on a device), or cannot have (a caller's `log`)."""
@@ -107,13 +102,9 @@ class FilmSamples:
     @property
     def provenance(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data that it was trained on: settings, patients, units, digests, scaling."""
-        made: dict[str, Any] = {
-            "config": self.choice.as_plain(),
-            "data": self.selection.provenance(*self.choice.decoded),
-        }
-        if self.choice.task == "feature" and self.targets is not None:  # scaling is known with them
-            made["scaling"] = self.scaling
-        return made
+        data = self.selection.provenance(*self.choice.decoded)
+        scaling = {"scaling": self.scaling} if self.choice.task == "feature" and self.targets is not None else {}
+        return {"config": self.choice.as_plain(), "data": data, **scaling}
 
     @property
     def n_prediction_bytes(self) -> int:

@@ -1,6 +1,7 @@
 """Chosen units of several patients side by side: counts, labels, units and film seconds of one bin grid."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -159,15 +160,12 @@ class Selection:
             )
         one, columns = found[name], list[int]()
         for word in words.split("+") if words else ():
-            first, _, last = word.partition("-")
+            numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+            chosen = range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1) if numbers else range(0)
             if word in one.columns:
                 columns.append(one.columns.index(word))
-            elif (
-                first.isdecimal()
-                and (last or first).isdecimal()
-                and int(first) <= int(last or first) < len(one.columns)
-            ):
-                columns += range(int(first), int(last or first) + 1)
+            elif chosen and chosen[-1] < len(one.columns):
+                columns += chosen
             else:
                 shown = ", ".join(difflib.get_close_matches(word, one.columns, n=3) or one.columns[:6])
                 raise SettingsError(

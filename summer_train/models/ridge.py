@@ -24,7 +24,7 @@ class Moments:
     n : samples; x, y : sums, (n_inputs,), (n_dimensions,); xx : (n_inputs, n_inputs); xy : (n_inputs, n_dimensions)
     """
 
-    n: int
+    n: Tensor
     x: Tensor
     y: Tensor
     xx: Tensor
@@ -33,20 +33,13 @@ class Moments:
     @classmethod
     def of(cls, blocks: Iterable[tuple[Tensor, Tensor]]) -> "Moments":
         """Return the sums over blocks of (x, y) of all processes, float64, a block in memory at a time."""
-        found = None
+        sums: list[Tensor] = []
         for x, y in ((x.double(), y.double()) for x, y in blocks):
-            one = cls(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y)
-            found = one if found is None else found + one
-        assert found is not None
+            found = [x.new_tensor(float(len(x))), x.sum(0), y.sum(0), x.T @ x, x.T @ y]
+            sums = [total + one for total, one in zip(sums, found, strict=True)] if sums else found
         if is_distributed():
-            n = found.x.new_tensor(float(found.n))
-            sum_over_processes([n, found.x, found.y, found.xx, found.xy])
-            return cls(int(n), found.x, found.y, found.xx, found.xy)
-        return found
-
-    def __add__(self, other: "Moments") -> "Moments":
-        """Return the sums over the samples of both."""
-        return Moments(*(getattr(self, name) + getattr(other, name) for name in vars(self)))
+            sum_over_processes(sums)
+        return cls(*sums)
 
 
 def solve_ridge(moments: Moments, penalties: Sequence[float]) -> tuple[Tensor, Tensor]:
