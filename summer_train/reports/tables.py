@@ -39,7 +39,8 @@ def as_cell(value: object) -> str:
     """Return a setting's value as people read it, of several the first eight."""
     if isinstance(value, list):
         return ", ".join(map(as_cell, value[:8])) + (f", ... ({len(value)})" if len(value) > 8 else "")
-    return "none" if value in ("", None) else f"{value:g}" if isinstance(value, float) else str(value)
+    is_none = value in ("", None) or value != value  # noqa: PLR0124  # NaN: of another task
+    return "none" if is_none else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def score_tables(scores: Scores) -> list[Table]:

@@ -15,7 +15,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
-from summer_train.data.losses import squared_error
 
 import summer_train
 from summer_prep.errors import CacheError, SettingsError
@@ -125,8 +124,6 @@ def test_other_precisions_train_and_predict(precision, film, tmp_path):
     plain = trainer(tmp_path, precision=precision, max_epochs=1, enable_checkpointing=False)
     decoder = summer_train.decoder(data)
     plain.fit(decoder, datamodule=data)
-    if precision == "bf16-true":  # counts are not rounded to 16 bits
-        assert squared_error(torch.full((4, 1), 256.0, dtype=torch.bfloat16), torch.full((4, 1), 257)) == 1
     predictions = torch.cat(plain.predict(decoder, datamodule=data))
     assert predictions.shape == (data.n_samples["test"], 20)
     assert torch.isfinite(predictions.float()).all()
