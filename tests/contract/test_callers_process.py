@@ -85,9 +85,7 @@ CALLS = {
     "add_target": lambda _, folder, __: of_target(folder, summer_prep.add_target),
     "targets": lambda _, folder, __: of_target(folder, summer_prep.targets),
     "remove_target": lambda _, folder, __: of_target(folder, summer_prep.remove_target),
-    "folds": lambda cache, *_: of_data(
-        cache, lambda data: list(summer_train.folds(data.selection, 10).split(data.selection.counts()))
-    ),
+    "folds": lambda cache, *_: of_data(cache, lambda data: summer_train.folds(data.selection, 10).get_n_splits()),
     "open_selection": lambda cache, *_: lambda: summer_train.open_selection(cache, 14).counts(),
     "film_data": lambda cache, *_: of_data(cache, lambda data: next(iter(data.train_dataloader()))),
     "decoder": lambda cache, *_: of_data(cache, summer_train.decoder),

@@ -1,6 +1,7 @@
 """Features from a film to scores: bins, scaling, ridge regression, and what demo data know of their features."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from sklearn.model_selection import PredefinedSplit, cross_val_score
 
 import summer_train
 from summer_prep.cache.build import BuildConfig, build_keys
-from summer_prep.cache.targets import add_target, film_targets
+from summer_prep.cache.targets import add_target, film_targets, remove_target
 from summer_prep.errors import SettingsError
 from summer_prep.recordings.demo import demo_data
 from summer_train.data.film import FilmSamples
@@ -123,6 +124,18 @@ def test_a_study_row_is_a_fit_and_evaluating_gives_it_again(model, common):
         assert score == pytest.approx(scores[name], rel=1e-6, abs=1e-6), name
     elsewhere = summer_train.evaluate(result.log_dir, fold=3).scores["mean"]["train"]
     assert elsewhere["mse"] != pytest.approx(1, abs=1e-4)  # still scaled by what it was trained on
+
+
+def test_other_values_under_the_name_of_a_target_are_seen(common, feature_cache, tmp_path):
+    options = {**common, "cache_dir": shutil.copytree(feature_cache, tmp_path / "cache"), "model": "ridge"}
+    result = summer_train.fit(**options)
+    remove_target("film", options["cache_dir"])
+    values = np.load(feature_cache.parent / "nwb" / "film_features.npy")
+    np.save(tmp_path / "other.npy", values[:, ::-1])
+    add_target(tmp_path / "other.npy", name="film", cache_dir=options["cache_dir"])
+    assert summer_train.evaluate(result.log_dir).differences == [f"target {TUNED}: other values"]
+    with pytest.raises(SettingsError, match=f"target {TUNED}: other values"):
+        summer_train.fit(**options, resume=True)
 
 
 def test_cosine_loss_has_the_gradient_of_autograd_and_trains(common):
