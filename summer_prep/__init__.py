@@ -17,6 +17,7 @@ from summer_prep.resources import ensure_cache_home
 if TYPE_CHECKING:
     from summer_prep.cache.build import build
     from summer_prep.cache.keys import open_key
+    from summer_prep.cache.targets import add_target, remove_target, targets
     from summer_prep.errors import SummerError
     from summer_prep.film.splits import blocked_split
     from summer_prep.recordings.demo import demo_data
@@ -24,11 +25,15 @@ if TYPE_CHECKING:
     from summer_prep.show.export import export
 
 __version__ = "0.1.0"
-__all__ = ["SummerError", "blocked_split", "build", "demo_data", "diff", "export", "open_key"]
+__all__ = [
+    "SummerError", "add_target", "blocked_split", "build", "demo_data", "diff", "export", "open_key", "remove_target",
+    "targets",
+]  # fmt: skip
 
 _HOMES = {
     "SummerError": "errors", "blocked_split": "film.splits", "build": "cache.build", "diff": "show.diff",
     "demo_data": "recordings.demo", "export": "show.export", "open_key": "cache.keys",
+    "add_target": "cache.targets", "remove_target": "cache.targets", "targets": "cache.targets",
 }  # fmt: skip
 
 ensure_cache_home()  # before any library writes below it

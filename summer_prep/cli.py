@@ -43,7 +43,7 @@ def demo_data(
     layout: Annotated[FileLayout, typer.Option(help="File names and places of the tables.")] = "dandi",
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds make equal recordings.")] = 0,
 ) -> None:
-    """Write SUMMER-shaped synthetic recordings, and which unit is tuned to what in truth.json."""
+    """Write SUMMER-shaped synthetic recordings, targets of their film, and in truth.json what units are tuned to."""
     from summer_prep.recordings.demo import demo_data as write
 
     with console.working("making recordings"):
@@ -293,6 +293,49 @@ def verify(
     good = f"{len(keys)} keys verified: every byte is as it was written"
     console.show_result(problems, as_json, *[good] * (not lines))
     _fail_if_any(lines, len(keys))
+
+
+@app.command("add-target")
+def add_target(
+    file: Annotated[Path, typer.Argument(help="Intervals or an array: .csv, .tsv, .parquet, .npy or .npz.")],
+    name: Annotated[str, typer.Option(help="Name of the target.")],
+    start_s: Annotated[float | None, typer.Option(help="Film time of the first row in s.  [default: 0]")] = None,
+    step_s: Annotated[
+        float | None, typer.Option(help="From one row to the next in s.  [default: a row for each film frame]")
+    ] = None,
+    cache_dir: console.CacheDir = CACHE_DIR,
+    as_json: console.JsonOption = False,
+) -> None:
+    """Store labels or features of your own in the cache, once for all patients and bin lengths."""
+    from summer_prep.cache.targets import add_target as add
+
+    with console.working("adding the target"):
+        facts = add(file, name=name, cache_dir=cache_dir, start_s=start_s, step_s=step_s)
+    console.show_result(facts, as_json, *tables.target_tables([facts]))
+
+
+@app.command()
+def targets(
+    name: Annotated[str | None, typer.Argument(help="One of them.  [default: all]")] = None,
+    cache_dir: console.CacheDir = CACHE_DIR,
+    as_json: console.JsonOption = False,
+) -> None:
+    """List the labels and features of your own that the cache holds: kind, columns, share on, what is undefined."""
+    from summer_prep.cache.targets import targets as describe
+
+    with console.working("reading targets"):
+        facts = describe(cache_dir, name)
+    console.show_result(facts, as_json, *tables.target_tables(facts))
+
+
+@app.command("remove-target")
+def remove_target(
+    name: Annotated[str, typer.Argument(help="Name of the target.")], cache_dir: console.CacheDir = CACHE_DIR
+) -> None:
+    """Remove labels or features of your own from the cache."""
+    from summer_prep.cache.targets import remove_target as remove
+
+    console.log(f"removed {remove(name, cache_dir)}")
 
 
 @app.command()

@@ -36,6 +36,8 @@ def parts(value: object) -> list[object]:
     """Split text at spaces and commas, take a list apart, and leave one value alone."""
     value = plain(value)
     if isinstance(value, str):
+        if re.search("[&|!]", value):  # an expression of labels holds spaces
+            return [part.strip() for part in value.split(",")]
         return [part for part in value.replace(",", " ").split() if part]
     if isinstance(value, Iterable) and not isinstance(value, bytes | dict):
         return [part for one in map(plain, value) for part in (parts(one) if isinstance(one, str) else [one])]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from summer_prep.errors import SummerError
+    from summer_train.data.folds import folds
     from summer_train.data.selection import open_selection
     from summer_train.models.decoder import Decoder, LinearLabel, LinearNextBin
     from summer_train.reports.report import report
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Decoder", "LinearLabel", "LinearNextBin", "SummerError",
-    "decoder", "evaluate", "film_data", "fit", "open_selection", "report", "study",
+    "decoder", "evaluate", "film_data", "fit", "folds", "open_selection", "report", "study",
 ]  # fmt: skip
 
 _HOMES = {
     "summer_prep.errors": ["SummerError"],
+    "summer_train.data.folds": ["folds"],
     "summer_train.data.selection": ["open_selection"],
     "summer_train.models.decoder": ["Decoder", "LinearLabel", "LinearNextBin"],
     "summer_train.reports": ["figures"],

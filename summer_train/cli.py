@@ -94,7 +94,7 @@ def fit(
         f"{choice.task}: {result.n_units} units, samples: {sizes}",
         f"best epoch: {result.best_epoch} of {result.n_epochs} (lowest validation loss); its scores:",
         *tables.score_tables(result.scores),
-        *tables.notes_on_scores(result.thresholds, result.undefined, result.scores, result.null),
+        *tables.notes_on_scores(result.thresholds, result.undefined, result.scores, result.null, result.penalty),
         f"run: {result.log_dir}",
     )  # fmt: skip
 

@@ -33,7 +33,7 @@ DATA = ROOT / "tests" / "data"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-SHARED = ("work", "odd_cache", "published_data", "studied", "tuned_cache")
+SHARED = ("work", "odd_cache", "published_data", "studied", "tuned_cache", "feature_cache")
 """Fixtures of modules that take long to prepare."""
 
 

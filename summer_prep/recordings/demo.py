@@ -28,6 +28,9 @@ MEDIAN_RATE_HZ = 0.9
 MAX_DRIFT, DRIFT_S = 2.0, 15.0
 """Largest drift, and the time within which a drifting rate becomes another one."""
 
+N_TUNED_DIMENSIONS, SMOOTH_S, LOUDNESS_HZ = 8, 1.0, 100
+"""Of the film's features: as many follow tuned labels as do not; the SD of the Gaussian that they are smoothed by."""
+
 LAYOUTS: dict[FileLayout, tuple[str, str, str]] = {
     "dandi": ("sub-{0}/sub-{0}_ses-sub{0}_ecephys.nwb", "machine_learning", "machine_learning"),
     "flat": ("sub-{0}_ses-sub{0}_ecephys.nwb", "machine_learning", "machine_learning"),
@@ -84,6 +87,8 @@ def demo_data(
 ) -> list[Path]:
     """Write SUMMER-shaped synthetic recordings and `truth.json`, as `summer-prep demo-data` does; return their paths.
 
+    Beside them are targets of the same film, to be added to a cache: film_features.npy, loudness.csv and events.tsv.
+
     Parameters
     ----------
     patients : how many, instead of `patient_ids`, like 14 or [14, "20"]; 14, 20, 29, 8 and then the numbers from 1
@@ -136,8 +141,46 @@ def demo_data(
         watchlog = {"pts": frame_index * (FRAME_PERIOD_MS / 1000), "neural_recording_time": recording_time_ms}
         _write_nwb(path, patient_id, layout, film, watchlog, spikes, generator)
         truth[patient_id] = {"lag_ms": LAG_MS, "n_units": units, "tuned_units": tunings}
+    truth["film"] = _write_targets(folder, film, np.random.default_rng([seed, 20]))
     (folder / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
     return list(paths.values())
+
+
+def _write_targets(folder: Path, film: Film, generator: np.random.Generator) -> dict[str, Any]:
+    """Write targets of this film as people bring them, and return what is known of them, for `truth.json`.
+
+    film_features.npy has smooth dimensions, (n_frames, 16): the first half are mixtures of the labels to which units
+    are tuned, the others are noise. loudness.csv has 100 samples a second, events.tsv intervals of two labels: at-work
+    is `office`, to which units are tuned, and music is noise.
+    """
+    names, n_frames = sorted(SHARES_PERCENT), film.indicators.shape[1]
+    labels, n = list(dict.fromkeys(TUNED_LABELS)), N_TUNED_DIMENSIONS
+    tracks = _smooth(np.array([film.indicators[names.index(one)] == 1 for one in labels], dtype=float))
+    weights = generator.normal(size=(n, len(labels))).round(3)
+    noise = _smooth(generator.normal(size=(n + 2, n_frames)))
+    np.save(folder / "film_features.npy", np.vstack([weights @ tracks, noise[:n]]).T.astype(np.float32))
+    loudness = -30 + 6 * tracks[labels.index("summer-speaking")] + 3 * noise[n]
+    samples = np.repeat(loudness, LOUDNESS_HZ * FRAME_PERIOD_MS // 1000)
+    np.savetxt(folder / "loudness.csv", samples, fmt="%.2f", header="loudness", comments="")
+    rows = ["onset\tduration\ttrial_type"]
+    for name, is_on in {"at-work": film.indicators[names.index("office")] == 1, "music": noise[n + 1] > 1}.items():
+        bounds = np.flatnonzero(np.diff(is_on.astype(int), prepend=0, append=0)).reshape(-1, 2) * FRAME_PERIOD_MS / 1000
+        rows += [f"{start:.2f}\t{stop - start:.2f}\t{name}" for start, stop in bounds]
+    (folder / "events.tsv").write_text("\n".join(rows) + "\n")
+    return {
+        "film_features.npy": {"labels": labels, "weights": weights.tolist(), "untuned": list(range(n, 2 * n))},
+        "loudness.csv": {"label_name": "summer-speaking", "step_s": 1 / LOUDNESS_HZ},
+        "events.tsv": {"at-work": "office", "music": None},
+    }
+
+
+def _smooth(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return rows smoothed along the film by a Gaussian, each of mean 0 and SD 1."""
+    frequencies = np.fft.rfftfreq(rows.shape[1])
+    kernel = np.exp(-2 * (np.pi * frequencies * SMOOTH_S * 1000 / FRAME_PERIOD_MS) ** 2)
+    smooth = np.fft.irfft(np.fft.rfft(rows) * kernel, rows.shape[1])
+    smooth -= smooth.mean(axis=1, keepdims=True)
+    return np.asarray(smooth / smooth.std(axis=1, keepdims=True))
 
 
 def _make_film(n_frames: int, generator: np.random.Generator) -> Film:

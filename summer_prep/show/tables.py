@@ -49,6 +49,18 @@ def patients_table(keys: Iterable[Facts]) -> Table:
     return _table(["patient", "bins (ms)", "units", "by region", "spikes", "rate (Hz)", "pauses", "source"], rows)
 
 
+def target_tables(targets: Sequence[Facts]) -> list[Table | str]:
+    """Return a row for each target of the cache, and of a single one a row for each column."""
+    if not targets:
+        return ["no targets; add one: summer-prep add-target FILE --name NAME"]
+    shown = [{**one, "n": len(one["columns"]), "file": one["source"]["file_name"]} for one in targets]
+    listed = table_of(shown, target="target", kind="kind", n="columns", n_frames="frames", form="rows", file="file")
+    if len(targets) > 1:
+        return [listed]
+    kind = {"labels": {"on": "share on"}, "features": {"mean": "mean", "sd": "SD"}}[targets[0]["kind"]]
+    return [listed, table_of(targets[0]["columns"], column="column", **kind, undefined="undefined")]
+
+
 def states_table(states: Iterable[Facts]) -> Table:
     """Return a row for each key of recordings and cache: whether it is fresh, and why not."""
     rows = ({**state, "n_bytes": f"{state['n_bytes']:,}"} for state in states)

@@ -283,4 +283,5 @@ class Batches:
 
 
 def _torch_dtype(rows: Selection | NDArray[Any]) -> torch.dtype:
-    return torch.uint8 if rows.dtype == np.uint8 else torch.int32  # torch indexes no uint16
+    known = {np.uint8: torch.uint8, np.float32: torch.float32}
+    return known.get(rows.dtype.type, torch.int32)  # torch indexes no uint16

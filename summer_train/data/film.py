@@ -1,5 +1,6 @@
 """The samples of one run on a device, split: selected units, task, usable bins, parts."""
 
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
 from typing import Any, Self
@@ -12,7 +13,7 @@ from summer_prep.resources import available_bytes
 from summer_train.data.batches import OrderedBlocks, ResidentSamples, Samples, StreamedSamples, this_process
 from summer_train.data.samples import choose_samples, count_classes
 from summer_train.data.selection import Selection, open_chosen
-from summer_train.data.targets import task_of
+from summer_train.data.targets import standardised, task_of
 from summer_train.settings.options import Choice, Log, Run, log_nothing
 
 DEFAULT_MEMORY_SHARE = 0.8  # of the free memory, which counts may take by default
@@ -30,8 +31,10 @@ class FilmSamples:
         self.notes: list[str] = []
         self.n_units = selection.n_units
         self.window, classes, self.has_target, self.split, n_per_class = choose_samples(selection, choice, self._note)
-        self.targets: Selection | NDArray[np.uint8] = selection if classes is None else classes
-        self.task = task_of(choice, self.n_units, n_per_class)
+        self._targets: Selection | NDArray[Any] | None = selection if choice.task == "next_bin" else classes
+        self.scaling: Mapping[str, Any] = {}  # of features: mean and SD in training, known with the targets
+        n_dimensions = len(selection.check_target(choice.target)[1]) if choice.task == "feature" else 0
+        self.task = task_of(choice, self.n_units, n_per_class, n_dimensions)
         self.n_samples = {part: len(indices) for part, indices in vars(self.split).items()}
         self.device = torch.device("cpu")
         self._samples: Samples | None = None
@@ -54,12 +57,23 @@ class FilmSamples:
         self.place(other.device)
         self._samples = self._with_targets(other.samples)
 
+    @property
+    def targets(self) -> Any:
+        """What is predicted: the selection itself, the class of each bin, or its features, read when first asked for.
+
+        Features are (n_bins, n_dimensions) float32, standardised by `scaling`.
+        """
+        if self._targets is None:
+            features = self.selection.features(self.choice.target)
+            self._targets, self.scaling = standardised(features, self.split.train, self.scaling)
+        return self._targets
+
     def _with_targets(self, counted: Samples) -> Samples:
         """Return samples with these data's own targets; the counts of the next bin are the same rows, not a copy."""
         targets: Any = self.targets
         if isinstance(counted, ResidentSamples):
             is_next_bin = self.targets is self.selection
-            targets = counted.counts if is_next_bin else torch.from_numpy(self.classes).to(self.device)
+            targets = counted.counts if is_next_bin else torch.from_numpy(targets).to(self.device)
         return replace(counted, targets=targets, target_offset=self.task.target_offset, window=self.window)
 
     @property
@@ -69,29 +83,34 @@ class FilmSamples:
         return self.targets
 
     def shifted(self, n_bins: int) -> "FilmSamples":
-        """Return the same samples with labels moved along the film in a circle, for a null.
+        """Return the same samples with labels or features moved along the film in a circle, for a null.
 
-        The labels keep their own structure and lose that of the neurons. Bins without a label stay without one.
+        They keep their own structure and lose that of the neurons. Bins without a target stay without one.
 
         n_bins : how far, in bins that have a label; raises NothingToLearnError if that leaves one class in training
         """
+        shifted = self.targets.copy()
         other = copy(self)
-        shifted = self.classes.copy()
-        shifted[self.has_target] = np.roll(shifted[self.has_target], n_bins)
+        shifted[self.has_target] = np.roll(shifted[self.has_target], n_bins, axis=0)
+        other._targets, other._samples = shifted, None
+        if self.choice.task == "feature":
+            return other
         n_per_class = count_classes(shifted[self.split.train], self.task.n_outputs, self.choice.label_name)
-        other.targets, other.task, other._samples = shifted, task_of(self.choice, self.n_units, n_per_class), None
+        other.task = task_of(self.choice, self.n_units, n_per_class)
         return other
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the data that it was trained on: settings, patients, units and digests."""
-        return {"config": self.choice.as_plain(), "data": self.selection.provenance()}
+        """What a checkpoint keeps of the data that it was trained on: settings, patients, units, digests, scaling."""
+        data = self.selection.provenance(*self.choice.decoded)
+        scaling = {"scaling": self.scaling} if self.choice.task == "feature" and self.targets is not None else {}
+        return {"config": self.choice.as_plain(), "data": data, **scaling}
 
     @property
     def n_prediction_bytes(self) -> int:
         """Memory that the predictions of validation and test take, and the targets beside them."""
         n_samples = self.n_samples["val"] + self.n_samples["test"]
-        if self.targets is self.selection:  # counts of every unit
+        if self.choice.task == "next_bin":  # counts of every unit
             return n_samples * self.n_units * (4 + self.selection.dtype.itemsize)
         return n_samples * (8 * self.task.n_outputs + 8)
 

@@ -7,13 +7,14 @@ import torch
 
 from summer_train.data.batches import Batches, OrderedBlocks, ShuffledBlocks, WholeEpochs
 from summer_train.data.film import FilmSamples
+from summer_train.settings.options import SOLVED
 
 
 class FilmData(FilmSamples, lightning.LightningDataModule):
     """The samples of one choice: batches (x, y) of `batch_size` for a `lightning.Trainer`, or to iterate over.
 
     x is (batch, n_units) float32 counts, or (batch, n_bins, n_units) of a window of several bins, time first; y is
-    (batch,) class indices or (batch, n_units) counts of the next bin.
+    (batch,) class indices, (batch, n_units) counts of the next bin, or (batch, n_dimensions) standardised features.
 
     Attributes
     ----------
@@ -28,7 +29,7 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
     _n_passes = 0
 
     def __repr__(self) -> str:
-        predicted = f"label {self.choice.label_name}" if self.choice.task == "label" else "next bin"
+        predicted = f"{self.choice.task.replace('_', ' ')} {''.join(self.choice.decoded)}".strip()
         patient_ids = " ".join(patient.patient_id for patient in self.selection.patients)
         samples = " ".join(f"{n} {part}" for part, n in self.n_samples.items() if n)
         return f"<FilmData: {predicted}, patients {patient_ids}, {self.n_units} units, {samples} samples>"
@@ -89,7 +90,7 @@ class FilmBlocks(lightning.LightningDataModule):
     def train_dataloader(self) -> ShuffledBlocks | WholeEpochs:
         """Return this process's share of the training samples, shuffled where that matters."""
         data, trainer = self.data, self.trainer
-        if data.choice.model == "linear":
+        if data.choice.model in SOLVED:
             return WholeEpochs(blocks=self._share("train"), provenance=data.provenance)
         return ShuffledBlocks(
             samples=data.samples,

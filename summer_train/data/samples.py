@@ -1,7 +1,7 @@
 """The samples of a choice: what each is to predict, which can be used, and which part of the split each is in.
 
 NumPy alone, so that a choice that the data do not allow is refused before torch loads. A sample is named by a bin. It
-is predicted from a window of bins around that one, and its target lies `target_offset` bins on: 0 for a label of the
+is predicted from a window of bins around that one, and its target lies `target_offset` bins on: 0 for what is of the
 same bin, 1 for the counts of the next.
 
     bins        | 5 | 6 | 7 | 8 | 9 | 10 |
@@ -31,7 +31,7 @@ class ChosenSamples(NamedTuple):
     """The samples of a choice.
 
     window : the bins that a sample is predicted from, counted from its own
-    classes : (n_bins,) class of each bin, 0 off, 1 on, 2 undefined; None if the counts of the next bin are predicted
+    classes : (n_bins,) class of each bin, 0 off, 1 on, 2 undefined; None if no label is decoded
     has_target : (n_samples,) whether a sample has a target and reaches only bins that may be used
     split : sample indices of each part, of those that have a target
     n_per_class : (n_classes,) training samples of each class; empty without classes
@@ -49,11 +49,11 @@ def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing
 
     note : called with what was left out and why, for people
 
-    Raises SettingsError if there is no such label, or the window or the split is not possible; NothingToLearnError if
-    a part holds no usable sample, or the training part only one class.
+    Raises SettingsError if there is no such label or target, or the window or the split is not possible;
+    NothingToLearnError if a part holds no usable sample, or the training part only one class.
     """
     window, is_label = window_of(choice.window_s, choice.bin_length_ms), choice.task == "label"
-    target_offset, n_classes, classes = int(not is_label), 0, None
+    target_offset, n_classes, classes = int(choice.task == "next_bin"), 0, None
     has_target = np.ones(max(0, selection.n_bins - target_offset), dtype=bool)
     if is_label:
         raw = selection.labels(choice.label_name, choice.label_rule)
@@ -65,6 +65,10 @@ def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing
             note(f"label {choice.label_name} is defined everywhere; --undefined class changes nothing")
         if not has_target.all():
             note(f"left out {int((~has_target).sum())} bins where {choice.label_name} is undefined")
+    elif choice.task == "feature":
+        has_target = selection.has_features(choice.target)
+        if not has_target.all():
+            note(f"left out {int((~has_target).sum())} bins where {choice.target} is undefined")
     n_samples = len(has_target)
     has_target = has_target & usable_samples(selection, choice, n_samples, window.touched(target_offset), note)
     if choice.val_fraction is not None:

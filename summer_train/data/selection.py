@@ -1,6 +1,7 @@
 """Chosen units of several patients side by side: counts, labels, units and film seconds of one bin grid."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,15 @@ from numpy.typing import NDArray
 
 from summer_prep.cache.keys import open_cache
 from summer_prep.cache.layout import DIMENSIONS, Description, key_path
+from summer_prep.cache.targets import FilmTarget, film_targets
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.film.facts import BRAIN_REGION_GROUPS, LABEL_RULES, LabelRule, check_bin_length
+from summer_prep.film.bins import BinGrid
+from summer_prep.film.facts import BRAIN_REGION_GROUPS, FRAME_PERIOD_MS, LABEL_RULES, LabelRule, check_bin_length
+from summer_prep.film.labels import align_labels
+from summer_prep.film.logic import evaluate, names_in
+from summer_prep.film.targets import bins_of_frames
 from summer_prep.options import as_bin_lengths, as_names, as_number, as_path, as_patient_ids, as_place, as_text
-from summer_train.data.mapped import CachedPatient, open_patient
+from summer_train.data.mapped import CachedPatient, open_patient, read_file
 from summer_train.settings.options import Choice, Log, Run, log_nothing
 
 _ROWS_AT_ONCE = 4096
@@ -44,6 +50,7 @@ class Selection:
         self.shape = self.n_bins, self.n_units
         self.dtype: np.dtype[Any] = np.result_type(*(patient.chunks[0].dtype for patient in patients))
         self.n_bytes = self.n_bins * self.n_units * self.dtype.itemsize
+        self._has_features: dict[str, NDArray[np.bool_]] = {}
 
     def __repr__(self) -> str:
         ids = ", ".join(patient.patient_id for patient in self.patients)
@@ -87,25 +94,115 @@ class Selection:
                     out[to[here], place] = patient.chunks[chunk][within[here]][:, chosen]
 
     def labels(self, label_name: str, rule: LabelRule = "first") -> NDArray[np.uint8]:
-        """Return one label's raw value in each bin, (n_bins,), 0, 1 or 99 (undefined).
+        """Return a label's raw value in each bin, (n_bins,), 0, 1 or 99 (undefined).
+
+        Parameters
+        ----------
+        label_name : of the recordings or of a target of the cache, or an expression of such names with &, | and !
 
         Raises SettingsError if there is no such label, CacheError if its file cannot be read or was changed.
         """
         label_name = as_text(label_name, "label_name")
         if rule not in LABEL_RULES:
             raise SettingsError(f"rule {rule!r}: choose one of {', '.join(LABEL_RULES)}")
-        self.check_label(label_name)
-        return self.patients[0].label(label_name, rule)
+        own = self.check_label(label_name)
+        patient, grid = self.patients[0], self.grid()
+        values = {name: patient.label(name, rule) for name in names_in(label_name) if name not in own}
+        values |= {name: align_labels(own[name].column(name).T, grid)[rule][0] for name in own}
+        return evaluate(label_name, values)
 
-    def check_label(self, label_name: str) -> None:
-        """Raise SettingsError if there is no such label."""
-        if label_name not in self.label_names:
-            patient = self.patients[0]
-            nearest = difflib.get_close_matches(label_name, self.label_names, n=3, cutoff=0.4) or self.label_names
+    def features(self, target: str) -> NDArray[np.float32]:
+        """Return features in each bin, (n_bins, n_dimensions): the mean of its frames; NaN where one is undefined.
+
+        Parameters
+        ----------
+        target : NAME or NAME:COLUMNS, columns by name or number, joined by +, or a range like 0-9
+
+        Raises
+        ------
+        SettingsError : no such features
+        CacheError : they are damaged
+        """
+        one, columns = self.check_target(target)
+        grid = self.grid()
+        first, n_frames = grid.first_frames, grid.frames_per_bin
+        values = np.full((self.n_bins, len(columns)), np.nan, dtype=np.float32)
+        kept = np.empty((0, len(columns)), dtype=np.float32)
+        is_whole = columns == list(range(len(one.columns)))
+        done = start = 0  # bins, and the frame of the first row that is kept
+        for block in one.blocks():
+            rows = np.concatenate([kept, block if is_whole else block[:, columns]])
+            stop = int(np.searchsorted(first, start + len(rows) - n_frames, side="right"))
+            if stop > done:
+                values[done:stop] = bins_of_frames(rows, first[done:stop] - start, n_frames)
+            done, next_frame = stop, start + len(rows)
+            if stop < self.n_bins:
+                next_frame = min(next_frame, int(first[stop]))
+            kept, start = rows[next_frame - start :], next_frame
+        return values
+
+    def has_features(self, target: str) -> NDArray[np.bool_]:
+        """Return whether features are defined in each bin, (n_bins,); they are read once. Errors as `features`."""
+        if target not in self._has_features:
+            self._has_features[target] = np.asarray(~np.isnan(self.features(target)).any(axis=1))
+        return self._has_features[target]
+
+    def check_target(self, target: str) -> tuple[FilmTarget, list[int]]:
+        """Return the features that NAME:COLUMNS names, and the numbers of their columns; raises SettingsError."""
+        name, _, words = as_text(target, "--target").partition(":")
+        cache = self.patients[0].key.parents[1]
+        found = {one.name: one for one in film_targets(cache).values() if one.kind == "features"}
+        if name not in found:
+            nearest = ", ".join(difflib.get_close_matches(name, found, n=3, cutoff=0.4) or found) or "none at all"
             raise SettingsError(
-                f"no label {label_name!r} in {patient.key}; nearest are {', '.join(nearest)}. "
-                f"All {len(self.label_names)}: summer-prep inspect {patient.patient_id}"
+                f"--target {target}: no features {name!r} in {cache}; found are {nearest}. See "
+                "summer-prep targets; labels are decoded with --task label --label-name"
             )
+        one, columns = found[name], list[int]()
+        for word in words.split("+") if words else ():
+            numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+            chosen = range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1) if numbers else range(0)
+            if word in one.columns:
+                columns.append(one.columns.index(word))
+            elif chosen and chosen[-1] < len(one.columns):
+                columns += chosen
+            else:
+                shown = ", ".join(difflib.get_close_matches(word, one.columns, n=3) or one.columns[:6])
+                raise SettingsError(
+                    f"--target {target}: no column {word!r} in {name}. Name some of its {len(one.columns)}, "
+                    f"like {shown}, or numbers from 0 to {len(one.columns) - 1}, joined by + or as a range like 0-9"
+                )
+        if len({*columns}) < len(columns):
+            raise SettingsError(f"--target {target}: names a column twice. Leave one out")
+        return one, columns or list(range(len(one.columns)))
+
+    def grid(self) -> BinGrid:
+        """Return the bins as frames of the film."""
+        first_frames = np.frombuffer(read_file(self.patients[0].description, "first_frame/c/0"), dtype="<i4")
+        return BinGrid(
+            first_frame=int(first_frames[0]),
+            n_bins=self.n_bins,
+            frames_per_bin=max(1, self.bin_length_ms // FRAME_PERIOD_MS),
+            parts_per_frame=max(1, FRAME_PERIOD_MS // self.bin_length_ms),
+        )
+
+    def check_label(self, label_name: str) -> dict[str, FilmTarget]:
+        """Return the targets of the cache that hold labels of an expression; raises SettingsError if none holds one."""
+        patient, own = self.patients[0], {}
+        for name in names_in(label_name):
+            if name in self.label_names:
+                continue
+            targets = film_targets(patient.key.parents[1]).values()
+            found = {label: one for one in targets if one.kind == "labels" for label in one.columns}
+            if name not in found:
+                known = [*self.label_names, *found]
+                nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+                raise SettingsError(
+                    f"no label {name!r} in {patient.key}; nearest are {', '.join(nearest)}. "
+                    f"All {len(known)}: summer-prep inspect {patient.patient_id}, summer-prep targets"
+                )
+            own[name] = found[name]
+        return own
 
     def units(self) -> dict[str, NDArray[Any]]:
         """Return the chosen units, (n_units,) each: patient_id, column in the key, and what the files of all have."""
@@ -151,17 +248,21 @@ class Selection:
             after[:-1] |= np.abs(start_ms[1:] - stop_ms[:-1]) > 0
         return inside, after
 
-    def provenance(self) -> dict[str, Any]:
-        """Return what these counts are, as plain values: patients, their units, bins, and the digests of the data.
+    def provenance(self, label_name: str = "", target: str = "") -> dict[str, Any]:
+        """Return what these data are, as plain values: patients, their units, bins, and the digests of the data.
 
-        The digests are those of every array that a setting may use, so that no change of one goes unseen.
+        The digests are those of every array that a setting may use, so that no change of one goes unseen, and of the
+        targets of the cache that a label is made of, or features are from.
         """
         patients = []
         for patient, columns in zip(self.patients, self.columns, strict=True):
             digests = patient.attributes["digests"]
             used = {name: digests[name] for name in digests if name in (*DIMENSIONS, *_CHOOSING_COLUMNS)}
             patients.append({"patient_id": patient.patient_id, "units": columns.tolist(), "digests": used})
-        return {"bin_length_ms": self.bin_length_ms, "n_bins": self.n_bins, "patients": patients}
+        own = self.check_label(label_name) if label_name else {}
+        own |= {target: self.check_target(target)[0]} if target else {}
+        targets = {"targets": {name: one.sha256 for name, one in own.items()}} if own else {}
+        return {"bin_length_ms": self.bin_length_ms, "n_bins": self.n_bins, "patients": patients, **targets}
 
 
 def open_selection(

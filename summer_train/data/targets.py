@@ -1,8 +1,8 @@
 """The tasks: what differs between them is targets and loss. (`scoring` has their scores.)"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from summer_prep.film.splits import Indices
 from summer_train.settings.options import Choice, Loss
 
 
@@ -112,8 +113,78 @@ class FilmLabel:
         return {"accuracy": (prediction.argmax(dim=1) == target).to(prediction.dtype).mean()}
 
 
-Task = NextBin | FilmLabel
+@dataclass(frozen=True)
+class FilmFeatures:
+    """Predict features of the film, standardised by their mean and SD in training.
+
+    kind : mse, or cosine: 1 - cosine similarity
+    """
+
+    n_dimensions: int
+    kind: Loss = "mse"
+    name: ClassVar[str] = "feature"
+    log_name: ClassVar[str] = "dhv_feature"
+    score_names: ClassVar[tuple[str, ...]] = ()
+    target_offset: ClassVar[int] = 0
+
+    @property
+    def n_outputs(self) -> int:
+        """One number per dimension."""
+        return self.n_dimensions
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Return the squared error, mean over samples and dimensions, or 1 - cosine similarity, mean over samples."""
+        prediction, target = prediction.float(), target.float()
+        if self.kind == "mse":
+            return functional.mse_loss(prediction, target)
+        return 1 - functional.cosine_similarity(prediction, target, dim=-1).mean()
+
+    def loss_gradient(self, prediction: Tensor, prepared: Tensor, dim: int = -1) -> Tensor:
+        """Return the gradient of the loss, summed over samples, dimensions along axis `dim`."""
+        if self.kind == "mse":
+            return torch.sub(prediction, prepared).mul_(2 / prediction.shape[dim])
+        norm = prediction.norm(dim=dim, keepdim=True).clamp_min(1e-8)
+        unit, true = prediction / norm, functional.normalize(prepared, dim=dim)
+        gradient: Tensor = ((unit * true).sum(dim, keepdim=True) * unit).sub_(true).div_(norm)
+        return gradient
+
+    def as_target(self, target: Tensor) -> Tensor:
+        """Return the features as they are."""
+        return target
+
+    prepare = as_target
+
+    def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return no scores beside the loss."""
+        return {}
+
+
+Task = NextBin | FilmLabel | FilmFeatures
 """What is predicted from a sample, and how well."""
+
+
+def standardised(
+    features: NDArray[np.float32], train: Indices, scaling: Mapping[str, Any] = {}
+) -> tuple[NDArray[np.float32], Mapping[str, Any]]:
+    """Standardise features in place by their mean and SD in training, and return both, as plain values.
+
+    Parameters
+    ----------
+    features : (n_bins, n_dimensions)
+    train : training bins
+    scaling : mean and SD (`mean`, `sd`) of what a network was trained on, if that was not this
+
+    A dimension that does not vary in training is centred alone.
+    """
+    if not scaling:
+        blocks = [train[start : start + 4096] for start in range(0, len(train), 4096)]
+        mean = sum(features[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(train)
+        square = sum(((features[block] - mean) ** 2).sum(axis=0) for block in blocks) / len(train)
+        sd = np.where(square > 0, np.sqrt(square), 1.0)
+        scaling = {"mean": np.broadcast_to(mean, sd.shape).tolist(), "sd": sd.tolist()}
+    features -= np.array(scaling["mean"], dtype=np.float32)
+    features /= np.array(scaling["sd"], dtype=np.float32)
+    return features, scaling
 
 
 def cross_entropies(logits: Tensor, targets: Tensor, class_weights: Sequence[Sequence[float]]) -> Tensor:
@@ -146,8 +217,10 @@ def balanced_weights(n_per_class: Tensor) -> Tensor:
     return torch.where(counts > 0, weights, 0).float()
 
 
-def task_of(choice: Choice, n_units: int, n_per_class: NDArray[np.int64]) -> Task:
+def task_of(choice: Choice, n_units: int, n_per_class: NDArray[np.int64], n_dimensions: int = 0) -> Task:
     """Return the task of a choice, whose training samples of each class are (n_classes,)."""
+    if choice.task == FilmFeatures.name:
+        return FilmFeatures(n_dimensions, choice.loss)
     if choice.task == NextBin.name:
         return NextBin(n_units, choice.loss)
     weights = balanced_weights(torch.from_numpy(n_per_class)).tolist() if choice.class_weight == "balanced" else ()

@@ -14,6 +14,7 @@ from summer_train.data.film import FilmSamples
 from summer_train.data.targets import FilmLabel, NextBin, Task
 from summer_train.models.linear import LinearSolver
 from summer_train.models.networks import decoder_name, two_layer_net, untrained_net
+from summer_train.models.ridge import RidgeSolver
 from summer_train.models.steps import AutogradSteps, Steps, written_out_steps
 from summer_train.settings.options import Choice
 
@@ -37,7 +38,7 @@ class Decoder(lightning.LightningModule):
         self.net, self.task, self.lr = net, task, lr
         self.provenance: dict[str, Any] = {}
         self.steps: Steps | None = None
-        self.solver: LinearSolver | None = None
+        self.solver: LinearSolver | RidgeSolver | None = None
 
     def forward(self, counts: Tensor) -> Tensor:
         """Predict from counts, (n_samples, n_units) or (n_samples, n_bins, n_units)."""
@@ -63,6 +64,8 @@ class Decoder(lightning.LightningModule):
         """Return the loss of a batch; take the optimizer steps of a block; solve, given all training samples."""
         if isinstance(batch, OrderedBlocks):
             task, weights = self.task, [parameter.detach()[None] for parameter in self.net.parameters()]
+            if self.provenance["config"]["model"] == "ridge":
+                self.solver = RidgeSolver(weights, self.trainer.val_dataloaders or ())
             self.solver = self.solver or LinearSolver(
                 weights, task, lambda y: task.prepare(y)[None], lambda made, y: task.loss(made[0], y)[None]
             )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from summer_train.data.film import FilmSamples
 from summer_train.data.targets import FilmLabel, NextBin
-from summer_train.settings.options import Choice
+from summer_train.settings.options import SOLVED, Choice
 
 RECURRENT: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -43,7 +43,7 @@ def net_of(data: FilmSamples, choice: Choice) -> nn.Module:
     n_inputs, n_outputs = data.window.n_bins * data.n_units, data.task.n_outputs
     if choice.model in RECURRENT:
         return Recurrent(RECURRENT[choice.model], data.n_units, choice.hidden_size, n_outputs)
-    if choice.model == "linear":
+    if choice.model in SOLVED:
         layers = nn.Sequential(nn.Linear(n_inputs, n_outputs))
     else:
         layers = two_layer_net(n_inputs, choice.hidden_size, n_outputs)
@@ -59,7 +59,7 @@ def untrained_net(data: FilmSamples, choice: Choice) -> nn.Module:
         net = net_of(data, choice).to_empty(device="cpu")
     generator = torch.Generator().manual_seed(choice.seed)
     for layer in net.modules():
-        if choice.model == "linear":  # its loss has one minimum, so it needs no random start
+        if choice.model in SOLVED:  # its loss has one minimum, so it needs no random start
             for weights in layer.parameters():
                 nn.init.zeros_(weights)
         elif isinstance(layer, nn.Linear):

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from summer_train.data.batches import Block, OrderedBlocks, Outputs, ResidentSamples, ShuffledBlocks
 from summer_train.data.film import FilmSamples
-from summer_train.data.targets import FilmLabel, NextBin, cross_entropies
+from summer_train.data.targets import FilmLabel, cross_entropies
 from summer_train.models.linear import LinearSolver
 from summer_train.models.networks import RECURRENT, n_weights, untrained_net
+from summer_train.models.ridge import RidgeSolver
 from summer_train.models.steps import AutogradSteps, DenseSteps, Steps, choose_steps, predict_stack
-from summer_train.settings.options import Choice, Log, log_nothing
+from summer_train.settings.options import SOLVED, Choice, Log, log_nothing
 
 MAX_STACK = 27  # networks; more gain nothing (docs/performance.md)
 MAX_STACK_WEIGHTS = 2**24  # training holds them five times (with gradients, Adam's averages and the best epoch's)
@@ -32,10 +33,12 @@ class Trained:
 
     curve : training and validation loss of each epoch
     best_epoch : from 1, the one with the lowest validation loss; 0 if there is none, since training diverged
+    penalty : of ridge, chosen on validation
     """
 
     curve: list[tuple[float, float]] = field(default_factory=list)
     best_epoch: int = 0
+    penalty: float | None = None
 
     @property
     def is_fine(self) -> bool:
@@ -45,7 +48,7 @@ class Trained:
 
 def stack_size(data: FilmSamples, choice: Choice) -> int:
     """Return how many networks of a choice are best trained as one."""
-    is_alone = choice.model in RECURRENT or choice.task == "next_bin"
+    is_alone = choice.model in RECURRENT or choice.task != "label"
     return 1 if is_alone else min(MAX_STACK, max(1, MAX_STACK_WEIGHTS // n_weights(data, choice)))
 
 
@@ -67,8 +70,8 @@ class _Stack:
         parameters, on_gpu = self.net.parameters() if self.net else self.weights, self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(parameters, lr=choice.lr, fused=True, capturable=on_gpu)
         first = self.tasks[0]
-        own = slice(None) if isinstance(first, NextBin) else (slice(None), 0)
-        self.solver = LinearSolver(self.weights, first, self.prepare, self.losses)
+        own = (slice(None), 0) if isinstance(first, FilmLabel) else slice(None)
+        self.solver: LinearSolver | RidgeSolver = LinearSolver(self.weights, first, self.prepare, self.losses)
         self.eager_steps: Steps = (
             AutogradSteps(self.net, lambda prediction, y: first.loss(prediction, y[own]), self.optimizer)
             if self.net
@@ -150,8 +153,10 @@ def train_stack(
     )
     stack, trained, lowest = _Stack(datas, log), [Trained() for _ in datas], [math.inf] * len(datas)
     best: dict[int, list[Tensor]] = {}
+    if first.choice.model == "ridge":
+        stack.solver = RidgeSolver(stack.weights, val)
     for epoch in range(1, max_epochs + 1):
-        if first.choice.model == "linear":
+        if first.choice.model in SOLVED:
             stack.solver(train)
             is_solved, train_losses = stack.solver.is_solved.tolist(), stack.mean_losses(train, stack.predict)
         else:
@@ -161,6 +166,7 @@ def train_stack(
         for place, row in enumerate(stack.rows):
             one = trained[row]
             one.curve.append((train_losses[place], val_losses[place]))
+            one.penalty = getattr(stack.solver, "penalty", None)
             if val_losses[place] < lowest[row]:
                 lowest[row], one.best_epoch = val_losses[place], epoch
                 best[row] = [weight[place].clone() for weight in stack.weights]

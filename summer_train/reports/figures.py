@@ -90,12 +90,17 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
         return shown[shown["name"].isin(list(by_label(shown))[:n])]
 
     labels = models[models["task"] == "label"]
-    counts = models[[bool(one.record.units.get(one.record.part)) for one in models["result"]]]
+    has_units = [bool(one.record.units.get(one.record.part)) for one in models["result"]]
+    counts, features = models[has_units], models[models["task"] == "feature"]
     shown, fixed = most_usual(labels if len(labels) else models)
     if len(labels):
         more = f"; the first {MAX_ROWS} of {n}" if (n := shown["name"].nunique()) > MAX_ROWS else ""
         caption = f"Kappa of each label: every fold, and what it is compared with{fixed}{more}"
         yield "labels", caption, draw_labels(first(shown, MAX_ROWS), published, width_mm)
+    if len(features):
+        of_features, fixed_here = most_usual(features)
+        caption = f"Mean R² of each target: every fold, and what it is compared with{fixed_here}"
+        yield "features", caption, draw_labels(first(of_features, MAX_ROWS), False, width_mm, "r2")
     others = ("task", "label_name", "split", "sequence", "max_epochs", "patience")
     for setting in [name for name in varied_options(labels) if name not in others]:
         # A random split has no buffer: it comes first on that axis.
@@ -120,20 +125,24 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
             yield "roc_and_precision", caption, draw_rank_curves(predicted, width_mm)
         caption = f"Probability of “on” along the film, where it was tested (5 s means); shaded: label on{fixed}"
         yield "film", caption, draw_film(predicted, width_mm)
+    counts = counts[counts["task"] == "next_bin"]
     if len(counts):
         shown, fixed = most_usual(counts)
         yield "units", f"R² of the next bin of each unit, mean over folds{fixed}", draw_units(shown, width_mm)
 
 
-def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float = WIDTH_MM) -> Any:
+def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float = WIDTH_MM, score: str = "kappa") -> Any:
     """Return a figure with a row for each label and folder: folds, mean kappa, baseline, null, published kappa.
 
     Parameters
     ----------
     models : of `read_models`; those of one label and folder count as folds and seeds of one result
     published : whether the published kappa is drawn where one is known at that buffer and region
+    score : `r2` for features
     """
-    groups = by_label(models)
+    groups, what, title = by_label(models), "labels", "Cohen's kappa"
+    if score == "r2":
+        what, title = "features", "R², mean over dimensions"
     colours = dict(zip(models["folder"].unique(), cycle(COLORS), strict=False))
     with style(width_mm) as width:
         figure = new_figure(width, 1.3 + 0.24 * max(3, len(groups)))
@@ -141,20 +150,22 @@ def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float =
         axes.axvline(0, color="black", lw=0.8)
         axes.use_sticky_edges = False  # else bars end at the frame
         for place, group in enumerate(groups.values()):
-            colour, kappas = colours[group["folder"].iloc[0]], group["kappa"]
-            if band := against_null(group, "kappa").band:
+            colour, kappas = colours[group["folder"].iloc[0]], group[score]
+            if band := against_null(group, score).band:
                 low, middle, high = band
-                axes.barh(place, high - low, 0.7, left=low, color=NULL, label="shifted labels, 5 to 95 %")
+                axes.barh(place, high - low, 0.7, left=low, color=NULL, label=f"shifted {what}, 5 to 95 %")
                 axes.plot([middle] * 2, [place - 0.35, place + 0.35], color="white", lw=1)
-            if group["time_only_kappa"].notna().any():
-                axes.plot(group["time_only_kappa"].mean(), place, "|", color=BASELINE, ms=11, mew=2, label="time only")
+            if group[f"time_only_{score}"].notna().any():
+                axes.plot(
+                    group[f"time_only_{score}"].mean(), place, "|", color=BASELINE, ms=11, mew=2, label="time only"
+                )
             axes.plot(kappas, [place] * len(kappas), "o", color=colour, ms=3.5, alpha=0.55, label="folds")
             axes.plot(kappas.mean(), place, "D", color=colour, ms=6, label="mean")
             if published and (known := published_kappa(group.iloc[0])):
                 look = {"fmt": "s", "color": PUBLISHED, "ms": 4, "label": "published (real film), mean and SD"}
                 axes.errorbar(known.mean, place + 0.28, xerr=known.sd, **look)
         names = [fill(name, 22 if width_mm < 120 else 40) for name in groups]
-        axes.set(yticks=range(len(groups)), yticklabels=names, xlabel="Cohen's kappa")
+        axes.set(yticks=range(len(groups)), yticklabels=names, xlabel=title)
         axes.set_ylim(len(groups) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         _legend(figure)
@@ -323,7 +334,7 @@ def draw_learning_curve(result: FitResult, picture: Path) -> None:
     patients = f"patient {run['patient_ids'].replace(' ', ', ')} ({run['n_units']} units)"
     with style():
         figure = draw_learning_curves(models)
-        what = f"label {run['label_name']}" if run["label_name"] else "next bin"
+        what = f"{run['task'].replace('_', ' ')} {run['label_name'] or run.get('target', '')}".strip()
         figure.axes[0].set_title(f"{what}, {patients}, {run['bin_length']} ms bins, {split}")
         metrics = pd.read_csv(result.log_dir / METRICS)
         if "val_accuracy" in metrics:  # below the loss, in the same colours

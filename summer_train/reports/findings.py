@@ -81,7 +81,7 @@ def models_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
     rows = []
     for folder, result in ((folder, result) for folder, of_folder in results.items() for result in of_folder):
         record, part = result.record, result.record.part
-        label = record.columns["label_name"] or "next bin"
+        label = record.columns["label_name"] or record.columns.get("target") or "next bin"
         row = records.study_row(record, result.null)
         row |= {"folder": folder, "part": part, "result": result}
         row["name"] = printable(f"{label} ({folder})" if len(results) > 1 else label)
@@ -92,7 +92,8 @@ def models_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
                 row[f"{prefix}{'mean_loss' if name == 'loss' else name}"] = value  # `loss` is a setting
         rows.append(row)
     # Settings keep the types that they have in Python, also where pandas knows a narrower one.
-    return pd.DataFrame(rows).astype(dict.fromkeys(NUMBER_SETTINGS, object)).copy()
+    models = pd.DataFrame(rows)
+    return models.astype({name: object for name in NUMBER_SETTINGS if name in models}).copy()
 
 
 def read_results_of(folder: Path, log: Log = log_nothing) -> list[Result]:
@@ -123,7 +124,7 @@ def _of_run(result: FitResult) -> Result:
     with reading(result.log_dir / METRICS, "Train the run again"):
         rows = read_metrics(result.log_dir / METRICS)
         curve = [(float(row["train_loss"]), float(row["val_loss"])) for row in rows]
-    same = ("n_units", "n_samples", "undefined", "best_epoch", "units", "seconds")
+    same = ("n_units", "n_samples", "undefined", "best_epoch", "units", "seconds", "penalty")
     record = Record(
         **{name: getattr(result, name) for name in same},
         id=records.id_of(choice, run), columns=records.columns_of(choice, run), shift=0, shift_s=0.0,
@@ -132,7 +133,8 @@ def _of_run(result: FitResult) -> Result:
         threshold_log_odds=result.thresholds.get("model"),
     )  # fmt: skip
     null = result.null
-    by_shift = {name: dict(zip(null["shifts"], null[name], strict=True)) for name in nulls.SCORES} if null else {}
+    names = nulls.SCORES[choice.task] if null else ()
+    by_shift = {name: dict(zip(null["shifts"], null[name], strict=True)) for name in names}
     return Result(record=record, null=by_shift, predictions=result.log_dir / RUN_PREDICTIONS)
 
 
@@ -150,7 +152,7 @@ def most_usual(models: pd.DataFrame, *free: str) -> tuple[pd.DataFrame, str]:
     shown: list[pd.DataFrame] = []
     fixed: dict[str, str] = {}
     for folder, group in models.groupby("folder", sort=False):
-        names = [name for name in varied_options(group) if name not in (*free, "label_name", "task")]
+        names = [name for name in varied_options(group) if name not in (*free, "label_name", "target", "task")]
         first = group.iloc[0]
         shown.append(group[(group[names] == first[names]).all(axis=1)])
         fixed[str(folder)] = ", ".join(f"{name.replace('_', ' ')} {as_cell(first[name])}" for name in names)
@@ -161,8 +163,9 @@ def most_usual(models: pd.DataFrame, *free: str) -> tuple[pd.DataFrame, str]:
 
 
 def by_label(models: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the models of each label and folder by name, labels with the highest kappa first."""
-    mean = models.groupby("label_name")["kappa"].transform("mean")
+    """Return the models of each label or target and folder by name, those with the highest kappa or R² first."""
+    decoded = models["label_name"].where(models["task"] != "feature", models.get("target", ""))
+    mean = models["kappa"].where(models["task"] != "feature", models["r2"]).groupby(decoded).transform("mean")
     models = models.loc[mean.sort_values(ascending=False, kind="stable").index]
     return {str(name): group for name, group in models.groupby("name", sort=False)}
 

@@ -14,7 +14,7 @@ from summer_train.scores import nulls
 from summer_train.settings.lists import NUMBER_SETTINGS
 from summer_train.studies.records import SCORES_OF_TASK
 
-MAIN_SCORE = {"label": "kappa", "next_bin": "r2"}  # by which results are put in order and compared
+MAIN_SCORE = {"label": "kappa", "next_bin": "r2", "feature": "r2"}  # by which results are put in order and compared
 N_WITH_PREDICTIONS = 6  # combinations with rank curves in the JSON, those with the highest kappa: each takes a MB
 N_CURVE_POINTS = 200
 Summary = dict[str, Any]
@@ -45,7 +45,7 @@ def summarise(models: pd.DataFrame, published: bool = False) -> Summary:
     shared = set.intersection(*(set(tasks) for _, tasks in models.groupby("folder")["task"]))
     of_shared = models[models["task"].isin(shared)] if shared else models  # the settings of other tasks differ anyway
     differences = []
-    for name in (*NUMBER_SETTINGS, "data_digest"):
+    for name in (one for one in (*NUMBER_SETTINGS, "data_digest") if one in of_shared):
         of_folders = {folder: one.unique().tolist() for folder, one in of_shared.groupby("folder", sort=False)[name]}
         if len({frozenset(map(str, of_folder)) for of_folder in of_folders.values()}) > 1:
             differences.append({"setting": name, "values": of_folders})
@@ -69,14 +69,14 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
         of_baseline = group.reindex(columns=[f"{baseline.replace(' ', '_')}_{name}" for name in columns])
         baselines[baseline] = of_baseline.set_axis(names, axis=1).mean().to_dict()
     null = {}
-    for name in nulls.SCORES if is_label else ():
+    for name in nulls.SCORES.get(task, ()):
         one = findings.against_null(group, name)
         if one.band is not None:
             low, middle, high = one.band
             null[name] = {"n_shifts": len(one.null), "low": low, "middle": middle, "high": high, "p": one.p}
     known = published_kappa(group.iloc[0]) if published and is_label else None
     confusion = findings.confusion_of(group)
-    with_units = group[[bool(one.record.units.get(one.record.part)) for one in results]]
+    with_units = group[[task == "next_bin" and bool(one.record.units.get(one.record.part)) for one in results]]
     units = findings.unit_scores(with_units).reset_index(names="unit") if len(with_units) else with_units
     models = group[["fold", "seed", "why_undefined", "best_epoch", "id", "data_digest"]].to_dict("records")
     for model, of_model, one in zip(models, scores.to_dict("records"), results, strict=True):
@@ -108,8 +108,9 @@ def _compared(models: pd.DataFrame, task: str, first: str, second: str) -> list[
     """
     score = MAIN_SCORE[task]
     ours, theirs = (models[(models["task"] == task) & (models["folder"] == folder)] for folder in (first, second))
-    varied = {*varied_options(ours), *varied_options(theirs)} - {"task", "label_name"}
-    keys = ["task", "label_name", *sorted(varied, key=NUMBER_SETTINGS.index)]
+    decoded = ("label_name", *(["target"] if task == "feature" and "target" in models else []))
+    varied = {*varied_options(ours), *varied_options(theirs)} - {"task", *decoded}
+    keys = ["task", *decoded, *sorted(varied, key=NUMBER_SETTINGS.index)]
     pairs = ours.merge(theirs, on=[*keys, *REPEATS], suffixes=("", "_of_second"))
     pairs["gain"] = pairs[f"{score}_of_second"] - pairs[score]
     found = []
@@ -149,6 +150,11 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
             sentences.append(f"Whether that is above chance is not known: {kind} trained. Run study with --shifts 19.")
     if (models["task"] == "next_bin").any():
         sentences.append(f"The highest median R² of the next bin is {number(models['r2'].max(), 3)}.")
+    if len(features := models[models["task"] == "feature"]):
+        name, group = next(iter(findings.by_label(findings.most_usual(features)[0]).items()))
+        best = findings.against_null(group, "r2")
+        chance = f", p {number(best.p, 3)} against {len(best.null)} shifts" if len(best.null) else ""
+        sentences.append(f"The highest R² of features is {number(best.mean, 3)}: {name}{chance}.")
     compared = pd.DataFrame(comparison, columns=["folders", "score", "n_models", "difference"])
     compared["folders"] = compared["folders"].map(tuple)
     for ((first, second), score), pairs in compared.groupby(["folders", "score"], sort=False):
@@ -161,6 +167,8 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
 COLUMNS = {
     "mean.kappa": "kappa", "mean.r2": "median R²", "sd": "SD", "band": "shifted, 5 to 95 %", "null.kappa.p": "p",
     "published.kappa": "published", "baselines.time only.kappa": "time only (kappa)", "mean.auroc": "AUROC",
+    "null.r2.p": "p", "baselines.time only.r2": "time only (R²)", "mean.r": "r", "null.r.p": "p (r)",
+    "mean.r2_median": "median R²", "mean.top_10": "top 10", "mean.top_10_chance": "top 10 by chance",
     "null.auroc.p": "p (AUROC)", "mean.bits_per_spike": "bits/spike", "mean.mse": "sq. error",
     "baselines.mean count.mse": "mean count (sq. error)", "baselines.copy last bin.mse": "copy last bin (sq. error)",
     "baselines.majority class.accuracy": "majority class (accuracy)", "mean.accuracy": "accuracy",
@@ -180,7 +188,8 @@ def summary_tables(groups: Sequence[Mapping[str, Any]]) -> dict[str, Table]:
 def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     """Return a row for each group of one task of `summarise`: means, and what they are compared with."""
     facts = pd.json_normalize([dict(group) for group in groups])
-    main = MAIN_SCORE[groups[0]["task"]]
+    task = groups[0]["task"]
+    main = MAIN_SCORE[task]
     settings = facts.filter(like="settings.").map(tables.as_cell)
     settings.columns = [name.removeprefix("settings.").replace("_", " ") for name in settings]
     varies = settings.groupby(facts["folder"]).nunique().max() > 1
@@ -200,6 +209,7 @@ def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
         if path in facts:
             absent = "-" if path.startswith(("band", "null.", "published.")) else "n/a"
             cells = [absent if pd.isna(cell) else cell if path == "band" else number(cell, 3) for cell in facts[path]]
+            title = "R²" if path == "mean.r2" and task == "feature" else title  # noqa: PLW2901
             table[val + title if path.startswith("mean.") else title] = cells
     table = table.join(settings.loc[:, ~varies])
     return Table(list(table), table.to_numpy(object).tolist())

@@ -14,8 +14,11 @@ RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s"
 REPEATS = ("fold", "seed")  # settings whose values are repeats of one result
 SCORE_COLUMNS = {
     "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
-    "r2": "median R²", "bits_per_spike": "bits/spike", "mse": "sq. error", "loss": "loss",
+    "r2": "median R²", "r": "r", "bits_per_spike": "bits/spike", "mse": "sq. error", "loss": "loss",
     "average_precision": "AP", "f1": "F1", "f1_rarer": "F1 rarer", "balanced_accuracy": "balanced",
+    "r2_median": "median R²", "r_median": "median r", "top_1": "top 1", "top_1_chance": "chance", "top_5": "top 5",
+    "top_5_chance": "chance (5)", "top_10": "top 10", "top_10_chance": "chance (10)", "far_top_10": "far top 10",
+    "far_top_10_chance": "chance (far)", "median_rank_percent": "median rank %",
 }  # fmt: skip
 """Scores in the order in which people see them, with what they call them (README: what each is)."""
 
@@ -36,18 +39,22 @@ def as_cell(value: object) -> str:
     """Return a setting's value as people read it, of several the first eight."""
     if isinstance(value, list):
         return ", ".join(map(as_cell, value[:8])) + (f", ... ({len(value)})" if len(value) > 8 else "")
-    return "none" if value in ("", None) else f"{value:g}" if isinstance(value, float) else str(value)
+    is_none = value in ("", None) or value != value  # noqa: PLR0124  # NaN: of another task
+    return "none" if is_none else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def score_tables(scores: Scores) -> list[Table]:
     """Return two tables with a row for each part and in it for model and baselines: main scores, others of labels."""
-    known = [name for name in SCORE_COLUMNS if name in scores["model"]["val"]]
-    first = [name for name in known if name in list(SCORE_COLUMNS)[:8]]
+    columns = {name: title for name, title in SCORE_COLUMNS.items() if name in scores["model"]["val"]}
+    if "r2_median" in columns:
+        columns["r2"] = "R²"  # of features: the mean
+    known = list(columns)
+    first = [name for name in known if name in list(SCORE_COLUMNS)[:9]]
     rows = [(part, row, parts[part]) for part in reversed(PARTS) for row, parts in scores.items() if part in parts]
     tables = []
     for names in filter(None, (first, [name for name in known if name not in first])):
         cells = [[part, row, *(number(of_part.get(name)) for name in names)] for part, row, of_part in rows]
-        tables.append(Table(["part", "scores", *(SCORE_COLUMNS[name] for name in names)], cells))
+        tables.append(Table(["part", "scores", *(columns[name] for name in names)], cells))
     return tables
 
 
@@ -56,6 +63,7 @@ def notes_on_scores(
     undefined: Mapping[str, str],
     baselines: Iterable[str] = (),
     null: Mapping[str, Any] | None = None,
+    penalty: float | None = None,
 ) -> list[str]:
     """Return what a person must know to read the scores of a model, one line each, and its null of shifted labels."""
     notes = [f"{part}: n/a is undefined, {why}" for part, why in undefined.items()]
@@ -64,9 +72,12 @@ def notes_on_scores(
     if "model" in thresholds:
         probability = probability_of(thresholds["model"])
         notes.insert(0, f'"on" from a probability of {probability:.3g}, chosen on validation for kappa')
+    if penalty is not None:
+        notes.append(f"penalty {penalty:g}, chosen on validation")
     if null:
-        p = ", ".join(f"p {number(null[f'p_{name}'])} ({SCORE_COLUMNS[name]})" for name in ("kappa", "auroc"))
-        notes.append(f"{null['part']} against {len(null['kappa'])} networks trained on shifted labels: {p}")
+        what, titles = ("features", {"r2": "R²", "r": "r"}) if "r2" in null else ("labels", SCORE_COLUMNS)
+        p = ", ".join(f"p {number(null[f'p_{name}'])} ({titles[name]})" for name in titles if f"p_{name}" in null)
+        notes.append(f"{null['part']} against {len(null['shifts'])} networks trained on shifted {what}: {p}")
     return notes
 
 
@@ -86,8 +97,9 @@ def varied_options(models: "pd.DataFrame") -> list[str]:
     """Return the options that differ between models, label first, without folds and seeds."""
     names = [name for name in NUMBER_SETTINGS if name not in REPEATS and name in models]
     varied = [name for name in names if models[name].nunique(dropna=False) > 1]
-    is_label = "task" in models and len(models) and models["task"].iloc[0] == "label"
-    return sorted(varied or ["label_name" if is_label else "task"], key=lambda name: name != "label_name")
+    task = models["task"].iloc[0] if "task" in models and len(models) else ""
+    default = {"label": "label_name", "feature": "target"}.get(task, "task")
+    return sorted(varied or [default], key=lambda name: name not in ("label_name", "target"))
 
 
 def runs_table(results: Iterable[FitResult]) -> Table:
@@ -97,8 +109,9 @@ def runs_table(results: Iterable[FitResult]) -> Table:
         row = run_row(result)
         losses = [parts["test"]["loss"] for name, parts in result.scores.items() if name != "model" and "test" in parts]
         table.append([
-            "/".join(result.log_dir.parts[-2:]), row["label_name"] or row["task"].replace("_", " "),
-            row["patient_ids"], row["fold"], f"{result.best_epoch}/{result.n_epochs}",
+            "/".join(result.log_dir.parts[-2:]),
+            row.get("target") or row["label_name"] or row["task"].replace("_", " "), row["patient_ids"],
+            row["fold"], f"{result.best_epoch}/{result.n_epochs}",
             *(row[f"test_{name}"] for name in ("kappa", "auroc", "accuracy", "loss")),
             number(min(losses)) if losses else "",
         ])  # fmt: skip
@@ -111,6 +124,7 @@ def run_row(result: FitResult) -> dict[str, Any]:
     settings = {name: result.config.get(name) for name in RUN_SETTINGS}
     settings["patient_ids"] = " ".join(result.config.get("patient_ids", ()))
     settings["label_name"] = settings["label_name"] if any(result.n_per_class.values()) else ""  # no classes, no label
+    settings |= {"target": result.config["target"]} if "target" in result.config else {}
     scores = {f"test_{name}": result.scores["model"].get("test", {}).get(name) for name in ("loss", *SCORE_COLUMNS)}
     return {
         "run": str(result.log_dir),

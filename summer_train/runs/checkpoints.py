@@ -84,4 +84,6 @@ def data_differences(trained_on: Mapping[str, Any], now: Mapping[str, Any]) -> l
         changed = [array for array, digest in then["digests"].items() if current["digests"].get(array) != digest]
         if changed:
             differences.append(f"{name}: other {', '.join(changed)}")
-    return differences
+    then_targets, now_targets = trained_on.get("targets", {}), now.get("targets", {})
+    changed = [name for name, digest in now_targets.items() if then_targets.get(name, digest) != digest]
+    return differences + [f"target {name}: other values" for name in changed]

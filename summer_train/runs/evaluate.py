@@ -83,7 +83,8 @@ def evaluate(
     if places.get("cache_dir") and given["cache_dir"] is None:
         log(f"{places['cache_dir']}, the cache of the run, cannot be found from here; {run.cache_dir} is used")
     data = FilmSamples.opened(choice, run, log)
-    now = data.selection.provenance()
+    data.scaling = trained.get("scaling", {})
+    now = data.selection.provenance(*choice.decoded)
     differences = data_differences(trained["data"], now)
     units = [[(one["patient_id"], one["units"]) for one in of["patients"]] for of in (trained["data"], now)]
     if units[0] != units[1]:

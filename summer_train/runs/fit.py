@@ -100,6 +100,8 @@ def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = N
     if not isinstance(data, FilmData):
         raise SettingsError(f"data {data!r:.60}: must come from summer_train.film_data")
     choice = data.choice
+    if choice.model == "ridge":
+        raise SettingsError("--model ridge: is solved by fit and study. Take linear in a trainer of your own")
     if hidden_size is not None:
         choice = replace(choice, hidden_size=as_number(hidden_size, int, "--hidden-size"))
     lr = choice.lr if lr is None else as_number(lr, float, "--lr")
@@ -163,7 +165,9 @@ def run_fit(
 def _check_memory(data: FilmSamples, choice: Choice, prediction_bytes: int = 0) -> None:
     """Refuse what does not fit into memory, and log what takes much of it."""
     # Of Adam: float32 weights and gradients, and two averages of them.
-    weights_bytes = (BYTES_PER_WEIGHT if choice.model == "linear" else 16) * n_weights(data, choice)
+    weights_bytes = (BYTES_PER_WEIGHT if choice.model in settings.SOLVED else 16) * n_weights(data, choice)
+    if choice.model == "ridge":  # products of all inputs, their decomposition, and copies
+        weights_bytes += 32 * (data.window.n_bins * data.n_units) ** 2
     n_bytes, free_bytes = weights_bytes + prediction_bytes, available_bytes()
     needs = f"training takes {n_bytes / 1e9:.1f} GB, {prediction_bytes / 1e9:.1f} of them predictions"
     needs += f", beside the counts; {free_bytes / 1e9:.1f} GB are free"
@@ -224,7 +228,7 @@ def _evaluated(
     made = folder.origin()
     result = FitResult(
         config={**data.choice.as_plain(), **run.as_plain()},
-        data=data.selection.provenance(),
+        data=data.provenance["data"],
         n_units=data.n_units,
         n_samples=data.n_samples,
         n_per_class={part: samples_per_class(data, part) for part in folder.PARTS},
@@ -233,6 +237,7 @@ def _evaluated(
         undefined=own.undefined,
         units=own.units,
         null=shifted_null(data, own, run, log) if run.shifts else {},
+        penalty=getattr(model.solver, "penalty", None),
         best_epoch=best_epoch,
         n_epochs=n_epochs,
         seconds=seconds,

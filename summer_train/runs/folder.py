@@ -102,11 +102,14 @@ class FitResult:
         what each is); NaN where undefined
     thresholds : labels: row -> log-odds from which on a bin is called "on", chosen on validation for kappa
     undefined : part -> why scores of the model are undefined
-    units : next-bin: part -> score (mse, r2, bits_per_spike, rate in spikes per bin) -> one value for each unit
-    null : with `--shifts`: part, shifts (bins), and of networks trained on labels shifted so kappa and auroc, and p
+    units : next-bin: part -> score (mse, r2, bits_per_spike, rate in spikes per bin) -> one value for each unit;
+        features: r2 and r of each dimension
+    null : with `--shifts`: part, shifts (bins), and of networks trained on labels (features) shifted so kappa and auroc
+        (r2 and r), and p
     best_epoch : from 1; the one whose weights were scored
     n_epochs : trained
     software : versions of the packages; that of summer ends with +COMMIT in a git checkout
+    penalty : of `--model ridge`, chosen on validation
     date, command : when the run ended (UTC, ISO 8601), and the command line, or "python" for a call in Python
     log_dir : the run's folder
     """
@@ -126,12 +129,17 @@ class FitResult:
     undefined: Mapping[str, str] = field(default_factory=dict)
     units: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     null: Mapping[str, Any] = field(default_factory=dict)
+    penalty: float | None = None
     date: str = ""
     command: str = ""
 
     def __repr__(self) -> str:
-        label, ids, scores = self.config["label_name"], " ".join(self.config["patient_ids"]), self.scores["model"]
-        task, name = (f"label {label}", "kappa") if self.config["task"] == "label" else ("next bin", "r2")
+        config, ids, scores = self.config, " ".join(self.config["patient_ids"]), self.scores["model"]
+        decoded = {"label": config["label_name"], "feature": config.get("target")}.get(config["task"], "")
+        task, name = (
+            f"{config['task'].replace('_', ' ')} {decoded}".strip(),
+            "kappa" if config["task"] == "label" else "r2",
+        )
         part = "test" if "test" in scores else "val"
         data = f"{self.n_units} units, {' '.join(f'{n} {one}' for one, n in self.n_samples.items() if n)} samples"
         best = f"best epoch {self.best_epoch} of {self.n_epochs}, {part} {name} {scores[part].get(name, math.nan):.3f}"
@@ -159,7 +167,8 @@ class FitResult:
     def as_plain(self) -> dict[str, Any]:
         """Return the result as plain values, for JSON."""
         paths = {name: str(getattr(self, name)) for name in ("log_dir", "best_checkpoint", "last_checkpoint")}
-        return {**asdict(self), **paths}
+        plain = {**asdict(self), **paths}
+        return {name: value for name, value in plain.items() if name != "penalty" or value is not None}
 
 
 def read_results(log_dir: Path) -> FitResult | None:

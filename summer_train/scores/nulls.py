@@ -1,4 +1,4 @@
-"""How results compare with a null: the same networks trained on shifted labels. Pure arithmetic.
+"""How results compare with a null: the same networks trained on shifted labels or features. Pure arithmetic.
 
 The mean of a label's results over folds is compared with the mean over the same folds of each shift. Both are means of
 as many models: a fold in which the score is undefined counts in neither.
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-SCORES = ("kappa", "auroc")  # those that are compared with a null
+SCORES = {"label": ("kappa", "auroc"), "feature": ("r2", "r")}  # of each task, those that are compared with a null
 
 
 @dataclass(frozen=True, kw_only=True)

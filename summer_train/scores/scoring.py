@@ -6,6 +6,7 @@ Many networks are scored at once if they share their samples, as a study trains 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from summer_train.data.batches import Block, Outputs
 from summer_train.data.film import FilmSamples
-from summer_train.data.targets import FilmLabel, NextBin
+from summer_train.data.targets import FilmFeatures, FilmLabel, NextBin
 from summer_train.scores import metrics
-from summer_train.scores.baselines import copy_last_bin, majority_class, mean_count, time_only
+from summer_train.scores.baselines import copy_last_bin, majority_class, mean_count, time_only, time_only_features
+from summer_train.scores.features import FAR_S, feature_scores
 
 NO_LIKELIHOOD = "bits per spike: a count of 0 or less was predicted where there were spikes; --loss poisson never does"
 ON = 1  # the class that scores of a label are about: all others are one against it
@@ -30,7 +32,7 @@ class Scored:
     scores : part -> score -> value; NaN where it is undefined
     undefined : part -> why scores of it are undefined
     threshold_log_odds : of labels; from these log-odds on a bin is called "on", chosen on validation for kappa
-    units : next-bin: part -> score -> one value for each unit
+    units : next-bin: part -> score -> one value for each unit; features: of each dimension
     predictions : val_bin, val_film_s, val_target, val_score, ... as `FitResult.predictions` has them
     """
 
@@ -55,6 +57,12 @@ def score_networks(datas: Sequence[FilmSamples], outputs: Outputs) -> list[Score
         logits = logits.index_select(1, torch.from_numpy(first_alike[which]).to(logits.device))
         by_part = logits.split([first.n_samples[part] for part in parts], dim=1)
         return _score_labels(datas, dict(zip(parts, by_part, strict=True)))
+    if isinstance(first.task, FilmFeatures):
+
+        def predicted(data: FilmSamples, row: int, part: str) -> NDArray[Any]:
+            return np.concatenate([outputs(block)[row].cpu().numpy() for block in data.blocks(part)])
+
+        return [_score_features(data, partial(predicted, data, row)) for row, data in enumerate(datas)]
     return [_score_counts(data, outputs, row) for row, data in enumerate(datas)]
 
 
@@ -65,6 +73,13 @@ def score_baselines(data: FilmSamples) -> dict[str, Scored]:
         mean = mean_count(data.blocks("train"))
         means = _score_counts(data, lambda block: mean.expand(len(block.targets), -1))
         return {"copy last bin": _score_counts(data, copy_last_bin), "mean count": means}
+    if isinstance(task, FilmFeatures):
+        smooth = time_only_features(data.targets, train, data.split.val, data.choice.bin_length_ms)
+        predicted = {"mean": np.zeros_like(smooth), "time only": smooth}
+        return {
+            name: _score_features(data, lambda part: values[getattr(data.split, part)])  # noqa: B023  # called at once
+            for name, values in predicted.items()
+        }
     log_shares = {
         "majority class": majority_class(data.classes, train, task.n_outputs),
         "time only": time_only(data.classes, train, data.split.val, task.n_outputs, data.choice.bin_length_ms),
@@ -138,6 +153,28 @@ def _score_counts(data: FilmSamples, predict: Callable[[Block], Tensor], row: in
         if missing := [reason for name, reason in reasons.items() if not math.isfinite(found[name])]:
             undefined[part] = missing[0]
     return Scored(scores=scores, units=units, undefined=undefined, predictions=predictions)
+
+
+def _score_features(data: FilmSamples, predicted: Callable[[str], NDArray[Any]]) -> Scored:
+    """Score predicted standardised features of each part, (n_samples, n_dimensions); predictions are in their units."""
+    assert isinstance(data.task, FilmFeatures)
+    scores, units, undefined, kept = {}, {}, {}, _bins(data)
+    length_s = data.choice.bin_length_ms / 1000
+    n_bins, far_bins = max(1, round(data.choice.retrieve_s / length_s)), FAR_S / length_s
+    for part in _parts(data):
+        bins = getattr(data.split, part)
+        made, target = predicted(part), data.targets[bins]
+        found, of_dimensions, why = feature_scores(made, target, bins, n_bins, far_bins)
+        is_mse = data.task.kind == "mse"
+        loss = found["mse"] if is_mse else data.task.loss(torch.from_numpy(made), torch.from_numpy(target))
+        scores[part] = {name: _number(value) for name, value in {"loss": loss, **found}.items()}
+        units[part] = {name: [_number(one) for one in values] for name, values in of_dimensions.items()}
+        if why:
+            undefined[part] = why
+        if part != "train":
+            mean, sd = (np.array(data.scaling[name], dtype=np.float32) for name in ("mean", "sd"))
+            kept |= {f"{part}_{name}": values * sd + mean for name, values in (("target", target), ("score", made))}
+    return Scored(scores=scores, units=units, undefined=undefined, predictions=kept)
 
 
 def _parts(data: FilmSamples) -> list[str]:

@@ -11,7 +11,6 @@ from summer_prep.film.splits import cycle_length
 from summer_train.data.batches import Outputs
 from summer_train.data.film import FilmSamples
 from summer_train.data.samples import NothingToLearnError, choose_shifts
-from summer_train.data.targets import FilmLabel
 from summer_train.models.stack import Trained, stack_size, train_stack
 from summer_train.scores.nulls import SCORES, permutation_test
 from summer_train.scores.scoring import Scored, score_networks
@@ -33,9 +32,10 @@ def shifts_of(data: FilmSamples, n_shifts: int) -> list[int]:
     if not n_shifts:
         return []
     choice = data.choice
-    if not isinstance(data.task, FilmLabel) or choice.buffer_s is None:
+    if choice.task not in SCORES or choice.buffer_s is None:
         raise SettingsError(
-            f"--shifts {n_shifts}: a null of shifted labels needs --task label and the blocked split. Leave it out"
+            f"--shifts {n_shifts}: a null of shifted labels needs --task label, of features --task feature, and the "
+            "blocked split. Leave it out"
         )
     least = cycle_length(len(data.has_target), choice.bin_length_ms, choice.buffer_s)
     return choose_shifts(int(data.has_target.sum()), least, n_shifts)
@@ -46,8 +46,8 @@ def shifted_null(data: FilmSamples, scored: Scored, run: Run, log: Log = log_not
 
     Returns
     -------
-    part : whose scores are compared, test where there is one; shifts, in bins that have a label; kappa and auroc of
-    each shift, NaN where undefined; p_kappa and p_auroc (`nulls.Comparison`)
+    part : whose scores are compared, test where there is one; shifts, in bins that have a target; kappa and auroc of
+    each shift (r2 and r of features), NaN where undefined; p_kappa and p_auroc (`nulls.Comparison`)
     """
     part = "test" if "test" in scored.scores else "val"
     shifts, size = shifts_of(data, run.shifts), stack_size(data, data.choice)
@@ -63,7 +63,7 @@ def shifted_null(data: FilmSamples, scored: Scored, run: Run, log: Log = log_not
             scores = score_stack(stack, *train_stack(stack, run.max_epochs, run.patience, log))
             found.update(zip(datas, scores, strict=True))
     null: dict[str, Any] = {"part": part, "shifts": shifts}
-    for name in SCORES:
+    for name in SCORES[data.choice.task]:
         values = {shift: one.scores[part][name] if one else np.nan for shift, one in found.items()}
         null[name], null[f"p_{name}"] = [*values.values()], permutation_test([scored.scores[part][name]], [values]).p
     return null

@@ -10,7 +10,7 @@ from typing import Any
 from summer_prep.errors import SettingsError
 from summer_prep.options import as_written, check_once, number, parts, plain
 from summer_prep.settings import kind_of, option_of, options_of, spelled
-from summer_train.settings.options import CAUSES, Choice, idle_options, settings_from
+from summer_train.settings.options import CAUSES, OF_FEATURES, Choice, idle_options, settings_from
 
 ALL = "all"  # every label; every patient; every region
 MAX_MODELS = 100_000
@@ -85,7 +85,11 @@ def _as_typed(one: "Field[Any]", part: Any, option: str) -> list[Any]:
 
 
 def as_columns(choice: Choice) -> dict[str, Any]:
-    """Return a choice as cells of a table, named like its options; empty where one has no effect."""
+    """Return a choice as cells of a table, named like its options; empty where one has no effect.
+
+    Options of features have no column in tables of other tasks.
+    """
     idle, values = idle_options(vars(choice)), {option_of(one): getattr(choice, one.name) for one in fields(choice)}
     cells = {name: as_written(value) or ALL if isinstance(value, tuple) else value for name, value in values.items()}
-    return {name: "" if name in idle or cell is None else cell for name, cell in cells.items()}
+    left_out = idle.keys() & set(OF_FEATURES)
+    return {name: "" if name in idle or cell is None else cell for name, cell in cells.items() if name not in left_out}

@@ -19,17 +19,19 @@ from summer_prep.settings import Settings, accepts, check_names, option, option_
 __all__ = ["accepts", "check_names", "options_of"]
 """Names of `summer_prep.settings` that modules import from here, together with Choice and Run."""
 
-Task = Literal["next_bin", "label"]
+Task = Literal["next_bin", "label", "feature"]
 Undefined = Literal["drop", "class"]
 Pauses = Literal["keep", "drop"]
 Split = Literal["blocked", "random"]
-Model = Literal["mlp", "linear", "lstm", "gru"]
-Loss = Literal["mse", "poisson"]
+Model = Literal["mlp", "linear", "ridge", "lstm", "gru"]
+Loss = Literal["mse", "poisson", "cosine"]
 ClassWeight = Literal["none", "balanced"]
 Preset = Literal["none", "paper"]
 Logger = Literal["csv", "tensorboard", "wandb"]
 
 DEFAULT_FOLD = 1
+SOLVED: tuple[Model, ...] = ("linear", "ridge")
+"""Models of one layer, which are solved over all training samples at once."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -49,8 +51,12 @@ _seconds = partial(option, most=MAX_SECONDS, several="SECONDS")
 class Choice(Settings):
     """What decides the numbers of a run; equal choices on equal data give equal scores."""
 
-    task: Task = option("next_bin", "Predict the next bin's counts, or a label.")
-    label_name: str = option("summer", "The label to decode (task label).")
+    task: Task = option("next_bin", "Predict the next bin's counts, a label, or features.")
+    label_name: str = option(
+        "summer", "The label to decode (task label), or an expression: 'a & !b'; labels of your own, too."
+    )
+    target: str = option("", "Features to decode (task feature), NAME or NAME:COLUMNS, like clip:0-9 or clip:a+b.")
+    retrieve_s: float = option(2.0, "Features: seconds of the stretches that are found again.", least=1)
     patient_ids: tuple[str, ...] = patients_option("; units side by side")
     bin_length_ms: int = option(DEFAULT_BIN_LENGTH_MS, "Bin length in ms.", as_bin_length)
     brain_regions: tuple[str, ...] = option(
@@ -71,8 +77,8 @@ class Choice(Settings):
     window_s: tuple[float, float] = _seconds(
         (0.0, 0.0), "Past and future seconds that the network sees; negative ones leave bins out.", least=-MAX_SECONDS
     )
-    model: Model = option("mlp", "mlp (two layers), linear (solved logistic regression or least squares), lstm or gru.")
-    loss: Loss = option("mse", "Loss of next-bin prediction: mean squared error, or Poisson likelihood.")
+    model: Model = option("mlp", "mlp (two layers), linear (logistic regression, least squares), ridge, lstm or gru.")
+    loss: Loss = option("mse", "Squared error, poisson (likelihood; next-bin) or cosine (distance; features).")
     class_weight: ClassWeight = option("none", "balanced: the classes of a label weigh the same in the loss.")
     batch_size: int = option(32, "Samples per optimizer step.", least=1)
     hidden_size: int = option(64, "Width of the hidden layer.", least=1)
@@ -81,12 +87,24 @@ class Choice(Settings):
 
     def __post_init__(self) -> None:
         # NumPy, which --help does without
+        from summer_prep.film.logic import normal_form
         from summer_prep.film.splits import check_buffer, check_fold, check_fraction, window_of
 
         super().__post_init__()
+        object.__setattr__(self, "label_name", normal_form(self.label_name))
         check_given(
             {option_of(one): value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
         )
+        if self.task == "feature" and not self.target:
+            raise SettingsError("--task feature: name the --target to decode; summer-prep targets lists them")
+        if self.task != "feature" and self.model == "ridge":
+            raise SettingsError("--model ridge: decodes features. Add --task feature, or choose linear")
+        if (self.loss == "poisson" and self.task != "next_bin") or (
+            self.loss == "cosine" and (self.task != "feature" or self.model == "linear")
+        ):
+            raise SettingsError(
+                f"--loss {self.loss}: poisson is of --task next_bin, cosine of --task feature with mlp, lstm or gru"
+            )
         check_bin_length(self.bin_length_ms)
         window = window_of(self.window_s, self.bin_length_ms)
         if self.task == "next_bin" and window.last > 0:
@@ -109,6 +127,16 @@ class Choice(Settings):
         check_fold(self.fold or 0)
         check_buffer(self.buffer_s or 0)
 
+    @property
+    def decoded(self) -> tuple[str, ...]:
+        """The label that is decoded, or "" and the features, as `Selection.provenance` takes them."""
+        return {"label": (self.label_name,), "feature": ("", self.target)}.get(self.task, ("",))
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the settings as plain values; those of features only for features, which other results never had."""
+        plain = super().as_plain()
+        return {name: plain[name] for name in plain if self.task == "feature" or name not in ("target", "retrieve_s")}
+
     def differences(self, plain: Mapping[str, Any]) -> list[str]:
         """Return how these settings differ from others, `as_plain`; patients are compared by their data elsewhere."""
         others = {name: (plain.get(name), now) for name, now in self.as_plain().items() if name != "patient_ids"}
@@ -117,13 +145,18 @@ class Choice(Settings):
 
 CAUSES = ("task", "model", "split")  # the options that make others idle
 
-_IDLE: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
-    ("task", "next_bin"): (". Add --task label", ("label_name", "label_rule", "undefined", "class_weight")),
-    ("task", "label"): (". Leave it out", ("loss",)),
-    ("model", "linear"): (", which is solved over all samples at once", ("hidden_size", "lr", "batch_size")),
-    ("split", "random"): (", which leaves no gaps", ("buffer", "sequence")),
-}
-"""A cause and its value -> what to say of it, and the options that it makes idle."""
+_OF_LABELS, OF_FEATURES = ("label_name", "label_rule", "undefined", "class_weight"), ("target", "retrieve")
+_IDLE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    ("task", "next_bin", ". Add --task label", _OF_LABELS),
+    ("task", "next_bin", ". Add --task feature", OF_FEATURES),
+    ("task", "label", ". Leave it out", ("loss",)),
+    ("task", "label", ". Add --task feature", OF_FEATURES),
+    ("task", "feature", ". Leave it out", _OF_LABELS),
+    ("model", "linear", ", which is solved over all samples at once", ("hidden_size", "lr", "batch_size")),
+    ("model", "ridge", ", which is solved over all samples at once", ("hidden_size", "lr", "batch_size", "loss")),
+    ("split", "random", ", which leaves no gaps", ("buffer", "sequence")),
+)
+"""A cause, its value, what to say of it, and the options that it makes idle."""
 
 
 def idle_options(options: Mapping[str, Any]) -> dict[str, str]:
@@ -132,7 +165,7 @@ def idle_options(options: Mapping[str, Any]) -> dict[str, str]:
     A list of several tasks, models or splits, of a study, makes nothing idle.
     """
     idle: dict[str, str] = {}
-    for (cause, value), (more, names) in _IDLE.items():
+    for cause, value, more, names in _IDLE:
         given = options.get(cause) or options_of(Choice)[cause].default
         if given == value or given in ([value], (value,)):
             idle |= dict.fromkeys(names, f"{spelled(cause)} {value}{more}")
@@ -153,7 +186,7 @@ class Run(Places):
     output_dir: Path = option(Path("lightning_logs"), "Where logs and checkpoints go.")
     max_epochs: int = option(20, "Passes over the training samples, at most; of linear 20 iterations each.", least=1)
     patience: int | None = option(None, "Epochs without lower validation loss that end it.  [default: never]", least=1)
-    shifts: int = option(0, "Labels: train so many networks on shifted labels, for a null and p-values.", least=0)
+    shifts: int = option(0, "Train so many networks on shifted labels or features, for a null and p-values.", least=0)
     preset: Preset = option("none", "paper: the published LSTM on windows of 20 bins of 80 ms, batches of 128.")
     devices: int | None = option(
         None,
@@ -217,7 +250,7 @@ def with_preset(options: Mapping[str, Any]) -> dict[str, Any]:
     if name not in PRESETS:
         raise SettingsError(f"--preset {name}: choose one of {', '.join(PRESETS)}")
     preset = dict(PRESETS[name])
-    if options.get("model") == "linear":
+    if options.get("model") in SOLVED:
         preset.pop("batch_size", None)  # it would have no effect
     return {**preset, **options}
 

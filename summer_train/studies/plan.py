@@ -23,7 +23,7 @@ from summer_train.models.stack import stack_size
 from summer_train.models.steps import SAMPLES_AT_ONCE
 from summer_train.scores.shifts import shifts_of
 from summer_train.settings.lists import ALL, MAX_MODELS
-from summer_train.settings.options import Choice, Log, StudyRun, log_nothing
+from summer_train.settings.options import SOLVED, Choice, Log, StudyRun, log_nothing
 from summer_train.studies.records import Record, columns_of, digest_of, id_of
 
 SECONDS_A_STEP, SECONDS_A_PRODUCT = 5e-5, 9e-11
@@ -95,7 +95,9 @@ def plan_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing)
             continue
         for name, cell in columns.items():
             cells[name].add(cell)
-        digests[model_id] = "" if isinstance(selection, NoUnitsError) else digest_of(selection.provenance())
+        digests[model_id] = (
+            "" if isinstance(selection, NoUnitsError) else digest_of(selection.provenance(*choice.decoded))
+        )
         record = Record(id=model_id, shift=0, shift_s=0.0, data_digest=digests[model_id], columns=columns)
         try:
             if isinstance(selection, NoUnitsError):
@@ -108,7 +110,7 @@ def plan_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing)
         parts = [hashlib.sha256(indices.tobytes()).hexdigest() for indices in vars(data.split).values()]
         own = {"label_name", "label_rule", "undefined", "fold", "buffer_s", "sequence_s", "min_recorded", "pauses"}
         shared = {name: value for name, value in choice.as_plain().items() if name not in own}
-        key = digest_of([shared, parts, data.task.n_outputs])
+        key = digest_of([shared, parts, data.task.n_outputs, record.data_digest])
         if key not in groups:
             groups[key] = _group(data, run)
         # The data themselves are not kept: a study may have thousands of them.
@@ -149,6 +151,8 @@ def _opened(choices: Sequence[Choice], run: StudyRun, log: Log) -> list[tuple[Se
         if choice.task == "label":
             names = whole.label_names if choice.label_name == ALL else names
             whole.check_label(names[0])
+        elif choice.task == "feature":
+            whole.check_target(choice.target)
         if (len(opened) + len(names)) * (1 + run.shifts) > MAX_MODELS:
             null = f", each of them again on labels shifted --shifts {run.shifts} times" if run.shifts else ""
             raise SettingsError(f"more than {MAX_MODELS} models{null}: a study has no more. Split it into several")
@@ -166,7 +170,8 @@ def _group(first: FilmSamples, run: StudyRun) -> Group:
     n_bytes = (
         resident
         # Weights, gradients, two averages or what solving takes, the best epoch's, a copy while some stop.
-        + (BYTES_PER_WEIGHT + 8 if first.choice.model == "linear" else 24) * size * weights
+        + (BYTES_PER_WEIGHT + 8 if first.choice.model in SOLVED else 24) * size * weights
+        + (32 * n_values**2 if first.choice.model == "ridge" else 0)
         + 5 * max(MAX_BLOCK_VALUES, first.choice.batch_size * n_values)  # a block, as counts and as floats
         + 12 * SAMPLES_AT_ONCE * size * weights / max(1, n_values)  # hidden layers
         + size * n_bins * (4 + 16 * first.task.n_outputs)  # labels, masks, predictions in double precision

@@ -4,7 +4,7 @@ study/
   stacks/*.json          the truth: a file for each stack of models that was trained, whole or not at all
   study.csv              a row per model             (also study.parquet where pyarrow is installed)
   curves.csv             a row per model and epoch
-  shifts.csv, units.csv  a row per model and shift; per model and unit (next-bin)
+  shifts.csv, units.csv  a row per model and shift; per model and unit (next-bin) or dimension
   predictions/ID.npz     with --keep-predictions
 """
 
@@ -27,9 +27,10 @@ from summer_prep.files import replace_file
 from summer_prep.options import finite
 from summer_train.runs.folder import PARTS, DamagedError, probability_of, reading, with_nan
 from summer_train.scores import nulls
+from summer_train.scores.features import FEATURE_SCORES
 from summer_train.scores.metrics import COUNT_SCORES, LABEL_SCORES
 from summer_train.settings.lists import as_columns
-from summer_train.settings.options import Choice, Log, Run
+from summer_train.settings.options import OF_FEATURES, Choice, Log, Run
 
 FORMAT = 2
 STACKS, STUDY, CURVES, SHIFTS, UNITS, PREDICTIONS = (
@@ -37,9 +38,11 @@ STACKS, STUDY, CURVES, SHIFTS, UNITS, PREDICTIONS = (
 )  # fmt: skip
 
 Row = dict[str, Any]
-BASELINE_SCORES = ("kappa", "auroc", "average_precision", "accuracy", "loss", "mse", "r2", "bits_per_spike")
-SCORES = ("loss", *LABEL_SCORES, *COUNT_SCORES)
-SCORES_OF_TASK = {"label": ("loss", *LABEL_SCORES), "next_bin": ("loss", *COUNT_SCORES)}
+BASELINE_SCORES = ("kappa", "auroc", "average_precision", "accuracy", "loss", "mse", "r2", "bits_per_spike", "r")
+SCORES_OF_TASK = {
+    "label": ("loss", *LABEL_SCORES), "next_bin": ("loss", *COUNT_SCORES), "feature": ("loss", *FEATURE_SCORES),
+}  # fmt: skip
+SCORES = tuple(dict.fromkeys(name for names in SCORES_OF_TASK.values() for name in names))
 ORIGIN = ("date", "command", "version")
 """Columns that say when and how a model was trained; the last ones of study.csv."""
 
@@ -59,7 +62,8 @@ class Record:
     undefined : part -> why
     baselines : name -> part -> score -> value
     curve : training and validation loss of each epoch
-    units : next-bin: part -> score -> one value for each unit
+    penalty : of ridge, chosen on validation
+    units : next-bin: part -> score -> one value for each unit; features: of each dimension
     date, command, version : when and how it was trained (`runs.folder.origin`); empty in files of earlier versions
     """
 
@@ -72,6 +76,7 @@ class Record:
     n_samples: Mapping[str, int] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     threshold_log_odds: float | None = None
+    penalty: float | None = None
     undefined: Mapping[str, str] = field(default_factory=dict)
     baselines: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     curve: Sequence[Sequence[float]] = ()
@@ -133,10 +138,12 @@ def read_stacks(folder: Path, log: Log) -> dict[Path, list[Record]]:
                 models = content["models"] if content["format"] == FORMAT else []
                 if models and content["digest"] != digest_of(models):
                     raise ValueError("it is not what was written")
-                if not models or any(one["columns"].keys() != columns_of(Choice(), Run()).keys() for one in models):
+                known = columns_of(Choice(), Run()).keys()
+                if not models or any(one["columns"].keys() - {*OF_FEATURES} != known for one in models):
                     raise SettingsError(f"{path}: was written by another version of this software. Name another folder")
                 stacks[path] = [
-                    Record(**with_nan(one) | {"threshold_log_odds": one["threshold_log_odds"]}) for one in models
+                    Record(**with_nan(one) | {name: one.get(name) for name in ("threshold_log_odds", "penalty")})
+                    for one in models
                 ]
         except DamagedError as error:
             log(str(error))
@@ -164,12 +171,14 @@ def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] =
     """Write the tables of a study, models in the order of the ids; return the rows of study.csv, written last."""
     curves, shifts, units, rows = list[Row](), list[Row](), list[Row](), list[Row]()
     for record, shifted in with_shifted(records, order):
-        named = {name: record.columns[name] for name in ("label_name", "patient_ids", "fold", "seed")}
+        of_features = ("target",) if record.columns["task"] == "feature" else ()
+        named = {name: record.columns[name] for name in ("label_name", *of_features, "patient_ids", "fold", "seed")}
         key = {"id": record.id, **named}
         for epoch, (train_loss, val_loss) in enumerate(record.curve, start=1):
             curves.append({**key, "epoch": epoch, "train_loss": train_loss, "val_loss": val_loss})
         for one in shifted:
-            scores = {f"{part}_{name}": of[name] for part, of in one.scores.items() for name in ("loss", *nulls.SCORES)}
+            names = ("loss", *nulls.SCORES[record.columns["task"]])
+            scores = {f"{part}_{name}": of[name] for part, of in one.scores.items() for name in names}
             shifts.append({**key, "shift_s": one.shift_s, **scores, "best_epoch": one.best_epoch})
         for part, columns in record.units.items():
             for unit, values in enumerate(zip(*columns.values(), strict=True)):
@@ -193,6 +202,8 @@ def study_row(record: Record, null: Null) -> Row:
         row |= {f"{part}_{name}": scores[name] for name in SCORES if name in scores}
     if (log_odds := record.threshold_log_odds) is not None:
         row |= {"threshold": probability_of(log_odds), "threshold_log_odds": log_odds}
+    if record.penalty is not None:
+        row["penalty"] = record.penalty
     for name, of_baseline in record.baselines.items():
         for part in ("test", "val"):
             scores, title = of_baseline.get(part, {}), f"{name.replace(' ', '_')}_{part}"
@@ -212,7 +223,7 @@ def study_row(record: Record, null: Null) -> Row:
 
 def null_of(shifted: Sequence[Record], part: str) -> Null:
     """Return the scores of models that were trained on shifted labels; without any, nothing."""
-    names = nulls.SCORES if shifted else ()
+    names = nulls.SCORES[shifted[0].columns["task"]] if shifted else ()
     return {name: {one.shift: one.scores.get(part, {}).get(name, np.nan) for one in shifted} for name in names}
 
 

@@ -143,9 +143,9 @@ def _fresh_records(plan: Plan, run: StudyRun, log: Log) -> Records:
             fresh.setdefault((record.id, record.shift), record)
     others = [record for record in stored if not record.shift and record.id not in plan.data_digests]
     # Tables and reports compare labels, patients, folds and seeds; models of other settings are better kept apart.
-    alike = ("label_name", "patient_ids", "fold", "seed")
+    alike = ("label_name", "target", "patient_ids", "fold", "seed")
     unlike = [
-        {name for name, cell in record.columns.items() if name not in alike and cell not in plan.cells[name]}
+        {name for name, cell in record.columns.items() if name not in alike and cell not in plan.cells.get(name, ())}
         for record in others
     ]
     if any(unlike):
@@ -194,7 +194,8 @@ def _train(groups: Sequence[Group], run: StudyRun, records: Records, log: Log) -
         if isinstance(found, str):
             failed.append(found)
             cells = names[name][0].record.columns
-            first = f"patient {cells['patient_ids']}, fold {cells['fold']}, {cells['label_name'] or cells['task']}"
+            predicted = cells["label_name"] or cells.get("target") or cells["task"]
+            first = f"patient {cells['patient_ids']}, fold {cells['fold']}, {predicted}"
             log(f"{found} ({len(names[name])} models, the first of {first}); the others go on")
             return
         with writing(run.output_dir):
@@ -240,7 +241,7 @@ def train_models(models: Sequence[Model], run: StudyRun) -> list[Record]:
     started, choice, data_digest = time.perf_counter(), models[0].choice, models[0].record.data_digest
     key = choice.patient_ids, choice.bin_length_ms, choice.brain_regions or None, choice.single_units
     selection = open_selection(run.cache_dir, *key, run.local_cache)
-    if digest_of(selection.provenance()) != data_digest:
+    if digest_of(selection.provenance(*choice.decoded)) != data_digest:
         keys = f"the keys of patients {' '.join(choice.patient_ids)} at {choice.bin_length_ms} ms"
         why = "they were rebuilt meanwhile, or a worker sees another cache. Repeat the command"
         raise CacheError(f"{run.cache_dir}: {keys} are not those that the study was planned with: {why}")
@@ -286,6 +287,7 @@ def train_models(models: Sequence[Model], run: StudyRun) -> list[Record]:
             curve=how.curve,
             best_epoch=how.best_epoch,
             seconds=seconds,
+            penalty=how.penalty,
         )
         records.append(trained_record)
     return records

@@ -14,6 +14,7 @@ import torch
 
 import summer_prep
 import summer_train
+from summer_prep.film.targets import FILM_FRAMES
 
 
 def state():
@@ -59,6 +60,14 @@ def of_data(demo_cache, function):
     return lambda: function(summer_train.film_data(cache_dir=demo_cache, data_dir="none", patient_ids=14, buffer=10))
 
 
+def of_target(folder, function):
+    np.save(folder / "one.npy", np.zeros(FILM_FRAMES))
+    if function is not summer_prep.add_target:
+        summer_prep.add_target(folder / "one.npy", name="one", cache_dir=folder)
+        return lambda: function(name="one", cache_dir=folder)
+    return lambda: function(folder / "one.npy", name="one", cache_dir=folder)
+
+
 CALLS = {
     "blocked_split": lambda *_: lambda: summer_prep.blocked_split(10_000, 80, 4, 1),
     "demo_data": lambda cache, folder, _: lambda: summer_prep.demo_data(folder, patients=1, units=3, minutes=2),
@@ -73,6 +82,10 @@ CALLS = {
     "export": lambda cache, folder, _: (
         lambda: summer_prep.export(14, folder / "tables", cache_dir=cache, bin_length=80)
     ),
+    "add_target": lambda _, folder, __: of_target(folder, summer_prep.add_target),
+    "targets": lambda _, folder, __: of_target(folder, summer_prep.targets),
+    "remove_target": lambda _, folder, __: of_target(folder, summer_prep.remove_target),
+    "folds": lambda cache, *_: of_data(cache, lambda data: summer_train.folds(data.selection, 10).get_n_splits()),
     "open_selection": lambda cache, *_: lambda: summer_train.open_selection(cache, 14).counts(),
     "film_data": lambda cache, *_: of_data(cache, lambda data: next(iter(data.train_dataloader()))),
     "decoder": lambda cache, *_: of_data(cache, summer_train.decoder),

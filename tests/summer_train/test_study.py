@@ -235,7 +235,7 @@ def test_predictions_are_made_when_asked_for_and_do_not_stay_when_the_data_chang
     assert predictions_path(folder, row["id"]).exists()
     assert len(read_results_of(folder)) == 1  # one model has one record, whoever reads the folder
     real, lines = Selection.provenance, []
-    monkeypatch.setattr(Selection, "provenance", lambda self: {**real(self), "rebuilt": "since then"})
+    monkeypatch.setattr(Selection, "provenance", lambda self, *of: {**real(self, *of), "rebuilt": "since then"})
     assert study(log=lines.append).n_trained == 1
     assert any("of other data" in line for line in lines)
     assert len(table(folder)) == 1

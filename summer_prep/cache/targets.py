@@ -1,0 +1,278 @@
+"""Labels and features of a user's own: stored once per film in the cache, `data_cache/film/NAME.zarr`, plain Zarr."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from summer_prep import __version__
+from summer_prep.cache.keys import open_key
+from summer_prep.cache.layout import cached_keys
+from summer_prep.errors import CacheError, SettingsError
+from summer_prep.files import check_folder, writing
+from summer_prep.film.facts import FRAME_PERIOD_MS, ON, UNDEFINED
+from summer_prep.film.targets import ANALYSED_STOP, FILM_FRAMES
+from summer_prep.options import as_number, as_path, as_text
+
+FOLDER = "film"
+"""Beside the patients' folders."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")
+_FRAMES_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmTarget:
+    """A target of the cache."""
+
+    name: str
+    path: Path
+    kind: str
+    """labels (0, 1, 99) or features."""
+    columns: tuple[str, ...]
+    """Names of its labels or dimensions."""
+    n_frames: int
+    sha256: str
+    """Of its values, (n_frames, n_columns) in C order: what a trained model depends on."""
+    attributes: Mapping[str, Any]
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return one of its columns on every frame, (n_frames, 1); raises CacheError if the target is damaged."""
+        number = self.columns.index(name)
+        return np.concatenate([rows[:, number : number + 1] for rows in self.blocks()])
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """Yield its values, some thousand frames at a time, (n, n_columns): uint8 of labels, float32 of features.
+
+        Raises
+        ------
+        CacheError : they are damaged
+        """
+        import zarr
+
+        array: Any = zarr.open_array(self.path / "values", mode="r")
+        digest = hashlib.sha256()
+        for start in range(0, self.n_frames, _FRAMES_AT_ONCE):
+            rows = np.ascontiguousarray(array[start : start + _FRAMES_AT_ONCE])
+            digest.update(rows.data)
+            yield rows
+        if digest.hexdigest() != self.sha256:
+            raise CacheError(f"{self.path}: damaged. Remove and add it again: summer-prep remove-target {self.name}")
+
+
+def film_targets(cache_dir: Path) -> dict[str, FilmTarget]:
+    """Return name -> target of a cache, in the order of their names.
+
+    Raises
+    ------
+    CacheError : a target cannot be read
+    """
+    found = {}
+    for path in sorted((cache_dir / FOLDER).glob("*.zarr")):
+        try:
+            attributes = json.loads((path / "zarr.json").read_text())["attributes"]
+            found[path.stem] = FilmTarget(
+                name=path.stem, path=path, kind=attributes["kind"], columns=tuple(attributes["columns"]),
+                n_frames=attributes["n_frames"], sha256=attributes["sha256"], attributes=attributes,
+            )  # fmt: skip
+        except (OSError, ValueError, KeyError) as error:
+            raise CacheError(
+                f"{path}: cannot be read ({error}). Remove it: summer-prep remove-target {path.stem}"
+            ) from error
+    return found
+
+
+def add_target(
+    file: str | Path,
+    *,
+    name: str,
+    cache_dir: str | Path = "data_cache",
+    start_s: float | None = None,
+    step_s: float | None = None,
+) -> dict[str, Any]:
+    """Store labels or features of your own in the cache, as `summer-prep add-target` does; whole or not at all.
+
+    Parameters
+    ----------
+    file : intervals as CSV or TSV (`label,start_s,stop_s`, `label,start_frame,stop_frame`, or BIDS
+        `onset,duration,trial_type`), or an array as .npy, .npz, .parquet, .csv: (n_frames,) or (n_frames, n_columns), a
+        row for each film frame of 40 ms. Values 0, 1, 99 and booleans are labels, floats are features, NaN is undefined
+    name : of the target; intervals name their labels themselves
+    cache_dir : folder of the cache
+    start_s, step_s : for arrays whose rows are regular samples: film time of the first, and from one to the next
+
+    Returns
+    -------
+    Facts, as of `targets`
+
+    Raises
+    ------
+    SettingsError : the file is not a target of this film, a name is taken, or the cache cannot be written; nothing is
+        written then
+    """
+    from summer_prep.recordings.target_files import read_target
+
+    path, cache = as_path(file, "FILE"), as_path(cache_dir, "--cache-dir")
+    if not _NAME.fullmatch(as_text(name, "--name")):
+        raise SettingsError(f"--name {name!r}: letters, digits, _, - and . are allowed, like loudness")
+    check_folder(cache / FOLDER, "--cache-dir")
+    taken, lengths = _film_of(cache)
+    numbers = {"start_s": start_s, "step_s": step_s}
+    for option, number in numbers.items():
+        if number is not None:
+            numbers[option] = as_number(number, float, f"--{option.replace('_', '-')}")
+    if step_s is None and start_s is not None:
+        raise SettingsError("--start-s has no effect without --step-s. Name both")
+    target = read_target(path, name, **numbers, lengths=lengths)
+    folder = cache / FOLDER / f"{name}.zarr"
+    if folder.exists():
+        raise SettingsError(
+            f"--name {name}: the cache has it already. Remove it first: summer-prep remove-target {name}"
+        )
+    if target.kind == "labels":
+        for label in target.columns:
+            if not _NAME.fullmatch(label):
+                raise SettingsError(f"{path}: label {label!r}: letters, digits, _, - and . are allowed. Rename it")
+            if label in taken:
+                raise SettingsError(f"{path}: label {label!r} is one of {taken[label]} already. Rename it")
+
+    import zarr
+
+    staged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.staging")
+    with writing(cache, "Free space, or name another folder with --cache-dir"):
+        try:
+            group = zarr.create_group(staged)
+            n_columns = len(target.columns)
+            values = group.create_array(
+                "values",
+                shape=(target.n_frames, n_columns),
+                chunks=(_FRAMES_AT_ONCE, n_columns),
+                dtype="uint8" if target.kind == "labels" else "float32",
+                dimension_names=("frame", "column"),
+                compressors=None if target.kind == "features" else "auto",
+                config={"write_empty_chunks": True},
+            )
+            digest = hashlib.sha256()
+            for start in range(0, target.n_frames, _FRAMES_AT_ONCE):
+                rows = target.rows(range(start, min(start + _FRAMES_AT_ONCE, target.n_frames)))
+                rows = np.ascontiguousarray(rows, dtype=values.dtype)
+                values[start : start + len(rows)] = rows
+                digest.update(rows.data)
+            seconds = np.arange(target.n_frames) * (FRAME_PERIOD_MS / 1000)
+            group.create_array("frame_start_s", data=seconds, dimension_names=("frame",), attributes={"units": "s"})
+            group.create_array("column", data=np.array(target.columns, dtype="T"), dimension_names=("column",))
+            group.update_attributes(
+                {
+                    "name": name,
+                    "kind": target.kind,
+                    "columns": list(target.columns),
+                    "n_frames": target.n_frames,
+                    "form": target.form,
+                    "n_united": target.n_united,
+                    "coordinates": "frame_start_s column",
+                    "source": {"file_name": path.name, "sha256": _sha256_of(path)},
+                    "added": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "software_version": __version__,
+                    "sha256": digest.hexdigest(),
+                }
+            )
+            os.rename(staged, folder)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+    return targets(cache, name)[0]
+
+
+def targets(cache_dir: str | Path = "data_cache", name: str | None = None) -> list[dict[str, Any]]:
+    """Describe the targets of a cache, or one of them: kind, columns, share on or mean and SD, and what is undefined.
+
+    Raises
+    ------
+    SettingsError : no such target
+    CacheError : one is damaged
+    """
+    cache = as_path(cache_dir, "--cache-dir")
+    found = film_targets(cache)
+    _check_known(name, found, cache)
+    facts = []
+    for one in found.values() if name is None else [found[name]]:
+        sums = np.zeros((3, len(one.columns)))  # defined frames, their sum, and that of their squares
+        for rows in one.blocks():
+            values = np.where(rows == UNDEFINED, np.nan, rows == ON) if one.kind == "labels" else rows.astype(float)
+            sums += [(~np.isnan(values)).sum(axis=0), np.nansum(values, axis=0), np.nansum(values**2, axis=0)]
+        with np.errstate(invalid="ignore"):
+            mean = sums[1] / sums[0]
+            sd = np.sqrt(np.maximum(0, sums[2] / sums[0] - mean**2))
+        columns = [
+            {
+                "column": column,
+                **({"on": mean[i]} if one.kind == "labels" else {"mean": mean[i], "sd": sd[i]}),
+                "undefined": 1 - sums[0, i] / one.n_frames,
+            }
+            for i, column in enumerate(one.columns)
+        ]
+        about = {key: one.attributes[key] for key in ("form", "n_united", "source", "added", "sha256")}
+        facts.append({"target": one.name, "kind": one.kind, "n_frames": one.n_frames, **about, "columns": columns})
+    return facts
+
+
+def remove_target(name: str, cache_dir: str | Path = "data_cache") -> Path:
+    """Remove a target from the cache, and return the folder that it was in.
+
+    Raises
+    ------
+    SettingsError : no such target, or it cannot be removed
+    """
+    cache = as_path(cache_dir, "--cache-dir")
+    found = sorted(path.stem for path in (cache / FOLDER).glob("*.zarr"))
+    _check_known(name, found, cache)
+    folder = cache / FOLDER / f"{name}.zarr"
+    gone = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.staging")
+    with writing(folder, "Check its permissions"):
+        os.rename(folder, gone)  # in one step, then at leisure
+        shutil.rmtree(gone)
+    return folder
+
+
+def _check_known(name: str | None, found: Any, cache: Path) -> None:
+    if name is not None and name not in found:
+        known = (
+            f"it has {', '.join(found)}. Choose one of these"
+            if found
+            else "it has none. Add one: summer-prep add-target"
+        )
+        raise SettingsError(f"{cache}: no target {name!r}; {known}")
+
+
+def _film_of(cache: Path) -> tuple[dict[str, str], range]:
+    """Return label name -> whose it is, and how many frames an array of the film may have.
+
+    Demo recordings are of shorter films, whose last frames no key tells: about 6 % more than those that are analysed.
+    """
+    taken = {
+        label: f"target {one.name!r}"
+        for one in film_targets(cache).values()
+        if one.kind == "labels"
+        for label in one.columns
+    }
+    whole = range(FILM_FRAMES, FILM_FRAMES + 1)
+    for patient_id, lengths_ms in cached_keys(cache).items():
+        key: Any = open_key(cache, patient_id, lengths_ms[0])
+        taken |= dict.fromkeys(key.attrs["label_names"], "the recordings")
+        stop = int(key["first_frame"][-1]) + max(1, lengths_ms[0] // FRAME_PERIOD_MS)
+        return taken, whole if stop > ANALYSED_STOP - 25 else range(stop, stop + stop // 16 + 2)
+    return taken, whole
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
