@@ -5,6 +5,7 @@
 
 import io
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -88,7 +89,7 @@ def replace_file(path: Path, content: bytes | memoryview) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside its path, to which it is renamed after it has been written."""
-    staged = path.with_name(f".{path.name}.staging")
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.staging")  # each writer of a path has its own
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with staged.open("wb") as file:

@@ -126,15 +126,19 @@ def processes(n_workers: int, preloaded: Sequence[str] = ()) -> Iterator[Pool]:
     # The process that they are forked from may have an older environment than this one.
     executor = Processes(n_workers, mp_context=context, initializer=_begin_worker, initargs=(dict(os.environ),))
     try:
-        with _interrupts_later():
-            first = executor.submit(os.getpid)
-        if isinstance(error := first.exception(), (BrokenExecutor, EOFError, ConnectionError)):
+        try:
+            with _interrupts_later():
+                first = executor.submit(os.getpid)
+            first.result()
+        except (BrokenExecutor, EOFError, ConnectionError) as error:
             raise SettingsError(f"no worker process can start. {MAIN_GUARD}") from error
         yield Pool(executor)
-    finally:
+    except BaseException:
         executor.shutdown(wait=False, cancel_futures=True)
         for worker in set(active_children()) - others:
             worker.terminate()
+        raise
+    finally:
         executor.shutdown()
 
 

@@ -137,7 +137,7 @@ def _of_study(name: str, one: Any) -> inspect.Parameter:
     if member == "SECONDS":
         help_text += "  Several: separate them with ;, as in '0 0;0.8 0.72'."
     elif member:
-        help_text += "  Groups: separate them with ; and all, as in 'A;H;all'."
+        help_text += f"  Groups: separate them with ;, as in '{'14;20;all' if member == 'ID' else 'A;H;all'}'."
     if "[default:" not in help_text and default is not None:
         help_text += f"  [default: {'no' if default is False else as_written(default)}]"
     metavar = (member or "|".join(choices_among(one)) or "VALUE") + LIST_MARK

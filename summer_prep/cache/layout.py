@@ -27,7 +27,7 @@ CODECS: tuple[Codec, ...] = get_args(Codec)
 """How spike_counts are stored."""
 
 ARRAYS = {
-    "spike_counts": (("bin", "unit"), "uint8, uint16 or uint32", "spikes", "spikes per film bin"),
+    "spike_counts": (("bin", "unit"), "uint8 or uint16", "spikes", "spikes per film bin"),
     "labels_first": (("label", "bin"), "uint8", "1", "label of the bin's first frame (0, 1, 99 undefined)"),
     "labels_any": (("label", "bin"), "uint8", "1", "1 if the label is on in any frame of the bin (0, 1, 99 undefined)"),
     "labels_majority": (("label", "bin"), "uint8", "1", "the bin's most frequent label value (0, 1, 99 undefined)"),

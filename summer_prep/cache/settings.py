@@ -40,7 +40,7 @@ class Places(Settings):
 class BuildConfig(Places):
     """What to build; the command line and `build` fill it.
 
-    n_workers : a patient is built by one process; 0 builds in this process, which a file that crashes HDF5 ends, too
+    n_workers : a patient is built by one process; 0 builds in this process, which a file that crashes HDF5 then ends
     """
 
     patient_ids: tuple[str, ...] = patients_option()

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from summer_prep.cache.layout import file_sha256, in_natural_order, patient_path
-from summer_prep.cache.publish import staging_name
 from summer_prep.errors import RecordingError, SettingsError
+from summer_prep.files import replace_file
 from summer_prep.options import as_patient_id
 from summer_prep.urls import Place, Url, nwb_files_below, remote_identity
 
@@ -35,9 +35,10 @@ def find_recordings(data_dir: Place, patient_ids: Sequence[str] = (), may_be_mis
         problem = "is a file, not a folder" if os.path.exists(data_dir) else "no such folder"
         raise SettingsError(f"{data_dir}: {problem}. Name the folder with the NWB files with --data-dir")
     found: dict[str, Place] = {}
+    twins: dict[str, str] = {}
     for path in _nwb_files(data_dir, patient_ids):
         if match := _FILE_NAME.fullmatch(path.name):
-            if twin := next((one for one in found if one.lstrip("0") == match[1].lstrip("0")), None):
+            if (twin := twins.setdefault(match[1].lstrip("0"), match[1])) in found:
                 raise SettingsError(
                     f"two files are of patient {match[1]}: {found[twin]} and {path}. Move one of them elsewhere"
                 )
@@ -171,10 +172,5 @@ def note_source(patient_id: str, folder: Path, identity: Identity | None, sha256
     # A file changed within the clock's resolution of now could change again and keep its times.
     if identity is None or not os.path.isdir(note_path.parent) or time.time_ns() - changed_ns < 50_000_000:
         return
-    staged = note_path.with_name(staging_name(note_path))
     with suppress(OSError):  # a read-only cache works too, one read slower
-        try:
-            staged.write_text(json.dumps({"identity": identity, "sha256": sha256}))
-            staged.replace(note_path)
-        finally:
-            staged.unlink(missing_ok=True)
+        replace_file(note_path, json.dumps({"identity": identity, "sha256": sha256}).encode())

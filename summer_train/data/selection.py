@@ -66,8 +66,15 @@ class Selection:
         mapped = self.counts_if_mapped()
         if mapped is not None:
             return mapped
-        counts = np.empty(self.shape, dtype=self.dtype)
-        self.read_rows(np.arange(self.n_bins), counts)
+        counts, start = np.empty(self.shape, dtype=self.dtype), 0
+        for patient, columns in zip(self.patients, self.columns, strict=True):
+            chosen: Any = slice(None) if len(columns) == patient.n_units else columns
+            rows = (chunk[:, chosen] for chunk in patient.chunks)
+            stop, n_rows = start + len(columns), len(patient.chunks[0])
+            for number, chunk in enumerate(rows):  # the last one may be longer than needed
+                into = counts[number * n_rows : (number + 1) * n_rows, start:stop]
+                into[:] = chunk[: len(into)]
+            start = stop
         return counts
 
     def counts_if_mapped(self) -> NDArray[Any] | None:
@@ -82,16 +89,17 @@ class Selection:
 
         They are read in the order of the files: a disk is as slow with shuffled rows as it is fast with rows in turn.
         """
-        order, stop = np.argsort(indices, kind="stable"), 0
+        order, first = np.argsort(indices, kind="stable"), 0
         for patient, columns in zip(self.patients, self.columns, strict=True):
-            place = slice(stop, stop := stop + len(columns))
+            of_patient = slice(first, first + len(columns))
             chosen: Any = slice(None) if len(columns) == patient.n_units else columns
             for start in range(0, len(order), _ROWS_AT_ONCE):
-                to = order[start : start + _ROWS_AT_ONCE]
-                number, within = np.divmod(indices[to], len(patient.chunks[0]))
-                for chunk in np.unique(number):
-                    here = number == chunk
-                    out[to[here], place] = patient.chunks[chunk][within[here]][:, chosen]
+                out_rows = order[start : start + _ROWS_AT_ONCE]
+                chunk_numbers, rows = np.divmod(indices[out_rows], len(patient.chunks[0]))
+                for number in np.unique(chunk_numbers):
+                    in_chunk = chunk_numbers == number
+                    out[out_rows[in_chunk], of_patient] = patient.chunks[number][rows[in_chunk]][:, chosen]
+            first += len(columns)
 
     def labels(self, label_name: str, rule: LabelRule = "first") -> NDArray[np.uint8]:
         """Return a label's raw value in each bin, (n_bins,), 0, 1 or 99 (undefined).
@@ -332,29 +340,15 @@ def open_described(
 
 def _select(patients: list[CachedPatient], brain_regions: Sequence[str], single_units: bool) -> Selection:
     """Choose units of open patients of one film; errors as `open_selection`."""
-    first, digests = patients[0], patients[0].attributes["digests"]
-    source_of: dict[str, tuple[str, str]] = {}
-    for patient in patients:
-        differing = [name for name in digests if digests[name] != patient.attributes["digests"].get(name)]
-        where = f"patients {first.patient_id} and {patient.patient_id} ({first.key} and {patient.key})"
-        advice = "Train them apart, or rebuild both from recordings of one film"
-        if "first_frame" in differing:
-            raise CacheError(f"the bin grids of {where} differ: {first.n_bins} and {patient.n_bins} bins. {advice}")
-        if first.label_names != patient.label_names or any(name.startswith("labels_") for name in differing):
-            raise CacheError(f"the annotations of {where} differ. {advice}")
-        source = patient.attributes["source"]
-        other_id, other_name = source_of.setdefault(source["sha256"], (patient.patient_id, source["file_name"]))
-        if other_id != patient.patient_id:
-            raise SettingsError(
-                f"patients {other_id} and {patient.patient_id} are one recording under two names, {other_name} and "
-                f"{source['file_name']}. Leave one of them out"
-            )
-        for column, chosen in zip(_CHOOSING_COLUMNS, (brain_regions, single_units), strict=True):
-            if chosen and column not in patient.unit_columns:
-                option = "--brain-regions" if chosen is brain_regions else "--single-units"
-                raise SettingsError(
-                    f"patient {patient.patient_id} has no {column} column to choose by. Leave {option} out"
-                )
+    _check_one_film(patients)
+    texts = [patient.attributes["units"] for patient in patients]
+    for column, chosen, known, option in (
+        ("brain_region", brain_regions, texts, "--brain-regions"),
+        ("is_single_unit", single_units, [patient.unit_columns for patient in patients], "--single-units"),
+    ):
+        missing = [one.patient_id for one, columns in zip(patients, known, strict=True) if column not in columns]
+        if chosen and missing:
+            raise SettingsError(f"patient {missing[0]} has no {column} column to choose by. Leave {option} out")
     columns = [np.ones(patient.n_units, dtype=bool) for patient in patients]
     if brain_regions:
         of_units = [patient.unit_column("brain_region") for patient in patients]
@@ -377,3 +371,24 @@ def _select(patients: list[CachedPatient], brain_regions: Sequence[str], single_
             f"no unit left after selecting {filters} of patient {ids}. Loosen --brain-regions or --single-units"
         )
     return Selection(patients, [np.flatnonzero(keep) for keep in columns])
+
+
+def _check_one_film(patients: Sequence[CachedPatient]) -> None:
+    """Refuse patients of different films or annotations, and one recording under two names."""
+    first, digests = patients[0], patients[0].attributes["digests"]
+    source_of: dict[str, tuple[str, str]] = {}
+    for patient in patients:
+        differing = [name for name in digests if digests[name] != patient.attributes["digests"].get(name)]
+        where = f"patients {first.patient_id} and {patient.patient_id} ({first.key} and {patient.key})"
+        advice = "Train them apart, or rebuild both from recordings of one film"
+        if "first_frame" in differing:
+            raise CacheError(f"the bin grids of {where} differ: {first.n_bins} and {patient.n_bins} bins. {advice}")
+        if first.label_names != patient.label_names or any(name.startswith("labels_") for name in differing):
+            raise CacheError(f"the annotations of {where} differ. {advice}")
+        source = patient.attributes["source"]
+        other_id, other_name = source_of.setdefault(source["sha256"], (patient.patient_id, source["file_name"]))
+        if other_id != patient.patient_id:
+            raise SettingsError(
+                f"patients {other_id} and {patient.patient_id} are one recording under two names, {other_name} and "
+                f"{source['file_name']}. Leave one of them out"
+            )

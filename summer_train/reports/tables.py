@@ -20,7 +20,7 @@ SCORE_COLUMNS = {
     "top_5_chance": "chance (5)", "top_10": "top 10", "top_10_chance": "chance (10)", "far_top_10": "far top 10",
     "far_top_10_chance": "chance (far)", "median_rank_percent": "median rank %",
 }  # fmt: skip
-"""Scores in the order in which people see them, with what they call them (README: what each is)."""
+"""Scores in the order in which people see them, with what they call them (docs/study.md says what each is)."""
 
 
 def table_of(rows: Sequence[Mapping[str, object]]) -> Table:

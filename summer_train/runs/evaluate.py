@@ -1,7 +1,7 @@
 """A trained checkpoint evaluated on the data of a cache, which may differ from those that it was trained on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def evaluate(
     own = choice_of(trained["config"], path)
     if fold is not None and own.val_fraction is not None:
         raise SettingsError(f"--fold {fold}: {path} was trained with the fraction split, which has no folds")
-    choice = choice_of(trained["config"], path, patient_ids=ids, fold=own.fold if fold is None else fold)
+    choice = replace(own, patient_ids=ids, fold=own.fold if fold is None else fold)
     given = {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache}
     result = read_results(path.parent.parent)
     places = {} if result is None else {name: str(result.config.get(name) or "") for name in given}

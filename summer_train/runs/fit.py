@@ -148,7 +148,7 @@ def run_fit(
             if (finished := _finished(log_dir, run, log)) is not None:
                 return finished
             log(f"continuing {log_dir}")
-            if is_first:  # nobody else knows the folder of a new run
+            if is_first:  # no other process uses the folder of a new run yet
                 stack.enter_context(alone_in(log_dir, "another process is continuing this run"))
                 n_before = checkpoints.n_epochs_of(checkpoints.load_checkpoint(log_dir / folder.LAST))
         elif is_first:

@@ -149,7 +149,7 @@ class CountSums:
         poisson is NaN where it is infinite.
 
         Source: bits per spike as in the Neural Latents Benchmark (Pei et al. 2021), but for NaN. There 1e-9 is taken
-        for such counts, and what the score then says is how small 1e-9 is.
+        for such counts, and the score then depends mainly on that constant.
         """
         total, squared, error, log_likelihood = self.sums.cpu().numpy()
         mean = total / self.n_samples

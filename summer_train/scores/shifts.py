@@ -20,6 +20,8 @@ from summer_train.settings.options import Log, Run, log_nothing
 def score_stack(datas: Sequence[FilmSamples], trained: Sequence[Trained], outputs: Outputs) -> list[Scored | None]:
     """Score what `train_stack` gives for each of some data; None where training diverged."""
     fine = [data for data, one in zip(datas, trained, strict=True) if one.is_fine]
+    if fine:
+        fine[0].share_counts_of(datas[0])  # which alone has placed them on the device
     scored = iter(score_networks(fine, outputs) if fine else ())
     return [next(scored) if one.is_fine else None for one in trained]
 

@@ -5,7 +5,7 @@ Each field is an option of the command line and of the Python front door, named 
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -67,7 +67,9 @@ class Choice(Settings):
     undefined: Undefined = option("drop", "Leave bins with undefined labels out, or make them a class.")
     pauses: Pauses = option("keep", "Samples across a pause, a skip or a frame of over 200 ms: keep or drop.")
     min_recorded: float = option(0.0, "Leave out bins with a smaller share recorded, 0 to 1.", least=0, most=1)
-    split: Split = option("blocked", "blocked, or random single bins: neighbours leak: this shows it and is no result.")
+    split: Split = option(
+        "blocked", "blocked, or random single bins, which shows the leak and is no valid result."
+    )
     val_fraction: float | None = option(None, "Fraction split instead of blocked: this last part validates, no test.")
     buffer_s: float | None = option(
         None, f"Blocked split: seconds between training, validation, test.  [default: {DEFAULT_BUFFER_S:g}]"
@@ -227,8 +229,8 @@ def settings_from(kind: type[AnySettings], options: Mapping[str, Any]) -> AnySet
     return kind.from_options(with_preset(options))
 
 
-def choice_of(plain: Mapping[str, Any], path: Path, **changes: Any) -> Choice:
-    """Return the choice that a checkpoint or run was trained with, with changes.
+def choice_of(plain: Mapping[str, Any], path: Path) -> Choice:
+    """Return the choice that a checkpoint or run was trained with.
 
     Raises SettingsError if its settings are not those of this version.
     """
@@ -239,7 +241,7 @@ def choice_of(plain: Mapping[str, Any], path: Path, **changes: Any) -> Choice:
         for name, value in stored.items():
             if value is None and known[name].default is not None:
                 raise SettingsError(f"no {name}. Train again")
-        return replace(settings_from(Choice, stored), **changes)
+        return settings_from(Choice, stored)
     except SettingsError as error:
         raise SettingsError(f"{path}: its settings cannot be used: {error}") from error
 

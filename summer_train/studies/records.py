@@ -131,6 +131,7 @@ def read_stacks(folder: Path, log: Log) -> dict[Path, list[Record]]:
         names = os.listdir(folder / STACKS) if (folder / STACKS).exists() else []
     paths = sorted(folder / STACKS / name for name in names if name.endswith(".json"))
     advice = "It is left as it is; models that only it holds are missing until a study of them trains them"
+    known = columns_of(Choice(), Run()).keys()
     for path in paths:
         try:
             with reading(path, advice):
@@ -138,7 +139,6 @@ def read_stacks(folder: Path, log: Log) -> dict[Path, list[Record]]:
                 models = content["models"] if content["format"] == FORMAT else []
                 if models and content["digest"] != digest_of(models):
                     raise ValueError("it is not what was written")
-                known = columns_of(Choice(), Run()).keys()
                 if not models or any(one["columns"].keys() - {*OF_FEATURES} != known for one in models):
                     raise SettingsError(f"{path}: was written by another version of this software. Name another folder")
                 stacks[path] = [
