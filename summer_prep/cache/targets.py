@@ -20,8 +20,7 @@ from summer_prep.cache.keys import open_key
 from summer_prep.cache.layout import cached_keys
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.files import check_folder, writing
-from summer_prep.film.facts import FRAME_PERIOD_MS, ON, UNDEFINED
-from summer_prep.film.targets import ANALYSED_STOP, FILM_FRAMES
+from summer_prep.film.facts import FILM_FRAMES, FIRST_ANALYSED, FRAME_PERIOD_MS, N_ANALYSED, ON, UNDEFINED
 from summer_prep.options import as_number, as_path, as_text
 
 FOLDER = "film"
@@ -269,7 +268,7 @@ def _film_of(cache: Path) -> tuple[dict[str, str], range]:
         key: Any = open_key(cache, patient_id, lengths_ms[0])
         taken |= dict.fromkeys(key.attrs["label_names"], "the recordings")
         stop = int(key["first_frame"][-1]) + max(1, lengths_ms[0] // FRAME_PERIOD_MS)
-        return taken, whole if stop > ANALYSED_STOP - 25 else range(stop, stop + stop // 16 + 2)
+        return taken, whole if stop > FIRST_ANALYSED + N_ANALYSED - 25 else range(stop, stop + stop // 16 + 2)
     return taken, whole
 
 

@@ -8,6 +8,12 @@ ALGORITHM_VERSION = 1
 """Raised whenever the same recording would give other numbers, which makes every older key stale."""
 
 FRAME_PERIOD_MS = 40  # 25 frames per second
+FILM_FRAMES, FIRST_ANALYSED, N_ANALYSED = 125_743, 918, 118_161
+"""Frames of the film, 5029.72 s; the first that is analysed, from 0; how many are: from 36.72 to 4763.16 s.
+
+Source: DANDI 001616.
+"""
+
 FRAMES_PER_MINUTE = 60_000 // FRAME_PERIOD_MS
 PARTS_PER_FRAME = (2, 4, 5, 8)  # cuts of a frame that give whole milliseconds: bins of 20, 10, 8 and 5 ms
 DATASET_BIN_LENGTHS_MS = (40, 80, 200, 480, 1000)  # those that the released files list

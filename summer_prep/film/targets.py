@@ -12,13 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from summer_prep.errors import SettingsError
-from summer_prep.film.facts import FRAME_PERIOD_MS
-
-FILM_FRAMES = 125_743
-"""Frames of the film, 40 ms each: 5029.72 s, of which 36.72 to 4763.16 s are analysed. Source: DANDI 001616."""
-
-ANALYSED_STOP = 119_079
-"""The frame after the last analysed one."""
+from summer_prep.film.facts import FILM_FRAMES, FRAME_PERIOD_MS
 
 _NOISE = 1e-6
 """Of a frame or a sample: times are decimal fractions, so a boundary is met up to rounding."""

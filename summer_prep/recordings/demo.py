@@ -15,12 +15,20 @@ from numpy.typing import NDArray
 
 from summer_prep.errors import SettingsError
 from summer_prep.files import check_folder
-from summer_prep.film.facts import DATASET_BIN_LENGTHS_MS, FRAME_PERIOD_MS, FRAMES_PER_MINUTE, UNDEFINED, FileLayout
+from summer_prep.film.facts import (
+    DATASET_BIN_LENGTHS_MS,
+    FILM_FRAMES,
+    FIRST_ANALYSED,
+    FRAME_PERIOD_MS,
+    FRAMES_PER_MINUTE,
+    N_ANALYSED,
+    UNDEFINED,
+    FileLayout,
+)
 from summer_prep.options import as_number, as_path, as_patient_ids
 from summer_prep.recordings.nwb import ANNOTATION_TABLE, BINNING_TABLE, WATCHLOG_TABLE
 from summer_prep.resources import available_bytes
 
-FILM_FRAMES = 125_743
 LAG_MS = 320
 """Tuned units fire faster from this time after their label comes on until this time after it goes off."""
 MEDIAN_RATE_HZ = 0.9
@@ -189,7 +197,7 @@ def _make_film(n_frames: int, generator: np.random.Generator) -> Film:
     Real labels often come in one or two stretches; here a rare one takes parts of MIN_STRETCHES scenes or more, so
     that every fold of a short film has something to learn from.
     """
-    first, n_analysed = (of_film * n_frames // FILM_FRAMES for of_film in (918, 118_161))
+    first, n_analysed = (of_film * n_frames // FILM_FRAMES for of_film in (FIRST_ANALYSED, N_ANALYSED))
     indicators = np.zeros((len(SHARES_PERCENT), n_frames), dtype=np.uint8)
     for row, (label_name, percent) in enumerate(sorted(SHARES_PERCENT.items())):
         analysed = indicators[row, first : first + n_analysed]

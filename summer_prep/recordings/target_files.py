@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from summer_prep.errors import SettingsError
-from summer_prep.film.facts import FRAME_PERIOD_MS, LABEL_VALUES, UNDEFINED
-from summer_prep.film.targets import FILM_FRAMES, frames_of_intervals, frames_of_samples
+from summer_prep.film.facts import FILM_FRAMES, FRAME_PERIOD_MS, LABEL_VALUES, UNDEFINED
+from summer_prep.film.targets import frames_of_intervals, frames_of_samples
 
 Kind = Literal["labels", "features"]
 

@@ -67,9 +67,7 @@ class Choice(Settings):
     undefined: Undefined = option("drop", "Leave bins with undefined labels out, or make them a class.")
     pauses: Pauses = option("keep", "Samples across a pause, a skip or a frame of over 200 ms: keep or drop.")
     min_recorded: float = option(0.0, "Leave out bins with a smaller share recorded, 0 to 1.", least=0, most=1)
-    split: Split = option(
-        "blocked", "blocked, or random single bins, which shows the leak and is no valid result."
-    )
+    split: Split = option("blocked", "blocked, or random single bins, which shows the leak and is no valid result.")
     val_fraction: float | None = option(None, "Fraction split instead of blocked: this last part validates, no test.")
     buffer_s: float | None = option(
         None, f"Blocked split: seconds between training, validation, test.  [default: {DEFAULT_BUFFER_S:g}]"

@@ -14,7 +14,7 @@ import torch
 
 import summer_prep
 import summer_train
-from summer_prep.film.targets import FILM_FRAMES
+from summer_prep.film.facts import FILM_FRAMES
 
 
 def state():

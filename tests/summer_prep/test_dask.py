@@ -156,7 +156,7 @@ def test_missing_unfit_and_lost_workers_and_a_lost_scheduler_are_one_line(demo_d
         with workers(address, tmp_path, 1, PYTHONPATH=str(empty)):
             assert "cannot import summer_prep" in message(address)
         assert not (tmp_path / "cache").exists()
-        with workers(address, tmp_path, 1, PYTHONPATH=f"{ROOT}:{other}"):
+        with workers(address, tmp_path, 1, PYTHONPATH=f"{other}:{ROOT}"):
             assert "summer-pipeline 0.0.9, not " in (found := message(address))
             assert "Install the same version" in found
         with workers(address, tmp_path, 1) as process:

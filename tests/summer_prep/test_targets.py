@@ -7,7 +7,8 @@ import zarr
 
 from summer_prep.cache.targets import add_target, film_targets, remove_target, targets
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.film.targets import FILM_FRAMES, bins_of_frames, frames_of_intervals, frames_of_samples
+from summer_prep.film.facts import FILM_FRAMES
+from summer_prep.film.targets import bins_of_frames, frames_of_intervals, frames_of_samples
 
 
 def values_of(cache, name):
