@@ -202,7 +202,7 @@ def report(
         models = write_report(
             *folders, output_dir=output_dir, published=published, html=html, width_mm=width_mm, log=log
         )
-        facts = summary.summarise(models, published)
+        facts = summary.summarise(models, published, with_curves=as_json)
     written = list(map(str, models.attrs["written"]))
     shown = list(summary.summary_tables(facts["groups"]).values())
     shown += [comparison_table(facts["comparison"])] if facts["comparison"] else []

@@ -18,7 +18,7 @@ summer = key["labels_first"].sel(label="summer")
 table = (by_region.groupby(summer).sum("bin") / key["recorded_s"].groupby(summer).sum("bin")).to_pandas()
 print(table.round(2))
 
-# The same for single units, as a pandas table with what is known of them.
+# The same for each unit, as a pandas table with what is known of them.
 units = key[["brain_region", "is_single_unit"]].to_dataframe()[["brain_region", "is_single_unit"]]
 units["rate_hz"] = key["spike_counts"].sum("bin").values / float(key["recorded_s"].sum())
 print(units.groupby("brain_region")["rate_hz"].describe().round(2))

@@ -253,7 +253,7 @@ def draw_confusions(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> Any:
                 text, colour = f"{share:.0%}\n{matrix[truth, call]:.0f}", "white" if share > 0.5 else "black"
                 axes.text(call, truth, text, ha="center", va="center", color=colour, fontsize=7)
             axes.set(xticks=(0, 1), xticklabels=("off", "on"), yticks=(0, 1), yticklabels=("off", "on"))
-            axes.set(xlabel="called", ylabel="truth")
+            axes.set(xlabel="predicted", ylabel="truth")
             axes.grid(visible=False)
     return figure
 

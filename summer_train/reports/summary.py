@@ -15,13 +15,17 @@ from summer_train.settings.lists import NUMBER_SETTINGS
 from summer_train.studies.records import SCORES_OF_TASK
 
 MAIN_SCORE = {"label": "kappa", "next_bin": "r2", "feature": "r2"}  # by which results are put in order and compared
-N_WITH_PREDICTIONS = 6  # combinations with rank curves in the JSON, those with the highest kappa: each takes a MB
+N_WITH_CURVES = 6  # combinations with rank curves in the JSON, those with the highest kappa: each takes a MB
 N_CURVE_POINTS = 200
+MIN_SHIFTS = 19  # the fewest with which p can be 0.05
 Summary = dict[str, Any]
 
 
-def summarise(models: pd.DataFrame, published: bool = False) -> Summary:
-    """Return what the models of `read_models` show, as `report --json` prints it (docs/study.md has every value)."""
+def summarise(models: pd.DataFrame, published: bool = False, with_curves: bool = False) -> Summary:
+    """Return what the models of `read_models` show, as `report --json` prints it (docs/study.md has every value).
+
+    Rank curves, for which predictions are read, are left empty unless they are asked for.
+    """
     groups: list[Summary] = []
     for task, of_task in models.groupby("task"):  # labels first
         keys, score = ["folder", *varied_options(of_task)], MAIN_SCORE[str(task)]
@@ -30,16 +34,15 @@ def summarise(models: pd.DataFrame, published: bool = False) -> Summary:
         n_with_curves = 0
         for values, group in in_order.groupby(keys, sort=False):
             facts = _group_facts(dict(zip(keys, values, strict=True)), group, published)
-            predicted = [one for one in group["result"] if one.predictions.exists()] if task == "label" else []
-            if predicted and n_with_curves < N_WITH_PREDICTIONS:
-                n_with_curves += 1
-                for result in predicted:
-                    if curves := findings.rank_curves_of(result):
-                        points, base_rate = curves
-                        shown = np.linspace(0, len(points["fpr"]) - 1, N_CURVE_POINTS).round().astype(int)
-                        thinned = {name: values[np.unique(shown)].tolist() for name, values in points.items()}
-                        fold = result.record.columns["fold"]
-                        facts["rank_curves"].append({"fold": fold, "base_rate": base_rate, **thinned})
+            predicted = [one for one in group["result"] if with_curves and task == "label" and one.predictions.exists()]
+            n_with_curves += bool(predicted)
+            for result in predicted if n_with_curves <= N_WITH_CURVES else ():
+                if curves := findings.rank_curves_of(result):
+                    points, base_rate = curves
+                    shown = np.unique(np.linspace(0, len(points["fpr"]) - 1, N_CURVE_POINTS).round().astype(int))
+                    thinned = {name: values[shown].tolist() for name, values in points.items()}
+                    fold = result.record.columns["fold"]
+                    facts["rank_curves"].append({"fold": fold, "base_rate": base_rate, **thinned})
             groups.append(facts)
     first, *others = models["folder"].unique()
     shared = set.intersection(*(set(tasks) for _, tasks in models.groupby("folder")["task"]))
@@ -130,24 +133,29 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
     if (models["task"] == "label").any():
         shown, fixed = findings.most_usual(models[models["task"] == "label"])
         found = {name: findings.against_null(group, "kappa") for name, group in findings.by_label(shown).items()}
-        tested = {name: one for name, one in found.items() if len(one.null)}
-        n_shifts = min((len(one.null) for one in tested.values()), default=0)
-        if n_shifts >= 19:
-            for is_above, what in ((True, "Above chance"), (False, "Not above chance")):
-                if names := [name for name, one in tested.items() if (one.p <= 0.05) == is_above]:
-                    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-                    sentences.append(f"{what}: {', '.join(names[:12])}{more}.")
-            sentences.append(f"Kappa is compared with {n_shifts} shifts of the labels, at p = 0.05{fixed}.")
+        tested = {name: one for name, one in found.items() if len(one.null) >= MIN_SHIFTS}
+        if tested:
+            verdicts = {
+                "Above chance": [name for name, one in tested.items() if one.p <= 0.05],
+                "Not above chance": [name for name, one in tested.items() if one.p > 0.05],
+                f"Fewer than {MIN_SHIFTS} valid shifts": [name for name in found if name not in tested],
+            }
+            for what, names in verdicts.items():
+                more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+                sentences += [f"{what}: {', '.join(names[:12])}{more}."] if names else []
+            n_shifts = sorted({len(one.null) for one in tested.values()})
+            n_text = " to ".join(map(str, dict.fromkeys((n_shifts[0], n_shifts[-1]))))
+            sentences.append(
+                f"Kappa is compared with {n_text} shifts of the labels, at p = 0.05 for each label alone{fixed}."
+            )
         else:
             name, best = next(iter(found.items()))
-            highest = (
-                f"The highest kappa is {number(best.mean, 3)}: {name}"
-                if best.mean == best.mean
-                else "Kappa is undefined"
-            )
-            sentences.append(f"{highest}{fixed}.")
-            kind = f"only {n_shifts} shifts of the labels were" if n_shifts else "no shifts of the labels were"
-            sentences.append(f"Whether that is above chance is not known: {kind} trained. Run study with --shifts 19.")
+            is_defined = best.mean == best.mean
+            highest = f"The highest kappa is {number(best.mean, 3)}: {name}" if is_defined else "Kappa is undefined"
+            most = max(len(one.null) for one in found.values())
+            kind = f"only {most} shifts of the labels are valid" if most else "no shifts of the labels were trained"
+            advice = "Run study with --shifts 40: those with an undefined score do not count."
+            sentences += [f"{highest}{fixed}.", f"Whether that is above chance is not known: {kind}. {advice}"]
     if (models["task"] == "next_bin").any():
         sentences.append(f"The highest median R² of the next bin is {number(models['r2'].max(), 3)}.")
     if len(features := models[models["task"] == "feature"]):

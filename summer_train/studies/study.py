@@ -114,7 +114,7 @@ def run_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing) 
         # Scoring takes 0.1 s.
         seconds = sum((group.cost * run.max_epochs + 0.1) * len(group.models) for group in missing)
         estimate = f", at most about {seconds:.0f} s of one processor" if seconds > 10 else ""
-        log(f"{n_models} models, {n_models - n_missing} of them there: {n_missing} to train{estimate}")
+        log(f"{n_models} models, {n_models - n_missing} already trained or impossible: {n_missing} to train{estimate}")
         failed = _train(missing, run, records, log) if n_missing else []
         with writing(run.output_dir):
             rows = write_tables(run.output_dir, records.values(), list(plan.data_digests))

@@ -243,8 +243,11 @@ def test_published_values_are_those_of_the_paper_and_stand_beside_equal_settings
 def test_the_answer_names_what_is_above_chance_and_what_is_not(studied):
     null = {name: dict.fromkeys(range(1, 20), 0.1) for name in ("kappa", "auroc")}
     results = [replace(result_of(studied, name, kappa), null=null) for name, kappa in (("a", 0.5), ("b", 0.0))]
-    first, second, *_ = answer(models_table({"study": results}), [])
+    fewer = {name: dict.fromkeys(range(1, 6), 0.1) for name in null}
+    results.append(replace(result_of(studied, "c", -0.1), null=fewer))  # must not hide the verdict on the others
+    first, second, third, *_ = answer(models_table({"study": results}), [])
     assert (first, second) == ("Above chance: a.", "Not above chance: b.")
+    assert third == "Fewer than 19 valid shifts: c."
 
 
 def test_undefined_folds_and_scores_of_validation_are_told_in_the_table(studied):
