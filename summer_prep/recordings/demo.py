@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from summer_prep.errors import SettingsError
 from summer_prep.files import check_folder
 from summer_prep.film.facts import DATASET_BIN_LENGTHS_MS, FRAME_PERIOD_MS, FRAMES_PER_MINUTE, UNDEFINED, FileLayout
-from summer_prep.options import as_number, as_path, as_patient_ids, as_text
+from summer_prep.options import as_number, as_path, as_patient_ids
 from summer_prep.recordings.nwb import ANNOTATION_TABLE, BINNING_TABLE, WATCHLOG_TABLE
 from summer_prep.resources import available_bytes
 
@@ -25,8 +25,8 @@ LAG_MS = 320
 """Tuned units fire faster from this time after their label comes on until this time after it goes off."""
 MEDIAN_RATE_HZ = 0.9
 """Median firing rate of untuned units; rates are log-normal."""
-DRIFT_S = 15.0
-"""The time within which a drifting rate becomes another one."""
+MAX_DRIFT, DRIFT_S = 2.0, 15.0
+"""Largest drift, and the time within which a drifting rate becomes another one."""
 
 LAYOUTS: dict[FileLayout, tuple[str, str, str]] = {
     "dandi": ("sub-{0}/sub-{0}_ses-sub{0}_ecephys.nwb", "machine_learning", "machine_learning"),
@@ -102,12 +102,13 @@ def demo_data(
     patients, units = as_number(patients, int, "--patients"), as_number(units, int, "--units")
     minutes, drift = as_number(minutes, float, "--minutes"), as_number(drift, float, "--drift")
     seed = as_number(seed, int, "--seed")
-    if as_text(layout, "--layout") not in LAYOUTS:
+    if not isinstance(layout, str) or layout not in LAYOUTS:
         raise SettingsError(f"--layout {layout}: choose one of {', '.join(LAYOUTS)}")
     if units < 1 or patients < 1 or not 1 <= minutes < float("inf"):
         raise SettingsError("a demo needs at least 1 patient (--patients), 1 unit (--units) and 1 minute (--minutes)")
-    if seed < 0 or not 0 <= drift <= 2:
-        raise SettingsError(f"--seed {seed} --drift {drift}: a seed must be 0 or more, and drift lie between 0 and 2")
+    if seed < 0 or not 0 <= drift <= MAX_DRIFT:
+        allowed = f"the seed must be 0 or more, and the drift between 0 and {MAX_DRIFT:g}"
+        raise SettingsError(f"--seed {seed} --drift {drift}: {allowed}")
     n_frames = FILM_FRAMES if as_number(film_length, bool, "--film-length") else round(minutes * FRAMES_PER_MINUTE)
     n_spikes = units * n_frames * FRAME_PERIOD_MS / 1000 * 4 * MEDIAN_RATE_HZ
     n_bytes = 32 * n_spikes + 4096 * units + 16 * len(SHARES_PERCENT) * n_frames  # of one patient, copies included
