@@ -22,7 +22,6 @@ from summer_prep.options import as_path, as_place, as_written, finite
 from summer_prep.settings import options_of, python_parameter, spelled
 from summer_prep.urls import Place
 
-EPILOG = "Any command with --debug shows the traceback of an error."
 LIST_MARK = "..."
 """Ends the metavar of an option that takes several values, separated by spaces or commas."""
 
@@ -85,7 +84,8 @@ Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_
 def new_app(help_text: str) -> typer.Typer:
     """Return a program without commands yet."""
     # Without rich's markup, help answers in half the time.
-    app = typer.Typer(epilog=EPILOG, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+    epilog = "Any command with --debug shows the traceback of an error."
+    app = typer.Typer(epilog=epilog, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
     @app.callback(help=help_text)
     def take_common_options(version: Version = False) -> None:
@@ -123,11 +123,8 @@ def list_options(command: Any) -> dict[str, set[str]]:
 def normalise(arguments: Sequence[str], several: dict[str, set[str]]) -> list[str]:
     """Spell options with dashes and join the values of list options: `--patient_ids 14 20` -> `--patient-ids 14,20`.
 
-    A value that looks like a path is not a member of a list, but the command's argument.
-
-    Parameters
-    ----------
-    several : command -> its list options, as of `list_options`
+    `several` has the list options of each command. A value that looks like a path is the command's argument, and no
+    member of a list.
     """
     command = next((argument for argument in arguments if not argument.startswith("-")), "")
     lists = several.get(command, set())

@@ -49,6 +49,5 @@ def load_extra(module: str, asked_for: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         package = str(error.name).split(".")[0].replace("_", "-")
-        raise SettingsError(
-            f"{asked_for} needs {package}, which is not installed. Install it: pip install {package}"
-        ) from error
+        problem = f"{asked_for} needs {package}, which is not installed"
+        raise SettingsError(f"{problem}. Install it: pip install {package}") from error

@@ -258,9 +258,8 @@ def dask_workers(scheduler: str, n_workers: int, preloaded: Sequence[str] = ()) 
         here = versions["client"]["packages"][_PACKAGE]
         for worker, found in versions["workers"].items():
             if (there := found["packages"][_PACKAGE]) != here:
-                raise SettingsError(
-                    f"worker {worker}: has {_PACKAGE} {there}, not {here}. Install the same version there"
-                )
+                found_there = f"has {_PACKAGE} {there}, not {here}"
+                raise SettingsError(f"worker {worker}: {found_there}. Install the same version there")
         for module in ("summer_prep", *preloaded):
             for worker, found in client.run(import_module, module, on_error="return").items():
                 if isinstance(found, Exception):
@@ -270,13 +269,11 @@ def dask_workers(scheduler: str, n_workers: int, preloaded: Sequence[str] = ()) 
             if client.status != "running":
                 raise CancelledError
             if not client.scheduler_info(n_workers=-1)["workers"]:
-                raise SettingsError(
-                    f"{option}: all workers are gone. What they finished is kept: start some, and repeat the command"
-                )
+                kept = "What they finished is kept: start some, and repeat the command"
+                raise SettingsError(f"{option}: all workers are gone. {kept}")
 
         try:
             yield Pool(_DaskExecutor(client, distributed.KilledWorker), check)
         except CancelledError as error:
-            raise SettingsError(
-                f"{option}: the connection was lost. What was finished is kept: repeat the command"
-            ) from error
+            kept = "What was finished is kept: repeat the command"
+            raise SettingsError(f"{option}: the connection was lost. {kept}") from error

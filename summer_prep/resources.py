@@ -31,10 +31,8 @@ def available_bytes() -> float:
 
 def usable_processors() -> int:
     """Return how many processors this process may use: by its affinity, and by the quota of its control groups."""
-    allowed = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )  # macOS has no affinity
-    usable = [float(allowed or 1)]
+    of_process = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))  # macOS has no affinity
+    usable = [float(len(of_process(0)))]
     for group in _own_groups("", _GROUPS[""][0]):
         with suppress(OSError, ValueError):  # no such group, or no limit ("max")
             quota, period = (group / "cpu.max").read_text().split()

@@ -26,8 +26,6 @@ from summer_prep.errors import CacheError, SettingsError, UnreachableError, load
 from summer_prep.files import writing
 from summer_prep.urls import BUCKETS, CLIENT, Url, reaching
 
-MIN_GARBAGE_AGE = timedelta(days=1)
-
 _KEY = r"sub-([A-Za-z0-9]+)/bin-([1-9][0-9]*)ms"
 _DATA = rf"data/{_KEY}/[0-9a-f]{{16}}-[0-9a-f]{{12}}\.zarr"
 _POINTER = r'\{"format": 1, "data": "(DATA)", "sha256": "([0-9a-f]{64})"\}'.replace("DATA", _DATA)
@@ -145,10 +143,8 @@ class BucketCache:
             return copied
         contents, changed = self._read(description)
         if changed:
-            where = self.place / pointer.data / changed[0]
-            raise CacheError(
-                f"{where}: is missing, or was changed. Rebuild it: {layout.build_command(description.key)}"
-            )
+            problem = f"{self.place / pointer.data / changed[0]}: is missing, or was changed"
+            raise CacheError(f"{problem}. Rebuild it: {layout.build_command(description.key)}")
         clear_debris(copy.parent)
         publish(copy, contents, "--local-cache")
         return layout.describe(copy)
@@ -167,7 +163,7 @@ class BucketCache:
         for entry in listed:
             if (match := re.match(rf"({_DATA})/", entry["path"])) and match[1] not in named:
                 garbage[match.groups()].append(entry)
-        before = (now or datetime.now(UTC)) - MIN_GARBAGE_AGE
+        before = (now or datetime.now(UTC)) - timedelta(days=1)
         removed = []
         for (data, patient_id, length), entries in garbage.items():
             pointer = pointers.get((patient_id, int(length)))  # written when the data were replaced

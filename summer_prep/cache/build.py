@@ -26,16 +26,11 @@ from summer_prep.recordings.find import find_recordings, note_source, select_rec
 from summer_prep.settings import accepts, check_names, options_of
 from summer_prep.urls import Place, Url, on_this_machine
 
-Log = Callable[[str], None]
-"""Takes lines of progress, for people."""
-
 PRELOADED = ("summer_prep.film.align", "summer_prep.recordings.nwb", "summer_prep.cache.write")
 """What every worker needs."""
 
 Progress = Callable[[int, int], None]
 """Takes the number of patients that are done, and that of all."""
-
-_LOCK_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +121,7 @@ def build_patient(path: Place, patient_id: str, config: BuildConfig) -> list[Key
         missing, fresh = _missing_and_fresh(path, patient_id, config, cache)
         built: list[KeyResult] = []
         if missing != [] or any(folder.glob(DEBRIS)):
-            with locked(folder, _LOCK_TIMEOUT_S) as problem:
+            with locked(folder, timeout_s=60) as problem:
                 clear_debris(folder, is_alone=problem is None)
                 missing, fresh = _missing_and_fresh(path, patient_id, config, cache)  # others may have built some
                 if missing != []:
@@ -201,7 +196,7 @@ def ensure_keys(
     data_dir: Place,
     nwb_path: Path | None = None,
     local_cache: Path | None = None,
-    log: Log = lambda _line: None,
+    log: Callable[[str], None] = lambda _line: None,
     every_byte: bool = False,
 ) -> list[Description]:
     """Return the keys of some patients, fresh and on this machine, in the order asked for.

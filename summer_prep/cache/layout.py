@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 from summer_prep.errors import CacheError, MissingKeyError, UnreachableError
 from summer_prep.film.facts import FRAME_PERIOD_MS, LONG_FRAME_MS
@@ -23,7 +23,6 @@ SCHEMA_VERSION = 4
 """Raised whenever the format changes. A reader refuses keys of another schema."""
 
 Codec = Literal["none", "zstd", "blosc"]
-CODECS: tuple[Codec, ...] = get_args(Codec)
 """How spike_counts are stored."""
 
 ARRAYS = {

@@ -26,8 +26,6 @@ DEBRIS = ".*.staging"
 _OLD = "-old.staging"
 """Ends the name of a folder that was moved out of its place for as long as it takes to put the new one there."""
 
-_DEBRIS_AGE_S = 86_400
-
 
 def publish(folder: Path, files: Files, option: str = "--cache-dir") -> None:
     """Make a folder hold these files and no others, in one step, in place of an older one if there is one.
@@ -137,7 +135,7 @@ def clear_debris(folder: Path, is_alone: bool = False) -> None:
         with suppress(OSError):  # then it stays for the next build
             if path.name.endswith(_OLD) and not os.path.lexists(target):
                 os.rename(path, target)
-            elif is_alone or time.time() - path.lstat().st_mtime > _DEBRIS_AGE_S:
+            elif is_alone or time.time() - path.lstat().st_mtime > 86_400:
                 # Locks do not reach every builder (network file systems). One that still writes there finds its whole
                 # folder gone at once and starts again; it can never publish what is left of it.
                 _remove(path.rename(folder / staging_name(folder)))

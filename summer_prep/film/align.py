@@ -14,8 +14,6 @@ from summer_prep.film.facts import ALGORITHM_VERSION, LONG_FRAME_MS, LongFrames
 from summer_prep.film.labels import align_labels
 from summer_prep.film.recording import Recording
 
-MIN_SPIKES_OF_UNIT = 20  # a unit with fewer spikes may well have none in the film
-
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingOnFilm:
@@ -35,13 +33,8 @@ def place_on_film(
 ) -> RecordingOnFilm:
     """Return a recording with its film clock, on which long frames count or are pauses.
 
-    Parameters
-    ----------
-    unusual_clocks : whether spike times and log may be in other units than ms, or of different clocks
-
-    Raises
-    ------
-    RecordingError : the watch log cannot be a film's, or the clocks are unusual
+    Raises RecordingError if the watch log cannot be a film's, or, unless `unusual_clocks` are allowed, if spike times
+    and log seem to be in other units than ms or of different clocks.
     """
     clock = film_clock(recording.frame_index, recording.recording_time_ms, long_frame_rule)
     odd = check_clocks(
@@ -58,10 +51,7 @@ def place_on_film(
 def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Return the arrays of one key, named as in `layout.DIMENSIONS` or the unit table, and its attributes.
 
-    Raises
-    ------
-    SettingsError : the film has no such bins
-    RecordingError : the recording cannot be binned so
+    Raises SettingsError if the film has no such bins, RecordingError if the recording cannot be binned into them.
     """
     recording, clock, interval_of_spike = on_film.recording, on_film.clock, on_film.interval_of_spike
     grid = bins.bin_grid(recording.grids, bin_length_ms)
@@ -110,7 +100,7 @@ def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[dict[str, NDArr
         total_s = sum(frame.duration_ms for frame in long_frames) / 1000
         n_frames = on_film.clock.is_long.sum()
         notes.append(f"frames of more than {LONG_FRAME_MS} ms: {n_frames}, {total_s:.1f} s in all: {what_was_done}")
-    is_lost = (n_in_file >= MIN_SPIKES_OF_UNIT) & (counts.sum(axis=0) == 0)
+    is_lost = (n_in_file >= 20) & (counts.sum(axis=0) == 0)  # with fewer spikes, none in the film is no surprise
     if is_lost.any():
         notes.append(f"units with spikes in the file, none of them in the film: {is_lost.sum()}")
     return arrays, {

@@ -43,15 +43,9 @@ class BinGrid:
 def bin_grid(file_grids: Mapping[int, BinGrid], bin_length_ms: int) -> BinGrid:
     """Return the grid of a bin length: the file's own, or one derived from its shortest.
 
-    Parameters
-    ----------
-    file_grids : bin length (ms) -> grid, as listed in the file's movie_binning_info
-
-    Derived grids start at the same first frame; an incomplete last bin is left out.
-
-    Raises
-    ------
-    SettingsError : no grid of film frames has this bin length, or no bin fits into the film
+    `file_grids` are those of the file's movie_binning_info, by bin length (ms). Derived grids start at the same first
+    frame, and an incomplete last bin is left out. Raises SettingsError if no bins of film frames have this length, or
+    none fits into the film.
     """
     if bin_length_ms in file_grids:
         return file_grids[bin_length_ms]
@@ -111,19 +105,10 @@ def locate_spikes(clock: FilmClock, spike_times_ms: NDArray[np.float64]) -> NDAr
 def count_spikes(
     bin_of_spike: NDArray[np.int64], unit_of_spike: NDArray[np.int64], n_bins: int, n_units: int
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Count each unit's spikes in each bin.
+    """Count each unit's spikes in each bin, (n_bins, n_units), as uint8, or as uint16 if the largest count needs it.
 
-    Parameters
-    ----------
-    bin_of_spike, unit_of_spike : (n_spikes,) indices; a bin of -1 is not counted
-
-    Returns
-    -------
-    (n_bins, n_units) counts in the smallest of uint8 and uint16 that holds the largest
-
-    Raises
-    ------
-    RecordingError : a count exceeds what uint16 holds
+    `bin_of_spike` and `unit_of_spike` are (n_spikes,) indices; spikes with bin -1 are not counted. Raises
+    RecordingError if a count exceeds what uint16 holds.
     """
     inside = bin_of_spike >= 0
     cell = bin_of_spike[inside] * n_units + unit_of_spike[inside]

@@ -68,13 +68,7 @@ class Pause:
 def frame_indices(film_times_s: NDArray[np.float64], where: str) -> NDArray[np.int64]:
     """Return the 0-based film frame of each film time: floats carry rounding noise, frames compare exactly.
 
-    Parameters
-    ----------
-    where : what holds these times, for the error
-
-    Raises
-    ------
-    RecordingError : a time is not a number, or further from 0 than any film is long
+    Raises RecordingError, which names `where` the times stand, if one is not a number or longer than any film.
     """
     # A year of film: far beyond any recording, far below what an int64 frame number holds.
     is_time = np.abs(film_times_s) < 366 * 86400

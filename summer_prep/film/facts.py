@@ -36,7 +36,6 @@ rows for a pause.
 """
 
 LongFrames = Literal["count", "pause"]
-LONG_FRAMES: tuple[LongFrames, ...] = get_args(LongFrames)
 """What becomes of them: their spikes count, as in the published code, or they are pauses."""
 
 FileLayout = Literal["dandi", "flat", "misc", "separate", "stimulus"]

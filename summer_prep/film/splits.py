@@ -45,11 +45,8 @@ class Split:
 def window_of(window_s: tuple[float, float], bin_length_ms: int) -> Window:
     """Return the bins of a window of seconds before and after a bin.
 
-    Negative seconds leave bins out: past -0.32 and future 0.32 s is the one bin that lies 0.32 s later.
-
-    Raises
-    ------
-    SettingsError : the window holds no bin, or leaves out part of a bin
+    Negative seconds leave bins out: past -0.32 and future 0.32 s is the one bin that lies 0.32 s later. Raises
+    SettingsError if the window holds no bin, or leaves out part of a bin.
     """
     option = f"--window {window_s[0]:g} {window_s[1]:g}"
     for seconds in window_s:
@@ -146,12 +143,7 @@ def _whole_bins(seconds: float, bin_length_ms: int) -> int:
 
 
 def fraction_split(n_samples: int, val_fraction: float) -> Split:
-    """Split off the last part for validation; there is no test part and no gap.
-
-    Raises
-    ------
-    SettingsError : nothing is left to train on
-    """
+    """Split off the last part for validation, without a test part or a gap; raises SettingsError if it is all."""
     check_fraction(val_fraction)
     n_val = max(1, int(n_samples * val_fraction))
     if n_val >= n_samples:
@@ -164,11 +156,8 @@ def random_split(n_samples: int, fold: int, seed: int) -> Split:
     """Split single samples at random into five parts: one validates, the one before it tests, three train.
 
     Neighbouring bins see almost the same film, so what is tested has nearly been trained on: scores under this split
-    say nothing about decoding. It is here to show that (docs/leak.md).
-
-    Raises
-    ------
-    SettingsError : no such fold, or fewer samples than parts
+    say nothing about decoding. It is here to show that (docs/leak.md). Raises SettingsError if there is no such fold,
+    or if there are fewer samples than parts.
     """
     check_fold(fold)
     if n_samples < N_SEGMENTS:

@@ -116,21 +116,18 @@ def demo_data(
     minutes, drift = as_number(minutes, float, "--minutes"), as_number(drift, float, "--drift")
     seed = as_number(seed, int, "--seed")
     if not isinstance(layout, str) or layout not in LAYOUTS:
-        raise SettingsError(f"no layout {layout!r}. Choose one of {', '.join(LAYOUTS)}")
+        raise SettingsError(f"--layout {layout}: choose one of {', '.join(LAYOUTS)}")
     if units < 1 or patients < 1 or not 1 <= minutes < float("inf"):
         raise SettingsError("a demo needs at least 1 patient (--patients), 1 unit (--units) and 1 minute (--minutes)")
-    if seed < 0:
-        raise SettingsError(f"--seed {seed}: must be 0 or more")
-    if not 0 <= drift <= MAX_DRIFT:
-        raise SettingsError(f"--drift {drift}: must lie between 0 and {MAX_DRIFT:g}")
+    if seed < 0 or not 0 <= drift <= MAX_DRIFT:
+        allowed = f"the seed must be 0 or more, and the drift between 0 and {MAX_DRIFT:g}"
+        raise SettingsError(f"--seed {seed} --drift {drift}: {allowed}")
     n_frames = FILM_FRAMES if as_number(film_length, bool, "--film-length") else round(minutes * FRAMES_PER_MINUTE)
     n_spikes = units * n_frames * FRAME_PERIOD_MS / 1000 * 4 * MEDIAN_RATE_HZ
     n_bytes = 32 * n_spikes + 4096 * units + 16 * len(SHARES_PERCENT) * n_frames  # of one patient, copies included
     if n_bytes > available_bytes():
-        raise SettingsError(
-            f"--units {units} over {n_frames / FRAMES_PER_MINUTE:g} minutes take about {n_bytes / 1e9:.0f} GB, "
-            f"{available_bytes() / 1e9:.1f} GB are free. Choose fewer or less"
-        )
+        takes = f"--units {units} over {n_frames / FRAMES_PER_MINUTE:g} minutes take about {n_bytes / 1e9:.0f} GB"
+        raise SettingsError(f"{takes}, {available_bytes() / 1e9:.1f} GB are free. Choose fewer or less")
     check_folder(folder, "demo-data")
     others = (str(number) for number in range(1, patients + 5) if str(number) not in PATIENTS_FIRST)
     ids = as_patient_ids(patient_ids) or (*PATIENTS_FIRST, *others)[:patients]

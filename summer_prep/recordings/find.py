@@ -92,19 +92,16 @@ def select_recordings(data_dir: Place, nwb_path: Path | None, patient_ids: Seque
     """
     if nwb_path is not None and not patient_ids:
         if not nwb_path.is_file():
-            raise SettingsError(
-                f"{nwb_path}: {'is a folder' if nwb_path.is_dir() else 'no such file'}. Check --nwb-path"
-            )
+            problem = "is a folder" if nwb_path.is_dir() else "no such file"
+            raise SettingsError(f"{nwb_path}: {problem}. Check --nwb-path")
         return {patient_id_of(nwb_path): nwb_path}
     found = find_recordings(data_dir, patient_ids)
     if not found:
         raise SettingsError(f"{data_dir}: no recordings named like {_NAMES}. Check --data-dir")
     unknown = [patient_id for patient_id in patient_ids if patient_id not in found]
     if unknown:
-        raise SettingsError(
-            f"no recording of patient {', '.join(unknown)} in {data_dir}; found are {', '.join(found)}. "
-            "Choose among these with --patient-ids"
-        )
+        advice = f"found are {', '.join(found)}. Choose among these with --patient-ids"
+        raise SettingsError(f"no recording of patient {', '.join(unknown)} in {data_dir}; {advice}")
     return {patient_id: found[patient_id] for patient_id in patient_ids or found}
 
 

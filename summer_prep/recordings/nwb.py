@@ -318,10 +318,8 @@ def _read(data: h5py.Dataset, bytes_per_value: int = 16) -> NDArray[Any]:
     properties = data.id.get_create_plist()
     filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
     if not all(map(h5py.h5z.filter_avail, filters)):
-        advice = "which is not installed. Install it: pip install hdf5plugin"
-        raise RecordingError(
-            f"column {data.name} is compressed by HDF5 filter {', '.join(map(str, filters))}, {advice}"
-        )
+        by = f"HDF5 filter {', '.join(map(str, filters))}, which is not installed"
+        raise RecordingError(f"column {data.name} is compressed by {by}. Install it: pip install hdf5plugin")
     return np.asarray(data[()]).reshape(n_values)
 
 
@@ -349,9 +347,8 @@ def _ragged_column(table: h5py.Group, name: str, kind: Kind) -> tuple[h5py.Datas
     stops = _read_column(table, f"{name}_index", "numbers")
     steps = np.diff(stops.astype(np.int64), prepend=0)
     if stops.dtype.kind not in "iu" or (steps < 0).any() or (len(stops) and steps.sum() != len(data)):
-        raise RecordingError(
-            f"column {data.name}_index runs backwards or past the end: {stops[-1:]} instead of {len(data)}"
-        )
+        found = f"{stops[-1:]} instead of {len(data)}"
+        raise RecordingError(f"column {data.name}_index runs backwards or past the end: {found}")
     return data, stops.astype(np.int64)
 
 

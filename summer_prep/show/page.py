@@ -24,7 +24,6 @@ from summer_prep.show.facts import describe_key, rates_by_label, splits_of
 from summer_prep.show.tables import table_of
 from summer_prep.show.web import html_table, write_page
 
-_N_COLUMNS = 1000
 _UNIT_PX, _ROW_PX = 6, 14
 _COLORS = {
     "train": "#4477aa", "val": "#ccbb44", "test": "#ee6677", "on": "#3b82d0", "unused": "#bbbbbb",
@@ -48,7 +47,7 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
 
     facts, key = describe_key(description), description.folder
     counts, recorded_s, labels = (read_array(key, name) for name in ("spike_counts", "recorded_s", "labels_first"))
-    n_bins, bin_min = len(counts), facts["bin_length_ms"] / 60_000
+    n_bins, bin_min, names = len(counts), facts["bin_length_ms"] / 60_000, description.attributes["label_names"]
     start_min = float(read_array(key, "bin_start_s")[0]) / 60
     stop_min, shortest = start_min + n_bins * bin_min, min(10, n_bins) * bin_min
     # What all figures show of the film. The script of the page finds models by their names.
@@ -70,14 +69,8 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
     except SettingsError:
         if buffer_s is not None:
             raise
-        notes = [
-            "the film is too short for the usual buffer, so no folds are drawn: name one with --fold-layout",
-            *notes,
-        ]
-    names, values = (
-        description.attributes["label_names"],
-        ({"on": one == ON, "undefined": one == UNDEFINED} for one in labels),
-    )
+        notes = ["film too short for the usual buffer, so no folds are drawn: name one with --fold-layout", *notes]
+    values = ({"on": one == ON, "undefined": one == UNDEFINED} for one in labels)
     panels.append(_draw_bars(minutes, bin_min, "labels (rule: first frame)", names, values))
     panels[-1].xaxis.axis_label = "film time (min)"
     for panel in panels:
@@ -92,7 +85,7 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
     document.js_on_event("document_ready", CustomJS(code="window.summer.start()"))
 
     spikes, (on_hz, off_hz) = facts["spikes"], rates_by_label(counts, recorded_s, labels).round(4).tolist()
-    film = {"start_min": start_min, "bin_min": bin_min, "n_bins": n_bins, "n_columns": _N_COLUMNS}
+    film = {"start_min": start_min, "bin_min": bin_min, "n_bins": n_bins, "n_columns": 1000}
     data = json.dumps(finite({**facts, "film": film, "on_hz": on_hz, "off_hz": off_hz}))
     units = table_of(
         facts["units"], unit="unit", brain_region="region", cell_type="type", spikes="spikes", rate_hz="rate (Hz)",
