@@ -54,12 +54,12 @@ def build(*, progress: Progress = lambda _n_done, _n_patients: None, **options: 
     """Bin NWB recordings into the cache, as `summer-prep build` does; what is fresh is skipped.
 
     In a script, call it below `if __name__ == "__main__":` or with `workers=0`, which builds in this process, since it
-    starts processes; a script that comes through a pipe (`python - < script.py`) builds in its own process.
+    starts processes; a script that comes through a pipe (`python - < script.py`) builds in its own process. Patients
+    are given like 14, "14 20" or [14, 20], bin lengths (ms) like 80 or [80, 200].
 
     Parameters
     ----------
     progress : called with the number of patients done, and that of all
-    options : of the command, below; patients like 14, "14 20" or [14, 20], bin lengths (ms) like 80 or [80, 200]
 
     Returns
     -------

@@ -108,7 +108,10 @@ class Selection:
         ----------
         label_name : of the recordings or of a target of the cache, or an expression of such names with &, | and !
 
-        Raises SettingsError if there is no such label, CacheError if its file cannot be read or was changed.
+        Raises
+        ------
+        SettingsError : no such label
+        CacheError : its file cannot be read, or was changed since it was opened
         """
         label_name = as_text(label_name, "label_name")
         if rule not in LABEL_RULES:
