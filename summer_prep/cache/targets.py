@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from summer_prep import __version__
 from summer_prep.cache.keys import open_key
-from summer_prep.cache.layout import cached_keys
+from summer_prep.cache.layout import cached_keys, file_sha256
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.files import check_folder, writing
 from summer_prep.film.facts import FILM_FRAMES, FIRST_ANALYSED, FRAME_PERIOD_MS, N_ANALYSED, ON, UNDEFINED
@@ -91,6 +91,11 @@ def film_targets(cache_dir: Path) -> dict[str, FilmTarget]:
     return found
 
 
+def label_targets(cache_dir: Path) -> dict[str, FilmTarget]:
+    """Return label name -> target that holds it; raises CacheError as `film_targets`."""
+    return {label: one for one in film_targets(cache_dir).values() if one.kind == "labels" for label in one.columns}
+
+
 def add_target(
     file: str | Path,
     *,
@@ -161,12 +166,13 @@ def add_target(
                 compressors=None if target.kind == "features" else "auto",
                 config={"write_empty_chunks": True},
             )
-            digest = hashlib.sha256()
+            digest, sums = hashlib.sha256(), np.zeros((3, n_columns))
             for start in range(0, target.n_frames, _FRAMES_AT_ONCE):
                 rows = target.rows(range(start, min(start + _FRAMES_AT_ONCE, target.n_frames)))
                 rows = np.ascontiguousarray(rows, dtype=values.dtype)
                 values[start : start + len(rows)] = rows
                 digest.update(rows.data)
+                sums += _sums(rows, target.kind)
             seconds = np.arange(target.n_frames) * (FRAME_PERIOD_MS / 1000)
             group.create_array("frame_start_s", data=seconds, dimension_names=("frame",), attributes={"units": "s"})
             group.create_array("column", data=np.array(target.columns, dtype="T"), dimension_names=("column",))
@@ -179,7 +185,7 @@ def add_target(
                     "form": target.form,
                     "n_united": target.n_united,
                     "coordinates": "frame_start_s column",
-                    "source": {"file_name": path.name, "sha256": _sha256_of(path)},
+                    "source": {"file_name": path.name, "sha256": file_sha256(path)},
                     "added": datetime.now(UTC).isoformat(timespec="seconds"),
                     "software_version": __version__,
                     "sha256": digest.hexdigest(),
@@ -188,7 +194,7 @@ def add_target(
             os.rename(staged, folder)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
-    return targets(cache, name)[0]
+    return _facts(film_targets(cache)[name], sums)
 
 
 def targets(cache_dir: str | Path = "data_cache", name: str | None = None) -> list[dict[str, Any]]:
@@ -202,26 +208,31 @@ def targets(cache_dir: str | Path = "data_cache", name: str | None = None) -> li
     cache = as_path(cache_dir, "--cache-dir")
     found = film_targets(cache)
     _check_known(name, found, cache)
-    facts = []
-    for one in found.values() if name is None else [found[name]]:
-        sums = np.zeros((3, len(one.columns)))  # defined frames, their sum, and that of their squares
-        for rows in one.blocks():
-            values = np.where(rows == UNDEFINED, np.nan, rows == ON) if one.kind == "labels" else rows.astype(float)
-            sums += [(~np.isnan(values)).sum(axis=0), np.nansum(values, axis=0), np.nansum(values**2, axis=0)]
-        with np.errstate(invalid="ignore"):
-            mean = sums[1] / sums[0]
-            sd = np.sqrt(np.maximum(0, sums[2] / sums[0] - mean**2))
-        columns = [
-            {
-                "column": column,
-                **({"on": mean[i]} if one.kind == "labels" else {"mean": mean[i], "sd": sd[i]}),
-                "undefined": 1 - sums[0, i] / one.n_frames,
-            }
-            for i, column in enumerate(one.columns)
-        ]
-        about = {key: one.attributes[key] for key in ("form", "n_united", "source", "added", "sha256")}
-        facts.append({"target": one.name, "kind": one.kind, "n_frames": one.n_frames, **about, "columns": columns})
-    return facts
+    chosen = found.values() if name is None else [found[name]]
+    return [_facts(one, sum(_sums(rows, one.kind) for rows in one.blocks())) for one in chosen]
+
+
+def _sums(rows: NDArray[Any], kind: str) -> NDArray[np.float64]:
+    """Return the number of defined frames, their sum, and that of their squares, (3, n_columns)."""
+    values = np.where(rows == UNDEFINED, np.nan, rows == ON) if kind == "labels" else rows.astype(float)
+    return np.array([(~np.isnan(values)).sum(axis=0), np.nansum(values, axis=0), np.nansum(values**2, axis=0)])
+
+
+def _facts(one: FilmTarget, sums: Any) -> dict[str, Any]:
+    """Return a target and its columns as plain values; `sums` are those of all its frames."""
+    with np.errstate(invalid="ignore"):
+        mean = sums[1] / sums[0]
+        sd = np.sqrt(np.maximum(0, sums[2] / sums[0] - mean**2))
+    columns = [
+        {
+            "column": column,
+            **({"on": mean[i]} if one.kind == "labels" else {"mean": mean[i], "sd": sd[i]}),
+            "undefined": 1 - sums[0, i] / one.n_frames,
+        }
+        for i, column in enumerate(one.columns)
+    ]
+    about = {key: one.attributes[key] for key in ("form", "n_united", "source", "added", "sha256")}
+    return {"target": one.name, "kind": one.kind, "n_frames": one.n_frames, **about, "columns": columns}
 
 
 def remove_target(name: str, cache_dir: str | Path = "data_cache") -> Path:
@@ -257,12 +268,7 @@ def _film_of(cache: Path) -> tuple[dict[str, str], range]:
 
     Demo recordings are of shorter films, whose last frames no key tells: about 6 % more than those that are analysed.
     """
-    taken = {
-        label: f"target {one.name!r}"
-        for one in film_targets(cache).values()
-        if one.kind == "labels"
-        for label in one.columns
-    }
+    taken = {label: f"target {one.name!r}" for label, one in label_targets(cache).items()}
     whole = range(FILM_FRAMES, FILM_FRAMES + 1)
     for patient_id, lengths_ms in cached_keys(cache).items():
         key: Any = open_key(cache, patient_id, lengths_ms[0])
@@ -270,8 +276,3 @@ def _film_of(cache: Path) -> tuple[dict[str, str], range]:
         stop = int(key["first_frame"][-1]) + max(1, lengths_ms[0] // FRAME_PERIOD_MS)
         return taken, whole if stop > FIRST_ANALYSED + N_ANALYSED - 25 else range(stop, stop + stop // 16 + 2)
     return taken, whole
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from summer_prep.cache.keys import open_cache
 from summer_prep.cache.layout import DIMENSIONS, Description, key_path
-from summer_prep.cache.targets import FilmTarget, film_targets
+from summer_prep.cache.targets import FilmTarget, film_targets, label_targets
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.film.bins import BinGrid
 from summer_prep.film.facts import BRAIN_REGION_GROUPS, FRAME_PERIOD_MS, LABEL_RULES, LabelRule, check_bin_length
 from summer_prep.film.labels import align_labels
 from summer_prep.film.logic import evaluate, names_in
 from summer_prep.film.targets import bins_of_frames
-from summer_prep.options import as_bin_lengths, as_names, as_number, as_path, as_patient_ids, as_place, as_text
+from summer_prep.options import as_bin_length, as_names, as_number, as_path, as_patient_ids, as_place, as_text
 from summer_train.data.mapped import CachedPatient, open_patient, read_file
 from summer_train.settings.options import Choice, Log, Run, log_nothing
 
@@ -66,15 +66,13 @@ class Selection:
         mapped = self.counts_if_mapped()
         if mapped is not None:
             return mapped
-        counts, start = np.empty(self.shape, dtype=self.dtype), 0
-        for patient, columns in zip(self.patients, self.columns, strict=True):
-            chosen: Any = slice(None) if len(columns) == patient.n_units else columns
-            rows = (chunk[:, chosen] for chunk in patient.chunks)
-            stop, n_rows = start + len(columns), len(patient.chunks[0])
-            for number, chunk in enumerate(rows):  # the last one may be longer than needed
-                into = counts[number * n_rows : (number + 1) * n_rows, start:stop]
-                into[:] = chunk[: len(into)]
-            start = stop
+        counts = np.empty(self.shape, dtype=self.dtype)
+        for patient, chosen, place in self._side_by_side():
+            start = 0
+            for chunk in patient.chunks:
+                rows = chunk[: self.n_bins - start]  # the last one may be longer than needed
+                counts[start : start + len(rows), place] = rows[:, chosen]
+                start += len(rows)
         return counts
 
     def counts_if_mapped(self) -> NDArray[Any] | None:
@@ -89,17 +87,21 @@ class Selection:
 
         They are read in the order of the files: a disk is as slow with shuffled rows as it is fast with rows in turn.
         """
-        order, first = np.argsort(indices, kind="stable"), 0
-        for patient, columns in zip(self.patients, self.columns, strict=True):
-            of_patient = slice(first, first + len(columns))
-            chosen: Any = slice(None) if len(columns) == patient.n_units else columns
+        order = np.argsort(indices, kind="stable")
+        for patient, chosen, place in self._side_by_side():
             for start in range(0, len(order), _ROWS_AT_ONCE):
                 out_rows = order[start : start + _ROWS_AT_ONCE]
                 chunk_numbers, rows = np.divmod(indices[out_rows], len(patient.chunks[0]))
                 for number in np.unique(chunk_numbers):
                     in_chunk = chunk_numbers == number
-                    out[out_rows[in_chunk], of_patient] = patient.chunks[number][rows[in_chunk]][:, chosen]
-            first += len(columns)
+                    out[out_rows[in_chunk], place] = patient.chunks[number][rows[in_chunk]][:, chosen]
+
+    def _side_by_side(self) -> Iterator[tuple[CachedPatient, Any, slice]]:
+        """Yield each patient, the chosen columns of its counts (a slice for all), and their place among all units."""
+        stop = 0
+        for patient, columns in zip(self.patients, self.columns, strict=True):
+            start, stop = stop, stop + len(columns)
+            yield patient, slice(None) if len(columns) == patient.n_units else columns, slice(start, stop)
 
     def labels(self, label_name: str, rule: LabelRule = "first") -> NDArray[np.uint8]:
         """Return a label's raw value in each bin, (n_bins,), 0, 1 or 99 (undefined).
@@ -117,9 +119,10 @@ class Selection:
         if rule not in LABEL_RULES:
             raise SettingsError(f"rule {rule!r}: choose one of {', '.join(LABEL_RULES)}")
         own = self.check_label(label_name)
-        patient, grid = self.patients[0], self.grid()
-        values = {name: patient.label(name, rule) for name in names_in(label_name) if name not in own}
-        values |= {name: align_labels(own[name].column(name).T, grid)[rule][0] for name in own}
+        values = {name: self.patients[0].label(name, rule) for name in names_in(label_name) if name not in own}
+        if own:
+            grid = self.grid()
+            values |= {name: align_labels(one.column(name).T, grid)[rule][0] for name, one in own.items()}
         return evaluate(label_name, values)
 
     def features(self, target: str) -> NDArray[np.float32]:
@@ -199,12 +202,9 @@ class Selection:
 
     def check_label(self, label_name: str) -> dict[str, FilmTarget]:
         """Return the targets of the cache that hold labels of an expression; raises SettingsError if none holds one."""
-        patient, own = self.patients[0], {}
-        for name in names_in(label_name):
-            if name in self.label_names:
-                continue
-            targets = film_targets(patient.key.parents[1]).values()
-            found = {label: one for one in targets if one.kind == "labels" for label in one.columns}
+        patient, names = self.patients[0], [name for name in names_in(label_name) if name not in self.label_names]
+        found = label_targets(patient.key.parents[1]) if names else {}
+        for name in names:
             if name not in found:
                 known = [*self.label_names, *found]
                 nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
@@ -212,8 +212,7 @@ class Selection:
                     f"no label {name!r} in {patient.key}; nearest are {', '.join(nearest)}. "
                     f"All {len(known)}: summer-prep inspect {patient.patient_id}, summer-prep targets"
                 )
-            own[name] = found[name]
-        return own
+        return {name: found[name] for name in names}
 
     def units(self) -> dict[str, NDArray[Any]]:
         """Return the chosen units, (n_units,) each: patient_id, column in the key, and what the files of all have."""
@@ -301,7 +300,7 @@ def open_selection(
     ids = as_patient_ids(patient_ids, "patient_ids")
     if not ids:
         raise SettingsError("patient_ids: name at least one patient, like 14 or [14, 20]")
-    (length,) = as_bin_lengths([bin_length], "bin_length")
+    length = as_bin_length(bin_length, "bin_length")
     check_bin_length(length)
     place = as_place(cache_dir, "cache_dir")
     if isinstance(place, Path):
