@@ -32,15 +32,18 @@ def plain(value: object) -> object:
     return tuple(plain(one) for one in value) if isinstance(value, tuple) else value
 
 
-def parts(value: object) -> list[object]:
-    """Split text at spaces and commas, take a list apart, and leave one value alone."""
+def words(text: str) -> list[str]:
+    """Split text at spaces and commas."""
+    return text.replace(",", " ").split()
+
+
+def parts(value: object, split: Callable[[str], list[str]] = words) -> list[object]:
+    """Split text, take a list apart, and leave one value alone."""
     value = plain(value)
     if isinstance(value, str):
-        if re.search("[&|!]", value):  # an expression of labels holds spaces
-            return [part.strip() for part in value.split(",")]
-        return [part for part in value.replace(",", " ").split() if part]
+        return [*split(value)]
     if isinstance(value, Iterable) and not isinstance(value, bytes | dict):
-        return [part for one in map(plain, value) for part in (parts(one) if isinstance(one, str) else [one])]
+        return [part for one in map(plain, value) for part in (parts(one, split) if isinstance(one, str) else [one])]
     return [value]
 
 
