@@ -108,7 +108,7 @@ def inspect(
         raise SettingsError("--unit and --fold-layout show different things. Choose one of them")
     if picture is None and labels is not None:
         raise SettingsError(f"--labels {labels}: chooses what --picture draws. Name a picture, too")
-    check_page(html)
+    check_page(html, "bokeh")
     length_ms = bin_length or DEFAULT_BIN_LENGTH_MS
     cache = open_cache(cache_dir, local_cache)
     if patient is None:

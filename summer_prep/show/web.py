@@ -7,13 +7,13 @@ from summer_prep.errors import SettingsError, load_extra
 from summer_prep.files import replace_file, writing
 
 
-def check_page(page: Path | None) -> Path | None:
-    """Return the value of an --html option; raises SettingsError if its name or a missing package allows no page."""
+def check_page(page: Path | None, package: str = "") -> None:
+    """Raise SettingsError if the name in an --html option, or a missing package that draws it, allows no page."""
     if page is not None:
         if page.suffix.lower() not in (".html", ".htm"):
             raise SettingsError(f"--html {page}: name a file that ends in .html")
-        load_extra("bokeh", f"--html {page}")
-    return page
+        if package:
+            load_extra(package, f"--html {page}")
 
 
 def write_page(page: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from summer_train.data.batches import Block, is_distributed
+from summer_train.data.batches import Block
 from summer_train.data.targets import NextBin, Task
 from summer_train.models.steps import sum_over_processes
 
@@ -93,8 +93,7 @@ class LinearSolver:
             x = block.counts.double().flatten(1)
             found = len(x), x.sum(0), x.square().sum(0), block.targets.sum(0) if is_poisson else 0
             sums = [total + values for total, values in zip(sums, found, strict=True)]
-        if is_distributed():
-            sum_over_processes(sums)
+        sum_over_processes(sums)
         self.n_samples = int(sums[0])
         self.mean, square, target = (total / sums[0] for total in sums[1:])
         deviation = (square - self.mean.square()).clamp_min(0).sqrt()
@@ -128,8 +127,7 @@ class LinearSolver:
             loss += self.losses(prediction.transpose(1, 2), block.targets) * (len(x) / self.n_samples)
             d_weight += torch.mm(d_prediction.view(-1, len(x)), x).view_as(weight)
             d_bias += d_prediction.sum(2)
-        if is_distributed():
-            sum_over_processes([loss, d_weight, d_bias])
+        sum_over_processes([loss, d_weight, d_bias])
         d_weight = (d_weight - d_bias[:, :, None] * self.mean) * self.inverse / self.curvature[:, None]
         return loss, torch.cat([d_weight.flatten(1), d_bias / self.curvature], dim=1)
 

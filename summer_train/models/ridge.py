@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from summer_train.data.batches import Block, is_distributed
+from summer_train.data.batches import Block
 from summer_train.models.steps import sum_over_processes
 
 PENALTIES = tuple(10.0**power for power in range(-1, 9))
@@ -37,8 +37,7 @@ class Moments:
         for x, y in ((x.double(), y.double()) for x, y in blocks):
             found = [x.new_tensor(float(len(x))), x.sum(0), y.sum(0), x.T @ x, x.T @ y]
             sums = [total + one for total, one in zip(sums, found, strict=True)] if sums else found
-        if is_distributed():
-            sum_over_processes(sums)
+        sum_over_processes(sums)
         return cls(*sums)
 
 

@@ -5,7 +5,7 @@ update, (n_networks, n_samples, n_outputs). Networks that share their samples ar
 one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -42,8 +42,7 @@ class AutogradSteps:
             if len(x) != batch_size:
                 loss = loss * (len(x) / batch_size)
             loss.backward()
-            if is_distributed():
-                sum_over_processes([weight.grad for weight in self.net.parameters() if weight.grad is not None])
+            sum_over_processes(weight.grad for weight in self.net.parameters() if weight.grad is not None)
             self.optimizer.step()
             predictions.append(prediction.detach())
         return torch.cat(predictions)[None]
@@ -100,8 +99,7 @@ class DenseSteps:
                 torch.bmm(d_prediction, hidden.transpose(1, 2)),
                 d_prediction.sum(2),
             ]
-            if is_distributed():
-                sum_over_processes(gradients)
+            sum_over_processes(gradients)
             torch._foreach_add_(n_steps, 1)
             torch._fused_adam_(weights, gradients, averages, squares, [], n_steps, **settings)
             predictions.append(prediction)
@@ -178,8 +176,11 @@ def choose_steps(steps: Steps, device: torch.device, log: Log = log_nothing) -> 
     return GraphedSteps(steps, log) if device.type == "cuda" and not is_distributed() else steps
 
 
-def sum_over_processes(tensors: Sequence[Tensor]) -> None:
-    """Add up tensors of all processes in place, in one message."""
+def sum_over_processes(tensors: Iterable[Tensor]) -> None:
+    """Add up tensors of all processes that train together, if there are others, in place and in one message."""
+    if not is_distributed():
+        return
+    tensors = list(tensors)
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     torch.distributed.all_reduce(flat)
     for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):

@@ -11,7 +11,7 @@ from summer_prep.console import Table, printable
 from summer_prep.errors import SettingsError
 from summer_prep.files import check_folder, writing
 from summer_prep.options import as_number, as_path
-from summer_prep.show.web import html_table, write_page
+from summer_prep.show.web import check_page, html_table, write_page
 from summer_train.reports import tables
 from summer_train.reports.figures import FONTS, WIDTH_MM, as_data_url, draw_all, save_figure
 from summer_train.reports.findings import read_models
@@ -48,8 +48,7 @@ def report(
     SummerError : there is nothing to report, or it cannot be written
     """
     page = None if html is None else as_path(html, "--html")
-    if page and page.suffix.lower() not in (".html", ".htm"):
-        raise SettingsError(f"--html {page}: name a file that ends in .html")
+    check_page(page)
     published, width_mm = as_number(published, bool, "--published"), as_number(width_mm, float, "--width-mm")
     if not 50 <= width_mm <= 500:
         raise SettingsError(f"--width-mm {width_mm:g}: must be 50 to 500, like 85 or 180")

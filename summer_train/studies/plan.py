@@ -18,7 +18,7 @@ from summer_train.data.film import FilmSamples
 from summer_train.data.samples import NothingToLearnError
 from summer_train.data.selection import NoUnitsError, Selection, open_described
 from summer_train.models.linear import BYTES_PER_WEIGHT
-from summer_train.models.networks import n_weights
+from summer_train.models.networks import RECURRENT, n_weights
 from summer_train.models.stack import stack_size
 from summer_train.models.steps import SAMPLES_AT_ONCE
 from summer_train.scores.shifts import shifts_of
@@ -176,7 +176,7 @@ def _group(first: FilmSamples, run: StudyRun) -> Group:
         + 12 * SAMPLES_AT_ONCE * size * weights / max(1, n_values)  # hidden layers
         + size * n_bins * (4 + 16 * first.task.n_outputs)  # labels, masks, predictions in double precision
     )
-    n_passes = first.window.n_bins if first.choice.model in ("lstm", "gru") else 1
+    n_passes = first.window.n_bins if first.choice.model in RECURRENT else 1
     n_steps, n_products = len(first.split.train) / first.choice.batch_size, len(first.split.train) * weights * n_passes
     cost = n_steps * SECONDS_A_STEP / size + n_products * SECONDS_A_PRODUCT
     return Group(models=[], stack_size=size, cost=cost, n_bytes=n_bytes)
