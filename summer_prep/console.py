@@ -19,7 +19,7 @@ from summer_prep.cache.settings import BuildConfig
 from summer_prep.errors import SettingsError, SummerError
 from summer_prep.files import check_picture
 from summer_prep.options import as_path, as_place, as_written, finite
-from summer_prep.settings import options_of, python_parameter, spelled
+from summer_prep.settings import kind_of, options_of, python_parameter, spelled
 from summer_prep.urls import Place
 
 LIST_MARK = "..."
@@ -28,7 +28,7 @@ LIST_MARK = "..."
 
 def path_option(help_text: str, option: str) -> Any:
     """Return an option that takes a path."""
-    return typer.Option(help=help_text, callback=lambda value: None if value is None else as_path(value, option))
+    return typer.Option(help=help_text, metavar="PATH", parser=lambda text: as_path(text, option))
 
 
 def place_option(help_text: str, option: str) -> Any:
@@ -47,8 +47,9 @@ def typed_option(name: str, one: "Field[Any]") -> inspect.Parameter:
     default = python_parameter(name, one).default
     if one.metadata["several"]:
         kind, default, typed["metavar"] = str | None, as_written(default) or None, one.metadata["several"] + LIST_MARK
-    elif kind == Place:
-        kind, default, typed["metavar"] = str, str(default), "PATH|URL"
+    elif kind_of(one) in (Path, Place):  # taken as text: typer would make the current folder of an empty one
+        typed["metavar"] = "PATH" if kind_of(one) is Path else "PATH|URL"
+        kind, default = str | None, None if default is None else str(default)
     if one.metadata["off"]:
         spelling = f"{spelling}/{one.metadata['off']}"
     option = typer.Option(spelling, help=one.metadata["help"], **typed)

@@ -61,7 +61,8 @@ class Settings:
             if allowed and not all(member in allowed for member in members):
                 rule = f"choose one of {', '.join(allowed)}"
             elif least is not None and not all(least <= member <= most for member in members):
-                rule = f"must lie between {least:g} and {most:g}" if most < MOST else f"must be {least:g} or more"
+                is_bounded = most < MOST or any(member > most for member in members)
+                rule = f"must lie between {least:g} and {most}" if is_bounded else f"must be {least:g} or more"
             elif above is not None and not all(above < member < float("inf") for member in members):
                 rule = f"must be a number greater than {above:g}"
             else:

@@ -23,6 +23,7 @@ from summer_prep.console import (
     typed_option,
     working,
 )
+from summer_prep.errors import SettingsError
 from summer_prep.files import check_folder
 from summer_prep.options import as_path, as_written
 from summer_prep.settings import accepts, choices_among, options_of, spelled
@@ -66,6 +67,8 @@ def fit(
     """Train and evaluate one model; keys that are missing or stale are built from --data-dir first."""
     options = with_config({**_given(context, options), "config": config})
     check_given(options)
+    if "," in (label := options.get("label_name") or "") or label == "all":
+        raise SettingsError(f"--label-name {label}: fit trains one model. For several: summer-train study")
     choice, where = settings_from(Choice, options), settings_from(Run, options)
     from summer_train.data.samples import choose_samples
     from summer_train.data.selection import open_chosen
