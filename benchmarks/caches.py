@@ -6,6 +6,7 @@ import numpy as np
 
 from summer_prep.cache.layout import SCHEMA_VERSION, key_path
 from summer_prep.cache.write import write_key
+from summer_prep.film.facts import FIRST_ANALYSED, FRAME_PERIOD_MS
 
 UNITS_OF_29 = [79] * 24 + [78] * 5
 """2,286 units in 29 patients, as in the data set."""
@@ -32,7 +33,7 @@ def write_cache(
         arrays = {
             "spike_counts": counts,
             **{f"labels_{rule}": labels for rule in ("first", "any", "majority")},
-            "first_frame": np.arange(n_bins, dtype=np.int32),
+            "first_frame": (FIRST_ANALYSED + np.arange(n_bins) * bin_length_ms // FRAME_PERIOD_MS).astype(np.int32),
             "bin_start_s": np.arange(n_bins) * bin_length_ms / 1000,
             "recorded_s": np.full(n_bins, bin_length_ms * 1.025 / 1000, dtype=np.float32),
             "long_frame_s": np.zeros(n_bins, dtype=np.float32),

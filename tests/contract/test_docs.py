@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import summer_prep
+from summer_train import open_selection
 from summer_train.reports.published import KAPPA_BY_LABEL, KAPPA_BY_REGION
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -103,6 +105,38 @@ def test_an_nwb_file(demo_cache, example, tmp_path):
         assert np.array_equal(film["BinnedAlignedSpikes"].data[:, 0, :], key["spike_counts"][:].T)
         assert np.array_equal(film["labels"].data[:].T, key["labels_first"][:])
         assert list(nwb.units["brain_region"][:]) == key["brain_region"][:].tolist()
+
+
+def test_logistic_regression_of_scikit_learn_is_the_linear_model_within_its_spread(demo_cache, example, tmp_path):
+    shown = example("logistic_regression.py", demo_cache, tmp_path / "figure.png")
+    theirs, ours, spread = map(float, re.findall(r"\d\.\d{3}", shown))
+    assert ours > 0.6
+    assert abs(theirs - ours) < spread
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_a_contrastive_embedding_by_a_loop_of_ones_own_decodes_a_label(demo_cache, example):
+    assert float(example("contrastive.py", demo_cache).split("dimensions ")[1][:4]) > 0.6
+
+
+def test_features_of_a_video_become_a_target(demo_cache, example, tmp_path):
+    av = pytest.importorskip("av", reason="needs: pip install av")
+    cache = shutil.copytree(demo_cache, tmp_path / "cache")
+    with av.open(tmp_path / "film.mp4", "w") as video:
+        stream = video.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        for number in range(50):
+            image = np.full((16, 32, 3), 255 * (number // 25), np.uint8)  # a cut from black to white
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        video.mux(stream.encode())
+    assert "50 frames, 3 features" in example("video_features.py", tmp_path / "film.mp4", tmp_path / "features.npy")
+    luminance, _, change = np.load(tmp_path / "features.npy").T
+    assert luminance[:25].max() < 0.2
+    assert luminance[25:].min() > 0.8
+    assert change.argmax() == 25
+    summer_prep.add_target(tmp_path / "features.npy", name="film", cache_dir=cache, start_s=0, step_s=0.04)
+    values = open_selection(cache, 14, 80).features("film:0")
+    assert np.isnan(values[25:]).all()
 
 
 @pytest.mark.xdist_group("bucket")
