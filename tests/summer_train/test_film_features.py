@@ -108,6 +108,24 @@ def test_tuned_dimensions_are_decoded_and_others_are_not(common):
     assert np.mean([row["p_r2"] for row in untuned]) > 0.1, untuned
 
 
+def test_all_labels_as_one_target_give_what_each_gives_alone(common, feature_cache, tmp_path):
+    cache = shutil.copytree(feature_cache, tmp_path / "cache")
+    selection = summer_train.open_selection(cache, 14, 400)
+    names = [name for name in selection.label_names if 0.02 < (selection.labels(name) == 1).mean() < 0.98]
+    labels = np.zeros((len(np.load(feature_cache.parent / "gaps.npy")), len(names)), dtype=np.float32)
+    of_bins = np.stack([selection.labels(name) == 1 for name in names], axis=1)
+    for frame, row in zip(selection.grid().first_frames, of_bins, strict=True):
+        labels[frame : frame + 10] = row
+    np.save(tmp_path / "labels.npy", labels)
+    add_target(tmp_path / "labels.npy", name="labels", cache_dir=cache)
+    targets = ["labels", *(f"labels:{number}" for number in range(len(names)))]
+    options = {**common, "cache_dir": cache, "model": "linear", "window": (0, 0), "output_dir": tmp_path / "study"}
+    together, *alone = summer_train.study(**{**options, "target": targets}, workers=1).rows
+    assert len(names) > 10
+    assert together["test_r2"] == pytest.approx(np.mean([row["test_r2"] for row in alone]), abs=1e-4)
+    assert together["test_mse"] == pytest.approx(np.mean([row["test_mse"] for row in alone]), abs=1e-4)
+
+
 @pytest.mark.parametrize("model", ["mlp", "linear", "ridge", "gru"])
 def test_a_study_row_is_a_fit_and_evaluating_gives_it_again(model, common):
     options = {**common, "max_epochs": 2, "model": model, "target": "film:0+3"}
