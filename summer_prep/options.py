@@ -37,6 +37,11 @@ def words(text: str) -> list[str]:
     return text.replace(",", " ").split()
 
 
+def expressions(text: str) -> list[str]:
+    """Split names and expressions of labels: `a & !b` holds spaces, so only commas stand between expressions."""
+    return [part.strip() for part in text.split(",")] if re.search("[&|!]", text) else words(text)
+
+
 def parts(value: object, split: Callable[[str], list[str]] = words) -> list[object]:
     """Split text, take a list apart, and leave one value alone."""
     value = plain(value)

@@ -84,12 +84,9 @@ class FilmTarget:
         for block in self.blocks():
             rows = np.concatenate([kept, block if is_whole else block[:, columns]])
             stop = int(np.searchsorted(first, start + len(rows) - n_frames, side="right"))
-            if stop > done:
-                values[done:stop] = bins_of_frames(rows, first[done:stop] - start, n_frames)
-            done, next_frame = stop, start + len(rows)
-            if stop < grid.n_bins:
-                next_frame = min(next_frame, int(first[stop]))
-            kept, start = rows[next_frame - start :], next_frame
+            values[done:stop] = bins_of_frames(rows, first[done:stop] - start, n_frames)
+            next_frame = int(first[stop : stop + 1].min(initial=start + len(rows)))
+            done, kept, start = stop, rows[next_frame - start :], next_frame
         return values
 
 
