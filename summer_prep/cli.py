@@ -12,7 +12,7 @@ from summer_prep import console
 from summer_prep.cache.settings import CACHE_DIR, DATA_DIR, BuildConfig
 from summer_prep.errors import CacheError, SettingsError, one_line
 from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule
-from summer_prep.options import as_bin_length, as_bin_lengths, as_patient_id, as_patient_ids, expressions
+from summer_prep.options import as_bin_length, as_bin_lengths, as_names, as_patient_id, as_patient_ids, expressions
 from summer_prep.settings import accepts
 from summer_prep.show import tables
 
@@ -131,7 +131,7 @@ def inspect(
         if picture is not None:
             from summer_prep.show.picture import draw_key
 
-            draw_key(key, picture, expressions(labels or ""))
+            draw_key(key, picture, as_names(labels, "--labels", "labels", expressions))
         if unit is not None:
             facts, tables_of = describe_unit(key, unit), tables.unit_tables
         elif fold_layout is not None:

@@ -72,10 +72,7 @@ class FilmTarget:
             raise CacheError(f"{self.path}: damaged. Remove and add it again: summer-prep remove-target {self.name}")
 
     def features(self, grid: BinGrid, columns: Sequence[int]) -> NDArray[np.float32]:
-        """Return features of some columns in each bin, (n_bins, n_columns); NaN where a frame of it is undefined.
-
-        Raises CacheError as `blocks`, of which a few are in memory at once.
-        """
+        """Return some columns in each bin, (n_bins, n_columns), NaN where a frame is undefined; errors as `blocks`."""
         first, n_frames = grid.first_frames, grid.frames_per_bin
         values = np.full((grid.n_bins, len(columns)), np.nan, dtype=np.float32)
         kept = np.empty((0, len(columns)), dtype=np.float32)

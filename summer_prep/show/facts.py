@@ -95,14 +95,13 @@ def describe_labels(description: Description) -> list[dict[str, Any]]:
     Stretches are runs of bins with value 1 under the rule `first`; their length is film time.
     """
     own, bin_s = label_targets(description.folder.parents[1]), description.attributes["bin_length_ms"] / 1000
-    names, labels = labels_of(description)
-    found: list[dict[str, Any]] = [
-        {"label": name, "target": own[name].name} if name in own else {"label": name} for name in names
-    ]
+    found: list[dict[str, Any]] = []
     for rule in LABEL_RULES:  # one after the other: at 5 ms all at once would take 250 MB
-        for facts, label in zip(found, labels_of(description, rule)[1], strict=True):
+        names, labels = labels_of(description, rule)
+        found = found or [{"label": name} | ({"target": own[name].name} if name in own else {}) for name in names]
+        for facts, label in zip(found, labels, strict=True):
             facts[rule] = float((label == ON).mean() * 100)
-    for facts, label in zip(found, labels, strict=True):
+    for facts, label in zip(found, labels_of(description)[1], strict=True):
         starts, stops = stretches(label == ON)
         facts |= {"undefined": float((label == UNDEFINED).mean() * 100), "n_stretches": len(starts)}
         facts["longest_s"] = float((stops - starts).max(initial=0) * bin_s)

@@ -39,10 +39,8 @@ window.summer = (() => {
       const means = Float32Array.from({length: codes.length / n_bins * n}, (_, at) => {
         const row = Math.floor(at / n) * n_bins;
         let sum = 0, n_defined = 0;
-        for (let place = row + edges[at % n]; place < row + edges[at % n + 1]; place++) {
-          sum += codes[place] === -128 ? 0 : codes[place];
-          n_defined += codes[place] !== -128;
-        }
+        for (let place = row + edges[at % n]; place < row + edges[at % n + 1]; place++)
+          if (codes[place] !== -128) [sum, n_defined] = [sum + codes[place], n_defined + 1];
         return mean + step * sum / n_defined;  // NaN where nothing is defined
       });
       const image = [new ndarray(means.buffer, [means.length / n, n])];

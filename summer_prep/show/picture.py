@@ -45,8 +45,7 @@ def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()
     order = np.argsort(regions, kind="stable")
     with np.errstate(invalid="ignore"):  # what was never recorded has no rate: a hole in the picture
         rates_hz = np.stack([sums(counts[:, unit]) for unit in order]) / recorded_s
-    by_name = dict(zip(names, values, strict=True))
-    rows = [evaluate(label, by_name) for label in shown]
+    rows = [evaluate(label, dict(zip(names, values, strict=True))) for label in shown]
     on, undefined = (np.stack([sums(row == value) for row in rows]) > 0 for value in (ON, UNDEFINED))
     start, bin_s = float(read_array(key, "bin_start_s")[0] / 60), attributes["bin_length_ms"] / 1000
     column_min = bins_per_column * bin_s / 60
