@@ -12,7 +12,7 @@ from summer_prep import console
 from summer_prep.cache.settings import CACHE_DIR, DATA_DIR, BuildConfig
 from summer_prep.errors import CacheError, SettingsError, one_line
 from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule
-from summer_prep.options import as_bin_length, as_bin_lengths, as_names, as_patient_id, as_patient_ids
+from summer_prep.options import as_bin_length, as_bin_lengths, as_names, as_patient_id, as_patient_ids, expressions
 from summer_prep.settings import accepts
 from summer_prep.show import tables
 
@@ -83,7 +83,7 @@ def inspect(
     bin_length: BinLength = None,
     picture: console.PictureOption = None,
     labels: Annotated[
-        str | None, typer.Option(metavar="NAME...", help="Labels to draw.  [default: a few of them]")
+        str | None, typer.Option(metavar="NAME...", help="Labels or expressions to draw.  [default: a few labels]")
     ] = None,
     unit: Annotated[
         int | None, typer.Option(help="Show one unit, by its column from 0: rate, Fano factor, rate by label.")
@@ -131,7 +131,7 @@ def inspect(
         if picture is not None:
             from summer_prep.show.picture import draw_key
 
-            draw_key(key, picture, as_names(labels, "--labels", "labels"))
+            draw_key(key, picture, as_names(labels, "--labels", "labels", expressions))
         if unit is not None:
             facts, tables_of = describe_unit(key, unit), tables.unit_tables
         elif fold_layout is not None:
@@ -213,7 +213,8 @@ def diff(
     n_unequal = sum(not comparison.is_equal(pair) for pair in differences)
     console.show_result(differences, as_json, *tables.differences_tables(differences))
     if not as_json:
-        console.log(f"{len(differences) - n_unequal} of {len(differences)} keys hold the same numbers")
+        compared = "keys and targets" if any("target" in pair for pair in differences) else "keys"
+        console.log(f"{len(differences) - n_unequal} of {len(differences)} {compared} hold the same numbers")
     if n_unequal:
         raise typer.Exit(1)
 

@@ -16,6 +16,7 @@ from summer_prep.errors import SettingsError
 from summer_prep.urls import Place, Url, is_url
 
 Value = TypeVar("Value")
+Split = Callable[[str], list[str]]
 Number = TypeVar("Number", bool, int, float)
 AnySettings = TypeVar("AnySettings", bound=Any)
 
@@ -37,7 +38,12 @@ def words(text: str) -> list[str]:
     return text.replace(",", " ").split()
 
 
-def parts(value: object, split: Callable[[str], list[str]] = words) -> list[object]:
+def expressions(text: str) -> list[str]:
+    """Split names and expressions of labels: `a & !b` holds spaces, so only commas stand between expressions."""
+    return [part.strip() for part in text.split(",")] if re.search("[&|!]", text) else words(text)
+
+
+def parts(value: object, split: Split = words) -> list[object]:
     """Split text, take a list apart, and leave one value alone."""
     value = plain(value)
     if isinstance(value, str):
@@ -106,9 +112,11 @@ def as_patient_ids(value: object, option: str = "--patient-ids") -> tuple[str, .
     return ids
 
 
-def as_names(value: object, option: str, example: str = "must be names, like A EC") -> tuple[str, ...]:
+def as_names(
+    value: object, option: str, example: str = "must be names, like A EC", split: Split = words
+) -> tuple[str, ...]:
     """Return names (of regions, labels) from `"A EC"`, `"A,EC"` or `["A", "EC"]`; none from None."""
-    return _each(value, option, example, _as_name)
+    return _each(value, option, example, _as_name, split)
 
 
 def as_bin_lengths(value: object, option: str = "--bin-length") -> tuple[int, ...]:
@@ -173,11 +181,13 @@ def finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _each(value: object, option: str, example: str, convert: Callable[[object], Value]) -> tuple[Value, ...]:
+def _each(
+    value: object, option: str, example: str, convert: Callable[[object], Value], split: Split = words
+) -> tuple[Value, ...]:
     if value is None:
         return ()
     try:
-        values = tuple(map(convert, parts(value)))
+        values = tuple(map(convert, parts(value, split)))
     except _NO_NUMBER as error:
         raise SettingsError(f"{option} {as_written(value)}: {example}") from error
     if not values:

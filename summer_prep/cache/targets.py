@@ -1,12 +1,13 @@
 """Labels and features of a user's own: stored once per film in the cache, `data_cache/film/NAME.zarr`, plain Zarr."""
 
+import difflib
 import hashlib
 import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,9 @@ from summer_prep.cache.keys import open_key
 from summer_prep.cache.layout import cached_keys, file_sha256
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.files import check_folder, writing
+from summer_prep.film.bins import BinGrid
 from summer_prep.film.facts import FILM_FRAMES, FIRST_ANALYSED, FRAME_PERIOD_MS, N_ANALYSED, ON, UNDEFINED
+from summer_prep.film.targets import bins_of_frames
 from summer_prep.options import as_number, as_path, as_text
 
 FOLDER = "film"
@@ -68,6 +71,21 @@ class FilmTarget:
         if digest.hexdigest() != self.sha256:
             raise CacheError(f"{self.path}: damaged. Remove and add it again: summer-prep remove-target {self.name}")
 
+    def features(self, grid: BinGrid, columns: Sequence[int]) -> NDArray[np.float32]:
+        """Return some columns in each bin, (n_bins, n_columns), NaN where a frame is undefined; errors as `blocks`."""
+        first, n_frames = grid.first_frames, grid.frames_per_bin
+        values = np.full((grid.n_bins, len(columns)), np.nan, dtype=np.float32)
+        kept = np.empty((0, len(columns)), dtype=np.float32)
+        is_whole = list(columns) == list(range(len(self.columns)))
+        done = start = 0  # bins, and the frame of the first row that is kept
+        for block in self.blocks():
+            rows = np.concatenate([kept, block if is_whole else block[:, columns]])
+            stop = int(np.searchsorted(first, start + len(rows) - n_frames, side="right"))
+            values[done:stop] = bins_of_frames(rows, first[done:stop] - start, n_frames)
+            next_frame = int(first[stop : stop + 1].min(initial=start + len(rows)))
+            done, kept, start = stop, rows[next_frame - start :], next_frame
+        return values
+
 
 def film_targets(cache_dir: Path) -> dict[str, FilmTarget]:
     """Return name -> target of a cache, in the order of their names.
@@ -94,6 +112,35 @@ def film_targets(cache_dir: Path) -> dict[str, FilmTarget]:
 def label_targets(cache_dir: Path) -> dict[str, FilmTarget]:
     """Return label name -> target that holds it; raises CacheError as `film_targets`."""
     return {label: one for one in film_targets(cache_dir).values() if one.kind == "labels" for label in one.columns}
+
+
+def check_target(cache_dir: Path, target: str) -> tuple[FilmTarget, list[int]]:
+    """Return the features that NAME:COLUMNS names, and the numbers of their columns; raises SettingsError."""
+    name, _, words = as_text(target, "--target").partition(":")
+    found = {one.name: one for one in film_targets(cache_dir).values() if one.kind == "features"}
+    if name not in found:
+        nearest = ", ".join(difflib.get_close_matches(name, found, n=3, cutoff=0.4) or found) or "none at all"
+        raise SettingsError(
+            f"--target {target}: no features {name!r} in {cache_dir}; found are {nearest}. See "
+            "summer-prep targets; labels are decoded with --task label --label-name"
+        )
+    one, columns = found[name], list[int]()
+    for word in words.split("+") if words else ():
+        numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+        chosen = range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1) if numbers else range(0)
+        if word in one.columns:
+            columns.append(one.columns.index(word))
+        elif chosen and chosen[-1] < len(one.columns):
+            columns += chosen
+        else:
+            shown = ", ".join(difflib.get_close_matches(word, one.columns, n=3) or one.columns[:6])
+            raise SettingsError(
+                f"--target {target}: no column {word!r} in {name}. Name some of its {len(one.columns)}, "
+                f"like {shown}, or numbers from 0 to {len(one.columns) - 1}, joined by + or as a range like 0-9"
+            )
+    if len({*columns}) < len(columns):
+        raise SettingsError(f"--target {target}: names a column twice. Leave one out")
+    return one, columns or list(range(len(one.columns)))
 
 
 def add_target(

@@ -10,6 +10,7 @@ import summer_prep
 from summer_prep.cache.layout import describe, key_path
 from summer_prep.cache.write import read_array
 from summer_prep.errors import CacheError, SettingsError
+from summer_prep.show.facts import features_of
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,15 @@ def test_labels_are_on_off_or_missing(tables, key):
         assert list(labels[name].isna()) == list(values == 99)
         assert list(labels[name].fillna(False).astype(int)) == [int(value == 1) for value in values]
     assert labels["indoor-setting"].isna().any()
+
+
+def test_own_labels_and_features_are_columns(own_cache, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    written = summer_prep.export(14, tmp_path, cache_dir=own_cache)
+    labels, features = (pandas.read_parquet(path) for path in (written[1], written[3]))
+    assert 0 < labels["music"].mean() < 1
+    for target, values in features_of(describe(key_path(own_cache, "14", 80))):
+        np.testing.assert_array_equal(features[[f"{target.name}:{column}" for column in target.columns]], values)
 
 
 def test_a_parquet_file_says_where_it_is_from(demo_cache, key, tmp_path, monkeypatch):
