@@ -49,6 +49,7 @@ class Selection:
         self.dtype: np.dtype[Any] = np.result_type(*(patient.chunks[0].dtype for patient in patients))
         self.n_bytes = self.n_bins * self.n_units * self.dtype.itemsize
         self._has_features: dict[str, NDArray[np.bool_]] = {}
+        self._read: dict[str, NDArray[np.float32]] = {}  # the features asked for last: a study has folds of them
 
     def __repr__(self) -> str:
         ids = ", ".join(patient.patient_id for patient in self.patients)
@@ -135,8 +136,10 @@ class Selection:
         SettingsError : no such features
         CacheError : they are damaged
         """
-        one, columns = self.check_target(target)
-        return one.features(self.grid(), columns)
+        if target not in self._read:
+            one, columns = self.check_target(target)
+            self._read = {target: one.features(self.grid(), columns)}
+        return self._read[target].copy()
 
     def has_features(self, target: str) -> NDArray[np.bool_]:
         """Return whether features are defined in each bin, (n_bins,); they are read once. Errors as `features`."""
