@@ -80,7 +80,7 @@ def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_pati
     """
     pool = local_pool(config.n_workers, PRELOADED)
     if config.scheduler is not None:
-        pool = partial(dask_workers, config.scheduler, config.n_workers, PRELOADED)
+        pool = partial(dask_workers, config.scheduler, PRELOADED)
         config = with_absolute_paths(config)
     if isinstance(config.cache_dir, Path):
         check_folder(config.cache_dir, "--cache-dir", is_written=False)
