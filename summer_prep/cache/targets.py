@@ -5,8 +5,7 @@ import json
 import os
 import re
 import shutil
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 from summer_prep import __version__
 from summer_prep.cache.keys import open_key
 from summer_prep.cache.layout import cached_keys, file_sha256
+from summer_prep.cache.publish import clear_debris, staging_name
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.files import check_folder, writing
+from summer_prep.files import check_folder, locked, writing
 from summer_prep.film.facts import FILM_FRAMES, FIRST_ANALYSED, FRAME_PERIOD_MS, N_ANALYSED, ON, UNDEFINED
 from summer_prep.options import as_number, as_path, as_text
 
@@ -130,43 +130,40 @@ def add_target(
     if not _NAME.fullmatch(as_text(name, "--name")):
         raise SettingsError(f"--name {name!r}: letters, digits, _, - and . are allowed, like loudness")
     check_folder(cache / FOLDER, "--cache-dir")
-    taken, lengths = _film_of(cache)
-    numbers = {"start_s": start_s, "step_s": step_s}
-    for option, number in numbers.items():
-        if number is not None:
-            numbers[option] = as_number(number, float, f"--{option.replace('_', '-')}")
-    if step_s is None and start_s is not None:
+    if start_s is not None and step_s is None:
         raise SettingsError("--start-s has no effect without --step-s. Name both")
-    target = read_target(path, name, **numbers, lengths=lengths)
+    start_s = None if start_s is None else as_number(start_s, float, "--start-s")
+    step_s = None if step_s is None else as_number(step_s, float, "--step-s")
+    taken, lengths = _film_of(cache)
+    target = read_target(path, name, start_s, step_s, lengths)
     folder = cache / FOLDER / f"{name}.zarr"
     if folder.exists():
-        raise SettingsError(
-            f"--name {name}: the cache has it already. Remove it first: summer-prep remove-target {name}"
-        )
-    if target.kind == "labels":
-        for label in target.columns:
-            if not _NAME.fullmatch(label):
-                raise SettingsError(f"{path}: label {label!r}: letters, digits, _, - and . are allowed. Rename it")
-            if label in taken:
-                raise SettingsError(f"{path}: label {label!r} is one of {taken[label]} already. Rename it")
+        advice = f"Remove it first: summer-prep remove-target {name}"
+        raise SettingsError(f"--name {name}: the cache has it already. {advice}")
+    for label in target.columns if target.kind == "labels" else ():
+        if not _NAME.fullmatch(label):
+            raise SettingsError(f"{path}: label {label!r}: letters, digits, _, - and . are allowed. Rename it")
+        if label in taken:
+            raise SettingsError(f"{path}: label {label!r} is one of {taken[label]} already. Rename it")
 
     import zarr
 
-    staged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.staging")
-    with writing(cache, "Free space, or name another folder with --cache-dir"):
+    staged = folder.with_name(staging_name(folder))
+    with locked(folder.parent, timeout_s=60) as problem, writing(cache, "Name another folder with --cache-dir"):
+        clear_debris(folder.parent, is_alone=problem is None)
         try:
             group = zarr.create_group(staged)
-            n_columns = len(target.columns)
+            shape, is_labels = (target.n_frames, len(target.columns)), target.kind == "labels"
             values = group.create_array(
                 "values",
-                shape=(target.n_frames, n_columns),
-                chunks=(_FRAMES_AT_ONCE, n_columns),
-                dtype="uint8" if target.kind == "labels" else "float32",
+                shape=shape,
+                chunks=(_FRAMES_AT_ONCE, shape[1]),
+                dtype="uint8" if is_labels else "float32",
                 dimension_names=("frame", "column"),
-                compressors=None if target.kind == "features" else "auto",
+                compressors="auto" if is_labels else None,
                 config={"write_empty_chunks": True},
             )
-            digest, sums = hashlib.sha256(), np.zeros((3, n_columns))
+            digest, sums = hashlib.sha256(), np.zeros((3, shape[1]))
             for start in range(0, target.n_frames, _FRAMES_AT_ONCE):
                 rows = target.rows(range(start, min(start + _FRAMES_AT_ONCE, target.n_frames)))
                 rows = np.ascontiguousarray(rows, dtype=values.dtype)
@@ -176,21 +173,10 @@ def add_target(
             seconds = np.arange(target.n_frames) * (FRAME_PERIOD_MS / 1000)
             group.create_array("frame_start_s", data=seconds, dimension_names=("frame",), attributes={"units": "s"})
             group.create_array("column", data=np.array(target.columns, dtype="T"), dimension_names=("column",))
-            group.update_attributes(
-                {
-                    "name": name,
-                    "kind": target.kind,
-                    "columns": list(target.columns),
-                    "n_frames": target.n_frames,
-                    "form": target.form,
-                    "n_united": target.n_united,
-                    "coordinates": "frame_start_s column",
-                    "source": {"file_name": path.name, "sha256": file_sha256(path)},
-                    "added": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "software_version": __version__,
-                    "sha256": digest.hexdigest(),
-                }
-            )
+            facts = {one: getattr(target, one) for one in ("kind", "columns", "n_frames", "form", "n_united")}
+            facts |= {"coordinates": "frame_start_s column", "software_version": __version__}
+            facts |= {"source": {"file_name": path.name, "sha256": file_sha256(path)}, "sha256": digest.hexdigest()}
+            group.update_attributes({"name": name, **facts, "added": datetime.now(UTC).isoformat(timespec="seconds")})
             os.rename(staged, folder)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
@@ -246,20 +232,17 @@ def remove_target(name: str, cache_dir: str | Path = "data_cache") -> Path:
     found = sorted(path.stem for path in (cache / FOLDER).glob("*.zarr"))
     _check_known(name, found, cache)
     folder = cache / FOLDER / f"{name}.zarr"
-    gone = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.staging")
-    with writing(folder, "Check its permissions"):
+    gone = folder.with_name(staging_name(folder))
+    with locked(folder.parent, timeout_s=60) as problem, writing(folder, "Check its permissions"):
         os.rename(folder, gone)  # in one step, then at leisure
         shutil.rmtree(gone)
+        clear_debris(folder.parent, is_alone=problem is None)
     return folder
 
 
-def _check_known(name: str | None, found: Any, cache: Path) -> None:
+def _check_known(name: str | None, found: Collection[str], cache: Path) -> None:
     if name is not None and name not in found:
-        known = (
-            f"it has {', '.join(found)}. Choose one of these"
-            if found
-            else "it has none. Add one: summer-prep add-target"
-        )
+        known = f"it has {', '.join(found)}. Choose one" if found else "it has none. Add one: summer-prep add-target"
         raise SettingsError(f"{cache}: no target {name!r}; {known}")
 
 
