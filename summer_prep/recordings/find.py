@@ -27,12 +27,14 @@ def find_recordings(data_dir: Place, patient_ids: Sequence[str] = (), may_be_mis
     """Return patient id -> NWB file below `data_dir` (flat or up to two folders deep), in natural order.
 
     Folders of patients who are not asked for (by default, all are) need not be readable. Raises SettingsError if the
-    folder does not exist (unless it `may_be_missing`), a patient's folder cannot be read, or a patient has two files.
+    folder is a file or does not exist (unless it `may_be_missing`), a patient's folder cannot be read, or a patient has
+    two files.
     """
     if isinstance(data_dir, Path) and not os.path.isdir(data_dir):  # False also where permission is missing
-        if may_be_missing:
+        is_file = os.path.exists(data_dir)
+        if may_be_missing and not is_file:
             return {}
-        problem = "is a file, not a folder" if os.path.exists(data_dir) else "no such folder"
+        problem = "is a file, not a folder" if is_file else "no such folder"
         raise SettingsError(f"{data_dir}: {problem}. Name the folder with the NWB files with --data-dir")
     found: dict[str, Place] = {}
     twins: dict[str, str] = {}

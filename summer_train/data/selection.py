@@ -167,9 +167,10 @@ class Selection:
         cache = self.patients[0].key.parents[1]
         found = {one.name: one for one in film_targets(cache).values() if one.kind == "features"}
         if name not in found:
-            nearest = ", ".join(difflib.get_close_matches(name, found, n=3, cutoff=0.4) or found) or "none at all"
+            nearest = ", ".join(difflib.get_close_matches(name, found, n=3, cutoff=0.4) or found)
+            there = f"found are {nearest}" if nearest else "none found"
             raise SettingsError(
-                f"--target {target}: no features {name!r} in {cache}; found are {nearest}. See "
+                f"--target {target}: no features {name!r} in {cache}; {there}. See "
                 "summer-prep targets; labels are decoded with --task label --label-name"
             )
         one, columns = found[name], list[int]()
