@@ -173,7 +173,7 @@ def _build_missing(
         result = partial(KeyResult, patient_id=patient_id, bin_length_ms=bin_length_ms)
         try:
             arrays, attributes = align(on_film, bin_length_ms)
-            files = encode_key(arrays, {**attributes, "codec": config.codec}, config.codec)
+            files = encode_key(arrays, {**attributes, "codec": config.codec})
             cache.publish(patient_id, bin_length_ms, files)
         except Exception as error:
             message = one_line(error, f"{path} at {bin_length_ms} ms")
@@ -211,10 +211,8 @@ def ensure_keys(
     """
     check_bin_length(bin_length_ms)
     nwb_path = None if patient_ids else nwb_path
-    if nwb_path is not None:
-        recordings = select_recordings(data_dir, nwb_path)
-    else:
-        recordings = find_recordings(data_dir, patient_ids, may_be_missing=True)
+    found = None if nwb_path is None else select_recordings(data_dir, nwb_path)
+    recordings = found or find_recordings(data_dir, patient_ids, may_be_missing=True)
     cache = open_cache(cache_dir, local_cache)
     every_key, unlisted = keys_and_problems(cache)
     for patient_id in filter(unlisted.get, patient_ids or unlisted):

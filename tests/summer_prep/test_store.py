@@ -19,7 +19,8 @@ from summer_prep.cache.build import BuildConfig, build_keys, ensure_keys
 from summer_prep.cache.fresh import cache_states
 from summer_prep.cache.keys import FolderCache, check_known
 from summer_prep.cache.layout import ARRAYS, cached_keys, check_files, describe, key_path
-from summer_prep.cache.write import verify_key, write_key
+from summer_prep.cache.publish import publish
+from summer_prep.cache.write import encode_key, verify_key
 from summer_prep.errors import CacheError, SettingsError
 from tests.conftest import flip_a_byte
 
@@ -40,8 +41,8 @@ def test_what_was_written_is_what_is_read(counts, codec, chunk_bytes, tmp_path_f
     labels = np.where(np.arange(2 * len(counts)).reshape(2, -1) % 3, 1, 99).astype(np.uint8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("summer_prep.cache.write.MAX_CHUNK_BYTES", chunk_bytes)
-        attributes = {"patient_id": "1", "bin_length_ms": 80, "label_names": ["a", "b"]}
-        write_key(key, {"spike_counts": counts, "labels_first": labels}, attributes, codec)
+        attributes = {"patient_id": "1", "bin_length_ms": 80, "label_names": ["a", "b"], "codec": codec}
+        publish(key, encode_key({"spike_counts": counts, "labels_first": labels}, attributes))
     group = zarr.open_group(key, mode="r")
     assert np.array_equal(group["spike_counts"][...], counts)
     assert group["spike_counts"].dtype == counts.dtype
