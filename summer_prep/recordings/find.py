@@ -41,9 +41,8 @@ def find_recordings(data_dir: Place, patient_ids: Sequence[str] = (), may_be_mis
     for path in _nwb_files(data_dir, patient_ids):
         if match := _FILE_NAME.fullmatch(path.name):
             if (twin := twins.setdefault(match[1].lstrip("0"), match[1])) in found:
-                raise SettingsError(
-                    f"two files are of patient {match[1]}: {found[twin]} and {path}. Move one of them elsewhere"
-                )
+                both = f"{found[twin]} and {path}"
+                raise SettingsError(f"two files are of patient {match[1]}: {both}. Move one of them elsewhere")
             found[match[1]] = path
     return {patient_id: found[patient_id] for patient_id in in_natural_order(found)}
 
@@ -76,9 +75,8 @@ def _nwb_files(data_dir: Place, patient_ids: Sequence[str] = ()) -> list[Place]:
                 is_asked_for = patient_id != folder.name and (not patient_ids or patient_id in patient_ids)
                 if folder != data_dir and not is_asked_for:
                     continue  # of others, or like lost+found
-                raise SettingsError(
-                    f"{folder}: may not be read ({error.strerror}). Change its permissions, or name another --data-dir"
-                ) from error
+                advice = "Change its permissions, or name another --data-dir"
+                raise SettingsError(f"{folder}: may not be read ({error.strerror}). {advice}") from error
             for entry in entries:
                 if entry.suffix == ".nwb" and not os.path.isdir(entry):
                     match = _FILE_NAME.fullmatch(entry.name)
@@ -113,14 +111,6 @@ def patient_id_of(path: Path) -> str:
     if match is None:
         raise SettingsError(f"{path}: no patient id in the file name. Name it like {_NAMES}")
     return match[1]
-
-
-def recording_sha256(path: Path) -> str:
-    """Return the SHA-256 of a recording's bytes; raises RecordingError if it cannot be read."""
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        raise RecordingError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 Identity = Mapping[str, int | str]
@@ -158,7 +148,10 @@ def source_sha256(path: Place, patient_id: str, folder: Path, may_note: bool = T
             return str(note["sha256"])
     if isinstance(path, Url):
         raise RecordingError(f"{path} would have to be fetched to be compared, which summer-prep build does")
-    sha256 = recording_sha256(path)
+    try:
+        sha256 = file_sha256(path)
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be read ({error.strerror})") from error
     if may_note:
         note_source(patient_id, folder, identity, sha256)
     return sha256
