@@ -112,7 +112,6 @@ def _swap(staged: Path, folder: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder, a file or a link, as far as that is possible."""
     shutil.rmtree(path, ignore_errors=True)  # leaves files and links
     with suppress(OSError):
         path.unlink()

@@ -53,9 +53,7 @@ class FilmTarget:
     def blocks(self) -> Iterator[NDArray[Any]]:
         """Yield its values, some thousand frames at a time, (n, n_columns): uint8 of labels, float32 of features.
 
-        Raises
-        ------
-        CacheError : they are damaged
+        Raises CacheError if they are damaged.
         """
         import zarr
 
@@ -70,12 +68,7 @@ class FilmTarget:
 
 
 def film_targets(cache_dir: Path) -> dict[str, FilmTarget]:
-    """Return name -> target of a cache, in the order of their names.
-
-    Raises
-    ------
-    CacheError : a target cannot be read
-    """
+    """Return name -> target of a cache, in the order of their names; raises CacheError if one cannot be read."""
     found = {}
     for path in sorted((cache_dir / FOLDER).glob("*.zarr")):
         try:
@@ -85,9 +78,8 @@ def film_targets(cache_dir: Path) -> dict[str, FilmTarget]:
                 n_frames=attributes["n_frames"], sha256=attributes["sha256"], attributes=attributes,
             )  # fmt: skip
         except (OSError, ValueError, KeyError) as error:
-            raise CacheError(
-                f"{path}: cannot be read ({error}). Remove it: summer-prep remove-target {path.stem}"
-            ) from error
+            advice = f"Remove it: summer-prep remove-target {path.stem}"
+            raise CacheError(f"{path}: cannot be read ({error}). {advice}") from error
     return found
 
 
@@ -153,16 +145,10 @@ def add_target(
         clear_debris(folder.parent, is_alone=problem is None)
         try:
             group = zarr.create_group(staged)
-            shape, is_labels = (target.n_frames, len(target.columns)), target.kind == "labels"
-            values = group.create_array(
-                "values",
-                shape=shape,
-                chunks=(_FRAMES_AT_ONCE, shape[1]),
-                dtype="uint8" if is_labels else "float32",
-                dimension_names=("frame", "column"),
-                compressors="auto" if is_labels else None,
-                config={"write_empty_chunks": True},
-            )
+            shape, chunks = (target.n_frames, len(target.columns)), (_FRAMES_AT_ONCE, len(target.columns))
+            stored: Any = {"dimension_names": ("frame", "column"), "config": {"write_empty_chunks": True}}
+            stored |= {"dtype": "float32", "compressors": None} if target.kind == "features" else {"dtype": "uint8"}
+            values = group.create_array("values", shape=shape, chunks=chunks, **stored)
             digest, sums = hashlib.sha256(), np.zeros((3, shape[1]))
             for start in range(0, target.n_frames, _FRAMES_AT_ONCE):
                 rows = target.rows(range(start, min(start + _FRAMES_AT_ONCE, target.n_frames)))
@@ -209,16 +195,14 @@ def _facts(one: FilmTarget, sums: Any) -> dict[str, Any]:
     with np.errstate(invalid="ignore"):
         mean = sums[1] / sums[0]
         sd = np.sqrt(np.maximum(0, sums[2] / sums[0] - mean**2))
+    shown = {"on": mean} if one.kind == "labels" else {"mean": mean, "sd": sd}
+    shown["undefined"] = 1 - sums[0] / one.n_frames
     columns = [
-        {
-            "column": column,
-            **({"on": mean[i]} if one.kind == "labels" else {"mean": mean[i], "sd": sd[i]}),
-            "undefined": 1 - sums[0, i] / one.n_frames,
-        }
+        {"column": column, **{name: values[i] for name, values in shown.items()}}
         for i, column in enumerate(one.columns)
     ]
-    about = {key: one.attributes[key] for key in ("form", "n_united", "source", "added", "sha256")}
-    return {"target": one.name, "kind": one.kind, "n_frames": one.n_frames, **about, "columns": columns}
+    about = {key: one.attributes[key] for key in ("kind", "n_frames", "form", "n_united", "source", "added", "sha256")}
+    return {"target": one.name, **about, "columns": columns}
 
 
 def remove_target(name: str, cache_dir: str | Path = "data_cache") -> Path:
