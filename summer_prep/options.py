@@ -6,7 +6,7 @@ Functions that take the name of an option raise SettingsError for a value that i
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,10 +67,8 @@ def as_path(value: object, option: str) -> Path:
         raise SettingsError(f"{option} {value!r}: must be a path, as text or a Path")
     path = Path(value)
     if re.match(r"[A-Za-z][A-Za-z0-9+-]+:(/|$)|.*::", str(path)):
-        raise SettingsError(
-            f"{option} {value}: is like a URL, but none that this option takes. Write a URL as text with "
-            "both slashes, like s3://bucket/folder, where an option takes one"
-        )
+        advice = "Write a URL as text with both slashes, like s3://bucket/folder, where an option takes one"
+        raise SettingsError(f"{option} {value}: is like a URL, but none that this option takes. {advice}")
     try:
         os.stat(path)
     except (OSError, ValueError) as error:
@@ -196,13 +194,11 @@ def _each(
     return values
 
 
-def check_once(values: Iterable[object], option: str, value: object) -> None:
+def check_once(values: Sequence[object], option: str, value: object) -> None:
     """Raise SettingsError if something stands twice in a list; `value` is the list as it was written."""
-    seen: list[object] = []
     for one in values:
-        if one in seen:
+        if values.count(one) > 1:
             raise SettingsError(f"{option} {as_written(value)}: {as_written(one)} stands there twice. Name each once")
-        seen.append(one)
 
 
 def _as_name(part: object) -> str:

@@ -19,7 +19,7 @@ import torch
 from summer_prep.errors import CacheError, SettingsError, one_line
 from summer_prep.files import LOCK, alone_in, check_folder, replacing, writing
 from summer_prep.options import with_absolute_paths
-from summer_prep.parallel import LOCAL, MAIN_GUARD, Opened, dask_workers, local_pool, run_tasks
+from summer_prep.parallel import MAIN_GUARD, Opened, dask_workers, local_pool, run_tasks
 from summer_prep.resources import available_bytes, usable_processors
 from summer_train.data.film import FilmSamples
 from summer_train.data.samples import NothingToLearnError
@@ -172,8 +172,8 @@ def _train(groups: Sequence[Group], run: StudyRun, records: Records, log: Log) -
     stacks = [(group, models) for group in groups for models in group.stacks()]
     stacks.sort(key=lambda stack: -stack[0].cost * len(stack[1]))  # the longest first, so that all end together
     names = {digest_of([(one.record.id, one.record.shift) for one in models]): models for _, models in stacks}
-    pool: Callable[[], Opened] = partial(dask_workers, str(run.scheduler), 0, PRELOADED)
-    if run.scheduler in (None, LOCAL):
+    pool: Callable[[], Opened] = partial(dask_workers, str(run.scheduler), PRELOADED)
+    if run.scheduler is None:
         wanted = min(run.workers or (1 if torch.cuda.is_available() else usable_processors()), len(stacks))
         needed, free = PROCESS_BYTES + max(group.n_bytes for group, _ in stacks), available_bytes()
         fitting = min(wanted, int(free / needed))
@@ -186,8 +186,6 @@ def _train(groups: Sequence[Group], run: StudyRun, records: Records, log: Log) -
         memory = f"about {fitting * needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
         log(f"{len(stacks)} stacks on {fitting} processes{fewer}: {memory}")
         pool = local_pool(fitting if fitting > 1 else 0, PRELOADED)
-        if run.scheduler == LOCAL:
-            pool = partial(dask_workers, LOCAL, fitting, PRELOADED)
     failed: list[str] = []
 
     def keep_result(name: str, found: Sequence[Record] | str) -> None:
