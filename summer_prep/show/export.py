@@ -94,6 +94,7 @@ def export(
         tables.setdefault("features", {"bin": bins}).update(named)
     written = [path / f"{name}.parquet" for name in tables]
     with writing(path, "Name another folder"):
+        (path / "features.parquet").unlink(missing_ok=True)  # of targets that may be gone
         for file, columns in zip(written, tables.values(), strict=True):
             with replacing(file) as stream:  # pyarrow would take a path in UTF-8 only
                 pyarrow.parquet.write_table(pyarrow.table(columns).replace_schema_metadata(about), stream)

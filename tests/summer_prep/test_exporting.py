@@ -66,12 +66,14 @@ def test_a_parquet_file_says_where_it_is_from(demo_cache, key, tmp_path, monkeyp
 
 def test_a_folder_that_is_not_empty_is_replaced_only_with_force(demo_cache, tmp_path, run):
     (tmp_path / "mine").write_text("precious")
+    (tmp_path / "features.parquet").write_text("of targets that were removed since")
     with pytest.raises(SettingsError, match="replace the tables in it with --force"):
         summer_prep.export(14, tmp_path, cache_dir=demo_cache)
     written = run("summer_prep", "export", "14", tmp_path, "--cache-dir", demo_cache, "--force")
     assert written.returncode == 0, written.stderr
     assert len(written.stdout.split()) == 3
     assert (tmp_path / "mine").read_text() == "precious"
+    assert not (tmp_path / "features.parquet").exists()
 
 
 def test_a_cache_holds_keys_alone(demo_cache, tmp_path):
