@@ -120,7 +120,7 @@ def _as_html(models: pd.DataFrame, facts: Summary, figures: Sequence[Any], publi
     titles = {**tables.SCORE_COLUMNS, "mean_loss": "loss"}
     scores = models[[name for name in titles if name != "loss" and models.get(name, pd.Series()).notna().any()]]
     rare = models[["best_epoch", "n_epochs", "n_train", "n_val", "n_test", "id", "data_digest"]]
-    every = pd.concat([settings, scores.rename(columns=titles).map(tables.number, digits=3), rare], axis=1)
+    every = pd.concat([settings, scores.rename(columns=titles).map(tables.rounded, digits=3), rare], axis=1)
     common = [[name.replace("_", " "), tables.as_cell(value)] for name, value in facts["settings"].items()]
     table = Table([name.replace("_", " ") for name in every], every.to_numpy(object).tolist())
     folded = [

@@ -23,14 +23,14 @@ SCORE_COLUMNS = {
 """Scores in the order in which people see them, with what they call them (docs/study.md says what each is)."""
 
 
-def table_of(rows: Sequence[Mapping[str, object]]) -> Table:
+def compact_table(rows: Sequence[Mapping[str, object]]) -> Table:
     """Return rows as a table, without the columns in which no row has anything; a cell without anything is -."""
     header = list(dict.fromkeys(name for row in rows for name in row))
     header = [name for name in header if any(row.get(name) is not None for row in rows)]
     return Table(header, [["-" if row.get(name) is None else row[name] for name in header] for row in rows])
 
 
-def number(value: float | None, digits: int = 4) -> str:
+def rounded(value: float | None, digits: int = 4) -> str:
     """Return a score as people read it; what is undefined is n/a."""
     return "n/a" if value is None or value != value else f"{value:.{digits}f}"  # noqa: PLR0124  # NaN
 
@@ -53,7 +53,7 @@ def score_tables(scores: Scores) -> list[Table]:
     rows = [(part, row, parts[part]) for part in reversed(PARTS) for row, parts in scores.items() if part in parts]
     tables = []
     for names in filter(None, (first, [name for name in known if name not in first])):
-        cells = [[part, row, *(number(of_part.get(name)) for name in names)] for part, row, of_part in rows]
+        cells = [[part, row, *(rounded(of_part.get(name)) for name in names)] for part, row, of_part in rows]
         tables.append(Table(["part", "scores", *(columns[name] for name in names)], cells))
     return tables
 
@@ -76,7 +76,7 @@ def notes_on_scores(
         notes.append(f"penalty {penalty:g}, chosen on validation")
     if null:
         what, titles = ("features", {"r2": "R²", "r": "r"}) if "r2" in null else ("labels", SCORE_COLUMNS)
-        p = ", ".join(f"p {number(null[f'p_{name}'])} ({titles[name]})" for name in titles if f"p_{name}" in null)
+        p = ", ".join(f"p {rounded(null[f'p_{name}'])} ({titles[name]})" for name in titles if f"p_{name}" in null)
         notes.append(f"{null['part']} against {len(null['shifts'])} networks trained on shifted {what}: {p}")
     return notes
 
@@ -112,10 +112,10 @@ def runs_table(results: Iterable[FitResult]) -> Table:
             "/".join(result.log_dir.parts[-2:]),
             row.get("target") or row["label_name"] or row["task"].replace("_", " "), row["patient_ids"],
             row["fold"], f"{result.best_epoch}/{result.n_epochs}",
-            *(row[f"test_{name}"] for name in ("kappa", "auroc", "accuracy", "loss")),
-            number(min(losses)) if losses else "",
+            *(row[f"test_{name}"] for name in ("kappa", "auroc", "r2", "accuracy", "loss")),
+            rounded(min(losses)) if losses else "",
         ])  # fmt: skip
-    header = "run,predicts,patients,fold,best,test kappa,AUROC,accuracy,loss,baseline's"
+    header = "run,predicts,patients,fold,best,test kappa,AUROC,R²,accuracy,loss,baseline's"
     return Table(header.split(","), table)
 
 
@@ -131,8 +131,8 @@ def run_row(result: FitResult) -> dict[str, Any]:
         **{name: "" if value is None else value for name, value in settings.items()},
         "best_epoch": result.best_epoch,
         "n_epochs": result.n_epochs,
-        "val_loss": number(result.scores["model"]["val"]["loss"]),
-        **{name: "" if value is None else number(value) for name, value in scores.items()},
+        "val_loss": rounded(result.scores["model"]["val"]["loss"]),
+        **{name: "" if value is None else rounded(value) for name, value in scores.items()},
     }
 
 
@@ -144,13 +144,13 @@ def comparison_table(comparison: Sequence[Mapping[str, Any]]) -> Table:
         (first, second), (mean, other_mean) = one["folders"], one["means"]
         scores = {"first's": mean, "second's": other_mean, "gain": one["difference"], "SD of gain": one["sd"]}
         what = {"score": SCORE_COLUMNS[one["score"]], "first": first, "second": second, "pairs": one["n_models"]}
-        rows.append({**settings, **what, **{name: number(value, 3) for name, value in scores.items()}})
-    return table_of(rows)
+        rows.append({**settings, **what, **{name: rounded(value, 3) for name, value in scores.items()}})
+    return compact_table(rows)
 
 
 def differences_table(differences: Sequence[Mapping[str, Any]]) -> Table:
     """Return a row for each setting that is not the same in all folders."""
-    return table_of([
+    return compact_table([
         {"setting": one["setting"].replace("_", " "), **{name: as_cell(value) for name, value in one["values"].items()}}
         for one in differences
     ])  # fmt: skip

@@ -79,7 +79,7 @@ def evaluate(
     for name, place in places.items():
         if place and given[name] is None and (name == "local_cache" or is_url(place) or Path(place).is_dir()):
             given[name] = place  # a local cache is made where it is missing
-    run = settings_from(Run, {name: place for name, place in given.items() if place is not None})
+    run = settings_from(Run, given)
     if places.get("cache_dir") and given["cache_dir"] is None:
         log(f"{places['cache_dir']}, the cache of the run, cannot be found from here; {run.cache_dir} is used")
     data = FilmSamples.opened(choice, run, log)

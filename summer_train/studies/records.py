@@ -68,10 +68,10 @@ class Record:
     """
 
     id: str
-    shift: int
-    shift_s: float
     data_digest: str
     columns: Mapping[str, Any]
+    shift: int = 0
+    shift_s: float = 0.0
     n_units: int = 0
     n_samples: Mapping[str, int] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

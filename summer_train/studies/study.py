@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from multiprocessing import current_process
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from summer_prep.errors import CacheError, SettingsError, one_line
-from summer_prep.files import LOCK, alone_in, check_folder, replacing, writing
+from summer_prep.files import LOCK, alone_in, replacing, writing
 from summer_prep.options import with_absolute_paths
-from summer_prep.parallel import LOCAL, MAIN_GUARD, Opened, dask_workers, local_pool, run_tasks
+from summer_prep.parallel import LOCAL, Opened, dask_workers, local_pool, run_tasks
 from summer_prep.resources import available_bytes, usable_processors
 from summer_train.data.film import FilmSamples
 from summer_train.data.samples import NothingToLearnError
@@ -30,9 +30,9 @@ from summer_train.scores.scoring import score_baselines
 from summer_train.scores.shifts import score_stack
 from summer_train.settings import options as settings
 from summer_train.settings.file import for_study
-from summer_train.settings.lists import choices_of
 from summer_train.settings.options import Choice, Log, StudyRun, log_nothing
-from summer_train.studies.plan import Group, Model, Plan, plan_study
+from summer_train.studies.choices import OpenedChoices, open_choices, study_choices
+from summer_train.studies.plan import Group, Model, plan_study
 from summer_train.studies.progress import progress
 from summer_train.studies.records import Record, digest_of, predictions_path, read_stacks, write_stack, write_tables
 
@@ -87,29 +87,22 @@ def study(*, config: str | Path | None = None, log: Log = log_nothing, **options
     """
     settings.check_names(options, _OPTIONS)
     options = for_study(options, config)
-    return run_study(study_choices(options), settings.settings_from(StudyRun, options), log)
+    run = settings.settings_from(StudyRun, options)
+    return run_study(open_choices(study_choices(options), run, log), run, log)
 
 
-def study_choices(options: Mapping[str, Any]) -> list[Choice]:
-    """Return the choices of a study: of labels, unless another task is asked for."""
-    return choices_of({**settings.STUDY_DEFAULTS, **settings.with_preset(options)})
-
-
-def run_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing) -> StudyResult:
-    """Train the missing models of a study, and write its tables; errors as `study`."""
+def run_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> StudyResult:
+    """Train the missing models of a study that `open_choices` opened, and write its tables; errors as `study`."""
     started = time.perf_counter()
-    if current_process().name != "MainProcess" and run.workers != 1:  # it has run the script once more
-        raise SettingsError(f"study: started by a process that another one started. {MAIN_GUARD}")
-    check_folder(run.output_dir, "--output-dir")
-    plan = plan_study(choices, run, log)
+    groups, planned = plan_study(opened, run, log)
     with alone_in(run.output_dir, "another process is at work on this study"):
         with writing(run.output_dir):
-            records = _fresh_records(plan, run, log)
+            records = _fresh_records(planned, run, log)
         missing = [
             replace(group, models=[one for one in group.models if (one.record.id, one.record.shift) not in records])
-            for group in plan.groups
+            for group in groups
         ]
-        n_models = sum(len(group.models) for group in plan.groups) + len(plan.hopeless)
+        n_models = sum(len(group.models) for group in groups) + sum(bool(one.undefined) for one in planned.values())
         n_missing = sum(len(group.models) for group in missing)
         # Scoring takes 0.1 s.
         seconds = sum((group.cost * run.max_epochs + 0.1) * len(group.models) for group in missing)
@@ -117,52 +110,48 @@ def run_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing) 
         log(f"{n_models} models, {n_models - n_missing} already trained or impossible: {n_missing} to train{estimate}")
         failed = _train(missing, run, records, log) if n_missing else []
         with writing(run.output_dir):
-            rows = write_tables(run.output_dir, records.values(), list(plan.data_digests))
+            rows = write_tables(run.output_dir, records.values(), list(planned))
     if failed:
         advice = "The rest is kept, and the same command trains what is missing"
         raise SettingsError(f"{len(failed)} stacks of models failed, the first with: {failed[0]}. {advice}")
     return StudyResult(
-        rows=[row for row in rows if row["id"] in plan.data_digests],
+        rows=[row for row in rows if row["id"] in planned],
         folder=run.output_dir,
         n_trained=n_missing,
         seconds=time.perf_counter() - started,
     )
 
 
-def _fresh_records(plan: Plan, run: StudyRun, log: Log) -> Records:
+def _fresh_records(planned: Mapping[str, Record], run: StudyRun, log: Log) -> Records:
     """Return the records that are kept, those of models that cannot be trained included, and remove the others."""
-    folder = run.output_dir
+    folder, fresh = run.output_dir, Records()
     stacks = read_stacks(folder, log)  # all of them, before anything is changed
     stored = list(chain.from_iterable(stacks.values()))
-    fresh: Records = {}
-    for record in stored:
-        is_planned = record.id in plan.data_digests
-        is_current = not is_planned or plan.data_digests[record.id] == record.data_digest
-        needs_predictions = run.keep_predictions and is_planned and record.scores and not record.shift
-        if is_current and (not needs_predictions or predictions_path(folder, record.id).exists()):
+    for record in sorted(stored, key=attrgetter("date"), reverse=True):  # one model has one record: the newest
+        path, is_scored = predictions_path(folder, record.id), bool(record.scores) and not record.shift
+        is_whole = not (run.keep_predictions and is_scored) or path.exists()
+        if record.id not in planned or (is_whole and planned[record.id].data_digest == record.data_digest):
             fresh.setdefault((record.id, record.shift), record)
-    others = [record for record in stored if not record.shift and record.id not in plan.data_digests]
     # Tables and reports compare labels, patients, folds and seeds; models of other settings are better kept apart.
     alike = ("label_name", "target", "patient_ids", "fold", "seed")
-    unlike = [
-        {name for name, cell in record.columns.items() if name not in alike and cell not in plan.cells.get(name, ())}
-        for record in others
-    ]
-    if any(unlike):
-        held = f"{sum(map(bool, unlike))} models of another {', '.join(sorted(set[str]().union(*unlike)))}"
+    cells = {cell for one in planned.values() for cell in one.columns.items()}
+    others = [record.columns.items() - cells for record in stored if not record.shift and record.id not in planned]
+    if unlike := [names for one in others if (names := {name for name, _ in one} - {*alike})]:
+        held = f"{len(unlike)} models of another {', '.join(sorted(set[str]().union(*unlike)))}"
         log(f"study: {folder} already holds {held}; name another --output-dir to keep them apart")
     for path, records in stacks.items():
         kept = [record for record in records if fresh.get((record.id, record.shift)) is record]
         for record in records:
             if not record.shift and (record.id, 0) not in fresh:
                 predictions_path(folder, record.id).unlink(missing_ok=True)
-        if len(kept) < len(records):  # one model has one record, whoever reads the folder
+        if len(kept) < len(records):
             write_stack(folder, path.stem, kept)
     n_stale = len({(one.id, one.shift) for one in stored} - fresh.keys())
     if n_stale:
         log(f"{n_stale} models in {folder} are of other data, or lack their predictions; they are trained again")
-    hopeless = [replace(record, **origin()) for record in plan.hopeless if (record.id, 0) not in fresh]
+    hopeless = [one for one in planned.values() if one.undefined and (one.id, 0) not in fresh]
     if hopeless:
+        hopeless = [replace(record, **origin()) for record in hopeless]
         write_stack(folder, digest_of([record.id for record in hopeless]), hopeless)
     return fresh | {(record.id, 0): record for record in hopeless}
 
