@@ -19,9 +19,8 @@ from summer_train.settings.options import STUDY_DEFAULTS, Choice, Run, StudyRun,
 
 _OF_RUN = "  [default: that of the run]"
 
-ConfigOption = Annotated[
-    Path | None, path_option("hparams.yaml of a run, or its folder: settings that are not given here.", "--config")
-]
+_CONFIG = "hparams.yaml of a run, or its folder: settings that are not given here."
+ConfigOption = Annotated[Path | None, path_option(_CONFIG, "--config")]
 
 app = console.new_app("Train decoders on the cached SUMMER arrays.")
 
@@ -72,7 +71,7 @@ def fit(
         f"{choice.task}: {result.n_units} units, samples: {sizes}",
         f"best epoch: {result.best_epoch} of {result.n_epochs} (lowest validation loss); its scores:",
         *tables.score_tables(result.scores),
-        *tables.notes_on_scores(result.thresholds, result.undefined, result.scores, result.null, result.penalty),
+        *tables.notes_on_scores(result),
         f"run: {result.log_dir}",
     )  # fmt: skip
 
@@ -103,7 +102,7 @@ def evaluate(
         result.as_plain(), as_json, f"{result.checkpoint}: epoch {result.epoch}",
         f"patients {' '.join(result.choice.patient_ids)}, fold {result.choice.fold}, samples: {sizes}",
         *tables.score_tables(result.scores),
-        *tables.notes_on_scores(result.thresholds, result.undefined, result.scores),
+        *tables.notes_on_scores(result),
     )  # fmt: skip
 
 
@@ -163,13 +162,9 @@ def report(
     published: Annotated[bool, typer.Option("--published", help="Draw the published figures beside.")] = False,
     html: Annotated[
         Path | None,
-        path_option(
-            "Write one page with all figures and tables in it; figure files, too, only with --output-dir.", "--html"
-        ),
+        path_option("Write one page with everything in it; figure files, too, only with --output-dir.", "--html"),
     ] = None,
-    width_mm: Annotated[
-        float, typer.Option(help="Width of the figures in mm; one column of a journal is about 85.")
-    ] = 180,
+    width_mm: Annotated[float, typer.Option(help="Width of figures in mm; a column of a journal is about 85.")] = 180,
     as_json: JsonOption = False,
 ) -> None:
     """Draw what studies and runs found (PNG, SVG, PDF) with a Markdown page of tables, or write one HTML page.
@@ -181,12 +176,11 @@ def report(
     from summer_train.reports.tables import comparison_table
 
     with console.working("drawing"):
-        models = write_report(
-            *folders, output_dir=output_dir, published=published, html=html, width_mm=width_mm, log=log
-        )
+        given: dict[str, Any] = {"output_dir": output_dir, "published": published, "html": html, "width_mm": width_mm}
+        models = write_report(*folders, **given, log=log)
         facts = summary.summarise(models, published, with_curves=as_json)
     written = list(map(str, models.attrs["written"]))
-    shown = list(summary.summary_tables(facts["groups"]).values())
+    shown = [*summary.summary_tables(facts["groups"]).values()]
     shown += [comparison_table(facts["comparison"])] if facts["comparison"] else []
     show_result({"written": written, "folders": models.attrs["folders"], **facts}, as_json, *shown)
     for path in [] if as_json else written:

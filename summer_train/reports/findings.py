@@ -64,8 +64,8 @@ def read_models(*folders: str | Path, log: Log = log_nothing) -> pd.DataFrame:
     ------
     SettingsError : a folder has no trained model
     """
-    paths_given = [as_path(folder, "FOLDER (each an argument)") for folder in folders]
-    by_place = {path.resolve(): path for path in reversed(paths_given)}
+    given = [as_path(folder, "FOLDER (each an argument)") for folder in folders]
+    by_place = {path.resolve(): path for path in reversed(given)}
     if not by_place:
         raise SettingsError("report: name the folder of a study or of runs")
     n_parts = 1
@@ -104,14 +104,10 @@ def read_results_of(folder: Path, log: Log = log_nothing) -> list[Result]:
     if (folder / records.STACKS).is_dir():
         stored = sorted(chain.from_iterable(records.read_stacks(folder, log).values()), key=by_date)
         newest_of = {(record.id, record.shift): record for record in stored}
-        results = [
-            Result(
-                **vars(record),
-                null=records.null_of(shifted, record.part),
-                predictions=records.predictions_path(folder, record.id),
-            )
-            for record, shifted in records.with_shifted(newest_of.values(), records.ids_in_order(folder))
-        ]
+        results = list[Result]()
+        for record, shifted in records.with_shifted(newest_of.values(), records.ids_in_order(folder)):
+            null, predictions = records.null_of(shifted, record.part), records.predictions_path(folder, record.id)
+            results.append(Result(**vars(record), null=null, predictions=predictions))
     else:
         results = [_of_run(result) for result in find_results(folder, log)]
     newest = {(result.id, result.data_digest): result for result in sorted(results, key=by_date)}

@@ -88,8 +88,11 @@ def _tables(models: pd.DataFrame, facts: Summary) -> list[tuple[str, str, str, T
         note = note if facts["comparison"] else f"No model has a partner in the other folder: {partners}."
         shown.append(("comparison", "Side by side", note, tables.comparison_table(facts["comparison"]), 99))
         note = "" if facts["differences"] else "Their settings and data are the same."
-        table = tables.differences_table(facts["differences"])
-        shown.append(("differences", "What differs in their settings", note, table, 99))
+        rows = []
+        for one in facts["differences"]:
+            values = {folder: tables.as_cell(value) for folder, value in one["values"].items()}
+            rows.append({"setting": one["setting"].replace("_", " "), **values})
+        shown.append(("differences", "What differs in their settings", note, tables.compact_table(rows), 99))
     undefined = models.loc[models["why_undefined"] != "", ["label_name", "fold", "why_undefined"]]
     if len(undefined):
         table = Table(["label name", "fold", "why"], undefined.replace("", "next bin").to_numpy(object).tolist())

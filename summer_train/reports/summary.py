@@ -40,9 +40,8 @@ def summarise(models: pd.DataFrame, published: bool = False, with_curves: bool =
                 if curves := findings.rank_curves_of(result):
                     points, base_rate = curves
                     shown = np.unique(np.linspace(0, len(points["fpr"]) - 1, N_CURVE_POINTS).round().astype(int))
-                    thinned = {name: values[shown].tolist() for name, values in points.items()}
-                    fold = result.columns["fold"]
-                    facts["rank_curves"].append({"fold": fold, "base_rate": base_rate, **thinned})
+                    own = {"fold": result.columns["fold"], "base_rate": base_rate}
+                    facts["rank_curves"].append(own | {name: one[shown].tolist() for name, one in points.items()})
             groups.append(facts)
     first, *others = models["folder"].unique()
     shared = set.intersection(*(set(tasks) for _, tasks in models.groupby("folder")["task"]))
@@ -144,10 +143,8 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
                 more = f" and {len(names) - 12} more" if len(names) > 12 else ""
                 sentences += [f"{what}: {', '.join(names[:12])}{more}."] if names else []
             n_shifts = sorted({len(one.null) for one in tested.values()})
-            n_text = " to ".join(map(str, dict.fromkeys((n_shifts[0], n_shifts[-1]))))
-            sentences.append(
-                f"Kappa is compared with {n_text} shifts of the labels, at p = 0.05 for each label alone{fixed}."
-            )
+            null = f"{' to '.join(map(str, dict.fromkeys((n_shifts[0], n_shifts[-1]))))} shifts of the labels"
+            sentences.append(f"Kappa is compared with {null}, at p = 0.05 for each label alone{fixed}.")
         else:
             name, best = next(iter(found.items()))
             is_defined = best.mean == best.mean

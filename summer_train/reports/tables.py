@@ -48,29 +48,23 @@ def score_tables(scores: Scores) -> list[Table]:
     columns = {name: title for name, title in SCORE_COLUMNS.items() if name in scores["model"]["val"]}
     if "r2_median" in columns:
         columns["r2"] = "R²"  # of features: the mean
-    known = list(columns)
-    first = [name for name in known if name in list(SCORE_COLUMNS)[:9]]
+    first = [name for name in columns if name in list(SCORE_COLUMNS)[:9]]
     rows = [(part, row, parts[part]) for part in reversed(PARTS) for row, parts in scores.items() if part in parts]
     tables = []
-    for names in filter(None, (first, [name for name in known if name not in first])):
+    for names in filter(None, (first, [name for name in columns if name not in first])):
         cells = [[part, row, *(rounded(of_part.get(name)) for name in names)] for part, row, of_part in rows]
         tables.append(Table(["part", "scores", *(columns[name] for name in names)], cells))
     return tables
 
 
-def notes_on_scores(
-    thresholds: Mapping[str, float],
-    undefined: Mapping[str, str],
-    baselines: Iterable[str] = (),
-    null: Mapping[str, Any] | None = None,
-    penalty: float | None = None,
-) -> list[str]:
-    """Return what a person must know to read the scores of a model, one line each, and its null of shifted labels."""
-    notes = [f"{part}: n/a is undefined, {why}" for part, why in undefined.items()]
-    if "copy last bin" in baselines:
+def notes_on_scores(result: Any) -> list[str]:
+    """Return what a person must know to read a run's or an evaluation's scores, one line each, and a run's null."""
+    notes = [f"{part}: n/a is undefined, {why}" for part, why in result.undefined.items()]
+    null, penalty = getattr(result, "null", {}), getattr(result, "penalty", None)
+    if "copy last bin" in result.scores:
         notes.append("copy last bin has no bits per spike (n/a): it predicts 0 where there are spikes")
-    if "model" in thresholds:
-        probability = probability_of(thresholds["model"])
+    if "model" in result.thresholds:
+        probability = probability_of(result.thresholds["model"])
         notes.insert(0, f'"on" from a probability of {probability:.3g}, chosen on validation for kappa')
     if penalty is not None:
         notes.append(f"penalty {penalty:g}, chosen on validation")
@@ -95,8 +89,8 @@ def common_settings(models: "pd.DataFrame") -> dict[str, Any]:
 
 def varied_options(models: "pd.DataFrame") -> list[str]:
     """Return the options that differ between models, label first, without folds and seeds."""
-    names = [name for name in NUMBER_SETTINGS if name not in REPEATS and name in models]
-    varied = [name for name in names if models[name].nunique(dropna=False) > 1]
+    common = {*REPEATS, *common_settings(models)}
+    varied = [name for name in NUMBER_SETTINGS if name in models and name not in common]
     task = models["task"].iloc[0] if "task" in models and len(models) else ""
     default = {"label": "label_name", "feature": "target"}.get(task, "task")
     return sorted(varied or [default], key=lambda name: name not in ("label_name", "target"))
@@ -146,11 +140,3 @@ def comparison_table(comparison: Sequence[Mapping[str, Any]]) -> Table:
         what = {"score": SCORE_COLUMNS[one["score"]], "first": first, "second": second, "pairs": one["n_models"]}
         rows.append({**settings, **what, **{name: rounded(value, 3) for name, value in scores.items()}})
     return compact_table(rows)
-
-
-def differences_table(differences: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a row for each setting that is not the same in all folders."""
-    return compact_table([
-        {"setting": one["setting"].replace("_", " "), **{name: as_cell(value) for name, value in one["values"].items()}}
-        for one in differences
-    ])  # fmt: skip

@@ -46,16 +46,15 @@ def _values(one: "Field[Any]", value: Any) -> list[Any]:
     if one.metadata["several"]:
         values = _groups(value)
     else:
-        split = _expressions if one.name == "label_name" else words
-        values = [single for part in parts(value, split) for single in _as_typed(one, part, option)]
+        values = [single for part in parts(value, _members) for single in _as_typed(one, part, option)]
     if not values or any(isinstance(single, str) and not single.strip(" ,") for single in values):
         raise SettingsError(f"{option} {value!r}: names none, or none between two separators. Name some")
     check_once(values, option, value)
     return values
 
 
-def _expressions(text: str) -> list[str]:
-    """Split names and expressions of labels: `a & !b` holds spaces, so only commas stand between expressions."""
+def _members(text: str) -> list[str]:
+    """Split values of a list; expressions of labels like `a & !b` hold spaces, so only commas stand between them."""
     return [part.strip() for part in text.split(",")] if re.search("[&|!]", text) else words(text)
 
 
@@ -67,9 +66,8 @@ def _groups(value: Any) -> list[Any]:
         groups = list(value) if isinstance(value, Iterable) else [value]
         if not any(group is None or (isinstance(group, Iterable) and not isinstance(group, str)) for group in groups):
             groups = [groups]
-    is_all = [group in (None, [], ()) or str(group).strip(" ,") == ALL for group in groups]
-    groups = [tuple(group) if isinstance(group, list) else group for group in groups]
-    return [None if every else group for every, group in zip(is_all, groups, strict=True)]
+    named = [None if group in (None, [], ()) or str(group).strip(" ,") == ALL else group for group in groups]
+    return [tuple(group) if isinstance(group, list) else group for group in named]
 
 
 def _as_typed(one: "Field[Any]", part: Any, option: str) -> list[Any]:

@@ -35,10 +35,8 @@ def open_choices(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothin
         raise SettingsError(f"study: started by a process that another one started. {MAIN_GUARD}")
     check_folder(run.output_dir, "--output-dir")
 
-    @cache
-    def keys_of(patient_ids: tuple[str, ...], length_ms: int) -> Any:
-        places = run.data_dir, run.nwb_path, run.local_cache
-        return ensure_keys(run.cache_dir, patient_ids, length_ms, *places, log, every_byte=run.verify)
+    places = run.data_dir, run.nwb_path, run.local_cache
+    keys_of = cache(lambda ids, ms: ensure_keys(run.cache_dir, ids, ms, *places, log, every_byte=run.verify))
 
     @cache
     def selection_of(

@@ -33,11 +33,6 @@ class Model(NamedTuple):
     choice: Choice
     record: Record
 
-    def shifted(self, shift: int) -> "Model":
-        """Return the model whose labels are shifted by so many bins, for a null."""
-        shift_s = shift * self.choice.bin_length_ms / 1000
-        return self._replace(record=replace(self.record, shift=shift, shift_s=shift_s))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
@@ -87,33 +82,28 @@ def plan_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> 
         shared = {name: value for name, value in choice.as_plain().items() if name not in own}
         key = digest_of([shared, parts, data.task.n_outputs, record.data_digest])
         if key not in groups:
-            groups[key] = _group(data, run)
+            size, weights = stack_size(data, choice), n_weights(data, choice)
+            n_bins, n_values, n_train = selection.n_bins, data.n_units * data.window.n_bins, len(data.split.train)
+            is_mapped = selection.counts_if_mapped() is not None
+            resident = 0 if is_mapped else min(selection.n_bytes, (run.device_memory_gb or np.inf) * 1e9)
+            n_bytes = (
+                resident
+                # Weights, gradients, two averages or what solving takes, the best epoch's, a copy while some stop.
+                + (BYTES_PER_WEIGHT + 8 if choice.model in SOLVED else 24) * size * weights
+                + (32 * n_values**2 if choice.model == "ridge" else 0)
+                + 5 * max(MAX_BLOCK_VALUES, choice.batch_size * n_values)  # a block, as counts and as floats
+                + 12 * SAMPLES_AT_ONCE * size * weights / max(1, n_values)  # hidden layers
+                + size * n_bins * (4 + 16 * data.task.n_outputs)  # labels, masks, predictions in double precision
+            )
+            n_products = n_train * weights * (data.window.n_bins if choice.model in RECURRENT else 1)
+            cost = n_train / choice.batch_size * SECONDS_A_STEP / size + n_products * SECONDS_A_PRODUCT
+            groups[key] = Group(models=[], stack_size=size, cost=cost, n_bytes=n_bytes)
         # The data themselves are not kept: a study may have thousands of them.
-        model = Model(choice, record)
-        groups[key].models.extend([model, *map(model.shifted, shifts_of(data, run.shifts))])
+        for shift in (0, *shifts_of(data, run.shifts)):
+            shifted = replace(record, shift=shift, shift_s=shift * choice.bin_length_ms / 1000)
+            groups[key].models.append(Model(choice, shifted))
     if not groups:
         raise SettingsError(next(iter(records.values())).undefined["train"])
     for note in notes:
         log(note)
     return list(groups.values()), records
-
-
-def _group(first: FilmSamples, run: StudyRun) -> Group:
-    """Return an empty group for models that share the samples of some data."""
-    size, weights = stack_size(first, first.choice), n_weights(first, first.choice)
-    n_bins, n_values = first.selection.n_bins, first.n_units * first.window.n_bins
-    is_mapped = first.selection.counts_if_mapped() is not None
-    resident = 0 if is_mapped else min(first.selection.n_bytes, (run.device_memory_gb or np.inf) * 1e9)
-    n_bytes = (
-        resident
-        # Weights, gradients, two averages or what solving takes, the best epoch's, a copy while some stop.
-        + (BYTES_PER_WEIGHT + 8 if first.choice.model in SOLVED else 24) * size * weights
-        + (32 * n_values**2 if first.choice.model == "ridge" else 0)
-        + 5 * max(MAX_BLOCK_VALUES, first.choice.batch_size * n_values)  # a block, as counts and as floats
-        + 12 * SAMPLES_AT_ONCE * size * weights / max(1, n_values)  # hidden layers
-        + size * n_bins * (4 + 16 * first.task.n_outputs)  # labels, masks, predictions in double precision
-    )
-    n_passes = first.window.n_bins if first.choice.model in RECURRENT else 1
-    n_steps, n_products = len(first.split.train) / first.choice.batch_size, len(first.split.train) * weights * n_passes
-    cost = n_steps * SECONDS_A_STEP / size + n_products * SECONDS_A_PRODUCT
-    return Group(models=[], stack_size=size, cost=cost, n_bytes=n_bytes)

@@ -5,7 +5,8 @@ does nothing for one that is finished.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from summer_prep.console import progress_on_terminal
 from summer_prep.errors import CacheError, SettingsError, one_line
 from summer_prep.files import LOCK, alone_in, replacing, writing
 from summer_prep.options import with_absolute_paths
@@ -33,7 +35,6 @@ from summer_train.settings.file import for_study
 from summer_train.settings.options import Choice, Log, StudyRun, log_nothing
 from summer_train.studies.choices import OpenedChoices, open_choices, study_choices
 from summer_train.studies.plan import Group, Model, plan_study
-from summer_train.studies.progress import progress
 from summer_train.studies.records import Record, digest_of, predictions_path, read_stacks, write_stack, write_tables
 
 Records = dict[tuple[str, int], Record]
@@ -41,6 +42,8 @@ Records = dict[tuple[str, int], Record]
 
 PROCESS_BYTES = 450e6
 """What a process takes before it holds any counts: torch and ourselves."""
+
+SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
 
 PRELOADED = ("summer_train.studies.study",)
 _OPTIONS = (*settings.options_of(Choice), *settings.STUDY_OPTIONS)
@@ -98,28 +101,22 @@ def run_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> S
     with alone_in(run.output_dir, "another process is at work on this study"):
         with writing(run.output_dir):
             records = _fresh_records(planned, run, log)
-        missing = [
-            replace(group, models=[one for one in group.models if (one.record.id, one.record.shift) not in records])
-            for group in groups
-        ]
         n_models = sum(len(group.models) for group in groups) + sum(bool(one.undefined) for one in planned.values())
-        n_missing = sum(len(group.models) for group in missing)
+        for group in groups:
+            group.models[:] = [one for one in group.models if (one.record.id, one.record.shift) not in records]
+        n_missing = sum(len(group.models) for group in groups)
         # Scoring takes 0.1 s.
-        seconds = sum((group.cost * run.max_epochs + 0.1) * len(group.models) for group in missing)
+        seconds = sum((group.cost * run.max_epochs + 0.1) * len(group.models) for group in groups)
         estimate = f", at most about {seconds:.0f} s of one processor" if seconds > 10 else ""
         log(f"{n_models} models, {n_models - n_missing} already trained or impossible: {n_missing} to train{estimate}")
-        failed = _train(missing, run, records, log) if n_missing else []
+        failed = _train(groups, run, records, log) if n_missing else []
         with writing(run.output_dir):
             rows = write_tables(run.output_dir, records.values(), list(planned))
     if failed:
         advice = "The rest is kept, and the same command trains what is missing"
         raise SettingsError(f"{len(failed)} stacks of models failed, the first with: {failed[0]}. {advice}")
-    return StudyResult(
-        rows=[row for row in rows if row["id"] in planned],
-        folder=run.output_dir,
-        n_trained=n_missing,
-        seconds=time.perf_counter() - started,
-    )
+    rows, seconds = [row for row in rows if row["id"] in planned], time.perf_counter() - started
+    return StudyResult(rows=rows, folder=run.output_dir, n_trained=n_missing, seconds=seconds)
 
 
 def _fresh_records(planned: Mapping[str, Record], run: StudyRun, log: Log) -> Records:
@@ -150,8 +147,8 @@ def _fresh_records(planned: Mapping[str, Record], run: StudyRun, log: Log) -> Re
     if n_stale:
         log(f"{n_stale} models in {folder} are of other data, or lack their predictions; they are trained again")
     hopeless = [one for one in planned.values() if one.undefined and (one.id, 0) not in fresh]
+    hopeless = [replace(record, **origin()) for record in hopeless]
     if hopeless:
-        hopeless = [replace(record, **origin()) for record in hopeless]
         write_stack(folder, digest_of([record.id for record in hopeless]), hopeless)
     return fresh | {(record.id, 0): record for record in hopeless}
 
@@ -199,13 +196,34 @@ def _train(groups: Sequence[Group], run: StudyRun, records: Records, log: Log) -
     tasks = {name: (models, sent) for name, models in names.items()}
     n_threads = torch.get_num_threads()
     try:
-        with progress(sum(map(len, names.values())), log) as finish:
+        with _progress(sum(map(len, names.values())), log) as finish:
             lost = run_tasks(pool, train_or_say_why, tasks, keep_result)
     finally:  # this process may be that of a caller
         _placed.clear()
         torch.set_num_threads(n_threads)
     crash = "{} models were lost with their process: it was killed, or memory ran out, for which fewer --workers help"
     return failed + [crash.format(len(names[name])) for name in lost]
+
+
+@contextmanager
+def _progress(n_models: int, log: Log) -> Iterator[Callable[[int], None]]:
+    """Yield what counts the models of a stack that ended; the time left follows from how long those took."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    started = logged = time.monotonic()
+    columns = (MofNCompleteColumn(), TextColumn("models"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
+    with progress_on_terminal(*columns, TimeRemainingColumn()) as bar:
+        line = bar.add_task("", total=n_models)
+
+        def finish(n_ended: int) -> None:
+            nonlocal logged
+            bar.update(line, advance=n_ended)
+            now, n_finished = time.monotonic(), bar.tasks[line].completed
+            if bar.disable and now - logged > SECONDS_BETWEEN_LINES and n_finished < n_models:
+                logged, left_s = now, (now - started) * (n_models / n_finished - 1)
+                log(f"{n_finished:.0f}/{n_models} models, about {left_s:.0f} s left")
+
+        yield finish
 
 
 def train_or_say_why(models: Sequence[Model], run: StudyRun) -> list[Record] | str:
@@ -236,8 +254,7 @@ def train_models(models: Sequence[Model], run: StudyRun) -> list[Record]:
         raise CacheError(f"{run.cache_dir}: {keys} are not those that the study was planned with: {why}")
     placed = _placed.get((data_digest, run.device_memory_gb))
     selection = placed.selection if placed else selection
-    choices = dict.fromkeys(model.choice for model in models)
-    of_choice = {one: FilmSamples(selection, one, run.device_memory_gb) for one in choices}
+    of_choice = {one: FilmSamples(selection, one, run.device_memory_gb) for one in {model.choice for model in models}}
     first = of_choice[choice]
     if placed:
         first.share_counts_of(placed)
@@ -262,7 +279,7 @@ def train_models(models: Sequence[Model], run: StudyRun) -> list[Record]:
     seconds = (time.perf_counter() - started) / len(stack)
     for record, data, how, found in zip(trainable, stack, trained, scored, strict=True):
         diverged = dict.fromkeys(data.n_samples, f"training diverged in epoch {len(how.curve)}")
-        outcome: dict[str, Any] = {"undefined": diverged} if found is None else dict(vars(found))
+        outcome = {"undefined": diverged} if found is None else {**vars(found)}
         outcome.pop("predictions", None)
         if found and run.keep_predictions and not record.shift:
             with writing(run.output_dir), replacing(predictions_path(run.output_dir, record.id)) as file:
