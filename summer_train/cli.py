@@ -171,9 +171,8 @@ def report(
 
     Several folders are set side by side.
     """
-    from summer_train.reports import summary
+    from summer_train.reports import summary, tables
     from summer_train.reports.report import report as write_report
-    from summer_train.reports.tables import comparison_table
 
     with console.working("drawing"):
         given: dict[str, Any] = {"output_dir": output_dir, "published": published, "html": html, "width_mm": width_mm}
@@ -181,7 +180,7 @@ def report(
         facts = summary.summarise(models, published, with_curves=as_json)
     written = list(map(str, models.attrs["written"]))
     shown = [*summary.summary_tables(facts["groups"]).values()]
-    shown += [comparison_table(facts["comparison"])] if facts["comparison"] else []
+    shown += [tables.comparison_table(facts["comparison"])] if facts["comparison"] else []
     show_result({"written": written, "folders": models.attrs["folders"], **facts}, as_json, *shown)
     for path in [] if as_json else written:
         log(f"wrote {path}")

@@ -160,8 +160,7 @@ def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float =
                 look = {"fmt": "s", "color": PUBLISHED, "ms": 4, "label": "published (real film), mean and SD"}
                 axes.errorbar(known.mean, place + 0.28, xerr=known.sd, **look)
         names = [fill(name, 22 if width_mm < 120 else 40) for name in groups]
-        axes.set(yticks=range(len(groups)), yticklabels=names, xlabel=title)
-        axes.set_ylim(len(groups) - 0.4, -0.6)
+        axes.set(yticks=range(len(groups)), yticklabels=names, xlabel=title, ylim=(len(groups) - 0.4, -0.6))
         axes.grid(axis="y", visible=False)
         _legend(figure)
     return figure

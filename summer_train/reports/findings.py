@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, count
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,7 @@ def read_models(*folders: str | Path, log: Log = log_nothing) -> pd.DataFrame:
     by_place = {path.resolve(): path for path in reversed(given)}
     if not by_place:
         raise SettingsError("report: name the folder of a study or of runs")
-    n_parts = 1
-    while len({place.parts[-n_parts:] for place in by_place}) < len(by_place):
-        n_parts += 1
+    n_parts = next(n for n in count(1) if len({place.parts[-n:] for place in by_place}) == len(by_place))
     paths = {printable("/".join(place.parts[-n_parts:])): by_place[place] for place in reversed(by_place)}
     models = models_table({name: read_results_of(path, log) for name, path in paths.items()})
     models.attrs["folders"] = {name: str(path) for name, path in paths.items()}

@@ -10,7 +10,7 @@ from summer_train.settings.lists import NUMBER_SETTINGS
 if TYPE_CHECKING:  # takes a second, and `fit` needs no table of it
     import pandas as pd
 
-RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s", "fold", "seed")
+RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s", "fold", "seed", "target")
 REPEATS = ("fold", "seed")  # settings whose values are repeats of one result
 SCORE_COLUMNS = {
     "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
@@ -89,8 +89,8 @@ def common_settings(models: "pd.DataFrame") -> dict[str, Any]:
 
 def varied_options(models: "pd.DataFrame") -> list[str]:
     """Return the options that differ between models, label first, without folds and seeds."""
-    common = {*REPEATS, *common_settings(models)}
-    varied = [name for name in NUMBER_SETTINGS if name in models and name not in common]
+    names = [name for name in NUMBER_SETTINGS if name not in REPEATS and name in models]
+    varied = [name for name in names if models[name].nunique(dropna=False) > 1]
     task = models["task"].iloc[0] if "task" in models and len(models) else ""
     default = {"label": "label_name", "feature": "target"}.get(task, "task")
     return sorted(varied or [default], key=lambda name: name not in ("label_name", "target"))
@@ -102,23 +102,20 @@ def runs_table(results: Iterable[FitResult]) -> Table:
     for result in results:
         row = run_row(result)
         losses = [parts["test"]["loss"] for name, parts in result.scores.items() if name != "model" and "test" in parts]
-        table.append([
-            "/".join(result.log_dir.parts[-2:]),
-            row.get("target") or row["label_name"] or row["task"].replace("_", " "), row["patient_ids"],
-            row["fold"], f"{result.best_epoch}/{result.n_epochs}",
-            *(row[f"test_{name}"] for name in ("kappa", "auroc", "r2", "accuracy", "loss")),
-            rounded(min(losses)) if losses else "",
-        ])  # fmt: skip
+        predicts = row.get("target") or row["label_name"] or row["task"].replace("_", " ")
+        name, best = "/".join(result.log_dir.parts[-2:]), f"{result.best_epoch}/{result.n_epochs}"
+        scores = [row[f"test_{score}"] for score in ("kappa", "auroc", "r2", "accuracy", "loss")]
+        baseline = rounded(min(losses)) if losses else ""
+        table.append([name, predicts, row["patient_ids"], row["fold"], best, *scores, baseline])
     header = "run,predicts,patients,fold,best,test kappa,AUROC,R²,accuracy,loss,baseline's"
     return Table(header.split(","), table)
 
 
 def run_row(result: FitResult) -> dict[str, Any]:
     """Return the settings and the scores of a run for a list of many, scores as text."""
-    settings = {name: result.config.get(name) for name in RUN_SETTINGS}
-    settings["patient_ids"] = " ".join(result.config.get("patient_ids", ()))
+    settings = {name: result.config[name] for name in RUN_SETTINGS if name in result.config}
+    settings["patient_ids"] = " ".join(settings["patient_ids"])
     settings["label_name"] = settings["label_name"] if any(result.n_per_class.values()) else ""  # no classes, no label
-    settings |= {"target": result.config["target"]} if "target" in result.config else {}
     scores = {f"test_{name}": result.scores["model"].get("test", {}).get(name) for name in ("loss", *SCORE_COLUMNS)}
     return {
         "run": str(result.log_dir),

@@ -129,8 +129,7 @@ def run_fit(
         load_extra(name, f"--logger {name}")
     check_folder(run.output_dir, "--output-dir")
     if "::" in str(run.output_dir.absolute()):
-        problem = "Lightning takes :: for a URL in another. Name another folder"
-        raise SettingsError(f"--output-dir {run.output_dir}: {problem}")
+        raise SettingsError(f"--output-dir {run.output_dir}: Lightning takes :: for a URL in another. Name another")
     data = FilmSamples(*(opened or open_chosen(choice, run, log)), run.device_memory_gb, log)
     _check_memory(data, data.choice, data.n_prediction_bytes)
     shifts_of(data, run.shifts)

@@ -37,8 +37,7 @@ def new_trainer(run: Run, decoder: Decoder, log_dir: Path, log: Log, n_epochs_be
         loggers.append(TensorBoardLogger(log_dir, name="", version="tensorboard"))
     if "wandb" in run.logger:
         loggers.append(WandbLogger(save_dir=log_dir, project="summer", name=f"{log_dir.parent.name}/{log_dir.name}"))
-    kept: dict[str, Any] = {"dirpath": log_dir / BEST.parent, "auto_insert_metric_name": False}
-    kept["enable_version_counter"] = False
+    kept: Any = {"dirpath": log_dir / BEST.parent, "enable_version_counter": False, "auto_insert_metric_name": False}
     trainer = lightning.Trainer(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",  # scores need float64, which MPS has not
         devices=n_devices,

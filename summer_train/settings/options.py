@@ -252,10 +252,8 @@ def is_first_process() -> bool:
 def check_one_process() -> None:
     """Raise SettingsError if torchrun or srun started this process as one of several."""
     of_torchrun = os.environ.get("WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else None
-    of_srun = os.environ.get("SLURM_STEP_NUM_TASKS")
-    for launcher, n_processes in (("torchrun", of_torchrun), ("srun", of_srun)):
+    for launcher, n_processes in (("torchrun", of_torchrun), ("srun", os.environ.get("SLURM_STEP_NUM_TASKS"))):
         if n_processes not in (None, "1"):
-            raise SettingsError(
-                f"{launcher} started {n_processes} processes, and fit is one. Start it without {launcher} (--devices "
-                "uses several devices of one machine), or train on several nodes as docs/examples/several_nodes.py does"
-            )
+            advice = f"Start it without {launcher} (--devices uses several devices of one machine)"
+            nodes = "train on several nodes in a lightning.Trainer, as docs/examples/several_nodes.py does"
+            raise SettingsError(f"{launcher} started {n_processes} processes, and fit is one. {advice}, or {nodes}")

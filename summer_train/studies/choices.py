@@ -54,10 +54,9 @@ def open_choices(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothin
     for choice in choices:
         key = choice.patient_ids, choice.bin_length_ms
         found, whole = selection_of(*key, choice.brain_regions, choice.single_units), selection_of(*key, (), False)
-        names = [choice.label_name]
         assert isinstance(whole, Selection)  # all units
+        names = whole.label_names if choice.label_name == ALL else [choice.label_name]
         if choice.task == "label":
-            names = whole.label_names if choice.label_name == ALL else names
             whole.check_label(names[0])
         elif choice.task == "feature":
             whole.check_target(choice.target)

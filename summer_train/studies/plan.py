@@ -63,12 +63,10 @@ def plan_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> 
     """
     groups, records, notes = dict[str, Group](), dict[str, Record](), dict[str, None]()
     for selection, choice in opened:
-        model_id = id_of(choice, run)
-        if model_id in records:  # `14;all` where 14 is all there is
+        if (model_id := id_of(choice, run)) in records:  # `14;all` where 14 is all there is
             continue
         digest = "" if isinstance(selection, NoUnitsError) else digest_of(selection.provenance(*choice.decoded))
-        record = Record(id=model_id, data_digest=digest, columns=columns_of(choice, run))
-        records[model_id] = record
+        records[model_id] = record = Record(id=model_id, data_digest=digest, columns=columns_of(choice, run))
         try:
             if isinstance(selection, NoUnitsError):
                 raise selection

@@ -42,7 +42,6 @@ BASELINE_SCORES = ("kappa", "auroc", "average_precision", "accuracy", "loss", "m
 SCORES_OF_TASK = {
     "label": ("loss", *LABEL_SCORES), "next_bin": ("loss", *COUNT_SCORES), "feature": ("loss", *FEATURE_SCORES),
 }  # fmt: skip
-SCORES = tuple(dict.fromkeys(name for names in SCORES_OF_TASK.values() for name in names))
 ORIGIN = ("date", "command", "version")
 """Columns that say when and how a model was trained; the last ones of study.csv."""
 
@@ -196,11 +195,10 @@ def study_row(record: Record, null: Null) -> Row:
     row |= {f"n_{part}": record.n_samples.get(part, 0) for part in PARTS}
     for part in ("test", "val", "train"):
         scores = record.scores.get(part, {})
-        row |= {f"{part}_{name}": scores[name] for name in SCORES if name in scores}
+        row |= {f"{part}_{name}": scores[name] for name in SCORES_OF_TASK[row["task"]] if name in scores}
     if (log_odds := record.threshold_log_odds) is not None:
         row |= {"threshold": probability_of(log_odds), "threshold_log_odds": log_odds}
-    if record.penalty is not None:
-        row["penalty"] = record.penalty
+    row |= {} if record.penalty is None else {"penalty": record.penalty}
     for name, of_baseline in record.baselines.items():
         for part in ("test", "val"):
             scores, title = of_baseline.get(part, {}), f"{name.replace(' ', '_')}_{part}"

@@ -105,8 +105,7 @@ def run_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> S
         for group in groups:
             group.models[:] = [one for one in group.models if (one.record.id, one.record.shift) not in records]
         n_missing = sum(len(group.models) for group in groups)
-        # Scoring takes 0.1 s.
-        seconds = sum((group.cost * run.max_epochs + 0.1) * len(group.models) for group in groups)
+        seconds = sum((group.cost * run.max_epochs + 0.1) * len(group.models) for group in groups)  # scoring: 0.1 s
         estimate = f", at most about {seconds:.0f} s of one processor" if seconds > 10 else ""
         log(f"{n_models} models, {n_models - n_missing} already trained or impossible: {n_missing} to train{estimate}")
         failed = _train(groups, run, records, log) if n_missing else []
@@ -143,11 +142,9 @@ def _fresh_records(planned: Mapping[str, Record], run: StudyRun, log: Log) -> Re
                 predictions_path(folder, record.id).unlink(missing_ok=True)
         if len(kept) < len(records):
             write_stack(folder, path.stem, kept)
-    n_stale = len({(one.id, one.shift) for one in stored} - fresh.keys())
-    if n_stale:
+    if n_stale := len({(one.id, one.shift) for one in stored} - fresh.keys()):
         log(f"{n_stale} models in {folder} are of other data, or lack their predictions; they are trained again")
-    hopeless = [one for one in planned.values() if one.undefined and (one.id, 0) not in fresh]
-    hopeless = [replace(record, **origin()) for record in hopeless]
+    hopeless = [replace(one, **origin()) for one in planned.values() if one.undefined and (one.id, 0) not in fresh]
     if hopeless:
         write_stack(folder, digest_of([record.id for record in hopeless]), hopeless)
     return fresh | {(record.id, 0): record for record in hopeless}
