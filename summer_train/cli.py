@@ -19,8 +19,7 @@ from summer_train.settings.options import STUDY_DEFAULTS, Choice, Run, StudyRun,
 
 _OF_RUN = "  [default: that of the run]"
 
-_CONFIG = "hparams.yaml of a run, or its folder: settings that are not given here."
-ConfigOption = Annotated[Path | None, path_option(_CONFIG, "--config")]
+ConfigOption = Annotated[Path | None, path_option("A run's hparams.yaml or folder, for what is not given.", "--config")]
 
 app = console.new_app("Train decoders on the cached SUMMER arrays.")
 

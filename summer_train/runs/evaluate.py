@@ -75,8 +75,9 @@ def evaluate(
     choice = replace(own, patient_ids=ids, fold=own.fold if fold is None else fold)
     given = {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache}
     stored = result.config if (result := read_results(path.parent.parent)) else {}
-    for name, place in ((name, str(stored.get(name) or "")) for name in given):
-        if place and given[name] is None and (name == "local_cache" or is_url(place) or Path(place).is_dir()):
+    for name, named in given.items():
+        place = str(stored.get(name) or "")
+        if place and named is None and (name == "local_cache" or is_url(place) or Path(place).is_dir()):
             given[name] = place  # a local cache is made where it is missing
     run = settings_from(Run, given)
     if stored.get("cache_dir") and given["cache_dir"] is None:
