@@ -8,9 +8,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from summer_prep.errors import SettingsError
 from summer_train.data.film import FilmSamples
 from summer_train.data.targets import FilmLabel, NextBin
-from summer_train.settings.options import SOLVED, Choice
+from summer_train.settings.options import OWN, SOLVED, Choice
 
 RECURRENT: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -39,7 +40,10 @@ class Recurrent(nn.Module):
 
 
 def net_of(data: FilmSamples, choice: Choice) -> nn.Module:
-    """Return the network of some data, with weights as torch gives them."""
+    """Return the network of some data, with weights as torch gives them; raises SettingsError for one's own."""
+    if choice.model.startswith(OWN):
+        advice = "Give it to summer_train.fit(network=...), or name another --model"
+        raise SettingsError(f"--model {choice.model}: a network that only your own code knows. {advice}")
     n_inputs, n_outputs = data.window.n_bins * data.n_units, data.task.n_outputs
     if choice.model in RECURRENT:
         return Recurrent(RECURRENT[choice.model], data.n_units, choice.hidden_size, n_outputs)

@@ -1,20 +1,16 @@
 """One training run from settings to results: cache, data, decoder, Lightning, baselines."""
 
-import json
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 
 from summer_prep.errors import SettingsError, load_extra
-from summer_prep.files import alone_in, check_folder, replace_file, replacing, writing
-from summer_prep.options import as_number, finite
+from summer_prep.files import alone_in, check_folder, writing
+from summer_prep.options import as_number
 from summer_prep.resources import available_bytes
 from summer_train.data.film import FilmSamples
 from summer_train.data.module import FilmBlocks, FilmData
@@ -24,8 +20,9 @@ from summer_train.models.linear import BYTES_PER_WEIGHT
 from summer_train.models.networks import flops_per_step, n_weights
 from summer_train.runs import checkpoints, folder, processes
 from summer_train.runs.folder import FitResult
+from summer_train.runs.results import leave_result
 from summer_train.runs.trainer import new_trainer
-from summer_train.scores.scoring import samples_per_class, score_baselines, score_networks, thresholds_of
+from summer_train.scores.scoring import score_networks
 from summer_train.scores.shifts import shifted_null, shifts_of
 from summer_train.settings import options as settings
 from summer_train.settings.file import SETTINGS, with_config
@@ -222,31 +219,17 @@ def _evaluated(
     model.load_state_dict(best["state_dict"])
     model.eval().to(data.device)
     (own,) = score_networks([data], lambda block: model(block.counts)[None])
-    rows, test = {"model": own, **score_baselines(data)}, own.scores.get("test", {})
+    test = own.scores.get("test", {})
     metrics = folder.MetricsFile(log_dir / folder.METRICS, data.task.score_names, n_epochs)
     metrics.add_test_scores(best_epoch - 1, {name: test[name] for name in ("loss", "accuracy") if name in test})
-    made = folder.origin()
-    result = FitResult(
+    return leave_result(
+        data,
+        own,
         config={**data.choice.as_plain(), **run.as_plain()},
-        data=data.provenance["data"],
-        n_units=data.n_units,
-        n_samples=data.n_samples,
-        n_per_class={part: samples_per_class(data, part) for part in folder.PARTS},
-        scores={row: scored.scores for row, scored in rows.items()},
-        thresholds=thresholds_of(rows),
-        undefined=own.undefined,
-        units=own.units,
+        log_dir=log_dir,
         null=shifted_null(data, own, run, log) if run.shifts else {},
         penalty=getattr(model.solver, "penalty", None),
         best_epoch=best_epoch,
         n_epochs=n_epochs,
         seconds=seconds,
-        software={"summer": made["version"], "torch": torch.__version__, "lightning": version("lightning")},
-        log_dir=log_dir,
-        date=made["date"],
-        command=made["command"],
     )
-    with replacing(log_dir / folder.PREDICTIONS) as file:
-        np.savez(file, **own.predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
-    replace_file(log_dir / folder.RESULTS, json.dumps(finite(result.as_plain()), indent=1).encode())
-    return result

@@ -143,7 +143,8 @@ class FitResult:
         part = "test" if "test" in scores else "val"
         data = f"{self.n_units} units, {' '.join(f'{n} {one}' for one, n in self.n_samples.items() if n)} samples"
         best = f"best epoch {self.best_epoch} of {self.n_epochs}, {part} {name} {scores[part].get(name, math.nan):.3f}"
-        return f"<FitResult: {task}, patients {ids}, {data}, {best}, in {self.log_dir}>"
+        where = f", in {self.log_dir}" if self.log_dir.name else ""
+        return f"<FitResult: {task}, patients {ids}, {data}, {best}{where}>"
 
     @property
     def best_checkpoint(self) -> Path:

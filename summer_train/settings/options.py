@@ -30,6 +30,7 @@ Preset = Literal["none", "paper"]
 Logger = Literal["csv", "tensorboard", "wandb"]
 
 DEFAULT_FOLD = 1
+OWN = "own:"  # and its name: the model of a network of a user's own
 SOLVED: tuple[Model, ...] = ("linear", "ridge")
 """Models of one layer, which are solved over all training samples at once."""
 
@@ -77,7 +78,9 @@ class Choice(Settings):
     window_s: tuple[float, float] = _seconds(
         (0.0, 0.0), "Past and future seconds that the network sees; negative ones leave bins out.", least=-MAX_SECONDS
     )
-    model: Model = option("mlp", "mlp (two layers), linear (logistic regression, least squares), ridge, lstm or gru.")
+    model: Model = option(
+        "mlp", "mlp (two layers), linear (logistic regression, least squares), ridge, lstm or gru.", prefix=OWN
+    )
     loss: Loss = option("mse", "Squared error, poisson (likelihood; next-bin) or cosine (distance; features).")
     class_weight: ClassWeight = option("none", "balanced: the classes of a label weigh the same in the loss.")
     batch_size: int = option(32, "Samples per optimizer step.", least=1)
@@ -154,6 +157,7 @@ _IDLE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("task", "feature", ". Leave it out", _OF_LABELS),
     ("model", "linear", ", which is solved over all samples at once", ("hidden_size", "lr", "batch_size")),
     ("model", "ridge", ", which is solved over all samples at once", ("hidden_size", "lr", "batch_size", "loss")),
+    ("model", OWN, ", whose layers are its own", ("hidden_size",)),
     ("split", "random", ", which leaves no gaps", ("buffer", "sequence")),
 )
 """A cause, its value, what to say of it, and the options that it makes idle."""
@@ -167,7 +171,7 @@ def idle_options(options: Mapping[str, Any]) -> dict[str, str]:
     idle: dict[str, str] = {}
     for cause, value, more, names in _IDLE:
         given = options.get(cause) or options_of(Choice)[cause].default
-        if given == value or given in ([value], (value,)):
+        if given == value or given in ([value], (value,)) or (value == OWN and str(given).startswith(OWN)):
             idle |= dict.fromkeys(names, f"{spelled(cause)} {value}{more}")
     return idle
 
