@@ -85,13 +85,15 @@ def decoder_name(data: FilmSamples, choice: Choice) -> str:
     return "LinearLabel" if isinstance(data.task, FilmLabel) else "LinearNextBin"
 
 
-def n_weights(data: FilmSamples, choice: Choice) -> int:
-    """Return the number of weights of the network of some data, without making it."""
+def n_weights(data: FilmSamples, choice: Choice, network: nn.Module | None = None) -> int:
+    """Return the number of weights of a network of one's own, or of that of some data, without making it."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in net_of(data, choice).parameters())
+        net = net_of(data, choice) if network is None else network
+        return sum(parameter.numel() for parameter in net.parameters())
 
 
-def flops_per_step(data: FilmSamples) -> float:
+def flops_per_step(data: FilmSamples, network: nn.Module | None = None) -> float:
     """Return the floating-point operations of a step's matrix products."""
     n_passes = data.window.n_bins if data.choice.model in RECURRENT else 1
-    return 6.0 * n_weights(data, data.choice) * n_passes * data.choice.batch_size  # forward and twice that backward
+    n_products = n_weights(data, data.choice, network) * n_passes * data.choice.batch_size
+    return 6.0 * n_products  # forward and twice that backward
