@@ -23,10 +23,12 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
     has_target : (n_samples,) whether a sample can be used
     window : the bins that a sample is predicted from, counted from its own
     n_units : width of x
+    with_bins : whether batches are (x, y, bins), with the bin of each sample, by which to look up whatever is of a bin
     notes : what was left out and why, for people
     """
 
     _n_passes = 0
+    with_bins = False
 
     def __repr__(self) -> str:
         predicted = f"{self.choice.task.replace('_', ' ')} {''.join(self.choice.decoded)}".strip()
@@ -61,6 +63,7 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
             as_target=self.task.as_target,
             seed=self.choice.seed,
             epoch_of_pass=self._epoch_of_pass if part == "train" else None,
+            with_bins=self.with_bins,
             provenance=self.provenance,
         )
 
