@@ -31,7 +31,7 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
     with_bins = False
 
     def __repr__(self) -> str:
-        predicted = f"{self.choice.task.replace('_', ' ')} {''.join(self.choice.decoded)}".strip()
+        predicted = f"{self.choice.task.replace('_', ' ')} {self.choice.decoded[-1]}".strip()
         patient_ids = " ".join(patient.patient_id for patient in self.selection.patients)
         samples = " ".join(f"{n} {part}" for part, n in self.n_samples.items() if n)
         return f"<FilmData: {predicted}, patients {patient_ids}, {self.n_units} units, {samples} samples>"

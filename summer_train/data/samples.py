@@ -67,6 +67,8 @@ def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing
             note(f"left out {int((~has_target).sum())} bins where {choice.label_name} is undefined")
     elif choice.task == "feature":
         has_target = selection.has_features(choice.target)
+        if choice.retrieve_within:
+            selection.check_label(choice.retrieve_within)
         if not has_target.all():
             note(f"left out {int((~has_target).sum())} bins where {choice.target} is undefined")
     n_samples = len(has_target)

@@ -18,7 +18,8 @@ SCORE_COLUMNS = {
     "average_precision": "AP", "f1": "F1", "f1_rarer": "F1 rarer", "balanced_accuracy": "balanced",
     "r2_median": "median R²", "r_median": "median r", "top_1": "top 1", "top_1_chance": "chance", "top_5": "top 5",
     "top_5_chance": "chance (5)", "top_10": "top 10", "top_10_chance": "chance (10)", "far_top_10": "far top 10",
-    "far_top_10_chance": "chance (far)", "median_rank_percent": "median rank %",
+    "far_top_10_chance": "chance (far)", "within_top_10": "top 10 within", "within_top_10_chance": "chance (within)",
+    "median_rank_percent": "median rank %",
 }  # fmt: skip
 """Scores in the order in which people see them, with what they call them (docs/study.md says what each is)."""
 

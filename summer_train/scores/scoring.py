@@ -203,10 +203,13 @@ def _score_features(data: FilmSamples, predicted: Callable[[str], NDArray[Any]],
     scores, units, undefined, kept = {}, {}, {}, _bins(data)
     length_s = data.choice.bin_length_ms / 1000
     n_bins, far_bins = max(1, round(data.choice.retrieve_s / length_s)), FAR_S / length_s
+    within = data.selection.labels(data.choice.retrieve_within) if data.choice.retrieve_within else None
     for part in parts or _parts(data):
         bins = getattr(data.split, part)
         made, target = predicted(part), data.targets[bins]
-        found, of_dimensions, why = feature_scores(made, target, bins, n_bins, far_bins)
+        found, of_dimensions, why = feature_scores(
+            made, target, bins, n_bins, far_bins, None if within is None else within[bins]
+        )
         is_mse = data.task.kind == "mse"
         loss = found["mse"] if is_mse else data.task.loss(torch.from_numpy(made), torch.from_numpy(target))
         scores[part] = {name: _number(value) for name, value in {"loss": loss, **found}.items()}

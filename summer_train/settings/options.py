@@ -58,6 +58,7 @@ class Choice(Settings):
     )
     target: str = option("", "Features to decode (task feature), NAME or NAME:COLUMNS, like clip:0-9 or clip:a+b.")
     retrieve_s: float = option(2.0, "Features: seconds of the stretches that are found again.", least=1)
+    retrieve_within: str = option("", "Features: find stretches also among those with the same value of this label.")
     patient_ids: tuple[str, ...] = patients_option("; units side by side")
     bin_length_ms: int = option(DEFAULT_BIN_LENGTH_MS, "Bin length in ms.", as_bin_length)
     brain_regions: tuple[str, ...] = option(
@@ -94,7 +95,8 @@ class Choice(Settings):
         from summer_prep.film.splits import check_buffer, check_fold, check_fraction, window_of
 
         super().__post_init__()
-        object.__setattr__(self, "label_name", normal_form(self.label_name))
+        for name in ("label_name", "retrieve_within"):
+            object.__setattr__(self, name, normal_form(getattr(self, name)))
         check_given(
             {option_of(one): value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
         )
@@ -132,13 +134,14 @@ class Choice(Settings):
 
     @property
     def decoded(self) -> tuple[str, ...]:
-        """The label that is decoded, or "" and the features, as `Selection.provenance` takes them."""
-        return {"label": (self.label_name,), "feature": ("", self.target)}.get(self.task, ("",))
+        """The label, of features that of the retrieval, and the features, as `Selection.provenance` takes them."""
+        return {"label": (self.label_name,), "feature": (self.retrieve_within, self.target)}.get(self.task, ("",))
 
     def as_plain(self) -> dict[str, Any]:
         """Return the settings as plain values; those of features only for features, which other results never had."""
-        plain = super().as_plain()
-        return {name: plain[name] for name in plain if self.task == "feature" or name not in ("target", "retrieve_s")}
+        plain, of_features = super().as_plain(), ("target", "retrieve_s", "retrieve_within")
+        used = of_features if self.task == "feature" else ()
+        return {name: plain[name] for name in plain if name not in of_features or (name in used and plain[name] != "")}
 
     def differences(self, plain: Mapping[str, Any]) -> list[str]:
         """Return how these settings differ from others, `as_plain`; patients are compared by their data elsewhere."""
@@ -148,7 +151,8 @@ class Choice(Settings):
 
 CAUSES = ("task", "model", "split")  # the options that make others idle
 
-_OF_LABELS, OF_FEATURES = ("label_name", "label_rule", "undefined", "class_weight"), ("target", "retrieve")
+_OF_LABELS = ("label_name", "label_rule", "undefined", "class_weight")
+OF_FEATURES = ("target", "retrieve", "retrieve_within")
 _IDLE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("task", "next_bin", ". Add --task label", _OF_LABELS),
     ("task", "next_bin", ". Add --task feature", OF_FEATURES),
