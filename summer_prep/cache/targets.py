@@ -1,12 +1,13 @@
 """Labels and features of a user's own: stored once per film in the cache, `data_cache/film/NAME.zarr`, plain Zarr."""
 
+import difflib
 import hashlib
 import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,6 +51,31 @@ class FilmTarget:
         number = self.columns.index(name)
         return np.concatenate([rows[:, number : number + 1] for rows in self.blocks()])
 
+    def numbers_of(self, words: Sequence[str]) -> list[int]:
+        """Return the numbers of columns that are named, or numbered as `3` or `0-9`, of all if none is.
+
+        Raises
+        ------
+        SettingsError : no such column, or one twice
+        """
+        option, columns = f"--target {self.name}:{'+'.join(words)}", list[int]()
+        for word in words:
+            numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+            chosen = range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1) if numbers else range(0)
+            if word in self.columns:
+                columns.append(self.columns.index(word))
+            elif chosen and chosen[-1] < len(self.columns):
+                columns += chosen
+            else:
+                shown = ", ".join(difflib.get_close_matches(word, self.columns, n=3) or self.columns[:6])
+                raise SettingsError(
+                    f"{option}: no column {word!r} in {self.name}. Name some of its {len(self.columns)}, like {shown}, "
+                    f"or numbers from 0 to {len(self.columns) - 1}, joined by + or as a range like 0-9"
+                )
+        if len({*columns}) < len(columns):
+            raise SettingsError(f"{option}: names a column twice. Leave one out")
+        return columns or list(range(len(self.columns)))
+
     def blocks(self) -> Iterator[NDArray[Any]]:
         """Yield its values, some thousand frames at a time, (n, n_columns): uint8 of labels, float32 of features.
 
@@ -89,6 +115,11 @@ def film_targets(cache_dir: Path) -> dict[str, FilmTarget]:
                 f"{path}: cannot be read ({error}). Remove it: summer-prep remove-target {path.stem}"
             ) from error
     return found
+
+
+def feature_targets(cache_dir: Path) -> dict[str, FilmTarget]:
+    """Return name -> target that holds features; raises CacheError as `film_targets`."""
+    return {name: one for name, one in film_targets(cache_dir).items() if one.kind == "features"}
 
 
 def label_targets(cache_dir: Path) -> dict[str, FilmTarget]:

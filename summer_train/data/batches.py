@@ -46,22 +46,25 @@ Outputs = Callable[[Block], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class _Samples:
-    """Counts and targets, one row per bin, from which samples are gathered in any order.
+    """Inputs and targets, one row per bin, from which samples are gathered in any order.
 
-    counts, targets : (n_bins, n_units), (n_bins, ...); for the next bin's counts, targets are the counts themselves
+    counts, targets : (n_bins, n_units), (n_bins, ...); for the next bin's counts, targets are the counts themselves. To
+        encode, features take the place of counts, (n_bins, n_inputs), and counts are the targets
     target_offset : how many bins after a sample's own its target lies
     window : the bins that a sample is predicted from
+    n_outputs : of encoding networks, which predict more than they see
     """
 
     counts: Any
     targets: Any = None
     target_offset: int = 0
     window: Window = OWN_BIN
+    n_outputs: int = 1
 
     @property
     def n_values(self) -> int:
-        """Number of counts of a sample."""
-        return self.window.n_bins * int(self.counts.shape[1])
+        """Number of counts of a sample, by which blocks are bounded."""
+        return max(self.n_outputs, self.window.n_bins * int(self.counts.shape[1]))
 
     def bins_of(self, samples: Tensor) -> Tensor:
         """Return the bins that samples are predicted from, one sample after the other, (n_samples * n_bins,)."""

@@ -1,7 +1,6 @@
 """Chosen units of several patients side by side: counts, labels, units and film seconds of one bin grid."""
 
 import difflib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from summer_prep.cache.keys import open_cache
 from summer_prep.cache.layout import DIMENSIONS, Description, key_path
-from summer_prep.cache.targets import FilmTarget, film_targets, label_targets
+from summer_prep.cache.targets import FilmTarget, feature_targets, label_targets
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.film.bins import BinGrid
 from summer_prep.film.facts import BRAIN_REGION_GROUPS, FRAME_PERIOD_MS, LABEL_RULES, LabelRule, check_bin_length
@@ -130,14 +129,22 @@ class Selection:
 
         Parameters
         ----------
-        target : NAME or NAME:COLUMNS, columns by name or number, joined by +, or a range like 0-9
+        target : NAME or NAME:COLUMNS, columns by name or number, joined by +, or a range like 0-9; or several of these
+            and of labels or expressions of them (0 or 1), joined by +
 
         Raises
         ------
-        SettingsError : no such features
+        SettingsError : no such features or labels
         CacheError : they are damaged
         """
-        one, columns = self.check_target(target)
+        sources = self.sources(target)
+        if len(sources) > 1:
+            return np.hstack([self.features(part) for part in sources])
+        (source,) = sources.values()
+        if source is None:
+            labels = self.labels(target)
+            return np.where(labels <= 1, labels, np.nan).astype(np.float32)[:, None]
+        one, columns = source
         grid = self.grid()
         first, n_frames = grid.first_frames, grid.frames_per_bin
         values = np.full((self.n_bins, len(columns)), np.nan, dtype=np.float32)
@@ -161,34 +168,29 @@ class Selection:
             self._has_features[target] = np.asarray(~np.isnan(self.features(target)).any(axis=1))
         return self._has_features[target]
 
+    def sources(self, target: str) -> dict[str, tuple[FilmTarget, list[int]] | None]:
+        """Return the parts of A+B with what `check_target` returns of features, None for a label; raises SettingsError.
+
+        A word behind NAME:COLUMNS is one of its columns, if it has such a one.
+        """
+        features, parts = feature_targets(self.patients[0].key.parents[1]), list[str]()
+        for word in as_text(target, "--target").split("+"):
+            name = parts[-1].partition(":")[0] if parts and ":" in parts[-1] else ""
+            is_column = name in features and (word in features[name].columns or word[:1].isdigit())
+            parts = [*parts[:-1], f"{parts[-1]}+{word}"] if is_column else [*parts, word]
+        return {part: self.check_target(part) if ":" in part or part in features else None for part in parts}
+
     def check_target(self, target: str) -> tuple[FilmTarget, list[int]]:
         """Return the features that NAME:COLUMNS names, and the numbers of their columns; raises SettingsError."""
-        name, _, words = as_text(target, "--target").partition(":")
-        cache = self.patients[0].key.parents[1]
-        found = {one.name: one for one in film_targets(cache).values() if one.kind == "features"}
+        name, _, words = target.partition(":")
+        found = feature_targets(cache := self.patients[0].key.parents[1])
         if name not in found:
             nearest = ", ".join(difflib.get_close_matches(name, found, n=3, cutoff=0.4) or found) or "none at all"
             raise SettingsError(
                 f"--target {target}: no features {name!r} in {cache}; found are {nearest}. See "
                 "summer-prep targets; labels are decoded with --task label --label-name"
             )
-        one, columns = found[name], list[int]()
-        for word in words.split("+") if words else ():
-            numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
-            chosen = range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1) if numbers else range(0)
-            if word in one.columns:
-                columns.append(one.columns.index(word))
-            elif chosen and chosen[-1] < len(one.columns):
-                columns += chosen
-            else:
-                shown = ", ".join(difflib.get_close_matches(word, one.columns, n=3) or one.columns[:6])
-                raise SettingsError(
-                    f"--target {target}: no column {word!r} in {name}. Name some of its {len(one.columns)}, "
-                    f"like {shown}, or numbers from 0 to {len(one.columns) - 1}, joined by + or as a range like 0-9"
-                )
-        if len({*columns}) < len(columns):
-            raise SettingsError(f"--target {target}: names a column twice. Leave one out")
-        return one, columns or list(range(len(one.columns)))
+        return found[name], found[name].numbers_of(words.split("+") if words else ())
 
     def grid(self) -> BinGrid:
         """Return the bins as frames of the film."""
@@ -202,7 +204,7 @@ class Selection:
 
     def check_label(self, label_name: str) -> dict[str, FilmTarget]:
         """Return the targets of the cache that hold labels of an expression; raises SettingsError if none holds one."""
-        patient, names = self.patients[0], [name for name in names_in(label_name) if name not in self.label_names]
+        patient, names = self.patients[0], [one for one in names_in(label_name) if one and one not in self.label_names]
         found = label_targets(patient.key.parents[1]) if names else {}
         for name in names:
             if name not in found:
@@ -269,8 +271,9 @@ class Selection:
             digests = patient.attributes["digests"]
             used = {name: digests[name] for name in digests if name in (*DIMENSIONS, *_CHOOSING_COLUMNS)}
             patients.append({"patient_id": patient.patient_id, "units": columns.tolist(), "digests": used})
-        own = self.check_label(label_name) if label_name else {}
-        own |= {target: self.check_target(target)[0]} if target else {}
+        own = self.check_label(label_name)
+        for part, one in self.sources(target).items() if target else ():
+            own |= {part: one[0]} if one else self.check_label(part)
         targets = {"targets": {name: one.sha256 for name, one in own.items()}} if own else {}
         return {"bin_length_ms": self.bin_length_ms, "n_bins": self.n_bins, "patients": patients, **targets}
 

@@ -44,9 +44,9 @@ def net_of(data: FilmSamples, choice: Choice) -> nn.Module:
     if choice.model.startswith(OWN):
         advice = "Give it to summer_train.fit(network=...), or name another --model"
         raise SettingsError(f"--model {choice.model}: a network that only your own code knows. {advice}")
-    n_inputs, n_outputs = data.window.n_bins * data.n_units, data.task.n_outputs
+    n_inputs, n_outputs = data.window.n_bins * data.n_inputs, data.task.n_outputs
     if choice.model in RECURRENT:
-        return Recurrent(RECURRENT[choice.model], data.n_units, choice.hidden_size, n_outputs)
+        return Recurrent(RECURRENT[choice.model], data.n_inputs, choice.hidden_size, n_outputs)
     if choice.model in SOLVED:
         layers = nn.Sequential(nn.Linear(n_inputs, n_outputs))
     else:

@@ -99,7 +99,7 @@ def varied_options(models: "pd.DataFrame") -> list[str]:
     names = [name for name in NUMBER_SETTINGS if name not in REPEATS and name in models]
     varied = [name for name in names if models[name].nunique(dropna=False) > 1]
     task = models["task"].iloc[0] if "task" in models and len(models) else ""
-    default = {"label": "label_name", "feature": "target"}.get(task, "task")
+    default = {"label": "label_name", "feature": "target", "encode": "target"}.get(task, "task")
     return sorted(varied or [default], key=lambda name: name not in ("label_name", "target"))
 
 

@@ -195,7 +195,7 @@ def run_fit(
 
 def _own_decoder(network: nn.Module, data: FilmSamples) -> Decoder:
     """Return the decoder of a network of one's own; raises SettingsError if its outputs are not those of the task."""
-    x = torch.zeros(2, *([data.window.n_bins] if data.window.n_bins > 1 else []), data.n_units)
+    x = torch.zeros(2, *([data.window.n_bins] if data.window.n_bins > 1 else []), data.n_inputs)
     with torch.no_grad():
         shape = tuple(getattr(network.to("cpu").eval()(x), "shape", ()))
     if shape != (2, data.task.n_outputs):
@@ -212,7 +212,7 @@ def _check_memory(
     # Of Adam: float32 weights and gradients, and two averages of them.
     weights_bytes = (BYTES_PER_WEIGHT if choice.model in settings.SOLVED else 16) * n_weights(data, choice, network)
     if choice.model == "ridge":  # products of all inputs, their decomposition, and copies
-        weights_bytes += 32 * (data.window.n_bins * data.n_units) ** 2
+        weights_bytes += 32 * (data.window.n_bins * data.n_inputs) ** 2
     n_bytes, free_bytes = weights_bytes + prediction_bytes, available_bytes()
     needs = f"training takes {n_bytes / 1e9:.1f} GB, {prediction_bytes / 1e9:.1f} of them predictions"
     needs += f", beside the counts; {free_bytes / 1e9:.1f} GB are free"

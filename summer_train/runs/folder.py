@@ -135,7 +135,7 @@ class FitResult:
 
     def __repr__(self) -> str:
         config, ids, scores = self.config, " ".join(self.config["patient_ids"]), self.scores["model"]
-        decoded = {"label": config["label_name"], "feature": config.get("target")}.get(config["task"], "")
+        decoded = config["label_name"] if config["task"] == "label" else config.get("target", "")
         task, name = (
             f"{config['task'].replace('_', ' ')} {decoded}".strip(),
             "kappa" if config["task"] == "label" else "r2",

@@ -16,9 +16,16 @@ from torch import Tensor
 
 from summer_train.data.batches import Block, Outputs
 from summer_train.data.film import FilmSamples
-from summer_train.data.targets import FilmFeatures, FilmLabel, NextBin
+from summer_train.data.targets import Encode, FilmFeatures, FilmLabel, NextBin, unscaled
 from summer_train.scores import metrics
-from summer_train.scores.baselines import copy_last_bin, majority_class, mean_count, time_only, time_only_features
+from summer_train.scores.baselines import (
+    copy_last_bin,
+    majority_class,
+    mean_count,
+    time_only,
+    time_only_counts,
+    time_only_features,
+)
 from summer_train.scores.features import FAR_S, feature_scores
 
 NO_LIKELIHOOD = "bits per spike: a count of 0 or less was predicted where there were spikes; --loss poisson never does"
@@ -93,10 +100,12 @@ def score_baselines(data: FilmSamples) -> dict[str, Scored]:
         predictions: dict[str, Callable[[Block], Tensor]] = {
             "copy last bin": copy_last_bin, "mean count": lambda block: mean.expand(len(block.targets), -1),
         }  # fmt: skip
-        return {
-            name: _score_counts(data, partial(_of_blocks, data, predict), keeps=False)
-            for name, predict in predictions.items()
-        }
+        rows = {name: partial(_of_blocks, data, predict) for name, predict in predictions.items()}
+        if isinstance(task, Encode):  # not from counts, so not from the last ones
+            near = time_only_counts(data.selection.counts(), train, data.split.val, data.choice.bin_length_ms)
+            of_parts = {part: near[getattr(data.split, part)] for part in _parts(data)}
+            rows = {"mean count": rows["mean count"], "time only": partial(_of_rows, data, of_parts)}
+        return {name: _score_counts(data, counts, keeps=False) for name, counts in rows.items()}
     if isinstance(task, FilmFeatures):
         smooth = time_only_features(data.targets, train, data.split.val, data.choice.bin_length_ms)
         predicted = {"mean": np.zeros_like(smooth), "time only": smooth}
@@ -217,8 +226,8 @@ def _score_features(data: FilmSamples, predicted: Callable[[str], NDArray[Any]],
         if why:
             undefined[part] = why
         if part != "train":
-            mean, sd = (np.array(data.scaling[name], dtype=np.float32) for name in ("mean", "sd"))
-            kept |= {f"{part}_{name}": values * sd + mean for name, values in (("target", target), ("score", made))}
+            arrays = {"target": target, "score": made}
+            kept |= {f"{part}_{name}": unscaled(values, data.scaling) for name, values in arrays.items()}
     return Scored(scores=scores, units=units, undefined=undefined, predictions=kept)
 
 

@@ -19,7 +19,7 @@ from summer_prep.settings import Settings, accepts, check_names, option, option_
 __all__ = ["accepts", "check_names", "options_of"]
 """Names of `summer_prep.settings` that modules import from here, together with Choice and Run."""
 
-Task = Literal["next_bin", "label", "feature"]
+Task = Literal["next_bin", "label", "feature", "encode"]
 Undefined = Literal["drop", "class"]
 Pauses = Literal["keep", "drop"]
 Split = Literal["blocked", "random"]
@@ -30,6 +30,8 @@ Preset = Literal["none", "paper"]
 Logger = Literal["csv", "tensorboard", "wandb"]
 
 DEFAULT_FOLD = 1
+WITH_TARGET: tuple[Task, ...] = ("feature", "encode")
+"""Tasks that have a --target."""
 OWN = "own:"  # and its name: the model of a network of a user's own
 SOLVED: tuple[Model, ...] = ("linear", "ridge")
 """Models of one layer, which are solved over all training samples at once."""
@@ -52,11 +54,15 @@ _seconds = partial(option, most=MAX_SECONDS, several="SECONDS")
 class Choice(Settings):
     """What decides the numbers of a run; equal choices on equal data give equal scores."""
 
-    task: Task = option("next_bin", "Predict the next bin's counts, a label, or features.")
+    task: Task = option(
+        "next_bin", "Predict the next bin's counts, a label, or features; or encode: counts from these."
+    )
     label_name: str = option(
         "summer", "The label to decode (task label), or an expression: 'a & !b'; labels of your own, too."
     )
-    target: str = option("", "Features to decode (task feature), NAME or NAME:COLUMNS, like clip:0-9 or clip:a+b.")
+    target: str = option(
+        "", "Features to decode, NAME or NAME:COLUMNS, like clip:0-9 or clip:a+b; to encode from, also labels, and A+B."
+    )
     retrieve_s: float = option(2.0, "Features: seconds of the stretches that are found again.", least=1)
     retrieve_within: str = option("", "Features: find stretches also among those with the same value of this label.")
     patient_ids: tuple[str, ...] = patients_option("; units side by side")
@@ -97,18 +103,21 @@ class Choice(Settings):
         super().__post_init__()
         for name in ("label_name", "retrieve_within"):
             object.__setattr__(self, name, normal_form(getattr(self, name)))
+        object.__setattr__(self, "target", "+".join(map(normal_form, self.target.split("+"))))
         check_given(
             {option_of(one): value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
         )
-        if self.task == "feature" and not self.target:
-            raise SettingsError("--task feature: name the --target to decode; summer-prep targets lists them")
-        if self.task != "feature" and self.model == "ridge":
+        if self.task in WITH_TARGET and not self.target:
+            what = "decode" if self.task == "feature" else "encode from"
+            raise SettingsError(f"--task {self.task}: name the --target to {what}; summer-prep targets lists them")
+        if self.task not in WITH_TARGET and self.model == "ridge":
             raise SettingsError("--model ridge: decodes features. Add --task feature, or choose linear")
-        if (self.loss == "poisson" and self.task != "next_bin") or (
+        if (self.loss == "poisson" and self.task not in ("next_bin", "encode")) or (
             self.loss == "cosine" and (self.task != "feature" or self.model == "linear")
         ):
             raise SettingsError(
-                f"--loss {self.loss}: poisson is of --task next_bin, cosine of --task feature with mlp, lstm or gru"
+                f"--loss {self.loss}: poisson is of --task next_bin and encode, "
+                "cosine of --task feature with mlp, lstm or gru"
             )
         check_bin_length(self.bin_length_ms)
         window = window_of(self.window_s, self.bin_length_ms)
@@ -135,12 +144,13 @@ class Choice(Settings):
     @property
     def decoded(self) -> tuple[str, ...]:
         """The label, of features that of the retrieval, and the features, as `Selection.provenance` takes them."""
-        return {"label": (self.label_name,), "feature": (self.retrieve_within, self.target)}.get(self.task, ("",))
+        names = {"label": (self.label_name,), "encode": ("", self.target)}
+        return {**names, "feature": (self.retrieve_within, self.target)}.get(self.task, ("",))
 
     def as_plain(self) -> dict[str, Any]:
         """Return the settings as plain values; those of features only for features, which other results never had."""
         plain, of_features = super().as_plain(), ("target", "retrieve_s", "retrieve_within")
-        used = of_features if self.task == "feature" else ()
+        used = {"feature": of_features, "encode": ("target",)}.get(self.task, ())
         return {name: plain[name] for name in plain if name not in of_features or (name in used and plain[name] != "")}
 
     def differences(self, plain: Mapping[str, Any]) -> list[str]:
@@ -159,6 +169,7 @@ _IDLE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("task", "label", ". Leave it out", ("loss",)),
     ("task", "label", ". Add --task feature", OF_FEATURES),
     ("task", "feature", ". Leave it out", _OF_LABELS),
+    ("task", "encode", ". Leave it out", (*_OF_LABELS, "retrieve", "retrieve_within")),
     ("model", "linear", ", which is solved over all samples at once", ("hidden_size", "lr", "batch_size")),
     ("model", "ridge", ", which is solved over all samples at once", ("hidden_size", "lr", "batch_size", "loss")),
     ("model", OWN, ", whose layers are its own", ("hidden_size",)),

@@ -164,7 +164,7 @@ def _opened(choices: Sequence[Choice], run: StudyRun, log: Log) -> list[tuple[Se
 def _group(first: FilmSamples, run: StudyRun) -> Group:
     """Return an empty group for models that share the samples of some data."""
     size, weights = stack_size(first, first.choice), n_weights(first, first.choice)
-    n_bins, n_values = first.selection.n_bins, first.n_units * first.window.n_bins
+    n_bins, n_values = first.selection.n_bins, first.n_inputs * first.window.n_bins
     is_mapped = first.selection.counts_if_mapped() is not None
     resident = 0 if is_mapped else min(first.selection.n_bytes, (run.device_memory_gb or np.inf) * 1e9)
     n_bytes = (

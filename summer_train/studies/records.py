@@ -30,7 +30,7 @@ from summer_train.scores import nulls
 from summer_train.scores.features import FEATURE_SCORES
 from summer_train.scores.metrics import COUNT_SCORES, LABEL_SCORES
 from summer_train.settings.lists import as_columns
-from summer_train.settings.options import OF_FEATURES, Choice, Log, Run
+from summer_train.settings.options import OF_FEATURES, WITH_TARGET, Choice, Log, Run
 
 FORMAT = 2
 STACKS, STUDY, CURVES, SHIFTS, UNITS, PREDICTIONS = (
@@ -41,6 +41,7 @@ Row = dict[str, Any]
 BASELINE_SCORES = ("kappa", "auroc", "average_precision", "accuracy", "loss", "mse", "r2", "bits_per_spike", "r")
 SCORES_OF_TASK = {
     "label": ("loss", *LABEL_SCORES), "next_bin": ("loss", *COUNT_SCORES), "feature": ("loss", *FEATURE_SCORES),
+    "encode": ("loss", *COUNT_SCORES),
 }  # fmt: skip
 SCORES = tuple(dict.fromkeys(name for names in SCORES_OF_TASK.values() for name in names))
 ORIGIN = ("date", "command", "version")
@@ -171,7 +172,7 @@ def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] =
     """Write the tables of a study, models in the order of the ids; return the rows of study.csv, written last."""
     curves, shifts, units, rows = list[Row](), list[Row](), list[Row](), list[Row]()
     for record, shifted in with_shifted(records, order):
-        of_features = ("target",) if record.columns["task"] == "feature" else ()
+        of_features = ("target",) if record.columns["task"] in WITH_TARGET else ()
         named = {name: record.columns[name] for name in ("label_name", *of_features, "patient_ids", "fold", "seed")}
         key = {"id": record.id, **named}
         for epoch, (train_loss, val_loss) in enumerate(record.curve, start=1):
@@ -181,6 +182,9 @@ def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] =
             scores = {f"{part}_{name}": of[name] for part, of in one.scores.items() for name in names}
             shifts.append({**key, "shift_s": one.shift_s, **scores, "best_epoch": one.best_epoch})
         for part, columns in record.units.items():
+            if shifted and record.columns["task"] == "encode":
+                null = [one.units[part]["r2"] for one in shifted if one.scores]
+                columns = {**columns, "p_r2": nulls.p_of_units(columns["r2"], null)}  # noqa: PLW2901
             for unit, values in enumerate(zip(*columns.values(), strict=True)):
                 units.append({**key, "part": part, "unit": unit, **dict(zip(columns, values, strict=True))})
         rows.append(study_row(record, null_of(shifted, record.part)))
