@@ -30,7 +30,7 @@ def option(
     name: str = "",
     several: str = "",
     off: str = "",
-    prefix: str = "",
+    prefix: str | tuple[()] = (),
     **typed: Any,
 ) -> Any:
     """Return a field of `Settings` that is an option.
@@ -60,10 +60,8 @@ class Settings:
             value, allowed = getattr(self, one.name), choices_among(one)
             least, most, above = one.metadata["least"], one.metadata["most"], one.metadata["above"]
             members = () if value is None else value if isinstance(value, tuple) else (value,)
-            prefix = one.metadata["prefix"]
-            if prefix and str(value).startswith(prefix):
-                continue
-            if allowed and not all(member in allowed for member in members):
+            is_own = str(value).startswith(one.metadata["prefix"])
+            if allowed and not is_own and not all(member in allowed for member in members):
                 rule = f"choose one of {', '.join(allowed)}"
             elif least is not None and not all(least <= member <= most for member in members):
                 rule = f"must lie between {least:g} and {most:g}" if most < MOST else f"must be {least:g} or more"

@@ -52,12 +52,7 @@ class FilmTarget:
         return np.concatenate([rows[:, number : number + 1] for rows in self.blocks()])
 
     def numbers_of(self, words: Sequence[str]) -> list[int]:
-        """Return the numbers of columns that are named, or numbered as `3` or `0-9`, of all if none is.
-
-        Raises
-        ------
-        SettingsError : no such column, or one twice
-        """
+        """Return the numbers of columns, named or numbered as `3` or `0-9`, of all by default; raises SettingsError."""
         option, columns = f"--target {self.name}:{'+'.join(words)}", list[int]()
         for word in words:
             numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", word)

@@ -29,15 +29,15 @@ class FilmSamples:
         super().__init__()  # of Lightning's data module, for `FilmData`
         self.selection, self.choice, self.device_memory_gb, self.log = selection, choice, device_memory_gb, log
         self.notes: list[str] = []
-        self.n_units = self.n_inputs = selection.n_units
-        if choice.task == "encode":
-            self.n_inputs = sum(len(one[1]) if one else 1 for one in selection.sources(choice.target).values())
+        self.n_units = selection.n_units
         self.window, classes, self.has_target, self.split, n_per_class = choose_samples(selection, choice, self._note)
-        self._classes: NDArray[np.uint8] | None = classes
+        self.classes: Any = classes  # of a label, (n_bins,)
         self._features: NDArray[np.float32] | None = None
         self.scaling: Mapping[str, Any] = {}  # of features: mean and SD in training, known with them
-        n_dimensions = len(selection.check_target(choice.target)[1]) if choice.task == "feature" else 0
-        self.task = task_of(choice, self.n_units, n_per_class, n_dimensions)
+        sources = selection.sources(choice.target) if choice.task in WITH_TARGET else {}
+        n_columns = sum(len(one[1]) if one else 1 for one in sources.values())
+        self.n_inputs = n_columns if choice.task == "encode" else self.n_units
+        self.task = task_of(choice, self.n_units, n_per_class, n_columns)
         self.n_samples = {part: len(indices) for part, indices in vars(self.split).items()}
         self.device = torch.device("cpu")
         self._placed: Samples | None = None
@@ -77,15 +77,9 @@ class FilmSamples:
     @property
     def targets(self) -> Any:
         """What is predicted: the selection itself, the class of each bin, or its features."""
-        if self._classes is not None:
-            return self._classes
+        if self.classes is not None:
+            return self.classes
         return self.features if self.choice.task == "feature" else self.selection
-
-    @property
-    def classes(self) -> NDArray[np.uint8]:
-        """The class of each bin, (n_bins,), of a label."""
-        assert self._classes is not None
-        return self._classes
 
     def shifted(self, n_bins: int) -> "FilmSamples":
         """Return the same samples with labels or features moved along the film in a circle, for a null.
@@ -95,17 +89,17 @@ class FilmSamples:
 
         n_bins : how far, in bins that have a label; raises NothingToLearnError if that leaves one class in training
         """
-        if self._classes is None:
+        if self.classes is None:
             moved = self.selection.has_features(self.choice.target) if self.choice.task == "encode" else self.has_target
             features = self.features.copy()  # read before the copy of the data, which keeps their scaling
             features[moved] = np.roll(features[moved], n_bins, axis=0)
             other = copy(self)
             other._features, other._samples = features, None
             return other
-        other, classes = copy(self), self._classes.copy()
-        classes[self.has_target] = np.roll(classes[self.has_target], n_bins)
-        other._classes, other._samples = classes, None
-        n_per_class = count_classes(classes[self.split.train], self.task.n_outputs, self.choice.label_name)
+        other = copy(self)
+        other.classes, other._samples = self.classes.copy(), None
+        other.classes[self.has_target] = np.roll(self.classes[self.has_target], n_bins)
+        n_per_class = count_classes(other.classes[self.split.train], self.task.n_outputs, self.choice.label_name)
         other.task = task_of(self.choice, self.n_units, n_per_class)
         return other
 
@@ -129,15 +123,13 @@ class FilmSamples:
         """The samples, with inputs and targets on the device; counts are the same rows in both, not a copy."""
         if self._samples is None:
             placed = self.placed
-            inputs, targets = (
-                placed.counts if rows is self.selection
-                else torch.from_numpy(rows).to(self.device) if isinstance(placed, ResidentSamples) else rows
-                for rows in (self.inputs, self.targets)
-            )  # fmt: skip
-            self._samples = replace(
-                placed, counts=inputs, targets=targets, target_offset=self.task.target_offset, window=self.window,
-                n_outputs=self.task.n_outputs if self.choice.task == "encode" else 1,
-            )  # fmt: skip
+            rows = {"counts": self.inputs, "targets": self.targets}
+            for name, values in rows.items() if isinstance(placed, ResidentSamples) else ():
+                is_counts = values is self.selection
+                rows[name] = placed.counts if is_counts else torch.from_numpy(values).to(self.device)
+            n_outputs = self.task.n_outputs if self.choice.task == "encode" else 1
+            offset = self.task.target_offset
+            self._samples = replace(placed, **rows, target_offset=offset, window=self.window, n_outputs=n_outputs)
         return self._samples
 
     @property

@@ -199,8 +199,7 @@ def standardised(
 def unscaled(values: NDArray[Any], scaling: Mapping[str, Any]) -> NDArray[Any]:
     """Return standardised values, (n_samples, n_dimensions), in the units that `standardised` took."""
     mean, sd = (np.array(scaling[name], dtype=np.float32) for name in ("mean", "sd"))
-    in_units: NDArray[Any] = values * sd + mean
-    return in_units
+    return np.asarray(values * sd + mean)
 
 
 def cross_entropies(logits: Tensor, targets: Tensor, class_weights: Sequence[Sequence[float]]) -> Tensor:

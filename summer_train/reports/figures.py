@@ -90,8 +90,7 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
         return shown[shown["name"].isin(list(by_label(shown))[:n])]
 
     labels = models[models["task"] == "label"]
-    has_units = [bool(one.record.units.get(one.record.part)) for one in models["result"]]
-    counts = models[has_units]
+    counts = models[[bool(one.record.units.get(one.record.part)) for one in models["result"]]]
     shown, fixed = most_usual(labels if len(labels) else models)
     if len(labels):
         more = f"; the first {MAX_ROWS} of {n}" if (n := shown["name"].nunique()) > MAX_ROWS else ""
@@ -143,8 +142,8 @@ def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float =
     """
     groups, what, title = by_label(models), "labels", "Cohen's kappa"
     if score == "r2":
-        is_encoding = models["task"].iloc[0] == "encode"
-        what, title = "features", "R², median over units" if is_encoding else "R², mean over dimensions"
+        of = {"encode": "median over units"}.get(models["task"].iloc[0], "mean over dimensions")
+        what, title = "features", f"R², {of}"
     colours = dict(zip(models["folder"].unique(), cycle(COLORS), strict=False))
     with style(width_mm) as width:
         figure = new_figure(width, 1.3 + 0.24 * max(3, len(groups)))

@@ -37,11 +37,7 @@ MIN_SHARED_BATCH = 8192
 
 @settings.accepts(Choice, Run)
 def fit(
-    *,
-    network: nn.Module | None = None,
-    config: str | Path | None = None,
-    log: Log = log_nothing,
-    **options: Any,
+    *, network: nn.Module | None = None, config: str | Path | None = None, log: Log = log_nothing, **options: Any
 ) -> FitResult:
     """Train and evaluate one model, as `summer-train fit` does; missing or stale keys are built first.
 
@@ -273,8 +269,8 @@ def _evaluated(
     return leave_result(
         data,
         own,
+        log_dir,
         config={**data.choice.as_plain(), **run.as_plain()},
-        log_dir=log_dir,
         null=shifted_null(data, own, run, log) if run.shifts else {},
         penalty=getattr(model.solver, "penalty", None),
         best_epoch=best_epoch,

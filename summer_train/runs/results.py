@@ -12,31 +12,22 @@ from numpy.typing import NDArray
 
 from summer_prep.errors import SettingsError
 from summer_prep.files import check_folder, replace_file, replacing, writing
-from summer_prep.options import as_path, as_text, finite
+from summer_prep.options import as_text, finite
 from summer_train.data.film import FilmSamples
 from summer_train.data.targets import FilmLabel
 from summer_train.runs import folder
 from summer_train.runs.folder import FitResult
 from summer_train.scores.scoring import Scored, samples_per_class, score_baselines, score_outputs, thresholds_of
-from summer_train.settings.options import OWN, Run
+from summer_train.settings.options import OWN, Run, settings_from
 
 
-def leave_result(
-    data: FilmSamples,
-    own: Scored,
-    *,
-    config: Mapping[str, Any],
-    log_dir: Path | None,
-    best_epoch: int = 0,
-    n_epochs: int = 0,
-    seconds: float = 0.0,
-    null: Mapping[str, Any] = {},
-    penalty: float | None = None,
-) -> FitResult:
-    """Return the scores of a network beside those of the baselines, and write them to its folder if it has one."""
+def leave_result(data: FilmSamples, own: Scored, log_dir: Path | None, **of_run: Any) -> FitResult:
+    """Return the scores of a network beside those of the baselines, and write them to its folder if it has one.
+
+    of_run : the other fields of `FitResult`
+    """
     rows, made = {"model": own, **score_baselines(data)}, folder.origin()
     result = FitResult(
-        config=config,
         data=data.provenance["data"],
         n_units=data.n_units,
         n_samples=data.n_samples,
@@ -45,15 +36,11 @@ def leave_result(
         thresholds=thresholds_of(rows),
         undefined=own.undefined,
         units=own.units,
-        null=null,
-        penalty=penalty,
-        best_epoch=best_epoch,
-        n_epochs=n_epochs,
-        seconds=seconds,
         software={"summer": made["version"], "torch": torch.__version__, "lightning": version("lightning")},
         log_dir=log_dir or Path(),
         date=made["date"],
         command=made["command"],
+        **of_run,
     )
     if log_dir is not None:
         with replacing(log_dir / folder.PREDICTIONS) as file:
@@ -90,27 +77,26 @@ def score(
     if set(outputs) != set(needed):
         raise SettingsError(f"outputs of {' '.join(outputs) or 'no part'}: give {' and '.join(needed)}")
     rows = {part: _as_rows(data, part, outputs[part]) for part in needed}
-    cache_dir = data.selection.patients[0].key.parents[1]
-    run, log_dir = Run(cache_dir=cache_dir), None
-    if output_dir is not None:
-        run = Run(cache_dir=cache_dir, output_dir=as_path(output_dir, "output_dir"))
-        check_folder(run.output_dir, "output_dir")
+    places = {"cache_dir": data.selection.patients[0].key.parents[1], "output_dir": output_dir}
+    run, log_dir = settings_from(Run, places), None
     config = {**data.choice.as_plain(), **run.as_plain(), "model": OWN + as_text(name, "name")}
     with writing(run.output_dir):
         if output_dir is not None:
+            check_folder(run.output_dir, "output_dir")
             log_dir = folder.new_folder(run.output_dir / data.task.log_name)
-        return leave_result(data, score_outputs(data, rows), config=config, log_dir=log_dir)
+        own = score_outputs(data, rows)
+        return leave_result(data, own, log_dir, config=config, best_epoch=0, n_epochs=0, seconds=0.0)
 
 
 def _as_rows(data: FilmSamples, part: str, values: Any) -> NDArray[Any]:
     """Return the outputs of a part as an array, of two classes as logits; raises SettingsError if they are not that."""
     array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     shape = data.n_samples[part], data.task.n_outputs
-    is_log_odds = isinstance(data.task, FilmLabel) and shape[1] == 2 and array.shape == shape[:1]
-    if (not is_log_odds and array.shape != shape) or array.dtype.kind not in "fiu":
-        kinds = f"{shape[:1]} or {shape}" if isinstance(data.task, FilmLabel) and shape[1] == 2 else f"{shape}"
-        raise SettingsError(f"outputs[{part!r}]: {array.shape} {array.dtype}; numbers of the shape {kinds} are needed")
+    shapes = [shape[:1], shape] if isinstance(data.task, FilmLabel) and shape[1] == 2 else [shape]
+    if array.shape not in shapes or array.dtype.kind not in "fiu":
+        wanted = " or ".join(map(str, shapes))
+        raise SettingsError(f"outputs[{part!r}]: {array.shape} {array.dtype}; numbers of the shape {wanted} are needed")
     if n_wrong := int((~np.isfinite(array)).sum()):
         raise SettingsError(f"outputs[{part!r}]: {n_wrong} values are not finite. Give a number for each sample")
     array = array.astype(np.float64) if array.dtype.kind != "f" else array
-    return np.stack([np.zeros_like(array), array], axis=1) if is_log_odds else array
+    return array if array.ndim == 2 else np.stack([np.zeros_like(array), array], axis=1)

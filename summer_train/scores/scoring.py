@@ -17,15 +17,7 @@ from torch import Tensor
 from summer_train.data.batches import Block, Outputs
 from summer_train.data.film import FilmSamples
 from summer_train.data.targets import Encode, FilmFeatures, FilmLabel, NextBin, unscaled
-from summer_train.scores import metrics
-from summer_train.scores.baselines import (
-    copy_last_bin,
-    majority_class,
-    mean_count,
-    time_only,
-    time_only_counts,
-    time_only_features,
-)
+from summer_train.scores import baselines, metrics
 from summer_train.scores.features import FAR_S, feature_scores
 
 NO_LIKELIHOOD = "bits per spike: a count of 0 or less was predicted where there were spikes; --loss poisson never does"
@@ -94,28 +86,27 @@ def score_outputs(data: FilmSamples, outputs: Mapping[str, NDArray[Any]]) -> Sco
 
 def score_baselines(data: FilmSamples) -> dict[str, Scored]:
     """Score what needs no network, by name."""
-    train, task = data.split.train, data.task
+    train, val, task, length_ms = data.split.train, data.split.val, data.task, data.choice.bin_length_ms
     if isinstance(task, NextBin):
-        mean = mean_count(data.blocks("train"))
-        predictions: dict[str, Callable[[Block], Tensor]] = {
-            "copy last bin": copy_last_bin, "mean count": lambda block: mean.expand(len(block.targets), -1),
-        }  # fmt: skip
-        rows = {name: partial(_of_blocks, data, predict) for name, predict in predictions.items()}
-        if isinstance(task, Encode):  # not from counts, so not from the last ones
-            near = time_only_counts(data.selection.counts(), train, data.split.val, data.choice.bin_length_ms)
+        mean = baselines.mean_count(data.blocks("train"))
+        rows = {"mean count": partial(_of_blocks, data, lambda block: mean.expand(len(block.targets), -1))}
+        if isinstance(task, Encode):
+            near = baselines.time_only_counts(data.selection.counts(), train, val, length_ms)
             of_parts = {part: near[getattr(data.split, part)] for part in _parts(data)}
-            rows = {"mean count": rows["mean count"], "time only": partial(_of_rows, data, of_parts)}
+            rows["time only"] = partial(_of_rows, data, of_parts)
+        else:
+            rows = {"copy last bin": partial(_of_blocks, data, baselines.copy_last_bin), **rows}
         return {name: _score_counts(data, counts, keeps=False) for name, counts in rows.items()}
     if isinstance(task, FilmFeatures):
-        smooth = time_only_features(data.targets, train, data.split.val, data.choice.bin_length_ms)
+        smooth = baselines.time_only_features(data.targets, train, val, length_ms)
         predicted = {"mean": np.zeros_like(smooth), "time only": smooth}
         return {
             name: _score_features(data, lambda part: values[getattr(data.split, part)])  # noqa: B023  # called at once
             for name, values in predicted.items()
         }
     log_shares = {
-        "majority class": majority_class(data.classes, train, task.n_outputs),
-        "time only": time_only(data.classes, train, data.split.val, task.n_outputs, data.choice.bin_length_ms),
+        "majority class": baselines.majority_class(data.classes, train, task.n_outputs),
+        "time only": baselines.time_only(data.classes, train, val, task.n_outputs, length_ms),
     }
     return {
         name: _score_labels([data], {part: logits[None, getattr(data.split, part)] for part in _parts(data)})[0]
@@ -212,13 +203,11 @@ def _score_features(data: FilmSamples, predicted: Callable[[str], NDArray[Any]],
     scores, units, undefined, kept = {}, {}, {}, _bins(data)
     length_s = data.choice.bin_length_ms / 1000
     n_bins, far_bins = max(1, round(data.choice.retrieve_s / length_s)), FAR_S / length_s
-    within = data.selection.labels(data.choice.retrieve_within) if data.choice.retrieve_within else None
     for part in parts or _parts(data):
         bins = getattr(data.split, part)
         made, target = predicted(part), data.targets[bins]
-        found, of_dimensions, why = feature_scores(
-            made, target, bins, n_bins, far_bins, None if within is None else within[bins]
-        )
+        within = data.selection.labels(data.choice.retrieve_within)[bins] if data.choice.retrieve_within else None
+        found, of_dimensions, why = feature_scores(made, target, bins, n_bins, far_bins, within)
         is_mse = data.task.kind == "mse"
         loss = found["mse"] if is_mse else data.task.loss(torch.from_numpy(made), torch.from_numpy(target))
         scores[part] = {name: _number(value) for name, value in {"loss": loss, **found}.items()}

@@ -54,9 +54,7 @@ _seconds = partial(option, most=MAX_SECONDS, several="SECONDS")
 class Choice(Settings):
     """What decides the numbers of a run; equal choices on equal data give equal scores."""
 
-    task: Task = option(
-        "next_bin", "Predict the next bin's counts, a label, or features; or encode: counts from these."
-    )
+    task: Task = option("next_bin", "Predict the next bin's counts, a label, features, or (encode) counts from these.")
     label_name: str = option(
         "summer", "The label to decode (task label), or an expression: 'a & !b'; labels of your own, too."
     )
@@ -108,16 +106,14 @@ class Choice(Settings):
             {option_of(one): value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
         )
         if self.task in WITH_TARGET and not self.target:
-            what = "decode" if self.task == "feature" else "encode from"
-            raise SettingsError(f"--task {self.task}: name the --target to {what}; summer-prep targets lists them")
+            raise SettingsError(f"--task {self.task}: name the --target; summer-prep targets lists them")
         if self.task not in WITH_TARGET and self.model == "ridge":
             raise SettingsError("--model ridge: decodes features. Add --task feature, or choose linear")
         if (self.loss == "poisson" and self.task not in ("next_bin", "encode")) or (
             self.loss == "cosine" and (self.task != "feature" or self.model == "linear")
         ):
             raise SettingsError(
-                f"--loss {self.loss}: poisson is of --task next_bin and encode, "
-                "cosine of --task feature with mlp, lstm or gru"
+                f"--loss {self.loss}: poisson is of counts (next_bin, encode), cosine of features with mlp, lstm or gru"
             )
         check_bin_length(self.bin_length_ms)
         window = window_of(self.window_s, self.bin_length_ms)

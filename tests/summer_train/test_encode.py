@@ -146,7 +146,7 @@ def test_alone_and_together_stand_side_by_side_in_a_report(common):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": None}, "--task encode: name the --target to encode from"),
+        ({"target": None}, "--task encode: name the --target"),
         ({"target": "flim"}, "no label 'flim'"),
         ({"target": "flim:0"}, "no features 'flim'"),
         ({"target": "film:0+summer+flim"}, "no label 'flim'"),
