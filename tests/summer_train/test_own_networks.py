@@ -1,5 +1,9 @@
 """Networks of one's own: our scores for their outputs, our `fit` for their training, bins for what users look up."""
 
+import re
+import runpy
+from pathlib import Path
+
 import lightning
 import numpy as np
 import pytest
@@ -154,3 +158,9 @@ def test_batches_carry_the_bins_of_their_samples_where_asked(memory, options, da
     lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False).fit(
         decoder(with_bins), with_bins
     )
+
+
+def test_a_loop_of_ones_own_runs(demo_cache, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["own_loop.py", str(demo_cache)])
+    runpy.run_path(str(Path(__file__).parents[2] / "docs" / "examples" / "own_loop.py"), run_name="__main__")
+    assert re.search(r"epoch 5: loss \d\.\d+\ntest kappa 0\.\d+", capsys.readouterr().out)
