@@ -57,6 +57,8 @@ def test_ridge_is_that_of_scikit_learn_on_lagged_standardised_inputs(common):
     np.testing.assert_allclose(result.units["test"]["r2"], r2, atol=1e-4)
     assert result.scores["model"]["test"]["r2"] == pytest.approx(np.median(r2), abs=1e-4)
     assert set(result.scores) == {"model", "mean count", "time only"}
+    again = summer_train.score(data, {part: result.predictions()[f"{part}_score"] for part in ("val", "test")})
+    assert again.scores["model"]["test"] == result.scores["model"]["test"]
     assert (data.task.name, data.n_inputs, data.n_units) == ("encode", 8, N_UNITS)
     x_batch, y_batch = next(iter(data.test_dataloader()))
     np.testing.assert_allclose(x_batch.flatten(1), x[split.test[:32]], atol=1e-4)

@@ -93,6 +93,9 @@ def test_ridge_is_that_of_scikit_learn_with_the_penalty_that_validation_chooses(
     np.testing.assert_allclose(stored["test_score"], in_units, atol=1e-5)
     np.testing.assert_allclose(stored["test_target"], data.selection.features(TUNED)[split.test], atol=1e-5)
     assert json.loads((result.log_dir / "results.json").read_text())["penalty"] == result.penalty
+    outputs = {part: torch.from_numpy(theirs.predict(counts[getattr(split, part)])) for part in ("val", "test")}
+    scores = summer_train.score(data, outputs).scores["model"]["test"]
+    assert scores == pytest.approx(result.scores["model"]["test"], abs=1e-5)
 
 
 def test_tuned_dimensions_are_decoded_and_others_are_not(common):
