@@ -191,6 +191,7 @@ def run_fit(
 
 def _own_decoder(network: nn.Module, data: FilmSamples) -> Decoder:
     """Return the decoder of a network of one's own; raises SettingsError if its outputs are not those of the task."""
+    torch.default_generator.manual_seed(data.choice.seed)  # of layers without weights yet, and of dropout
     x = torch.zeros(2, *([data.window.n_bins] if data.window.n_bins > 1 else []), data.n_inputs)
     with torch.no_grad():
         shape = tuple(getattr(network.to("cpu").eval()(x), "shape", ()))

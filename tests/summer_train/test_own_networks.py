@@ -1,5 +1,6 @@
 """Networks of one's own: our scores for their outputs, our `fit` for their training, bins for what users look up."""
 
+import copy
 import re
 import runpy
 from pathlib import Path
@@ -96,7 +97,9 @@ class Wide(nn.Module):
 
 def test_fit_trains_a_network_of_ones_own_and_stores_it_as_any_run(options, data, tmp_path):
     own, folder = Wide(2), tmp_path / "logs"
+    again = copy.deepcopy(own)
     result = summer_train.fit(network=own, **options(task="label", hidden_size=None))
+    assert summer_train.fit(network=again, **options(task="label", hidden_size=None)).scores == result.scores
     assert result.config["model"] == "own:Wide"
     assert "model: own:Wide" in (result.log_dir / "hparams.yaml").read_text()
     assert read_results(result.log_dir).scores == result.scores
@@ -112,7 +115,7 @@ def test_fit_trains_a_network_of_ones_own_and_stores_it_as_any_run(options, data
     for name, value in ours.scores["model"]["test"].items():  # the same network, one step at a time
         assert theirs.scores["model"]["test"][name] == pytest.approx(value, abs=1e-4), name
     models = summer_train.report(folder, output_dir=tmp_path / "report")
-    assert sorted(models["model"]) == ["mlp", "own:Sequential", "own:Wide"]
+    assert sorted(models["model"]) == ["mlp", "own:Sequential", "own:Wide"]  # of equal ones the newest
     with pytest.raises(SettingsError, match=r"was trained as .*Wide, which only your own code knows") as caught:
         summer_train.evaluate(result.log_dir)
     assert "\n" not in str(caught.value)
