@@ -84,8 +84,7 @@ class FilmSamples:
     def shifted(self, n_bins: int) -> "FilmSamples":
         """Return the same samples with labels or features moved along the film in a circle, for a null.
 
-        They keep their own structure and lose that of the neurons. Bins without a target stay without one; so do those
-        without inputs, which windows reach beside the samples.
+        They keep their own structure and lose that of the neurons. Bins without a target, or inputs, stay without.
 
         n_bins : how far, in bins that have a label; raises NothingToLearnError if that leaves one class in training
         """

@@ -14,8 +14,8 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
     """The samples of one choice: batches (x, y) of `batch_size` for a `lightning.Trainer`, or to iterate over.
 
     x is (batch, n_units) float32 counts, or (batch, n_bins, n_units) of a window of several bins, time first; y is
-    (batch,) class indices, (batch, n_units) counts of the next bin, or (batch, n_dimensions) standardised features. To
-    encode, x are standardised features, (batch, n_inputs), and y counts of the same bin.
+    (batch,) class indices, (batch, n_units) counts of the next bin, or (batch, n_dimensions) standardised features,
+    which with --task encode are x, (batch, n_inputs), and y counts of the same bin.
 
     Attributes
     ----------
@@ -24,7 +24,6 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
     has_target : (n_samples,) whether a sample can be used
     window : the bins that a sample is predicted from, counted from its own
     n_units, n_inputs : units; width of x, which is another with --task encode
-    with_bins : whether batches are (x, y, bins), with the bin of each sample, by which to look up whatever is of a bin
     notes : what was left out and why, for people
     """
 

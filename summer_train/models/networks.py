@@ -42,8 +42,7 @@ class Recurrent(nn.Module):
 def net_of(data: FilmSamples, choice: Choice) -> nn.Module:
     """Return the network of some data, with weights as torch gives them; raises SettingsError for one's own."""
     if choice.model.startswith(OWN):
-        advice = "Give it to summer_train.fit(network=...), or name another --model"
-        raise SettingsError(f"--model {choice.model}: a network that only your own code knows. {advice}")
+        raise SettingsError(f"--model {choice.model}: only your own code knows it. Give it to fit(network=...)")
     n_inputs, n_outputs = data.window.n_bins * data.n_inputs, data.task.n_outputs
     if choice.model in RECURRENT:
         return Recurrent(RECURRENT[choice.model], data.n_inputs, choice.hidden_size, n_outputs)

@@ -76,7 +76,7 @@ def score(
     needed = [part for part in folder.PARTS if data.n_samples[part] and (part != "train" or part in outputs)]
     if set(outputs) != set(needed):
         raise SettingsError(f"outputs of {' '.join(outputs) or 'no part'}: give {' and '.join(needed)}")
-    rows = {part: _as_rows(data, part, outputs[part]) for part in needed}
+    own = score_outputs(data, {part: _as_rows(data, part, outputs[part]) for part in needed})
     places = {"cache_dir": data.selection.patients[0].key.parents[1], "output_dir": output_dir}
     run, log_dir = settings_from(Run, places), None
     config = {**data.choice.as_plain(), **run.as_plain(), "model": OWN + as_text(name, "name")}
@@ -84,7 +84,6 @@ def score(
         if output_dir is not None:
             check_folder(run.output_dir, "output_dir")
             log_dir = folder.new_folder(run.output_dir / data.task.log_name)
-        own = score_outputs(data, rows)
         return leave_result(data, own, log_dir, config=config, best_epoch=0, n_epochs=0, seconds=0.0)
 
 

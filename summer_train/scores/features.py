@@ -37,8 +37,7 @@ def feature_scores(
     prediction, target : (n_samples, n_dimensions), standardised
     bins : (n_samples,) bin of each
     retrieve_bins, far_bins : length of the stretches that are found again, and distance of far ones
-    within : (n_samples,) label, 0, 1 or 99: `within_...` are of stretches with the same value in most of their bins;
-        those without such a value are left out
+    within : (n_samples,) label: `within_...` are of stretches with the same value, 0 or 1, in most of their bins
 
     r2 and r are means over the dimensions for which they are defined. Without two dimensions nothing is retrieved.
     """

@@ -42,8 +42,7 @@ class Comparison:
 
 def p_of_units(observed: Sequence[float], nulls: Sequence[Sequence[float]]) -> list[float]:
     """Return p of each unit, (n_units,), as `Comparison.p`: of its score, and of its scores in each shift."""
-    columns = zip(observed, *nulls, strict=True)
-    return [permutation_test([one], [dict(enumerate(null))]).p for one, *null in columns]
+    return [permutation_test([one], [dict(enumerate(null))]).p for one, *null in zip(observed, *nulls, strict=True)]
 
 
 def permutation_test(observed: Sequence[float], nulls: Sequence[Mapping[int, float]]) -> Comparison:

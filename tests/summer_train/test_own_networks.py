@@ -120,7 +120,7 @@ def test_fit_trains_a_network_of_ones_own_and_stores_it_as_any_run(options, data
         summer_train.evaluate(result.log_dir)
     assert "\n" not in str(caught.value)
     for function in (summer_train.fit, summer_train.study):
-        with pytest.raises(SettingsError, match="--model own:Wide: a network that only your own code knows"):
+        with pytest.raises(SettingsError, match="--model own:Wide: only your own code knows it"):
             function(config=result.log_dir, output_dir=tmp_path / "other")
     summer_train.fit(network=Wide(2), config=result.log_dir, max_epochs=1, output_dir=tmp_path / "other")
 
