@@ -13,10 +13,13 @@ from summer_prep.resources import available_bytes
 from summer_train.data.batches import OrderedBlocks, ResidentSamples, Samples, StreamedSamples, this_process
 from summer_train.data.samples import choose_samples, count_classes
 from summer_train.data.selection import Selection, open_chosen
+from summer_train.data.shared import SharedSpace
 from summer_train.data.targets import NextBin, standardised, task_of
-from summer_train.settings.options import WITH_TARGET, Choice, Log, Run, log_nothing
+from summer_train.settings.options import NO_PATIENT, WITH_TARGET, Choice, Log, Run, log_nothing
 
 DEFAULT_MEMORY_SHARE = 0.8  # of the free memory, which counts may take by default
+OTHERS, ALONE, SHIFTED = "others", "alone", "shifted film"
+"""What a patient that is left out is compared with: see `FilmSamples.beside`."""
 _READ_AHEAD_SHARE = 0.25  # of the free memory, for each of the two buffers with rows from a disk
 
 
@@ -30,13 +33,15 @@ class FilmSamples:
         self.selection, self.choice, self.device_memory_gb, self.log = selection, choice, device_memory_gb, log
         self.notes: list[str] = []
         self.n_units = selection.n_units
-        self.window, classes, self.has_target, self.split, n_per_class = choose_samples(selection, choice, self._note)
+        chosen = choose_samples(selection, choice, self._note)
+        self.window, classes, self.has_target, self.split, n_per_class, self.aligned = chosen
         self.classes: Any = classes  # of a label, (n_bins,)
         self._features: NDArray[np.float32] | None = None
         self.scaling: Mapping[str, Any] = {}  # of features: mean and SD in training, known with them
         sources = selection.sources(choice.target) if choice.task in WITH_TARGET else {}
         n_columns = sum(len(one[1]) if one else 1 for one in sources.values())
-        self.n_inputs = n_columns if choice.task == "encode" else self.n_units
+        self.n_inputs = n_columns if choice.task == "encode" else choice.n_shared or self.n_units
+        self._beside, self._moved_bins = "", 0  # what `beside` changed
         self.task = task_of(choice, self.n_units, n_per_class, n_columns)
         self.n_samples = {part: len(indices) for part, indices in vars(self.split).items()}
         self.device = torch.device("cpu")
@@ -71,8 +76,38 @@ class FilmSamples:
 
     @property
     def inputs(self) -> Any:
-        """What is predicted from: the selection itself, or with --task encode the features."""
-        return self.features if self.choice.task == "encode" else self.selection
+        """What is predicted from: the selection itself, its shared dimensions, or with --task encode the features."""
+        if not self.choice.n_shared:
+            return self.features if self.choice.task == "encode" else self.selection
+        space = self.space
+        if self.choice.leave_out == NO_PATIENT or self._beside == OTHERS:
+            return space.others
+        own = space.left_out(self.choice.align_share, self._moved_bins)
+        if self._beside == ALONE:
+            return own
+        tested = np.unique(self.split.test[:, None] + np.arange(self.window.first, self.window.last + 1))
+        inputs = space.others.copy()
+        inputs[tested] = own[tested]
+        return inputs
+
+    @property
+    def space(self) -> SharedSpace:
+        """The shared space of the patients, found once for all labels of a fold."""
+        key = self.choice.n_shared, self.choice.leave_out, self.aligned.tobytes()
+        if key not in self.selection.spaces:
+            self.selection.spaces = {key: SharedSpace(self.selection, *key[:2], self.aligned)}
+        found: SharedSpace = self.selection.spaces[key]
+        return found
+
+    def beside(self, name: str, moved_bins: int = 0) -> "FilmSamples":
+        """Return the same samples with other inputs, to compare a patient that is left out with.
+
+        name : OTHERS, whose test bins are those of the other patients; ALONE, of which all bins are those of the
+            patient; or SHIFTED, where the map of the patient is found on bins moved along the film by `moved_bins`
+        """
+        other = copy(self)
+        other._beside, other._moved_bins, other._samples = name, moved_bins, None
+        return other
 
     @property
     def targets(self) -> Any:
@@ -135,6 +170,9 @@ class FilmSamples:
     def placed(self) -> Samples:
         """The counts, placed on the device; they stream from the mapped files where they do not fit."""
         if self._placed is not None:
+            return self._placed
+        if self.choice.n_shared:  # the counts themselves are not on the device
+            self._placed = ResidentSamples(counts=torch.empty(0))
             return self._placed
         selection, device, free_bytes = self.selection, self.device, available_bytes()
         budget_bytes = DEFAULT_MEMORY_SHARE * (free_bytes - self.n_prediction_bytes) / this_process()[1]

@@ -17,7 +17,7 @@ from summer_prep.errors import SettingsError
 from summer_prep.film.facts import UNDEFINED
 from summer_prep.film.splits import Split, Window, blocked_split, fraction_split, random_split, window_of
 from summer_train.data.selection import Selection
-from summer_train.settings.options import WITH_TARGET, Choice, Log, log_nothing
+from summer_train.settings.options import NO_PATIENT, WITH_TARGET, Choice, Log, log_nothing
 
 Mask = NDArray[np.bool_]
 UNDEFINED_CLASS = 2
@@ -35,6 +35,7 @@ class ChosenSamples(NamedTuple):
     has_target : (n_samples,) whether a sample has a target and reaches only bins that may be used
     split : sample indices of each part, of those that have a target
     n_per_class : (n_classes,) training samples of each class; empty without classes
+    aligned : the training bins that all patients saw, whatever is decoded: those on which maps are found
     """
 
     window: Window
@@ -42,6 +43,7 @@ class ChosenSamples(NamedTuple):
     has_target: Mask
     split: Split
     n_per_class: NDArray[np.int64]
+    aligned: NDArray[np.int64]
 
 
 def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing) -> ChosenSamples:
@@ -52,6 +54,7 @@ def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing
     Raises SettingsError if there is no such label or target, or the window or the split is not possible;
     NothingToLearnError if a part holds no usable sample, or the training part only one class.
     """
+    check_left_out(selection, choice.leave_out)
     window, is_label = window_of(choice.window_s, choice.bin_length_ms), choice.task == "label"
     target_offset, n_classes, classes = int(choice.task == "next_bin"), 0, None
     touched, has_target = window.touched(target_offset), np.ones(max(0, selection.n_bins - target_offset), dtype=bool)
@@ -75,7 +78,8 @@ def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing
         if choice.task == "encode":  # from all bins of its window
             has_target = reaches_only(has_target, len(has_target), touched)
     n_samples = len(has_target)
-    has_target = has_target & usable_samples(selection, choice, n_samples, touched, note)
+    usable = usable_samples(selection, choice, n_samples, touched, note)
+    has_target = has_target & usable
     if choice.val_fraction is not None:
         split = fraction_split(n_samples, choice.val_fraction)
     elif choice.split == "random":
@@ -85,6 +89,7 @@ def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing
             n_samples, choice.bin_length_ms, choice.buffer_s or 0.0, choice.fold or 0, choice.sequence_s, window,
             target_offset=target_offset,
         )  # fmt: skip
+    aligned = split.train[usable[split.train]]
     split = Split(**{part: indices[has_target[indices]] for part, indices in vars(split).items()})
     for part in ("train", "val"):
         if not len(getattr(split, part)):
@@ -94,7 +99,15 @@ def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing
     n_per_class = np.zeros(0, dtype=np.int64)
     if classes is not None:
         n_per_class = count_classes(classes[split.train], n_classes, choice.label_name)
-    return ChosenSamples(window, classes, has_target, split, n_per_class)
+    return ChosenSamples(window, classes, has_target, split, n_per_class, aligned)
+
+
+def check_left_out(selection: Selection, patient_id: str) -> None:
+    """Raise SettingsError unless a patient can be left out: it and another one must have units."""
+    ids = [one.patient_id for one, columns in zip(selection.patients, selection.columns, strict=True) if len(columns)]
+    if patient_id != NO_PATIENT and (patient_id not in ids or len(ids) < 2):
+        rule = f"must be one of several --patient-ids with units, here {' '.join(ids)}; a study also takes each"
+        raise SettingsError(f"--leave-out {patient_id}: {rule}")
 
 
 def usable_samples(selection: Selection, choice: Choice, n_samples: int, touched: Window, note: Log) -> Mask:

@@ -49,6 +49,7 @@ class Selection:
         self.dtype: np.dtype[Any] = np.result_type(*(patient.chunks[0].dtype for patient in patients))
         self.n_bytes = self.n_bins * self.n_units * self.dtype.itemsize
         self._has_features: dict[str, NDArray[np.bool_]] = {}
+        self.spaces: dict[Any, Any] = {}  # the shared space of the patients that was asked for last
         self._read: dict[str, NDArray[np.float32]] = {}  # the features asked for last: a study has folds of them
 
     def __repr__(self) -> str:

@@ -79,7 +79,7 @@ def untrained_net(data: FilmSamples, choice: Choice) -> nn.Module:
 def decoder_name(data: FilmSamples, choice: Choice) -> str:
     """Return the class of `decoder` that holds the network of some data."""
     is_stock = data.task in (FilmLabel(data.task.n_outputs), NextBin(data.n_units))
-    if choice.model != "mlp" or data.window.n_bins > 1 or not is_stock:
+    if choice.model != "mlp" or data.window.n_bins > 1 or not is_stock or data.choice.n_shared:
         return "Decoder"
     return "LinearLabel" if isinstance(data.task, FilmLabel) else "LinearNextBin"
 

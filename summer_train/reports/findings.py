@@ -20,7 +20,7 @@ from summer_train.runs.folder import METRICS, PREDICTIONS, FitResult, find_resul
 from summer_train.scores import nulls
 from summer_train.scores.metrics import curves
 from summer_train.settings.lists import NUMBER_SETTINGS, as_columns
-from summer_train.settings.options import WITH_TARGET, Choice, Log, Run, choice_of, log_nothing
+from summer_train.settings.options import NO_PATIENT, UNITS, WITH_TARGET, Choice, Log, Run, choice_of, log_nothing
 from summer_train.studies import records
 from summer_train.studies.records import Record
 
@@ -90,7 +90,7 @@ def models_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
                 row[f"{prefix}{'mean_loss' if name == 'loss' else name}"] = value  # `loss` is a setting
         rows.append(row)
     # Settings keep the types that they have in Python, also where pandas knows a narrower one.
-    models = pd.DataFrame(rows)
+    models = pd.DataFrame(rows).fillna({"space": UNITS, "leave_out": NO_PATIENT, "align_share": ""})
     return models.astype({name: object for name in NUMBER_SETTINGS if name in models}).copy()
 
 

@@ -173,7 +173,9 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
 
 COLUMNS = {
     "mean.kappa": "kappa", "mean.r2": "median R²", "sd": "SD", "band": "shifted, 5 to 95 %", "null.kappa.p": "p",
-    "published.kappa": "published", "baselines.time only.kappa": "time only (kappa)", "mean.auroc": "AUROC",
+    "published.kappa": "published", "baselines.time only.kappa": "time only (kappa)",
+    "baselines.shifted film 95.kappa": "shifted film, 95 % (kappa)", "baselines.alone.kappa": "alone (kappa)",
+    "baselines.others.kappa": "others (kappa)", "mean.auroc": "AUROC",
     "null.r2.p": "p", "baselines.time only.r2": "time only (R²)", "mean.r": "r", "null.r.p": "p (r)",
     "mean.r2_median": "median R²", "mean.top_10": "top 10", "mean.top_10_chance": "top 10 by chance",
     "null.auroc.p": "p (AUROC)", "mean.bits_per_spike": "bits/spike", "mean.mse": "sq. error",

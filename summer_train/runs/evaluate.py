@@ -83,7 +83,8 @@ def evaluate(
     if stored.get("cache_dir") and given["cache_dir"] is None:
         log(f"{stored['cache_dir']}, the cache of the run, cannot be found from here; {run.cache_dir} is used")
     data = FilmSamples.opened(choice, run, log)
-    data.scaling = trained.get("scaling", {})
+    then = FilmSamples(data.selection, own)
+    data.scaling, data.aligned = trained.get("scaling", {}), then.aligned  # what the network was trained with
     now = data.selection.provenance(*choice.decoded)
     differences = data_differences(trained["data"], now)
     units = [[(one["patient_id"], one["units"]) for one in of["patients"]] for of in (trained["data"], now)]
@@ -94,11 +95,10 @@ def evaluate(
         raise SettingsError(f"{path}: {others}, and units are the inputs of its network. {advice}")
     if choice.fold != own.fold:
         differences.append(f"fold {own.fold} then, {choice.fold} now")
-        then = FilmSamples(data.selection, own).split
         differences += [
             f"{n} of {data.n_samples[part]} {part} samples {what}: not a score on unseen data"
             for part in ("val", "test")
-            for seen, what in ((then.train, "were trained on"), (then.val, "chose the best epoch"))
+            for seen, what in ((then.split.train, "were trained on"), (then.split.val, "chose the best epoch"))
             if (n := int(np.isin(getattr(data.split, part), seen).sum()))
         ]
     if trained.get("decoder") not in (None, f"summer_train.models.{decoder_name(data, data.choice)}"):

@@ -25,6 +25,7 @@ from summer_train.runs import checkpoints, folder, processes
 from summer_train.runs.folder import FitResult
 from summer_train.runs.results import leave_result
 from summer_train.runs.trainer import new_trainer
+from summer_train.scores.left_out import score_beside
 from summer_train.scores.scoring import score_networks
 from summer_train.scores.shifts import shifted_null, shifts_of
 from summer_train.settings import options as settings
@@ -191,6 +192,7 @@ def run_fit(
         model.load_state_dict(best["state_dict"])
         model.eval().to(data.device)
         (own,) = score_networks([data], lambda block: model(block.counts)[None])
+        (beside,) = score_beside([data], lambda block: model(block.counts)[None], run, log)
         test = own.scores.get("test", {})
         metrics = folder.MetricsFile(log_dir / folder.METRICS, data.task.score_names, n_epochs)
         metrics.add_test_scores(best_epoch - 1, {name: test[name] for name in ("loss", "accuracy") if name in test})
@@ -198,6 +200,7 @@ def run_fit(
             data,
             own,
             log_dir,
+            beside,
             config={**data.choice.as_plain(), **run.as_plain()},
             null=shifted_null(data, own, run, log) if run.shifts else {},
             penalty=getattr(model.solver, "penalty", None),

@@ -21,12 +21,15 @@ from summer_train.scores.scoring import Scored, samples_per_class, score_baselin
 from summer_train.settings.options import OWN, Run, settings_from
 
 
-def leave_result(data: FilmSamples, own: Scored, log_dir: Path | None, **of_run: Any) -> FitResult:
+def leave_result(
+    data: FilmSamples, own: Scored, log_dir: Path | None, beside: Mapping[str, Scored] = {}, **of_run: Any
+) -> FitResult:
     """Return the scores of a network beside those of the baselines, and write them to its folder if it has one.
 
+    beside : further rows
     of_run : the other fields of `FitResult`
     """
-    rows, made = {"model": own, **score_baselines(data)}, folder.origin()
+    rows, made = {"model": own, **score_baselines(data), **beside}, folder.origin()
     result = FitResult(
         data=data.provenance["data"],
         n_units=data.n_units,

@@ -120,7 +120,8 @@ def fingerprints(counts: Tensor) -> Tensor:
     It is a sum with random weights that wraps at 2^64, which no order of adding changes. Among a million samples two
     different ones share a number with a probability below 1e-6.
     """
-    values = counts.flatten(1).long()
+    values = counts.flatten(1)
+    values = (values.contiguous().view(torch.int32) if values.is_floating_point() else values).long()
     weights = np.random.default_rng(0).integers(-(2**63), 2**63, values.shape[1], dtype=np.int64)
     return (values * torch.from_numpy(weights).to(values.device)).sum(dim=1)
 

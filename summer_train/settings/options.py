@@ -4,6 +4,7 @@ Each field is an option of the command line and of the Python front door, named 
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from summer_prep.cache.settings import Places, patients_option, scheduler_option
 from summer_prep.errors import SettingsError
 from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, DEFAULT_BUFFER_S, MAX_SECONDS, LabelRule, check_bin_length
-from summer_prep.options import as_bin_length
+from summer_prep.options import as_bin_length, as_patient_ids, as_written
 from summer_prep.settings import Settings, accepts, check_names, option, option_of, options_of, spelled
 
 __all__ = ["accepts", "check_names", "options_of"]
@@ -30,6 +31,10 @@ Preset = Literal["none", "paper"]
 Logger = Literal["csv", "tensorboard", "wandb"]
 
 DEFAULT_FOLD = 1
+UNITS = "units"
+"""The space of a network's inputs that needs no maps: units side by side."""
+NO_PATIENT, EACH = "none", "each"
+"""Of `leave_out`: no patient is left out; in a study, each in turn."""
 WITH_TARGET: tuple[Task, ...] = ("feature", "encode")
 """Tasks that have a --target."""
 OWN = "own:"  # and its name: the model of a network of a user's own
@@ -50,6 +55,13 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 _seconds = partial(option, most=MAX_SECONDS, several="SECONDS")
 
 
+def _as_left_out(value: object, option_name: str) -> str:
+    ids = as_patient_ids(value, option_name)
+    if len(ids) != 1:
+        raise SettingsError(f"{option_name} {as_written(value)}: one patient is left out of a fit. For several: study")
+    return ids[0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choice(Settings):
     """What decides the numbers of a run; equal choices on equal data give equal scores."""
@@ -63,6 +75,13 @@ class Choice(Settings):
     retrieve_within: str = option("", "Features: find stretches also among those with the same value of this label.")
     patient_ids: tuple[str, ...] = patients_option("; units side by side")
     bin_length_ms: int = option(DEFAULT_BIN_LENGTH_MS, "Bin length in ms.", as_bin_length)
+    space: str = option(UNITS, "Inputs: units side by side, or shared:K, the patients' K shared dimensions.")
+    leave_out: str = option(
+        NO_PATIENT, "With shared:K, a patient to test whose labels are not used; each in turn in a study.", _as_left_out
+    )
+    align_share: float = option(
+        1.0, "With --leave-out, the share of the training bins that its map is found on.", least=0.001, most=1
+    )
     brain_regions: tuple[str, ...] = option(
         (), "Regions to keep, like A EC; H means AH MH PH, PHC also APH MPH PPH.  [default: all]", several="REGION"
     )
@@ -109,6 +128,10 @@ class Choice(Settings):
         if (self.loss == "poisson" and has_no_counts) or (self.loss == "cosine" and has_no_cosine):
             rule = "poisson is of counts (next_bin, encode), cosine of features with mlp, lstm or gru"
             raise SettingsError(f"--loss {self.loss}: {rule}")
+        if not re.fullmatch(r"units|shared:[1-9]\d{0,3}", self.space):
+            raise SettingsError(f"--space {self.space}: must be units, or shared:K with K dimensions, like shared:10")
+        if self.leave_out != NO_PATIENT and (self.val_fraction is not None or self.split != "blocked"):
+            raise SettingsError(f"--leave-out {self.leave_out}: needs the blocked split, whose test bins lie apart")
         check_bin_length(self.bin_length_ms)
         window = window_of(self.window_s, self.bin_length_ms)
         if self.task == "next_bin" and window.last > 0:
@@ -134,23 +157,33 @@ class Choice(Settings):
         return {**names, "feature": (self.retrieve_within, self.target)}.get(self.task, ("",))
 
     def as_plain(self) -> dict[str, Any]:
-        """Return the settings as plain values; those of features only for features, which other results never had."""
+        """Return the settings as plain values; those of features and spaces only where used: others never had them."""
         plain, of_features = super().as_plain(), ("target", "retrieve_s", "retrieve_within")
         used = {"feature": of_features, "encode": ("target",)}.get(self.task, ())
-        return {name: plain[name] for name in plain if name not in of_features or (name in used and plain[name] != "")}
+        used += () if self.space == UNITS else ("space",) if self.leave_out == NO_PATIENT else OF_SPACE
+        rare = (*of_features, *OF_SPACE)
+        return {name: plain[name] for name in plain if name not in rare or (name in used and plain[name] != "")}
+
+    @property
+    def n_shared(self) -> int:
+        """The dimensions of the shared space; 0 where the inputs are units."""
+        return int(self.space.partition(":")[2] or 0)
 
 
-CAUSES = ("task", "model", "split")  # the options that make others idle
+CAUSES = ("task", "model", "split", "space", "leave_out")  # the options that make others idle
 
 _OF_LABELS = ("label_name", "label_rule", "undefined", "class_weight")
 OF_FEATURES = ("target", "retrieve", "retrieve_within")
+OF_SPACE = ("space", "leave_out", "align_share")
 _IDLE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
-    ("task", "next_bin", ". Add --task label", _OF_LABELS),
+    ("task", "next_bin", ". Add --task label", (*_OF_LABELS, *OF_SPACE)),
     ("task", "next_bin", ". Add --task feature", OF_FEATURES),
     ("task", "label", ". Leave it out", ("loss",)),
     ("task", "label", ". Add --task feature", OF_FEATURES),
     ("task", "feature", ". Leave it out", _OF_LABELS),
-    ("task", "encode", ". Leave it out", (*_OF_LABELS, "retrieve", "retrieve_within")),
+    ("task", "encode", ". Leave it out", (*_OF_LABELS, "retrieve", "retrieve_within", *OF_SPACE)),
+    ("space", UNITS, ". Add --space shared:10", ("leave_out", "align_share")),
+    ("leave_out", NO_PATIENT, ". Name a patient", ("align_share",)),
     ("model", "linear", ", which is solved over all samples at once", ("hidden_size", "lr", "batch_size")),
     ("model", "ridge", ", which is solved over all samples at once", ("hidden_size", "lr", "batch_size", "loss")),
     ("model", OWN, ", whose layers are its own", ("hidden_size",)),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from multiprocessing import current_process
 from typing import Any
 
@@ -15,7 +16,7 @@ from summer_prep.parallel import MAIN_GUARD
 from summer_train.data.samples import NothingToLearnError, choose_samples
 from summer_train.data.selection import NoUnitsError, Selection, open_described
 from summer_train.settings.lists import ALL, MAX_MODELS, choices_of
-from summer_train.settings.options import STUDY_DEFAULTS, Choice, Log, StudyRun, log_nothing, with_preset
+from summer_train.settings.options import EACH, STUDY_DEFAULTS, Choice, Log, StudyRun, log_nothing, with_preset
 
 OpenedChoices = Sequence[tuple[Selection | NoUnitsError, Choice]]
 """Choices, their patients and labels named, each with its units or the reason why there are none."""
@@ -66,7 +67,9 @@ def open_choices(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothin
             null = f", each of them again on labels shifted --shifts {run.shifts} times" if run.shifts else ""
             raise SettingsError(f"more than {MAX_MODELS} models{null}: a study has no more. Split it into several")
         ids = tuple(patient.patient_id for patient in whole.patients)
-        opened += [(found, replace(choice, patient_ids=ids, label_name=name)) for name in names]
+        left_out = ids if choice.leave_out == EACH else [choice.leave_out]
+        each = product(names, left_out)
+        opened += [(found, replace(choice, patient_ids=ids, label_name=name, leave_out=one)) for name, one in each]
         if isinstance(found, Selection):  # whether a split is possible depends on these alone
             sizes = found.n_bins, choice.bin_length_ms, choice.task, choice.window_s, choice.sequence_s
             splits.setdefault((*sizes, choice.split, choice.buffer_s, choice.val_fraction), (found, opened[-1][1]))

@@ -28,6 +28,7 @@ from summer_train.data.samples import NothingToLearnError
 from summer_train.data.selection import open_selection
 from summer_train.models.stack import train_stack
 from summer_train.runs.folder import origin
+from summer_train.scores.left_out import score_beside
 from summer_train.scores.scoring import score_baselines
 from summer_train.scores.shifts import score_stack
 from summer_train.settings import options as settings
@@ -271,20 +272,28 @@ def train_models(models: Sequence[Model], run: StudyRun) -> list[Record]:
     torch.set_num_threads(1)  # two on a stack of small products are slower than one, and wait where cores are busy
     trained, outputs = train_stack(stack, run.max_epochs, run.patience)
     scored = score_stack(stack, trained, outputs)
+    fine = [number for number, one in enumerate(scored) if one]
+    shown = [number for number in fine if not trainable[number].shift]  # what they are compared with needs no null
+    places = [fine.index(number) for number in shown]
+    beside = (
+        score_beside([stack[number] for number in shown], lambda block: outputs(block)[places], run) if shown else []
+    )
+    compared = dict(zip(shown, beside, strict=True))
     seconds = (time.perf_counter() - started) / len(stack)
-    for record, data, how, found in zip(trainable, stack, trained, scored, strict=True):
+    for number, (record, data, how, found) in enumerate(zip(trainable, stack, trained, scored, strict=True)):
         diverged = dict.fromkeys(data.n_samples, f"training diverged in epoch {len(how.curve)}")
         outcome = {"undefined": diverged} if found is None else {**vars(found)}
         outcome.pop("predictions", None)
         if found and run.keep_predictions and not record.shift:
             with writing(run.output_dir), replacing(predictions_path(run.output_dir, record.id)) as file:
                 np.savez(file, **found.predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
+        rows = {} if record.shift else {**score_baselines(data), **compared.get(number, {})}
         trained_record = replace(
             record,
             **outcome,
             n_units=data.n_units,
             n_samples=data.n_samples,
-            baselines={} if record.shift else {name: one.scores for name, one in score_baselines(data).items()},
+            baselines={name: one.scores for name, one in rows.items()},
             curve=how.curve,
             best_epoch=how.best_epoch,
             seconds=seconds,

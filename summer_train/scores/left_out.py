@@ -1,0 +1,58 @@
+"""What a patient that is left out is compared with: the others, itself with its own labels, maps on shifted film."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from summer_prep.film.splits import cycle_length
+from summer_train.data.batches import Outputs
+from summer_train.data.film import ALONE, OTHERS, SHIFTED, FilmSamples
+from summer_train.data.samples import choose_shifts
+from summer_train.models.stack import train_stack
+from summer_train.scores.scoring import Scored, score_networks
+from summer_train.scores.shifts import score_stack
+from summer_train.settings.options import NO_PATIENT, OWN, Log, Run, log_nothing
+
+N_ALIGNMENTS = 19  # maps on shifted film: the fewest of which the highest is exceeded by chance once in 20
+
+
+def score_beside(
+    datas: Sequence[FilmSamples], outputs: Outputs, run: Run, log: Log = log_nothing
+) -> list[dict[str, Scored]]:
+    """Score what the networks of some data are compared with, by name; nothing where no patient is left out.
+
+    Parameters
+    ----------
+    datas : those of the networks, which share their inputs
+    outputs : of the networks, in the same order
+    run : how long networks of the patient alone are trained
+
+    Returns
+    -------
+    others : the same network on the test bins of the patients that it was trained on
+    alone : a network that was trained on the patient's own bins in the shared space, with its own labels
+    shifted film, shifted film 95 : the same network on the patient's test bins, by maps that were found on training
+        bins moved along the film: the mean and the 95th percentile of their scores, the null of the alignment
+    """
+    first, rows = datas[0], [dict[str, Scored]() for _ in datas]
+    if first.choice.leave_out == NO_PATIENT:
+        return rows
+    found: dict[str, Sequence[Scored | None]] = {}
+    found[OTHERS] = score_networks([data.beside(OTHERS) for data in datas], outputs)
+    if not first.choice.model.startswith(OWN):  # which only its user can train
+        alone = [data.beside(ALONE) for data in datas]
+        found[ALONE] = score_stack(alone, *train_stack(alone, run.max_epochs, run.patience, log))
+    n_train, n_bins = len(first.aligned), first.selection.n_bins
+    cycle = cycle_length(n_bins, first.choice.bin_length_ms, first.choice.buffer_s or 0)
+    least = min(round(cycle * n_train / n_bins), n_train // 3)  # a film of one cycle moves by a third
+    moved = [
+        score_networks([data.beside(SHIFTED, n_moved) for data in datas], outputs)
+        for n_moved in choose_shifts(n_train, least, N_ALIGNMENTS)
+    ]
+    for number, row in enumerate(rows):
+        row.update({name: one for name, scored in found.items() if (one := scored[number])})
+        scores = [one[number].scores["test"] for one in moved]
+        values = {score: [one[score] for one in scores] for score in scores[0]}
+        row[SHIFTED] = Scored({"test": {score: float(np.mean(one)) for score, one in values.items()}})
+        row[f"{SHIFTED} 95"] = Scored({"test": {score: float(np.quantile(one, 0.95)) for score, one in values.items()}})
+    return rows
