@@ -50,7 +50,17 @@ TITLES = {
     "buffer": "buffer between training and test (s)", "bin_length": "bin length (ms)", "brain_regions": "brain region",
     "patient_ids": "patients", "window": "window: past and future (s)", "model": "network",
 }  # fmt: skip
-ORDERED = ("bin_length", "buffer", "hidden_size", "lr", "batch_size", "val_fraction", "min_recorded", "window")
+ORDERED = (
+    "bin_length",
+    "buffer",
+    "hidden_size",
+    "lr",
+    "batch_size",
+    "val_fraction",
+    "min_recorded",
+    "align_share",
+    "window",
+)
 """Settings whose values have an order, so that a line between them means something."""
 
 
@@ -103,7 +113,9 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
     others = ("task", "label_name", "split", "sequence", "max_epochs", "patience")
     for setting in [name for name in varied_options(labels) if name not in others]:
         # A random split has no buffer: it comes first on that axis.
-        free = ("buffer", "split", "sequence") if setting == "buffer" else (setting,)
+        # Patients that are left out in turn are repeats of one curve.
+        with_it = {"buffer": ("split", "sequence"), "align_share": ("leave_out",)}.get(setting, ())
+        free = (setting, *with_it)
         of_setting, fixed_here = most_usual(labels, *free)
         if of_setting.groupby("name")[setting].nunique().max() > 1:
             best = of_setting.groupby(["name", setting])["kappa"].mean().groupby("name").max()

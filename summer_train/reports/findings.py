@@ -77,10 +77,12 @@ def read_models(*folders: str | Path, log: Log = log_nothing) -> pd.DataFrame:
 
 def models_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
     """Return the results of each folder as the table of `read_models`."""
-    rows = []
+    rows, of_units = [], {"space": UNITS, "leave_out": NO_PATIENT, "align_share": ""}
+    used = {name for of_folder in results.values() for one in of_folder for name in one.columns}
     for folder, result in ((folder, result) for folder, of_folder in results.items() for result in of_folder):
         part, label = result.part, result.columns["label_name"] or result.columns.get("target") or "next bin"
-        row = records.study_row(result, result.null)
+        row: dict[str, Any] = {name: value for name, value in of_units.items() if name in used}
+        row |= records.study_row(result, result.null)
         row |= {"folder": folder, "part": part, "result": result}
         row["name"] = printable(f"{label} ({folder})" if len(results) > 1 else label)
         row |= dict.fromkeys(("kappa", "r2", "time_only_kappa", "tn", "fp", "fn", "tp"), np.nan)
@@ -90,7 +92,7 @@ def models_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
                 row[f"{prefix}{'mean_loss' if name == 'loss' else name}"] = value  # `loss` is a setting
         rows.append(row)
     # Settings keep the types that they have in Python, also where pandas knows a narrower one.
-    models = pd.DataFrame(rows).fillna({"space": UNITS, "leave_out": NO_PATIENT, "align_share": ""})
+    models = pd.DataFrame(rows)
     return models.astype({name: object for name in NUMBER_SETTINGS if name in models}).copy()
 
 

@@ -54,5 +54,6 @@ def score_beside(
         scores = [one[number].scores["test"] for one in moved]
         values = {score: [one[score] for one in scores] for score in scores[0]}
         row[SHIFTED] = Scored({"test": {score: float(np.mean(one)) for score, one in values.items()}})
-        row[f"{SHIFTED} 95"] = Scored({"test": {score: float(np.quantile(one, 0.95)) for score, one in values.items()}})
+        highest = {score: float(np.quantile(one, 0.95, method="higher")) for score, one in values.items()}
+        row[f"{SHIFTED} 95"] = Scored({"test": highest})
     return rows

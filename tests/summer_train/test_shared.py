@@ -1,10 +1,16 @@
 """A shared response model equals plain loops, finds a planted space, and uses neither labels nor bins of the test."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 import summer_train
+from summer_prep.cache.targets import add_target
+from summer_prep.errors import SettingsError
 from summer_train.data import shared
+from summer_train.models.stack import train_stack
+from summer_train.scores.scoring import score_networks
 
 
 def planted(n_units=(12, 9, 20), n_shared=3, n_bins=400, noise=0.1, seed=0):
@@ -106,3 +112,147 @@ def test_the_map_of_a_further_patient_is_procrustes_on_its_first_training_bins(s
         own = scaled @ left @ right
         own = (own - own[bins].mean(axis=0)) / own[bins].std(axis=0)
         np.testing.assert_allclose(space.left_out(share, shift), own, atol=1e-3)
+
+
+SPACE = {"task": "label", "patient_ids": ("14", "20", "29"), "space": "shared:4", "leave_out": "20"}
+
+
+@pytest.fixture(scope="module")
+def with_film(demo_dir, demo_cache, tmp_path_factory):
+    """A copy of the shared cache that has features of the film, too."""
+    cache = tmp_path_factory.mktemp("film") / "cache"
+    shutil.copytree(demo_cache, cache)
+    add_target(demo_dir / "film_features.npy", name="film", cache_dir=cache)
+    return cache
+
+
+def samples_of(options, **changes):
+    given, unused = options(**SPACE, **changes), ("output_dir", "max_epochs", "hidden_size")
+    return summer_train.film_data(**{name: given[name] for name in given if name not in unused})
+
+
+def test_only_tested_bins_are_those_of_the_patient_left_out(options):
+    data = samples_of(options, window=(0.16, 0.08))
+    tested = np.unique(data.split.test[:, None] + np.arange(-2, 2))
+    assert np.array_equal(data.inputs[tested], data.space.left_out()[tested])
+    rest = np.setdiff1d(np.arange(data.selection.n_bins), tested)
+    assert np.array_equal(data.inputs[rest], data.space.others[rest])
+    x, y = next(iter(data.test_dataloader()))
+    assert (tuple(x.shape), data.n_inputs, data.n_units) == ((32, 4, 4), 4, 30)
+    assert np.array_equal(x[0].numpy(), data.inputs[data.split.test[0] + np.arange(-2, 2)])
+    assert np.array_equal(y.numpy(), data.classes[data.split.test[:32]])
+    alone = data.beside("alone").inputs
+    assert np.array_equal(alone, data.space.left_out())
+    assert np.array_equal(data.beside("others").inputs, data.space.others)
+
+
+def test_maps_know_neither_labels_nor_other_bins_of_the_patient_left_out(options):
+    data = samples_of(options)
+    inputs = data.inputs
+    other = samples_of(options, label_name="indoor-setting")  # which is undefined in some bins
+    assert len(other.split.train) < len(data.split.train)
+    assert np.array_equal(other.space.left_out(), data.space.left_out())
+    assert not np.array_equal(samples_of(options, fold=2).inputs, inputs)
+    unseen = np.setdiff1d(np.arange(data.selection.n_bins), data.aligned)
+    changed = samples_of(options)
+    changed.selection.patients[1].chunks[0][unseen] = 7  # of a copy of the file in memory
+    tested = data.split.test
+    assert not np.array_equal(changed.inputs[tested], inputs[tested])
+    rest = np.setdiff1d(np.arange(len(inputs)), tested)
+    assert np.array_equal(changed.inputs[rest], inputs[rest])
+    changed = samples_of(options)
+    changed.selection.patients[1].chunks[0][np.setdiff1d(unseen, tested)] = 7
+    assert np.array_equal(changed.inputs, inputs)
+
+
+def test_labels_of_tested_bins_change_no_prediction(options):
+    data, other = samples_of(options, model="linear"), samples_of(options, model="linear")
+    rng, tested = np.random.default_rng(0), data.split.test
+    other.classes[tested] = rng.permutation(other.classes[tested])
+    found = []
+    for one in (data, other):
+        _, outputs = train_stack([one], 3)
+        found.append(score_networks([one], outputs)[0])
+    assert np.array_equal(found[0].predictions["test_log_odds"], found[1].predictions["test_log_odds"])
+    assert found[0].threshold_log_odds == found[1].threshold_log_odds
+    assert found[0].scores["test"]["kappa"] != found[1].scores["test"]["kappa"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"label_name": "summer"},
+        {"leave_out": None, "model": "linear", "hidden_size": None, "window": (0.16, 0.08)},
+        {"align_share": 0.3, "model": "gru"},
+        {
+            "task": "feature",
+            "target": "film:0-3",
+            "model": "ridge",
+            "hidden_size": None,
+            "retrieve": 4,
+            "leave_out": "each",
+        },
+    ],
+)
+def test_a_row_of_a_study_is_a_fit_and_evaluating_gives_it_again(changes, options, with_film):
+    given = {**options(**SPACE), "cache_dir": with_film, **changes}
+    given = {name: value for name, value in given.items() if value is not None}
+    folder = given["output_dir"] / "study"
+    rows = summer_train.study(**{**given, "output_dir": folder}, fold=[1, 2], workers=1).rows
+    wanted = "20" if given.get("leave_out") else None
+    row = next(row for row in rows if row["fold"] == 2 and row.get("leave_out") == wanted)
+    result = summer_train.fit(**{**given, **({"leave_out": wanted} if wanted else {})}, fold=2)
+    again = summer_train.evaluate(result.log_dir)
+    assert again.differences == []
+    for name, score in result.scores["model"]["test"].items():
+        assert row[f"test_{name}"] == pytest.approx(score, rel=1e-4, abs=1e-4, nan_ok=True), name
+        assert again.scores["model"]["test"][name] == pytest.approx(score, rel=1e-6, abs=1e-6, nan_ok=True), name
+    beside = {"others", "alone", "shifted film", "shifted film 95"} if wanted else set()
+    assert set(result.scores) >= beside
+    for name in beside:
+        for score in {"kappa", "r2"} & {*result.scores[name]["test"]}:
+            column = f"{name.replace(' ', '_')}_test_{score}"
+            assert row[column] == pytest.approx(result.scores[name]["test"][score], rel=1e-3, abs=1e-3), column
+    assert summer_train.evaluate(result.log_dir, fold=1).differences != []
+
+
+def test_spaces_and_shares_stand_side_by_side_in_a_report(options):
+    given = {**options(**SPACE), "output_dir": options()["output_dir"] / "study"}
+    given.pop("hidden_size")
+    given |= {"space": ["units", "shared:3"], "leave_out": "none,20", "align_share": "0.2,1", "model": "linear"}
+    rows = summer_train.study(**given, workers=1, shifts=2).rows
+    settings = [tuple(row.get(name) for name in ("space", "leave_out", "align_share")) for row in rows]
+    share = [("shared:3", "20", 0.2), ("shared:3", "20", 1.0)]
+    assert settings == [(None, None, None), ("shared:3", None, None), *share]
+    assert summer_train.study(**given, workers=1, shifts=2).n_trained == 0
+    models = summer_train.report(given["output_dir"])
+    assert models["space"].tolist() == ["units", "shared:3", "shared:3", "shared:3"]
+    assert "| shared:3 | 20 | 0.2 |" in (given["output_dir"] / "report" / "report.md").read_text()
+    of_space = {**given, "output_dir": given["output_dir"].parent / "curve", "space": "shared:3", "leave_out": "each"}
+    assert len(summer_train.study(**of_space, workers=1).rows) == 6
+    written = summer_train.report(of_space["output_dir"]).attrs["written"]
+    assert "align_share.png" in {path.name for path in written}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": "shared:0"}, "--space shared:0: must be units, or shared:K"),
+        ({"space": "units"}, "--leave-out: has no effect on --space units"),
+        ({"leave_out": "none", "align_share": 0.5}, "--align-share: has no effect on --leave-out none"),
+        ({"leave_out": "8"}, "--leave-out 8: must be one of several --patient-ids with units, here 14 20 29"),
+        ({"leave_out": "each"}, "a study also takes each"),
+        ({"leave_out": "14 20"}, "--leave-out 14 20: one patient is left out"),
+        ({"patient_ids": "20"}, "--leave-out 20: must be one of several"),
+        ({"split": "random", "buffer": None}, "--leave-out 20: needs the blocked split"),
+        ({"val_fraction": 0.2, "buffer": None}, "--leave-out 20: needs the blocked split"),
+        ({"align_share": 0}, "--align-share 0.0: must lie between 0.001 and 1"),
+        ({"task": "next_bin"}, "--space: has no effect on --task next_bin"),
+    ],
+)
+def test_what_cannot_be_mapped_is_one_line(changes, message, options):
+    given = {name: value for name, value in {**options(**SPACE), **changes}.items() if value is not None}
+    with pytest.raises(SettingsError) as caught:
+        summer_train.fit(**given)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
