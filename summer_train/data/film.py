@@ -82,9 +82,9 @@ class FilmSamples:
         space = self.space
         if self.choice.leave_out == NO_PATIENT or self._beside == OTHERS:
             return space.others
-        own = space.left_out(self.choice.align_share, self._moved_bins)
         if self._beside == ALONE:
-            return own
+            return space.left_out()
+        own = space.left_out(self.choice.align_share, self._moved_bins)
         tested = np.unique(self.split.test[:, None] + np.arange(self.window.first, self.window.last + 1))
         inputs = space.others.copy()
         inputs[tested] = own[tested]

@@ -146,6 +146,8 @@ def most_usual(models: pd.DataFrame, *free: str) -> tuple[pd.DataFrame, str]:
     """
     own = ("task", "label_name", "patient_ids", *REPEATS)  # have no usual value
     defaults = {name: value for name, value in as_columns(Choice(task="label")).items() if name not in own}
+    of_space = {"space": UNITS, "leave_out": NO_PATIENT, "align_share": 1.0}
+    defaults |= {name: value for name, value in of_space.items() if name in models}
     n_unusual = (models[list(defaults)] != pd.Series(defaults, dtype=object)).sum(axis=1)
     n_unusual += (models["split"] != "blocked") * len(defaults)  # a random split comes last
     models = models.loc[n_unusual.sort_values(kind="stable").index]
