@@ -15,11 +15,9 @@ from summer_train.data.samples import choose_samples, count_classes
 from summer_train.data.selection import Selection, open_chosen
 from summer_train.data.shared import SharedSpace
 from summer_train.data.targets import NextBin, standardised, task_of
-from summer_train.settings.options import NO_PATIENT, WITH_TARGET, Choice, Log, Run, log_nothing
+from summer_train.settings.options import ALONE, NO_PATIENT, OTHERS, WITH_TARGET, Choice, Log, Run, log_nothing
 
 DEFAULT_MEMORY_SHARE = 0.8  # of the free memory, which counts may take by default
-OTHERS, ALONE, SHIFTED = "others", "alone", "shifted film"
-"""What a patient that is left out is compared with: see `FilmSamples.beside`."""
 _READ_AHEAD_SHARE = 0.25  # of the free memory, for each of the two buffers with rows from a disk
 
 

@@ -23,7 +23,7 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
     split, n_samples : sample indices of each part, after undefined and never seen bins are left out; their number
     has_target : (n_samples,) whether a sample can be used
     window : the bins that a sample is predicted from, counted from its own
-    n_units, n_inputs : units; width of x, which is another with --task encode
+    n_units, n_inputs : units; width of x, which is another with --task encode or --space shared:K
     notes : what was left out and why, for people
     """
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from summer_prep.errors import SettingsError
 from summer_prep.film.facts import UNDEFINED
 from summer_prep.film.splits import Split, Window, blocked_split, fraction_split, random_split, window_of
-from summer_train.data.selection import Selection
+from summer_train.data.selection import NoUnitsError, Selection
 from summer_train.settings.options import NO_PATIENT, WITH_TARGET, Choice, Log, log_nothing
 
 Mask = NDArray[np.bool_]
@@ -103,11 +103,12 @@ def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing
 
 
 def check_left_out(selection: Selection, patient_id: str) -> None:
-    """Raise SettingsError unless a patient can be left out: it and another one must have units."""
+    """Raise SettingsError unless a patient is one of several; NoUnitsError if it or all others have no unit."""
     ids = [one.patient_id for one, columns in zip(selection.patients, selection.columns, strict=True) if len(columns)]
     if patient_id != NO_PATIENT and (patient_id not in ids or len(ids) < 2):
         rule = f"must be one of several --patient-ids with units, here {' '.join(ids)}; a study also takes each"
-        raise SettingsError(f"--leave-out {patient_id}: {rule}")
+        is_known = len(selection.patients) > 1 and any(one.patient_id == patient_id for one in selection.patients)
+        raise (NoUnitsError if is_known else SettingsError)(f"--leave-out {patient_id}: {rule}")
 
 
 def usable_samples(selection: Selection, choice: Choice, n_samples: int, touched: Window, note: Log) -> Mask:

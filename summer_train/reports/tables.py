@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from summer_prep.console import Table
 from summer_train.runs.folder import PARTS, FitResult, Scores, probability_of
 from summer_train.settings.lists import NUMBER_SETTINGS
+from summer_train.settings.options import ALONE, OTHERS
 
 if TYPE_CHECKING:  # takes a second, and `fit` needs no table of it
     import pandas as pd
@@ -102,7 +103,10 @@ def runs_table(results: Iterable[FitResult]) -> Table:
     table = []
     for result in results:
         row = run_row(result)
-        losses = [parts["test"]["loss"] for name, parts in result.scores.items() if name != "model" and "test" in parts]
+        others = ("model", OTHERS, ALONE)
+        losses = [
+            parts["test"]["loss"] for row, parts in result.scores.items() if row not in others and "test" in parts
+        ]
         predicts = row.get("target") or row["label_name"] or row["task"].replace("_", " ")
         name, best = "/".join(result.log_dir.parts[-2:]), f"{result.best_epoch}/{result.n_epochs}"
         scores = [row[f"test_{score}"] for score in ("kappa", "auroc", "r2", "accuracy", "loss")]

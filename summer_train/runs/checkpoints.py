@@ -29,8 +29,8 @@ def find_run(parent: Path, choice: Choice, data: Mapping[str, Any], log: Log = l
             log(f"not continued: {error}")
             problems.append(str(error))
             continue
-        changed = [name for name, now in plain.items() if settings.get(name) != now]
-        differences = [f"{name} {settings.get(name)} then, {plain[name]} now" for name in changed]
+        changed = [name for name in {**settings, **plain} if settings.get(name) != plain.get(name)]
+        differences = [f"{name} {settings.get(name)} then, {plain.get(name)} now" for name in changed]
         differences += data_differences(then["data"], data)
         if not differences:
             return path.parent.parent

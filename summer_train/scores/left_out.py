@@ -6,12 +6,12 @@ import numpy as np
 
 from summer_prep.film.splits import cycle_length
 from summer_train.data.batches import Outputs
-from summer_train.data.film import ALONE, OTHERS, SHIFTED, FilmSamples
+from summer_train.data.film import FilmSamples
 from summer_train.data.samples import choose_shifts
 from summer_train.models.stack import train_stack
 from summer_train.scores.scoring import Scored, score_networks
 from summer_train.scores.shifts import score_stack
-from summer_train.settings.options import NO_PATIENT, OWN, Log, Run, log_nothing
+from summer_train.settings.options import ALONE, NO_PATIENT, OTHERS, OWN, SHIFTED, Log, Run, log_nothing
 
 N_ALIGNMENTS = 19  # maps on shifted film: the fewest of which the highest is exceeded by chance once in 20
 

@@ -35,6 +35,8 @@ UNITS = "units"
 """The space of a network's inputs that needs no maps: units side by side."""
 NO_PATIENT, EACH = "none", "each"
 """Of `leave_out`: no patient is left out; in a study, each in turn."""
+OTHERS, ALONE, SHIFTED = "others", "alone", "shifted film"
+"""What a patient that is left out is compared with: see `FilmSamples.beside`."""
 WITH_TARGET: tuple[Task, ...] = ("feature", "encode")
 """Tasks that have a --target."""
 OWN = "own:"  # and its name: the model of a network of a user's own

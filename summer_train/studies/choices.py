@@ -74,6 +74,6 @@ def open_choices(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothin
             sizes = found.n_bins, choice.bin_length_ms, choice.task, choice.window_s, choice.sequence_s
             splits.setdefault((*sizes, choice.split, choice.buffer_s, choice.val_fraction), (found, opened[-1][1]))
     for selection, choice in splits.values():
-        with suppress(NothingToLearnError):  # in other folds, labels or patients there may be
+        with suppress(NothingToLearnError, NoUnitsError):  # in other folds, labels or patients there may be
             choose_samples(selection, choice)
     return opened

@@ -22,9 +22,9 @@ from summer_prep.recordings.demo import demo_data
 from summer_train.data.film import FilmSamples
 from summer_train.data.selection import Selection
 from summer_train.models.stack import train_stack
-from summer_train.scores.left_out import SHIFTED, score_beside
+from summer_train.scores.left_out import score_beside
 from summer_train.scores.scoring import score_networks
-from summer_train.settings.options import Choice, Run
+from summer_train.settings.options import SHIFTED, Choice, Run
 
 LEFT_OUT, IDS = "20", ("14", "20", "29")
 

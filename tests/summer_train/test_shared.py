@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 import summer_train
 from summer_prep.cache.targets import add_target
@@ -256,3 +257,34 @@ def test_what_cannot_be_mapped_is_one_line(changes, message, options):
         summer_train.fit(**given)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_in_another_space_is_not_continued(options):
+    given = {name: value for name, value in options(**SPACE).items() if name != "leave_out"}
+    summer_train.fit(**given)
+    with pytest.raises(SettingsError, match="space shared:4 then, None now"):
+        summer_train.fit(**{**given, "space": "units", "max_epochs": 3}, resume=True)
+    assert summer_train.fit(**{**given, "max_epochs": 3}, resume=True).n_epochs == 3
+
+
+def test_a_patient_without_such_units_is_a_row_with_that_reason(options, demo_cache):
+    patients = summer_train.open_selection(demo_cache, SPACE["patient_ids"], 80).patients
+    regions = {one.patient_id: set(one.unit_column("brain_region")) for one in patients}
+    lacks = {
+        region: one for region in sorted(set.union(*regions.values())) for one in regions if region not in regions[one]
+    }
+    region, patient_id = next(iter(lacks.items()))
+    given = {**options(**SPACE), "output_dir": options()["output_dir"] / "study", "leave_out": patient_id}
+    rows = summer_train.study(**given, brain_regions=[[region], None], workers=1).rows
+    assert f"--leave-out {patient_id}" in rows[0]["why_undefined"]
+    assert np.isfinite(rows[1]["test_kappa"])
+
+
+def test_a_network_of_ones_own_and_more_dimensions_than_units(options):
+    given = {**options(**SPACE), "space": "shared:40"}
+    given.pop("hidden_size")
+    result = summer_train.fit(**given, network=torch.nn.Linear(40, 2))
+    assert set(result.scores) >= {"others", "shifted film"}
+    assert "alone" not in result.scores
+    assert all(np.isfinite(parts["test"]["loss"]) for parts in result.scores.values())
+    assert type(summer_train.decoder(samples_of(options))).__name__ == "Decoder"
