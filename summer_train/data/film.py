@@ -105,6 +105,7 @@ class FilmSamples:
         """
         other = copy(self)
         other._beside, other._moved_bins, other._samples = name, moved_bins, None
+        other.n_samples = {**self.n_samples, "train": 0}  # only validation and test are scored
         return other
 
     @property
