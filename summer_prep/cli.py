@@ -273,6 +273,7 @@ def verify(
     """Read every byte of the cache against its digests; exit code 1 if anything is wrong."""
     from summer_prep.cache.keys import open_cache
     from summer_prep.cache.layout import key_path, patient_path
+    from summer_prep.cache.targets import film_targets
 
     cache = open_cache(cache_dir)
     keys, unlisted = _keys_of(cache, as_patient_ids(patient_ids), as_bin_lengths(bin_length))
@@ -284,10 +285,13 @@ def verify(
                 problems[str(path)] = cache.verify(*key)
             except Exception as error:
                 problems[str(path)] = [one_line(error, path)]
+    own = film_targets(cache_dir) if isinstance(cache_dir, Path) else {}  # a bucket has none
+    for target in own.values():
+        problems[str(target.path)] = target.problems()
     lines = [line for found in problems.values() for line in found]
-    good = f"{len(keys)} keys verified: every byte is as it was written"
+    good = f"{len(keys)} keys{f' and {len(own)} targets' if own else ''} verified: every byte is as it was written"
     console.show_result(problems, as_json, *[good] * (not lines))
-    _fail_if_any(lines, len(keys))
+    _fail_if_any(lines, len(keys) + len(own))
 
 
 @app.command("add-target")

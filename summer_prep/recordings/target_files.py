@@ -52,7 +52,7 @@ def read_target(path: Path, name: str, start_s: float | None, step_s: float | No
     """
     try:
         values, columns = _table_or_array(path)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # damaged bytes lead to whatever their parser raises
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
         advice = "Name a .csv, .tsv, .parquet, .npy or .npz file"
         raise SettingsError(f"{path}: cannot be read ({reason}). {advice}") from error

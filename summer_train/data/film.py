@@ -65,7 +65,7 @@ class FilmSamples:
     def features(self) -> NDArray[np.float32]:
         """The features of each bin, (n_bins, n_dimensions), standardised by `scaling`, read when first asked for."""
         if self._features is None:
-            features = self.selection.features(self.choice.target)
+            features = self.selection.features(self.choice.target, self.choice.label_rule)
             self._features, self.scaling = standardised(features, self.split.train, self.scaling)
         return self._features
 
@@ -89,7 +89,9 @@ class FilmSamples:
         n_bins : how far, in bins that have a label; raises NothingToLearnError if that leaves one class in training
         """
         if self.classes is None:
-            moved = self.selection.has_features(self.choice.target) if self.choice.task == "encode" else self.has_target
+            moved = self.has_target
+            if self.choice.task == "encode":
+                moved = self.selection.has_features(self.choice.target, self.choice.label_rule)
             features = self.features.copy()  # read before the copy of the data, which keeps their scaling
             features[moved] = np.roll(features[moved], n_bins, axis=0)
             other = copy(self)

@@ -44,7 +44,9 @@ class ChosenSamples(NamedTuple):
     n_per_class: NDArray[np.int64]
 
 
-def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing) -> ChosenSamples:
+def choose_samples(  # noqa: PLR0912  # each task has its targets
+    selection: Selection, choice: Choice, note: Log = log_nothing
+) -> ChosenSamples:
     """Return the samples of a choice, split into training, validation and test.
 
     note : called with what was left out and why, for people
@@ -66,10 +68,11 @@ def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing
         if not has_target.all():
             note(f"left out {int((~has_target).sum())} bins where {choice.label_name} is undefined")
     elif choice.task in WITH_TARGET:
-        selection.check_label(choice.retrieve_within)
+        if choice.retrieve_within:
+            selection.check_label(choice.retrieve_within)
         check = selection.check_target if choice.task == "feature" else selection.sources
         check(choice.target)
-        has_target = selection.has_features(choice.target)
+        has_target = selection.has_features(choice.target, choice.label_rule)
         if not has_target.all():
             note(f"left out {int((~has_target).sum())} bins where {choice.target} is undefined")
         if choice.task == "encode":  # from all bins of its window

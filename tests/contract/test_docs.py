@@ -115,10 +115,6 @@ def test_logistic_regression_of_scikit_learn_is_the_linear_model_within_its_spre
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
-def test_a_contrastive_embedding_by_a_loop_of_ones_own_decodes_a_label(demo_cache, example):
-    assert float(example("contrastive.py", demo_cache).split("dimensions ")[1][:4]) > 0.6
-
-
 def test_features_of_a_video_become_a_target(demo_cache, example, tmp_path):
     av = pytest.importorskip("av", reason="needs: pip install av")
     cache = shutil.copytree(demo_cache, tmp_path / "cache")

@@ -138,11 +138,23 @@ def test_alone_and_together_stand_side_by_side_in_a_report(common):
         **{**common, "output_dir": folder / "own"},
         network=torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(24, N_UNITS)),
     )
-    assert own.config["model"] == "own:Sequential"
+    assert own.config["model"].startswith("own:Sequential-")
     models = summer_train.report(folder)
     assert sorted(models["name"]) == sorted(row["target"] for row in rows)
     assert {path.name for path in models.attrs["written"]} >= {"report.md", "encoding.png"}
     assert "The highest median R² over units is" in (folder / "report" / "report.md").read_text()
+
+
+def test_the_rule_of_labels_decides_what_is_encoded_from(common):
+    options = {**common, "target": "camera-cuts", "fold": 1, "workers": 1}
+    data = {name: value for name, value in common.items() if name != "output_dir"} | {"target": "camera-cuts"}
+    inputs = summer_train.film_data(**data, label_rule="any").selection
+    shares = [(inputs.features("camera-cuts", rule) == 1).mean() for rule in ("first", "any")]
+    assert shares[1] > 3 * shares[0]
+    rows = summer_train.study(**options, label_rule=["first", "any"], model="ridge").rows
+    assert rows[0]["train_mse"] != rows[1]["train_mse"]
+    with pytest.raises(SettingsError, match="no label 'tmo'"):
+        summer_train.study(**{**options, "target": "tom,tmo"})
 
 
 @pytest.mark.parametrize(
@@ -153,6 +165,9 @@ def test_alone_and_together_stand_side_by_side_in_a_report(common):
         ({"target": "flim:0"}, "no features 'flim'"),
         ({"target": "film:0+summer+flim"}, "no label 'flim'"),
         ({"target": "film:0+16"}, "no column '16' in film"),
+        ({"target": "office+"}, "names a part twice, or none"),
+        ({"target": "office+office"}, "names a part twice"),
+        ({"target": "tom+office & "}, "--target 'office &'"),
         ({"label_name": "tom"}, "--label-name: has no effect on --task encode"),
         ({"retrieve": 4}, "--retrieve: has no effect on --task encode"),
         ({"loss": "cosine"}, "--loss cosine"),

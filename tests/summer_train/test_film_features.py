@@ -215,7 +215,10 @@ def test_time_only_is_that_of_a_plain_loop():
         ({"model": "ridge", "lr": 0.1}, "--lr: has no effect on --model ridge"),
         ({"model": "linear", "loss": "cosine"}, "--loss cosine"),
         ({"loss": "poisson"}, "--loss poisson"),
-        ({"task": "next_bin", "target": None, "model": "ridge", "window": (0, 0)}, "--model ridge: decodes features"),
+        (
+            {"task": "next_bin", "target": None, "model": "ridge", "window": (0, 0)},
+            "--model ridge: is of --task feature and encode",
+        ),
         ({"retrieve": 0.1}, "--retrieve 0.1: must be 1 or more"),
         ({"retrieve_within": "sumer"}, "no label 'sumer'"),
     ],
