@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 Sums = Mapping[str, NDArray[Any]]
 """Name -> (n_cycles, ...) sums over the test bins of a model in each cycle, as `label_sums`, `feature_sums` make."""
 
-N_RESAMPLES, N_RANK_BINS = 2000, 128
+N_RESAMPLES = 2000
 MIN_CYCLES = 5  # of fewer no tail can be estimated
 _NORMAL = NormalDist()
 
@@ -80,20 +80,17 @@ def label_sums(
     Returns
     -------
     confusion : (n_cycles, 4) samples that are tp, fp, fn, tn
-    on, off : (n_cycles, N_RANK_BINS) samples of the class by the rank of their log-odds; equal ones are in one bin
+    ranked : (n_cycles, n_cycles) twice the pairs of an "on" sample of one cycle and an "off" sample of another in which
+        the first has the higher log-odds; a tie counts once. AUROC follows exactly
     """
-    ranks = np.searchsorted(np.sort(log_odds), log_odds) * N_RANK_BINS // len(log_odds)
-
-    def counted(kind: NDArray[np.int64], n_kinds: int, which: Any = slice(None)) -> NDArray[np.int64]:
-        at = (cycle * n_kinds + kind)[which]
-        return np.bincount(at, minlength=n_cycles * n_kinds).reshape(n_cycles, n_kinds)
-
-    confusion = counted(2 * (log_odds < threshold) + ~is_on, 4)
-    return {
-        "confusion": confusion,
-        "on": counted(ranks, N_RANK_BINS, is_on),
-        "off": counted(ranks, N_RANK_BINS, ~is_on),
-    }
+    calls = cycle * 4 + 2 * (log_odds < threshold) + ~is_on
+    confusion = np.bincount(calls, minlength=4 * n_cycles).reshape(n_cycles, 4)
+    ranked = np.zeros((n_cycles, n_cycles))
+    for column in range(n_cycles):
+        off = np.sort(log_odds[~is_on & (cycle == column)])
+        below = sum(np.searchsorted(off, log_odds[is_on], side) for side in ("left", "right"))
+        ranked[:, column] = np.bincount(cycle[is_on], below, minlength=n_cycles)
+    return {"confusion": confusion, "ranked": ranked}
 
 
 def feature_sums(prediction: Floats, target: Floats, cycle: NDArray[np.int64], n_cycles: int) -> Sums:
@@ -108,6 +105,16 @@ def feature_sums(prediction: Floats, target: Floats, cycle: NDArray[np.int64], n
     values = {"n": np.ones((len(target), 1)), "target": target, "squared": np.square(target)}
     values["error"] = np.square(prediction - target)
     return {name: is_in @ one for name, one in values.items()}
+
+
+def as_text(sums: Sums) -> dict[str, list[str]]:
+    """Return sums as one line of numbers for each cycle, for JSON: it is short, and read at once."""
+    return {name: [" ".join(f"{value:.7g}" for value in row) for row in rows] for name, rows in sums.items()}
+
+
+def from_text(lines: Mapping[str, Sequence[str]]) -> Sums:
+    """Return the sums of `as_text`."""
+    return {name: np.array([line.split() for line in rows], dtype=np.float64) for name, rows in lines.items()}
 
 
 def resampled_cycles(n_cycles: int) -> Floats:
@@ -129,18 +136,19 @@ def pooled_scores(models: Sequence[Sums], weights: Floats) -> dict[str, Floats]:
     """
     total: dict[str, Any] = {}
     for sums in models:
-        of = {name: weights @ one for name, one in sums.items()}
-        if "on" in of:
-            on, off = of.pop("on"), of.pop("off")
-            of["before"] = (on * (np.cumsum(off, axis=1) - off / 2)).sum(axis=1)
-            of["pairs"] = on.sum(axis=1) * off.sum(axis=1)
+        of = dict(sums)
+        if "confusion" in of:
+            tp, fp, fn, tn = of["confusion"].T
+            of["pairs"] = np.outer(tp + fn, fp + tn)
         total = {name: total.get(name, 0) + one for name, one in of.items()}
+    total = {name: weights @ one for name, one in total.items()}
     scores = {}
     if "confusion" in total:
         tp, fp, fn, tn = total["confusion"].T
         scores["kappa"] = 2 * (tp * tn - fn * fp) / ((tp + fp) * (fp + tn) + (tp + fn) * (fn + tn))
         scores["kappa"][(tp + fn == 0) | (fp + tn == 0)] = np.nan
-        scores["auroc"] = total["before"] / total["pairs"]
+        ranked, pairs = ((total[name] * weights).sum(axis=1) for name in ("ranked", "pairs"))
+        scores["auroc"] = ranked / 2 / pairs
     if "error" in total:
         variation = total["squared"] - total["target"] ** 2 / total["n"]
         varies = variation > 1e-9 * total["squared"]
@@ -148,6 +156,54 @@ def pooled_scores(models: Sequence[Sums], weights: Floats) -> dict[str, Floats]:
     if "found" in total:
         scores["top_10"] = total["found"][:, 0] / total["found"][:, 1]
     return scores
+
+
+def intervals(models: Sequence[Sums]) -> dict[str, dict[str, float]]:
+    """Return score -> `value` of models together, and the ends `low` and `high` of its 95 % interval.
+
+    Nothing if sums of a model are missing, or the split has fewer than MIN_CYCLES cycles.
+    """
+    n_cycles, scores = _resampled(models)
+    found = {}
+    for name, values in scores.items():
+        low, high = score_interval(values[1:], n_cycles)
+        found[name] = {"value": float(values[0]), "low": low, "high": high}
+    return found
+
+
+def gains(firsts: Sequence[Sums], seconds: Sequence[Sums]) -> dict[str, dict[str, float]]:
+    """Return score -> `gain` of the second models over the first ones, its 95 % interval (`low`, `high`) and `p`.
+
+    Both are scored on the same resamples of the same bins. Nothing where `intervals` has nothing, and unless each pair
+    of models has the same truth in every cycle.
+    """
+
+    def truth_of(sums: Sums) -> list[Floats]:
+        if "confusion" in sums:
+            return list(sums["confusion"][:, [0, 1]].T + sums["confusion"][:, [2, 3]].T)
+        return [sums[name].sum(axis=1) for name in ("n", "target") if name in sums]
+
+    pairs = [
+        (np.array(truth_of(first)), np.array(truth_of(second))) for first, second in zip(firsts, seconds, strict=True)
+    ]
+    if not all(first.shape == second.shape and np.allclose(first, second, atol=0.1) for first, second in pairs):
+        return {}
+    (n_cycles, base), (_, scores) = _resampled(firsts), _resampled(seconds)
+    found = {}
+    for name in scores:
+        gain = scores[name] - base[name]
+        low, high, p = gain_interval(gain[0], gain[1:], n_cycles)
+        found[name] = {"gain": float(gain[0]), "low": low, "high": high, "p": p}
+    return found
+
+
+def _resampled(models: Sequence[Sums]) -> tuple[int, dict[str, Floats]]:
+    """Return the number of cycles, and score -> (1 + N_RESAMPLES,) of models together: as they are, then resampled."""
+    sizes = {len(next(iter(sums.values()), ())) for sums in models}
+    n_cycles = min(sizes, default=0)
+    if len(sizes) > 1 or n_cycles < MIN_CYCLES:
+        return 0, {}
+    return n_cycles, pooled_scores(models, np.vstack([np.ones(n_cycles), resampled_cycles(n_cycles)]))
 
 
 def score_interval(resampled: Floats, n_cycles: int) -> tuple[float, float]:
