@@ -171,8 +171,8 @@ def intervals(models: Sequence[Sums]) -> dict[str, dict[str, float]]:
     return found
 
 
-def gains(firsts: Sequence[Sums], seconds: Sequence[Sums]) -> dict[str, dict[str, float]]:
-    """Return score -> `gain` of the second models over the first ones, its 95 % interval (`low`, `high`) and `p`.
+def gains(pairs: Sequence[tuple[Sums, Sums]]) -> dict[str, dict[str, float]]:
+    """Return score -> `gain` of second models over their partners, its 95 % interval (`low`, `high`) and `p`.
 
     Both are scored on the same resamples of the same bins. Nothing where `intervals` has nothing, and unless each pair
     of models has the same truth in every cycle.
@@ -183,12 +183,11 @@ def gains(firsts: Sequence[Sums], seconds: Sequence[Sums]) -> dict[str, dict[str
             return list(sums["confusion"][:, [0, 1]].T + sums["confusion"][:, [2, 3]].T)
         return [sums[name].sum(axis=1) for name in ("n", "target") if name in sums]
 
-    pairs = [
-        (np.array(truth_of(first)), np.array(truth_of(second))) for first, second in zip(firsts, seconds, strict=True)
-    ]
-    if not all(first.shape == second.shape and np.allclose(first, second, atol=0.1) for first, second in pairs):
-        return {}
-    (n_cycles, base), (_, scores) = _resampled(firsts), _resampled(seconds)
+    for first, second in pairs:
+        true, other = np.array(truth_of(first)), np.array(truth_of(second))
+        if true.shape != other.shape or not np.allclose(true, other, atol=0.1):
+            return {}
+    (n_cycles, base), (_, scores) = (_resampled([pair[of] for pair in pairs]) for of in (0, 1))
     found = {}
     for name in scores:
         gain = scores[name] - base[name]
@@ -198,22 +197,27 @@ def gains(firsts: Sequence[Sums], seconds: Sequence[Sums]) -> dict[str, dict[str
 
 
 def _resampled(models: Sequence[Sums]) -> tuple[int, dict[str, Floats]]:
-    """Return the number of cycles, and score -> (1 + N_RESAMPLES,) of models together: as they are, then resampled."""
+    """Return how many cycles tell something, and score -> (1 + N_RESAMPLES,) of models together: as is, then resampled.
+
+    Of a label those count that hold it, or those that do not, whichever are fewer.
+    """
     sizes = {len(next(iter(sums.values()), ())) for sums in models}
     n_cycles = min(sizes, default=0)
     if len(sizes) > 1 or n_cycles < MIN_CYCLES:
         return 0, {}
-    return n_cycles, pooled_scores(models, np.vstack([np.ones(n_cycles), resampled_cycles(n_cycles)]))
+    confusion = np.sum([sums.get("confusion", np.ones((n_cycles, 4))) for sums in models], axis=0)
+    n_telling = min(int((confusion[:, [of, of + 2]] > 0).any(axis=1).sum()) for of in (0, 1))
+    return n_telling, pooled_scores(models, np.vstack([np.ones(n_cycles), resampled_cycles(n_cycles)]))
 
 
 def score_interval(resampled: Floats, n_cycles: int) -> tuple[float, float]:
-    """Return the 95 % interval of a score from its resamples; NaN of fewer than MIN_CYCLES or if most are undefined.
+    """Return the 95 % interval of a score from its resamples; NaN of fewer than MIN_CYCLES.
 
     Percentiles, further out than 2.5 and 97.5 since the resamples of few cycles vary too little.
 
     Source: expanded percentile interval (Hesterberg 2015).
     """
-    if n_cycles < MIN_CYCLES or np.isfinite(resampled).mean() < 0.5:
+    if n_cycles < MIN_CYCLES or not np.isfinite(resampled).any():
         return np.nan, np.nan
     outside = _NORMAL.cdf(-np.sqrt(n_cycles / (n_cycles - 1)) * _t_of(-_NORMAL.inv_cdf(0.025), n_cycles - 1))
     low, high = np.nanquantile(resampled, (outside, 1 - outside))
@@ -222,7 +226,7 @@ def score_interval(resampled: Floats, n_cycles: int) -> tuple[float, float]:
 
 def gain_interval(gain: float, resampled: Floats, n_cycles: int) -> tuple[float, float, float]:
     """Return the 95 % interval of a difference from its resamples, and its two-sided p (Student's t); NaN as above."""
-    if n_cycles < MIN_CYCLES or np.isfinite(resampled).mean() < 0.5 or not np.isfinite(gain):
+    if n_cycles < MIN_CYCLES or not np.isfinite(gain):
         return np.nan, np.nan, np.nan
     error, freedom = np.nanstd(resampled, ddof=1) * np.sqrt(n_cycles / (n_cycles - 1)), n_cycles - 1
     reach = _t_of(-_NORMAL.inv_cdf(0.025), freedom) * error

@@ -47,7 +47,6 @@ def main(n_films, seed):
     folds = [blocked_split(N_BINS, BIN_LENGTH_MS, BUFFER_S, fold).test for fold in range(1, 6)]
     cycle = cycle_length(N_BINS, BIN_LENGTH_MS, BUFFER_S)
     n_cycles = N_BINS // cycle
-    weights, once = claims.resampled_cycles(n_cycles), np.ones((1, n_cycles))
     for kind, (*_, signal) in KINDS.items():
         generator = np.random.default_rng(seed)
         is_on, log_odds, feature, predicted = film(generator, kind, 10_000_000)
@@ -67,18 +66,13 @@ def main(n_films, seed):
                 claims.feature_sums(predicted[bins], feature[bins], bins // cycle, n_cycles) for bins in folds
             ]
             for what, models in {"folds together": slice(None), "one fold": slice(1)}.items():
-                one = claims.pooled_scores(first[models], weights) | claims.pooled_scores(of_features[models], weights)
-                other = claims.pooled_scores(second[models], weights)
-                values = [claims.pooled_scores(of[models], once) for of in (first, second)]
-                for name, true in truth.items():
-                    low, high = claims.score_interval(one[name], n_cycles)
-                    if np.isfinite(low):
-                        covered.setdefault((what, name), []).append(low <= true <= high)
-                for name in other:
-                    gain = values[1][name][0] - values[0][name][0]
-                    p = claims.gain_interval(gain, other[name] - one[name], n_cycles)[2]
-                    if np.isfinite(p):
-                        found.setdefault((what, name), []).append(p <= 0.05)
+                found_here = claims.intervals(first[models]) | claims.intervals(of_features[models])
+                for name, one in found_here.items():
+                    if np.isfinite(one["low"]):
+                        covered.setdefault((what, name), []).append(one["low"] <= truth[name] <= one["high"])
+                for name, one in claims.gains(list(zip(first[models], second[models], strict=True))).items():
+                    if np.isfinite(one["p"]):
+                        found.setdefault((what, name), []).append(one["p"] <= 0.05)
         print(f"{kind}: " + ", ".join(f"{name} {value:.3f}" for name, value in truth.items()))
         for key, flags in covered.items():
             called = f"; gains of 0 called {np.mean(found[key]):.1%}" if key in found else ""

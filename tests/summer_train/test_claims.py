@@ -96,7 +96,12 @@ def test_intervals_of_a_mean_are_students(n_cycles):
     assert claims.score_interval(resampled, n_cycles) == pytest.approx(exact, abs=0.5 * scale)
 
 
-def test_there_is_no_interval_of_few_cycles_or_of_resamples_that_are_mostly_undefined():
-    assert np.isnan(claims.score_interval(np.ones(9), 4)).all()
-    assert np.isnan(claims.gain_interval(0.1, np.append(np.full(9, np.nan), 1), 12)).all()
+def test_there_is_no_interval_of_few_cycles_or_of_a_label_that_is_in_few():
+    log_odds, is_on, *_, cycle = drawn()
+    for held, is_known in ((4, False), (5, True)):
+        sums = claims.label_sums(log_odds, is_on & (cycle < held), 0.4, cycle, N_CYCLES)
+        assert np.isfinite(claims.intervals([sums])["kappa"]["low"]) == is_known
+        assert np.isfinite(claims.gains([(sums, sums)])["auroc"]["p"]) == is_known
+    fewer = {name: one[:4, ..., :4] for name, one in sums.items()}
+    assert claims.intervals([fewer]) == claims.intervals([{}]) == claims.gains([(sums, {})]) == {}
     assert claims.gain_interval(0.0, np.zeros(9), 12) == (0, 0, 1)
