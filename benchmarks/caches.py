@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from summer_prep.cache.layout import SCHEMA_VERSION, key_path
-from summer_prep.cache.write import write_key
+from summer_prep.cache.publish import publish
+from summer_prep.cache.write import encode_key
 from summer_prep.film.facts import FIRST_ANALYSED, FRAME_PERIOD_MS
 
 UNITS_OF_29 = [79] * 24 + [78] * 5
@@ -58,5 +59,5 @@ def write_cache(
             "long_frames": [],
             "notes": [],
         }
-        write_key(key_path(cache_dir, patient_id, bin_length_ms), arrays, attributes, "none")
+        publish(key_path(cache_dir, patient_id, bin_length_ms), encode_key(arrays, {**attributes, "codec": "none"}))
     return patient_ids

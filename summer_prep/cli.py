@@ -12,7 +12,7 @@ from summer_prep import console
 from summer_prep.cache.settings import CACHE_DIR, DATA_DIR, BuildConfig
 from summer_prep.errors import CacheError, SettingsError, one_line
 from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule
-from summer_prep.options import as_bin_length, as_bin_lengths, as_names, as_patient_id, as_patient_ids
+from summer_prep.options import as_bin_length, as_bin_lengths, as_names, as_patient_id, as_patient_ids, expressions
 from summer_prep.settings import accepts
 from summer_prep.show import tables
 
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 
 BinLengths = Annotated[str | None, typer.Option(metavar="MS...", help="Bin lengths in ms.  [default: as cached]")]
 BinLength = Annotated[int | None, typer.Option(parser=as_bin_length, metavar="MS", help="Length in ms.  [default: 80]")]
-FoldLayout = Annotated[
-    float | None,
-    typer.Option(metavar="BUFFER", help="Show what the blocked split with this buffer (s) leaves of each label."),
-]
+FoldLayout = Annotated[float | None, typer.Option(metavar="BUFFER", help="Show the labels of each fold; buffer in s.")]
 
 app = console.new_app("Bin the SUMMER recordings into film bins and cache them as Zarr arrays.")
 
@@ -40,7 +37,7 @@ def demo_data(
     film_length: Annotated[bool, typer.Option("--film-length", help="As long as the real film, 83.8 minutes.")] = False,
     units: Annotated[int, typer.Option(min=1, help="Units per patient.")] = 40,
     drift: Annotated[float, typer.Option(min=0, max=2, help="How much firing rates wander; 1 is a lot.")] = 0.0,
-    layout: Annotated[FileLayout, typer.Option(help="File names and places of the tables.")] = "dandi",
+    layout: Annotated[FileLayout, typer.Option(help="File names, and where the tables stand in the files.")] = "dandi",
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds make equal recordings.")] = 0,
 ) -> None:
     """Write SUMMER-shaped synthetic recordings, targets of their film, and in truth.json what units are tuned to."""
@@ -83,11 +80,9 @@ def inspect(
     bin_length: BinLength = None,
     picture: console.PictureOption = None,
     labels: Annotated[
-        str | None, typer.Option(metavar="NAME...", help="Labels to draw.  [default: a few of them]")
+        str | None, typer.Option(metavar="NAME...", help="Labels or expressions to draw.  [default: a few labels]")
     ] = None,
-    unit: Annotated[
-        int | None, typer.Option(help="Show one unit, by its column from 0: rate, Fano factor, rate by label.")
-    ] = None,
+    unit: Annotated[int | None, typer.Option(help="Show one unit, by its column from 0: rates, Fano factor.")] = None,
     fold_layout: FoldLayout = None,
     html: Annotated[
         Path | None, console.path_option("Write a page to zoom into, with the folds of --fold-layout (32).", "--html")
@@ -131,16 +126,15 @@ def inspect(
         if picture is not None:
             from summer_prep.show.picture import draw_key
 
-            draw_key(key, picture, as_names(labels, "--labels", "labels"))
+            draw_key(key, picture, as_names(labels, "--labels", "labels", expressions))
         if unit is not None:
             facts, tables_of = describe_unit(key, unit), tables.unit_tables
         elif fold_layout is not None:
             facts, tables_of = describe_folds(key, fold_layout), tables.fold_tables
         else:
             facts, tables_of = describe_key(key), tables.key_tables
-    for path in (html, picture):
-        if path is not None:
-            console.log(f"wrote {path}")
+    for path in filter(None, (html, picture)):
+        console.log(f"wrote {path}")
     console.show_result(facts, as_json, *tables_of(facts))
 
 
@@ -157,9 +151,8 @@ def _keys_of(
     if not cached and not unlisted:
         build = "Check --cache-dir, or build it: summer-prep build --data-dir DIR"
         raise SettingsError(f"{cache.place}: nothing in the cache. {build}")
-    patients = patient_ids or list({**cached, **unlisted})
-    unlisted = {patient_id: line for patient_id, line in unlisted.items() if patient_id in patients}
-    every_key = [(patient_id, length) for patient_id in patients for length in cached.get(patient_id, [])]
+    unlisted = {one: line for one, line in unlisted.items() if not patient_ids or one in patient_ids}
+    every_key = [(patient_id, length) for patient_id in patient_ids or cached for length in cached.get(patient_id, [])]
     keys = [key for key in every_key if not lengths_ms or key[1] in lengths_ms]
     at = f"at {' '.join(map(str, lengths_ms))} ms in" if lengths_ms else "in"
     check_known(patient_ids, {*unlisted, *(patient_id for patient_id, _ in keys)}, f"{at} {cache.place}", cached, None)
@@ -213,7 +206,8 @@ def diff(
     n_unequal = sum(not comparison.is_equal(pair) for pair in differences)
     console.show_result(differences, as_json, *tables.differences_tables(differences))
     if not as_json:
-        console.log(f"{len(differences) - n_unequal} of {len(differences)} keys hold the same numbers")
+        compared = "keys and targets" if any("target" in pair for pair in differences) else "keys"
+        console.log(f"{len(differences) - n_unequal} of {len(differences)} {compared} hold the same numbers")
     if n_unequal:
         raise typer.Exit(1)
 
@@ -259,7 +253,8 @@ def status(
     chosen = as_patient_ids(patient_ids), as_bin_lengths(bin_length)
     with console.working("comparing recordings and keys"):
         states = cache_states(data_dir, open_cache(cache_dir, local_cache), *chosen)
-    facts = [state.as_plain() for state in states]
+    names = ("patient_id", "bin_length_ms", "state", "reason", "n_bytes")
+    facts = [{name: getattr(state, name) for name in names} for state in states]
     console.show_result(facts, as_json, tables.states_table(facts))
     if not as_json:
         n_to_build = sum(one.is_to_build and not (one.state == "missing" and one.reason) for one in states)
@@ -300,9 +295,7 @@ def add_target(
     file: Annotated[Path, typer.Argument(help="Intervals or an array: .csv, .tsv, .parquet, .npy or .npz.")],
     name: Annotated[str, typer.Option(help="Name of the target.")],
     start_s: Annotated[float | None, typer.Option(help="Film time of the first row in s.  [default: 0]")] = None,
-    step_s: Annotated[
-        float | None, typer.Option(help="From one row to the next in s.  [default: a row for each film frame]")
-    ] = None,
+    step_s: Annotated[float | None, typer.Option(help="From row to row in s.  [default: a row for each frame]")] = None,
     cache_dir: console.CacheDir = CACHE_DIR,
     as_json: console.JsonOption = False,
 ) -> None:

@@ -3,8 +3,10 @@
 (`cache.publish` replaces whole folders.)
 """
 
+import errno
 import io
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +15,7 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from summer_prep.errors import SettingsError
+from summer_prep.errors import SettingsError, SummerError
 from summer_prep.options import as_path
 
 LOCK = ".lock"
@@ -22,14 +24,16 @@ PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 
 def check_folder(folder: Path, option: str, is_written: bool = True) -> None:
     """Check that a folder is there or can be made, and may be written to if it is to be; raises SettingsError."""
-    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
-    if not os.path.isdir(place):
-        problem = "is a file, not a folder" if os.path.exists(place) else "is a link to a folder that is not there"
-    elif is_written and not os.access(place, os.W_OK | os.X_OK):
-        problem = "may not be written to"
-    else:
-        return
-    raise SettingsError(f"{option} {folder}: {place} {problem}. Name another folder")
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    problem = "is a file, not a folder" if os.path.exists(there) else "is a link to a folder that is not there"
+    if os.path.isdir(there):
+        try:
+            if is_written:
+                tempfile.TemporaryFile(dir=there).close()
+            return
+        except OSError as error:
+            problem = f"cannot be written to ({error.strerror})"
+    raise SettingsError(f"{option} {folder}: {there} {problem}. Name another folder")
 
 
 def check_picture(picture: Path | None) -> Path | None:
@@ -72,12 +76,16 @@ def picture_bytes(figure: Any, kind: str, **options: Any) -> bytes:
 
 
 @contextmanager
-def writing(target: Path, advice: str = "Free space, or name another folder with --output-dir") -> Iterator[None]:
-    """Raise an OSError while a file or a folder is written as a SettingsError, with what to do about it."""
+def writing(
+    target: Path, advice: str = "Name another folder with --output-dir", kind: type[SummerError] = SettingsError
+) -> Iterator[None]:
+    """Raise an OSError while a file or a folder is written as one line of a kind, with what to do about it."""
     try:
         yield
     except OSError as error:
-        raise SettingsError(f"{target}: cannot be written ({error.strerror or error}). {advice}") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = f"Free space, or {advice[0].lower()}{advice[1:]}"
+        raise kind(f"{target}: cannot be written ({error.strerror or error}). {advice}") from error
 
 
 def replace_file(path: Path, content: bytes | memoryview) -> None:

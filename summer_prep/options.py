@@ -6,7 +6,7 @@ Functions that take the name of an option raise SettingsError for a value that i
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from summer_prep.errors import SettingsError
 from summer_prep.urls import Place, Url, is_url
 
 Value = TypeVar("Value")
+Split = Callable[[str], list[str]]
 Number = TypeVar("Number", bool, int, float)
 AnySettings = TypeVar("AnySettings", bound=Any)
 
@@ -37,7 +38,12 @@ def words(text: str) -> list[str]:
     return text.replace(",", " ").split()
 
 
-def parts(value: object, split: Callable[[str], list[str]] = words) -> list[object]:
+def expressions(text: str) -> list[str]:
+    """Split names and expressions of labels: `a & !b` holds spaces, so only commas stand between expressions."""
+    return [part.strip() for part in text.split(",")] if re.search("[&|!]", text) else words(text)
+
+
+def parts(value: object, split: Split = words) -> list[object]:
     """Split text, take a list apart, and leave one value alone."""
     value = plain(value)
     if isinstance(value, str):
@@ -61,10 +67,8 @@ def as_path(value: object, option: str) -> Path:
         raise SettingsError(f"{option} {value!r}: must be a path, as text or a Path")
     path = Path(value)
     if re.match(r"[A-Za-z][A-Za-z0-9+-]+:(/|$)|.*::", str(path)):
-        raise SettingsError(
-            f"{option} {value}: is like a URL, but none that this option takes. Write a URL as text with "
-            "both slashes, like s3://bucket/folder, where an option takes one"
-        )
+        advice = "Write a URL as text with both slashes, like s3://bucket/folder, where an option takes one"
+        raise SettingsError(f"{option} {value}: is like a URL, but none that this option takes. {advice}")
     try:
         os.stat(path)
     except (OSError, ValueError) as error:
@@ -106,9 +110,11 @@ def as_patient_ids(value: object, option: str = "--patient-ids") -> tuple[str, .
     return ids
 
 
-def as_names(value: object, option: str, example: str = "must be names, like A EC") -> tuple[str, ...]:
+def as_names(
+    value: object, option: str, example: str = "must be names, like A EC", split: Split = words
+) -> tuple[str, ...]:
     """Return names (of regions, labels) from `"A EC"`, `"A,EC"` or `["A", "EC"]`; none from None."""
-    return _each(value, option, example, _as_name)
+    return _each(value, option, example, _as_name, split)
 
 
 def as_bin_lengths(value: object, option: str = "--bin-length") -> tuple[int, ...]:
@@ -173,11 +179,13 @@ def finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _each(value: object, option: str, example: str, convert: Callable[[object], Value]) -> tuple[Value, ...]:
+def _each(
+    value: object, option: str, example: str, convert: Callable[[object], Value], split: Split = words
+) -> tuple[Value, ...]:
     if value is None:
         return ()
     try:
-        values = tuple(map(convert, parts(value)))
+        values = tuple(map(convert, parts(value, split)))
     except _NO_NUMBER as error:
         raise SettingsError(f"{option} {as_written(value)}: {example}") from error
     if not values:
@@ -186,13 +194,11 @@ def _each(value: object, option: str, example: str, convert: Callable[[object], 
     return values
 
 
-def check_once(values: Iterable[object], option: str, value: object) -> None:
+def check_once(values: Sequence[object], option: str, value: object) -> None:
     """Raise SettingsError if something stands twice in a list; `value` is the list as it was written."""
-    seen: list[object] = []
     for one in values:
-        if one in seen:
+        if values.count(one) > 1:
             raise SettingsError(f"{option} {as_written(value)}: {as_written(one)} stands there twice. Name each once")
-        seen.append(one)
 
 
 def _as_name(part: object) -> str:

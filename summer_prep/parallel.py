@@ -23,9 +23,6 @@ from summer_prep.errors import SettingsError, load_extra
 
 Result = TypeVar("Result")
 
-LOCAL = "local"
-"""Instead of a scheduler's address: a Dask cluster of processes on this machine."""
-
 MAIN_GUARD = (
     "In a script, call it below `if __name__ == '__main__':`, or without further processes: build with workers=0, "
     "study with workers=1"
@@ -211,43 +208,32 @@ class _DaskExecutor(Executor):
 
 
 @contextmanager
-def dask_workers(scheduler: str, n_workers: int, preloaded: Sequence[str] = ()) -> Iterator[Pool]:
-    """Open the workers of a Dask cluster at an address like tcp://host:8786, or of `n_workers` processes for "local".
+def dask_workers(scheduler: str, preloaded: Sequence[str] = ()) -> Iterator[Pool]:
+    """Open the workers of a Dask cluster, whose scheduler has an address like tcp://host:8786.
 
     The preloaded modules are imported in each of them. Raises SettingsError if there is no Dask, no scheduler, no
     worker or one of another version; or the cluster was lost.
     """
-    option = f"--scheduler {scheduler}"
-    if scheduler != LOCAL and not re.fullmatch(r"(tcp|tls|ws|wss|ucx)://\S+:\d+", scheduler):
-        raise SettingsError(f"{option}: give an address like tcp://host:8786, or local")
+    option, advice = f"--scheduler {scheduler}", "Give the address that `dask scheduler` prints, like tcp://host:8786"
+    if not re.fullmatch(r"(tcp|tls|ws|wss|ucx)://\S+:\d+", scheduler):
+        raise SettingsError(f"{option}: not an address. {advice}")
     distributed = load_extra("distributed", option)
     with ExitStack() as opened:
         for name in ("distributed", "distributed.client", "tornado.application"):  # lost workers become errors of ours
             logger = logging.getLogger(name)
             opened.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.CRITICAL)
-        address: Any = scheduler
-        problem, advice = "no worker process can start", MAIN_GUARD
+        problem = "no Dask scheduler answers there"
+        connected: Future[Any] = Future()
+
+        def connect() -> None:
+            try:
+                connected.set_result(distributed.Client(scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False))
+            except Exception as error:
+                connected.set_exception(error)
+
+        Thread(target=connect, daemon=True).start()  # Dask waits without end where something else listens
         try:
-            if scheduler == LOCAL:
-                with _interrupts_later():
-                    cluster = distributed.LocalCluster(
-                        n_workers=n_workers, threads_per_worker=1, silence_logs=logging.CRITICAL,
-                        dashboard_address="127.0.0.1:0",  # None: the usual port, with a warning if it is in use
-                    )  # fmt: skip
-                    address = opened.enter_context(cluster)
-            problem = "no Dask scheduler answers there"
-            advice = "Give the address that `dask scheduler` prints, like tcp://host:8786, or local"
-            connected: Future[Any] = Future()
-
-            def connect() -> None:
-                try:
-                    options = {"timeout": CONNECT_TIMEOUT_S, "set_as_default": False}
-                    connected.set_result(distributed.Client(address, **options))
-                except Exception as error:
-                    connected.set_exception(error)
-
-            Thread(target=connect, daemon=True).start()  # Dask waits without end where something else listens
             client = connected.result(2 * CONNECT_TIMEOUT_S)
             opened.callback(client.close, timeout=CONNECT_TIMEOUT_S)
             problem, advice = f"no worker came within {WORKERS_TIMEOUT_S:g} s", f"Start some: dask worker {scheduler}"

@@ -64,10 +64,8 @@ def reaching(url: Url, kind: type[SummerError]) -> Iterator[None]:
             raise
         text = re.sub(r"<[^>]*>", " ", str(error).partition("Debug source:")[0] or repr(error))
         is_anonymous = url.startswith("s3:") and "AWS_ACCESS_KEY_ID" not in os.environ
-        raise kind(
-            f"{url}: {' '.join(text.split())[:500]}{'; AWS_ACCESS_KEY_ID is not set' if is_anonymous else ''}. "
-            "Check URL, credentials and network"
-        ) from error
+        problem = " ".join(text.split())[:500] + ("; AWS_ACCESS_KEY_ID is not set" if is_anonymous else "")
+        raise kind(f"{url}: {problem}. Check URL, credentials and network") from error
 
 
 def nwb_files_below(url: Url) -> list[Url]:

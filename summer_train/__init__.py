@@ -36,7 +36,7 @@ _HOMES = {
     "summer_train.data.folds": ["folds"],
     "summer_train.data.selection": ["open_selection"],
     "summer_train.models.decoder": ["Decoder", "LinearLabel", "LinearNextBin"],
-    "summer_train.reports": ["figures"],
+    "summer_train.reports.figures": ["figures"],
     "summer_train.reports.report": ["report"],
     "summer_train.runs.evaluate": ["evaluate"],
     "summer_train.runs.fit": ["decoder", "film_data", "fit"],
@@ -48,7 +48,8 @@ def __getattr__(name: str) -> Any:
     """Load a public name when it is first asked for: torch and lightning take seconds."""
     for home, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(home), name)
+            module = import_module(home)
+            return getattr(module, name, module)  # `figures` is the module itself
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

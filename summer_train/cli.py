@@ -8,45 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from summer_prep.console import (
-    LIST_MARK,
-    JsonOption,
-    PictureOption,
-    log,
-    new_app,
-    path_option,
-    place_option,
-    printable,
-    run,
-    show,
-    show_result,
-    typed_option,
-    working,
-)
+from summer_prep import console
+from summer_prep.console import JsonOption, PictureOption, log, path_option, place_option, printable, show_result
 from summer_prep.errors import SettingsError
 from summer_prep.files import check_folder
 from summer_prep.options import as_path, as_written
 from summer_prep.settings import accepts, choices_among, options_of, spelled
+from summer_train.settings import options as settings
 from summer_train.settings.file import for_study, with_config
-from summer_train.settings.options import (
-    STUDY_DEFAULTS,
-    STUDY_OPTIONS,
-    Choice,
-    Run,
-    StudyRun,
-    check_given,
-    check_one_process,
-    is_first_process,
-    settings_from,
-)
+from summer_train.settings.options import STUDY_DEFAULTS, Choice, Run, StudyRun, check_given, settings_from
 
 _OF_RUN = "  [default: that of the run]"
 
-ConfigOption = Annotated[
-    Path | None, path_option("hparams.yaml of a run, or its folder: settings that are not given here.", "--config")
-]
+ConfigOption = Annotated[Path | None, path_option("A run's hparams.yaml or folder, for what is not given.", "--config")]
 
-app = new_app("Train decoders on the cached SUMMER arrays.")
+app = console.new_app("Train decoders on the cached SUMMER arrays.")
 
 
 def _given(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +32,7 @@ def _given(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
 
 
 @app.command()
-@accepts(Choice, Run, as_parameter=typed_option)
+@accepts(Choice, Run, as_parameter=console.typed_option)
 def fit(
     context: typer.Context,
     config: ConfigOption = None,
@@ -74,8 +50,8 @@ def fit(
     from summer_train.data.selection import open_chosen
 
     # What settings and data do not allow is refused before torch loads, which takes seconds.
-    if is_first_process():
-        check_one_process()
+    if settings.is_first_process():
+        settings.check_one_process()
     check_folder(where.output_dir, "--output-dir")
     opened = open_chosen(choice, where, log)
     choose_samples(*opened)
@@ -97,7 +73,7 @@ def fit(
         f"{choice.task}: {result.n_units} units, samples: {sizes}",
         f"best epoch: {result.best_epoch} of {result.n_epochs} (lowest validation loss); its scores:",
         *tables.score_tables(result.scores),
-        *tables.notes_on_scores(result.thresholds, result.undefined, result.scores, result.null, result.penalty),
+        *tables.notes_on_scores(result),
         f"run: {result.log_dir}",
     )  # fmt: skip
 
@@ -118,7 +94,7 @@ def evaluate(
     from summer_train.reports import tables
     from summer_train.runs.evaluate import evaluate as evaluate_checkpoint
 
-    with working("evaluating"):
+    with console.working("evaluating"):
         places = {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache}
         result = evaluate_checkpoint(checkpoint, **places, patient_ids=patient_ids, fold=fold, log=log)
     for difference in () if as_json else result.differences:
@@ -128,14 +104,14 @@ def evaluate(
         result.as_plain(), as_json, f"{result.checkpoint}: epoch {result.epoch}",
         f"patients {' '.join(result.choice.patient_ids)}, fold {result.choice.fold}, samples: {sizes}",
         *tables.score_tables(result.scores),
-        *tables.notes_on_scores(result.thresholds, result.undefined, result.scores),
+        *tables.notes_on_scores(result),
     )  # fmt: skip
 
 
 def _of_study(name: str, one: Any) -> inspect.Parameter:
     """Return the parameter of an option of a study, which takes a list if it decides numbers."""
     if name not in options_of(Choice):
-        return typed_option(name, one)
+        return console.typed_option(name, one)
     help_text, member, default = one.metadata["help"], one.metadata["several"], STUDY_DEFAULTS.get(name, one.default)
     if member == "SECONDS":
         help_text += "  Several: separate them with ;, as in '0 0;0.8 0.72'."
@@ -143,24 +119,28 @@ def _of_study(name: str, one: Any) -> inspect.Parameter:
         help_text += f"  Groups: separate them with ;, as in '{'14;20;all' if member == 'ID' else 'A;H;all'}'."
     if "[default:" not in help_text and default is not None:
         help_text += f"  [default: {'no' if default is False else as_written(default)}]"
-    metavar = (member or "|".join(choices_among(one)) or "VALUE") + LIST_MARK
+    metavar = (member or "|".join(choices_among(one)) or "VALUE") + console.LIST_MARK
     option = typer.Option(spelled(name), help=help_text, metavar=metavar, show_default=False)
     annotation = Annotated[str | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 @app.command()
-@accepts(Choice, StudyRun, only=(*options_of(Choice), *STUDY_OPTIONS), as_parameter=_of_study)
+@accepts(Choice, StudyRun, only=(*options_of(Choice), *settings.STUDY_OPTIONS), as_parameter=_of_study)
 def study(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False, **options: Any) -> None:
     """Train every combination of lists of settings; what the study's folder has already is not trained again.
 
     Every option that decides numbers takes a list: --label-name summer,tom (or all), --fold 1-5, --seed 0-4.
     """
     options = for_study(_given(context, options), config)
-    from summer_train.reports import findings, summary, tables
-    from summer_train.studies.study import run_study, study_choices
+    where = settings_from(StudyRun, options)
+    from summer_train.studies.choices import open_choices, study_choices
 
-    result = run_study(study_choices(options), settings_from(StudyRun, options), log)
+    opened = open_choices(study_choices(options), where, log)  # before torch loads, as in `fit`
+    from summer_train.reports import findings, summary, tables
+    from summer_train.studies.study import run_study
+
+    result = run_study(opened, where, log)
     if as_json:
         show_result(result.rows, as_json)
         return
@@ -184,31 +164,25 @@ def report(
     published: Annotated[bool, typer.Option("--published", help="Draw the published figures beside.")] = False,
     html: Annotated[
         Path | None,
-        path_option(
-            "Write one page with all figures and tables in it; figure files, too, only with --output-dir.", "--html"
-        ),
+        path_option("Write one page with everything in it; figure files, too, only with --output-dir.", "--html"),
     ] = None,
-    width_mm: Annotated[
-        float, typer.Option(help="Width of the figures in mm; one column of a journal is about 85.")
-    ] = 180,
+    width_mm: Annotated[float, typer.Option(help="Width of figures in mm; a column of a journal is about 85.")] = 180,
     as_json: JsonOption = False,
 ) -> None:
     """Draw what studies and runs found (PNG, SVG, PDF) with a Markdown page of tables, or write one HTML page.
 
     Several folders are set side by side.
     """
-    from summer_train.reports import summary
+    from summer_train.reports import summary, tables
     from summer_train.reports.report import report as write_report
-    from summer_train.reports.tables import comparison_table
 
-    with working("drawing"):
-        models = write_report(
-            *folders, output_dir=output_dir, published=published, html=html, width_mm=width_mm, log=log
-        )
+    with console.working("drawing"):
+        given: dict[str, Any] = {"output_dir": output_dir, "published": published, "html": html, "width_mm": width_mm}
+        models = write_report(*folders, **given, log=log)
         facts = summary.summarise(models, published, with_curves=as_json)
     written = list(map(str, models.attrs["written"]))
-    shown = list(summary.summary_tables(facts["groups"]).values())
-    shown += [comparison_table(facts["comparison"])] if facts["comparison"] else []
+    shown = [*summary.summary_tables(facts["groups"]).values()]
+    shown += [tables.comparison_table(facts["comparison"])] if facts["comparison"] else []
     show_result({"written": written, "folders": models.attrs["folders"], **facts}, as_json, *shown)
     for path in [] if as_json else written:
         log(f"wrote {path}")
@@ -229,13 +203,13 @@ def runs(
         import pandas as pd
 
         rows = [{name: printable(value) for name, value in run_row(result).items()} for result in results]
-        show(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").rstrip("\n"))
+        console.show(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").rstrip("\n"))
     else:
         show_result([result.as_plain() for result in results], as_json, runs_table(results))
 
 
 def main() -> None:
     """Run `summer-train`."""
-    if not is_first_process() and "--debug" not in sys.argv:  # the first one prints for all, errors too
+    if not settings.is_first_process() and "--debug" not in sys.argv:  # the first one prints for all, errors too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    run(app, "summer-train", sys.argv[1:])
+    console.run(app, "summer-train", sys.argv[1:])

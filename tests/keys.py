@@ -1,7 +1,8 @@
 """Keys that are written once more with something changed."""
 
 from summer_prep.cache.layout import describe, key_path
-from summer_prep.cache.write import read_array, write_key
+from summer_prep.cache.publish import publish
+from summer_prep.cache.write import encode_key, read_array
 
 _OF_WRITING = {"files", "digests", "coordinates", "document_sha256"}
 
@@ -13,4 +14,4 @@ def rewrite_key(cache, patient_id, bin_length_ms, change=lambda arrays: None, **
     arrays = {name: read_array(key, name) for name in own["digests"]}
     change(arrays)
     kept = {name: value for name, value in own.items() if name not in _OF_WRITING}
-    write_key(key, arrays, {**kept, **attributes}, own["codec"])
+    publish(key, encode_key(arrays, {**kept, **attributes}))

@@ -24,7 +24,7 @@ from summer_prep.options import with_absolute_paths
 from summer_prep.parallel import dask_workers, local_pool, run_tasks
 from summer_prep.recordings.find import find_recordings, note_source, select_recordings, source_identity
 from summer_prep.settings import accepts, check_names, options_of
-from summer_prep.urls import Place, Url, on_this_machine
+from summer_prep.urls import Place, on_this_machine
 
 PRELOADED = ("summer_prep.film.align", "summer_prep.recordings.nwb", "summer_prep.cache.write")
 """What every worker needs."""
@@ -80,14 +80,13 @@ def build_keys(config: BuildConfig, progress: Progress = lambda _n_done, _n_pati
     """
     pool = local_pool(config.n_workers, PRELOADED)
     if config.scheduler is not None:
-        pool = partial(dask_workers, config.scheduler, config.n_workers, PRELOADED)
+        pool = partial(dask_workers, config.scheduler, PRELOADED)
         config = with_absolute_paths(config)
-    if isinstance(config.cache_dir, Path):
-        check_folder(config.cache_dir, "--cache-dir", is_written=False)
     cache = open_cache(config.cache_dir, config.local_cache)
     paths = select_recordings(config.data_dir, config.nwb_path, config.patient_ids)
-    if isinstance(cache.place, Url):
-        cache.keys()  # raises UnreachableError before the work
+    keys, _ = keys_and_problems(cache)  # raises UnreachableError before the work
+    if isinstance(cache.place, Path):
+        check_folder(cache.place, "--cache-dir", is_written=not keys)
     results: dict[str, list[KeyResult]] = {}
     was_there = cache.folder.exists()
     progress(0, len(paths))
@@ -129,23 +128,27 @@ def build_patient(path: Place, patient_id: str, config: BuildConfig) -> list[Key
     except Exception as error:
         return [KeyResult(patient_id=patient_id, bin_length_ms=0, state="failed", message=one_line(error, path))]
     skipped = partial(KeyResult, patient_id=patient_id, state="fresh", message="unchanged, skipped")
-    return [skipped(bin_length_ms=length) for length in fresh] + built
+    return [skipped(bin_length_ms=length, **_facts(key.attributes)) for length, key in fresh.items()] + built
 
 
 def _missing_and_fresh(
     path: Place, patient_id: str, config: BuildConfig, cache: Cache
-) -> tuple[list[int] | None, list[int]]:
-    """Return the bin lengths to build (None: those that the file lists, which is not known yet), and those not to."""
+) -> tuple[list[int] | None, dict[int, Description]]:
+    """Return the bin lengths to build (None: those that the file lists, not known yet), and the fresh keys."""
     wanted, cached = list(config.bin_lengths_ms), cache.bin_lengths(patient_id)
     if config.force or not cached:
-        return wanted or None, []
+        return wanted or None, {}
     lengths, recordings = wanted or cached, {patient_id: path}
     states = key_states(config.data_dir, cache, recordings, [patient_id], lengths, config.of_keys)
-    fresh = {state.bin_length_ms: state.description for state in states if state.state == "fresh"}
-    for description in filter(None, fresh.values()):
+    fresh = {state.bin_length_ms: state.description for state in states if state.state == "fresh" and state.description}
+    for description in fresh.values():
         wanted = wanted or description.attributes["source_bin_lengths_ms"]
     missing = [length for length in wanted if length not in fresh] if wanted else None
-    return missing, [length for length in wanted if length in fresh]
+    return missing, {length: fresh[length] for length in wanted if length in fresh}
+
+
+def _facts(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: attributes[name] for name in ("n_bins", "n_units", "n_unseen_bins", "spikes")}
 
 
 def _build_missing(
@@ -170,7 +173,7 @@ def _build_missing(
         result = partial(KeyResult, patient_id=patient_id, bin_length_ms=bin_length_ms)
         try:
             arrays, attributes = align(on_film, bin_length_ms)
-            files = encode_key(arrays, {**attributes, "codec": config.codec}, config.codec)
+            files = encode_key(arrays, {**attributes, "codec": config.codec})
             cache.publish(patient_id, bin_length_ms, files)
         except Exception as error:
             message = one_line(error, f"{path} at {bin_length_ms} ms")
@@ -178,8 +181,8 @@ def _build_missing(
             return result(state="failed", message=f"{path}: {message}" if is_of_file else message)
         n_unseen = attributes["n_unseen_bins"]
         notes = [*attributes["notes"], *([f"{n_unseen} bins were never seen (recorded_s = 0)"] if n_unseen else [])]
-        facts = {name: attributes[name] for name in ("n_bins", "n_units", "n_unseen_bins", "spikes")}
-        return result(state="built", message="; ".join(notes), seconds=time.perf_counter() - started, **facts)
+        seconds = time.perf_counter() - started
+        return result(state="built", message="; ".join(notes), seconds=seconds, **_facts(attributes))
 
     # Two keys at a time: while one waits for the disk or hashes, the other counts.
     with ThreadPoolExecutor(2) as pool:
@@ -208,16 +211,16 @@ def ensure_keys(
     """
     check_bin_length(bin_length_ms)
     nwb_path = None if patient_ids else nwb_path
-    if nwb_path is not None:
-        recordings = select_recordings(data_dir, nwb_path)
-    else:
-        recordings = find_recordings(data_dir, patient_ids, may_be_missing=True)
+    found = None if nwb_path is None else select_recordings(data_dir, nwb_path)
+    recordings = found or find_recordings(data_dir, patient_ids, may_be_missing=True)
     cache = open_cache(cache_dir, local_cache)
     every_key, unlisted = keys_and_problems(cache)
     for patient_id in filter(unlisted.get, patient_ids or unlisted):
         raise UnreachableError(unlisted[patient_id])
     cached = [patient_id for patient_id, lengths in every_key.items() if bin_length_ms in lengths]
     check_known(patient_ids, {*recordings, *cached}, f"at {bin_length_ms} ms in {cache_dir}", every_key, data_dir)
+    if isinstance(cache.place, Path):
+        check_folder(cache.place, "--cache-dir", is_written=not every_key)
     wanted = tuple(dict.fromkeys(patient_ids)) or tuple(recordings) or tuple(cached)
     states = key_states(data_dir, cache, recordings, wanted, [bin_length_ms])
     for reason in dict.fromkeys(state.reason for state in states if state.state == "unchecked"):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from summer_prep.cache.keys import Cache, check_known, checked, keys_and_problems
@@ -30,10 +30,6 @@ class KeyState:
     def is_to_build(self) -> bool:
         """Whether `build` would write the key."""
         return self.state in ("missing", "stale")
-
-    def as_plain(self) -> dict[str, str | int]:
-        """Return the fields that people ask for, as plain values."""
-        return {name: getattr(self, name) for name in ("patient_id", "bin_length_ms", "state", "reason", "n_bytes")}
 
 
 def cache_states(
@@ -74,8 +70,7 @@ def key_states(
     Parameters
     ----------
     settings : the attributes that keys must have, `BuildConfig.of_keys`; by default any will do, as for training
-    is_for_use : else nothing is written, descriptions (33 kB a key) are not kept, and what prevents a comparison is
-        not raised, but is the reason of a state `failed`
+    is_for_use : else nothing is written, and what prevents a comparison is the reason of a state `failed`, not raised
     """
 
     def of_patient(patient_id: str) -> list[KeyState]:
@@ -92,8 +87,7 @@ def key_states(
             try:
                 if problem is not None:
                     raise problem
-                state = _key_state(cache, patient_id, length, sha256, why_unchecked, settings)
-                states.append(state if is_for_use else replace(state, description=None))
+                states.append(_key_state(cache, patient_id, length, sha256, why_unchecked, settings))
             except Exception as error:
                 if is_for_use:
                     raise

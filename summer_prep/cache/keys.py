@@ -56,10 +56,9 @@ def check_known(
             sought = f"recording{of_patients} in {data_dir}{'' if is_there else ' (no such folder)'} and no key"
         lengths = {one: f" ({' '.join(map(str, keys[one]))} ms)" for one in keys}
         found = [one + lengths.get(one, "") for one in layout.in_natural_order({*known, *keys})]
-        raise SettingsError(
-            f"no {sought} {where}; found are {', '.join(found) or 'none'}. "
-            "Check --patient-ids, --bin-length, --data-dir and --cache-dir"
-        )
+        there = f"found are {', '.join(found)}" if found else "none found"
+        advice = "Check --patient-ids, --bin-length, --data-dir and --cache-dir"
+        raise SettingsError(f"no {sought} {where}; {there}. {advice}")
 
 
 def default_local_cache() -> Path:

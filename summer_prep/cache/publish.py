@@ -16,6 +16,7 @@ from pathlib import Path
 
 from summer_prep.cache.layout import DESCRIPTION
 from summer_prep.errors import CacheError
+from summer_prep.files import writing
 
 Files = Mapping[str, bytes | memoryview]
 """Path relative to a folder, with forward slashes -> content."""
@@ -32,28 +33,25 @@ def publish(folder: Path, files: Files, option: str = "--cache-dir") -> None:
 
     Raises CacheError if it cannot be written, or the disk is full; `option` is the one that names another folder.
     """
-    for n_left in reversed(range(3)):
-        staged = folder.with_name(staging_name(folder))
-        try:
-            for parent in {(staged / name).parent for name in files}:
-                parent.mkdir(parents=True, exist_ok=True)
-            for name, content in files.items():
-                (staged / name).write_bytes(content)
-            paths = [os.path.join(parent, name) for parent, _, names in os.walk(staged) for name in [*names, "."]]
-            # Side by side, so that the file system can commit many of them at once.
-            with ThreadPoolExecutor(16) as pool:
-                list(pool.map(_fsync, paths))
-            put_in_place(staged, folder)
-            return
-        except OSError as error:
-            if n_left and isinstance(error, FileNotFoundError):
-                continue  # another builder, which this one's lock did not stop, cleared the staging folder
-            raise CacheError(
-                f"{folder}: cannot be written ({error.strerror or error}). "
-                f"Free space, or name a folder that you may write to with {option}"
-            ) from error
-        finally:
-            _remove(staged)
+    with writing(folder, f"Name another folder with {option}", CacheError):
+        for n_left in reversed(range(3)):
+            staged = folder.with_name(staging_name(folder))
+            try:
+                for parent in {(staged / name).parent for name in files}:
+                    parent.mkdir(parents=True, exist_ok=True)
+                for name, content in files.items():
+                    (staged / name).write_bytes(content)
+                paths = [os.path.join(parent, name) for parent, _, names in os.walk(staged) for name in [*names, "."]]
+                # Side by side, so that the file system can commit many of them at once.
+                with ThreadPoolExecutor(16) as pool:
+                    list(pool.map(_fsync, paths))
+                put_in_place(staged, folder)
+                return
+            except FileNotFoundError:
+                if not n_left:  # else another builder, which this one's lock did not stop, cleared the staging folder
+                    raise
+            finally:
+                _remove(staged)
 
 
 def put_in_place(staged: Path, folder: Path) -> None:
@@ -114,7 +112,6 @@ def _swap(staged: Path, folder: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder, a file or a link, as far as that is possible."""
     shutil.rmtree(path, ignore_errors=True)  # leaves files and links
     with suppress(OSError):
         path.unlink()

@@ -22,7 +22,7 @@ def patients_option(more: str = "") -> Any:
 
 def scheduler_option() -> Any:
     """Return the field of a Dask cluster."""
-    help_text = "Work on a Dask cluster: its scheduler's address, or local.  [default: processes of this machine]"
+    help_text = "Work on a Dask cluster: the address of its scheduler.  [default: processes of this machine]"
     return option(None, help_text, metavar="ADDRESS")
 
 

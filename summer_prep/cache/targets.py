@@ -1,12 +1,12 @@
 """Labels and features of a user's own: stored once per film in the cache, `data_cache/film/NAME.zarr`, plain Zarr."""
 
+import difflib
 import hashlib
 import json
 import os
 import re
 import shutil
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from summer_prep import __version__
 from summer_prep.cache.keys import open_key
 from summer_prep.cache.layout import cached_keys, file_sha256
+from summer_prep.cache.publish import clear_debris, staging_name
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.files import check_folder, writing
+from summer_prep.files import check_folder, locked, writing
+from summer_prep.film.bins import BinGrid
 from summer_prep.film.facts import FILM_FRAMES, FIRST_ANALYSED, FRAME_PERIOD_MS, N_ANALYSED, ON, UNDEFINED
+from summer_prep.film.targets import bins_of_frames
 from summer_prep.options import as_number, as_path, as_text
 
 FOLDER = "film"
@@ -53,9 +56,7 @@ class FilmTarget:
     def blocks(self) -> Iterator[NDArray[Any]]:
         """Yield its values, some thousand frames at a time, (n, n_columns): uint8 of labels, float32 of features.
 
-        Raises
-        ------
-        CacheError : they are damaged
+        Raises CacheError if they are damaged.
         """
         import zarr
 
@@ -68,14 +69,24 @@ class FilmTarget:
         if digest.hexdigest() != self.sha256:
             raise CacheError(f"{self.path}: damaged. Remove and add it again: summer-prep remove-target {self.name}")
 
+    def features(self, grid: BinGrid, columns: Sequence[int]) -> NDArray[np.float32]:
+        """Return some columns in each bin, (n_bins, n_columns), NaN where a frame is undefined; errors as `blocks`."""
+        first, n_frames = grid.first_frames, grid.frames_per_bin
+        values = np.full((grid.n_bins, len(columns)), np.nan, dtype=np.float32)
+        kept = np.empty((0, len(columns)), dtype=np.float32)
+        is_whole = list(columns) == list(range(len(self.columns)))
+        done = start = 0  # bins, and the frame of the first row that is kept
+        for block in self.blocks():
+            rows = np.concatenate([kept, block if is_whole else block[:, columns]])
+            stop = int(np.searchsorted(first, start + len(rows) - n_frames, side="right"))
+            values[done:stop] = bins_of_frames(rows, first[done:stop] - start, n_frames)
+            next_frame = int(first[stop : stop + 1].min(initial=start + len(rows)))
+            done, kept, start = stop, rows[next_frame - start :], next_frame
+        return values
+
 
 def film_targets(cache_dir: Path) -> dict[str, FilmTarget]:
-    """Return name -> target of a cache, in the order of their names.
-
-    Raises
-    ------
-    CacheError : a target cannot be read
-    """
+    """Return name -> target of a cache, in the order of their names; raises CacheError if one cannot be read."""
     found = {}
     for path in sorted((cache_dir / FOLDER).glob("*.zarr")):
         try:
@@ -85,15 +96,44 @@ def film_targets(cache_dir: Path) -> dict[str, FilmTarget]:
                 n_frames=attributes["n_frames"], sha256=attributes["sha256"], attributes=attributes,
             )  # fmt: skip
         except (OSError, ValueError, KeyError) as error:
-            raise CacheError(
-                f"{path}: cannot be read ({error}). Remove it: summer-prep remove-target {path.stem}"
-            ) from error
+            advice = f"Remove it: summer-prep remove-target {path.stem}"
+            raise CacheError(f"{path}: cannot be read ({error}). {advice}") from error
     return found
 
 
 def label_targets(cache_dir: Path) -> dict[str, FilmTarget]:
     """Return label name -> target that holds it; raises CacheError as `film_targets`."""
     return {label: one for one in film_targets(cache_dir).values() if one.kind == "labels" for label in one.columns}
+
+
+def check_target(cache_dir: Path, target: str) -> tuple[FilmTarget, list[int]]:
+    """Return the features that NAME:COLUMNS names, and the numbers of their columns; raises SettingsError."""
+    name, _, words = as_text(target, "--target").partition(":")
+    found = {one.name: one for one in film_targets(cache_dir).values() if one.kind == "features"}
+    if name not in found:
+        nearest = ", ".join(difflib.get_close_matches(name, found, n=3, cutoff=0.4) or found)
+        there = f"found are {nearest}" if nearest else "none found"
+        raise SettingsError(
+            f"--target {target}: no features {name!r} in {cache_dir}; {there}. See "
+            "summer-prep targets; labels are decoded with --task label --label-name"
+        )
+    one, columns = found[name], list[int]()
+    for word in words.split("+") if words else ():
+        numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+        chosen = range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1) if numbers else range(0)
+        if word in one.columns:
+            columns.append(one.columns.index(word))
+        elif chosen and chosen[-1] < len(one.columns):
+            columns += chosen
+        else:
+            shown = ", ".join(difflib.get_close_matches(word, one.columns, n=3) or one.columns[:6])
+            raise SettingsError(
+                f"--target {target}: no column {word!r} in {name}. Name some of its {len(one.columns)}, "
+                f"like {shown}, or numbers from 0 to {len(one.columns) - 1}, joined by + or as a range like 0-9"
+            )
+    if len({*columns}) < len(columns):
+        raise SettingsError(f"--target {target}: names a column twice. Leave one out")
+    return one, columns or list(range(len(one.columns)))
 
 
 def add_target(
@@ -130,43 +170,34 @@ def add_target(
     if not _NAME.fullmatch(as_text(name, "--name")):
         raise SettingsError(f"--name {name!r}: letters, digits, _, - and . are allowed, like loudness")
     check_folder(cache / FOLDER, "--cache-dir")
-    taken, lengths = _film_of(cache)
-    numbers = {"start_s": start_s, "step_s": step_s}
-    for option, number in numbers.items():
-        if number is not None:
-            numbers[option] = as_number(number, float, f"--{option.replace('_', '-')}")
-    if step_s is None and start_s is not None:
+    if start_s is not None and step_s is None:
         raise SettingsError("--start-s has no effect without --step-s. Name both")
-    target = read_target(path, name, **numbers, lengths=lengths)
+    start_s = None if start_s is None else as_number(start_s, float, "--start-s")
+    step_s = None if step_s is None else as_number(step_s, float, "--step-s")
+    taken, lengths = _film_of(cache)
+    target = read_target(path, name, start_s, step_s, lengths)
     folder = cache / FOLDER / f"{name}.zarr"
     if folder.exists():
-        raise SettingsError(
-            f"--name {name}: the cache has it already. Remove it first: summer-prep remove-target {name}"
-        )
-    if target.kind == "labels":
-        for label in target.columns:
-            if not _NAME.fullmatch(label):
-                raise SettingsError(f"{path}: label {label!r}: letters, digits, _, - and . are allowed. Rename it")
-            if label in taken:
-                raise SettingsError(f"{path}: label {label!r} is one of {taken[label]} already. Rename it")
+        advice = f"Remove it first: summer-prep remove-target {name}"
+        raise SettingsError(f"--name {name}: the cache has it already. {advice}")
+    for label in target.columns if target.kind == "labels" else ():
+        if not _NAME.fullmatch(label):
+            raise SettingsError(f"{path}: label {label!r}: letters, digits, _, - and . are allowed. Rename it")
+        if label in taken:
+            raise SettingsError(f"{path}: label {label!r} is one of {taken[label]} already. Rename it")
 
     import zarr
 
-    staged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.staging")
-    with writing(cache, "Free space, or name another folder with --cache-dir"):
+    staged = folder.with_name(staging_name(folder))
+    with locked(folder.parent, timeout_s=60) as problem, writing(cache, "Name another folder with --cache-dir"):
+        clear_debris(folder.parent, is_alone=problem is None)
         try:
             group = zarr.create_group(staged)
-            n_columns = len(target.columns)
-            values = group.create_array(
-                "values",
-                shape=(target.n_frames, n_columns),
-                chunks=(_FRAMES_AT_ONCE, n_columns),
-                dtype="uint8" if target.kind == "labels" else "float32",
-                dimension_names=("frame", "column"),
-                compressors=None if target.kind == "features" else "auto",
-                config={"write_empty_chunks": True},
-            )
-            digest, sums = hashlib.sha256(), np.zeros((3, n_columns))
+            shape, chunks = (target.n_frames, len(target.columns)), (_FRAMES_AT_ONCE, len(target.columns))
+            stored: Any = {"dimension_names": ("frame", "column"), "config": {"write_empty_chunks": True}}
+            stored |= {"dtype": "float32", "compressors": None} if target.kind == "features" else {"dtype": "uint8"}
+            values = group.create_array("values", shape=shape, chunks=chunks, **stored)
+            digest, sums = hashlib.sha256(), np.zeros((3, shape[1]))
             for start in range(0, target.n_frames, _FRAMES_AT_ONCE):
                 rows = target.rows(range(start, min(start + _FRAMES_AT_ONCE, target.n_frames)))
                 rows = np.ascontiguousarray(rows, dtype=values.dtype)
@@ -176,21 +207,10 @@ def add_target(
             seconds = np.arange(target.n_frames) * (FRAME_PERIOD_MS / 1000)
             group.create_array("frame_start_s", data=seconds, dimension_names=("frame",), attributes={"units": "s"})
             group.create_array("column", data=np.array(target.columns, dtype="T"), dimension_names=("column",))
-            group.update_attributes(
-                {
-                    "name": name,
-                    "kind": target.kind,
-                    "columns": list(target.columns),
-                    "n_frames": target.n_frames,
-                    "form": target.form,
-                    "n_united": target.n_united,
-                    "coordinates": "frame_start_s column",
-                    "source": {"file_name": path.name, "sha256": file_sha256(path)},
-                    "added": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "software_version": __version__,
-                    "sha256": digest.hexdigest(),
-                }
-            )
+            facts = {one: getattr(target, one) for one in ("kind", "columns", "n_frames", "form", "n_united")}
+            facts |= {"coordinates": "frame_start_s column", "software_version": __version__}
+            facts |= {"source": {"file_name": path.name, "sha256": file_sha256(path)}, "sha256": digest.hexdigest()}
+            group.update_attributes({"name": name, **facts, "added": datetime.now(UTC).isoformat(timespec="seconds")})
             os.rename(staged, folder)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
@@ -223,16 +243,14 @@ def _facts(one: FilmTarget, sums: Any) -> dict[str, Any]:
     with np.errstate(invalid="ignore"):
         mean = sums[1] / sums[0]
         sd = np.sqrt(np.maximum(0, sums[2] / sums[0] - mean**2))
+    shown = {"on": mean} if one.kind == "labels" else {"mean": mean, "sd": sd}
+    shown["undefined"] = 1 - sums[0] / one.n_frames
     columns = [
-        {
-            "column": column,
-            **({"on": mean[i]} if one.kind == "labels" else {"mean": mean[i], "sd": sd[i]}),
-            "undefined": 1 - sums[0, i] / one.n_frames,
-        }
+        {"column": column, **{name: values[i] for name, values in shown.items()}}
         for i, column in enumerate(one.columns)
     ]
-    about = {key: one.attributes[key] for key in ("form", "n_united", "source", "added", "sha256")}
-    return {"target": one.name, "kind": one.kind, "n_frames": one.n_frames, **about, "columns": columns}
+    about = {key: one.attributes[key] for key in ("kind", "n_frames", "form", "n_united", "source", "added", "sha256")}
+    return {"target": one.name, **about, "columns": columns}
 
 
 def remove_target(name: str, cache_dir: str | Path = "data_cache") -> Path:
@@ -246,20 +264,17 @@ def remove_target(name: str, cache_dir: str | Path = "data_cache") -> Path:
     found = sorted(path.stem for path in (cache / FOLDER).glob("*.zarr"))
     _check_known(name, found, cache)
     folder = cache / FOLDER / f"{name}.zarr"
-    gone = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.staging")
-    with writing(folder, "Check its permissions"):
+    gone = folder.with_name(staging_name(folder))
+    with locked(folder.parent, timeout_s=60) as problem, writing(folder, "Check its permissions"):
         os.rename(folder, gone)  # in one step, then at leisure
         shutil.rmtree(gone)
+        clear_debris(folder.parent, is_alone=problem is None)
     return folder
 
 
-def _check_known(name: str | None, found: Any, cache: Path) -> None:
+def _check_known(name: str | None, found: Collection[str], cache: Path) -> None:
     if name is not None and name not in found:
-        known = (
-            f"it has {', '.join(found)}. Choose one of these"
-            if found
-            else "it has none. Add one: summer-prep add-target"
-        )
+        known = f"it has {', '.join(found)}. Choose one" if found else "it has none. Add one: summer-prep add-target"
         raise SettingsError(f"{cache}: no target {name!r}; {known}")
 
 

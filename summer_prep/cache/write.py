@@ -17,10 +17,8 @@ from zarr.errors import BaseZarrError
 from zarr.storage import MemoryStore
 
 from summer_prep.cache import layout
-from summer_prep.cache.publish import Files, publish
+from summer_prep.cache.publish import Files
 from summer_prep.errors import CacheError
-
-Arrays = Mapping[str, NDArray[Any]]
 
 VARIABLES = [name for name, (dimensions, *_) in layout.ARRAYS.items() if len(dimensions) == 2]
 """Arrays that are data; all others are coordinates of them."""
@@ -32,19 +30,13 @@ _ENCODING = Lock()
 """Zarr works in one thread of its own anyway, and filters of warnings are shared by all threads."""
 
 
-def write_key(key: Path, arrays: Arrays, attributes: Mapping[str, Any], codec: layout.Codec) -> None:
-    """Write one key in one step, in place of an older one if there is one; raises CacheError."""
-    publish(key, encode_key(arrays, {**attributes, "codec": codec}, codec))
-
-
-def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: layout.Codec) -> Files:
+def encode_key(arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]) -> Files:
     """Return the files of a key, path -> content.
 
     Parameters
     ----------
     arrays : name -> array, as in `layout.ARRAYS`, or a column of the unit table
-    attributes : everything but what Zarr, xarray and the digests add
-    codec : how spike_counts are stored
+    attributes : everything but what Zarr, xarray and the digests add; `codec` is how spike_counts are stored
     """
     buffers: dict[str, Any] = {}
     store = MemoryStore(buffers)
@@ -61,18 +53,11 @@ def encode_key(arrays: Arrays, attributes: Mapping[str, Any], codec: layout.Code
                 row_bytes = max(1, values.shape[1] * values.dtype.itemsize)
                 n_rows = max(1, min(len(values), MAX_CHUNK_BYTES // row_bytes))  # the last chunk has full size, too
                 chunks = n_rows, values.shape[1]
-                compressor = _COUNT_CODECS[codec]
-            group.create_array(
-                name,
-                data=values,
-                chunks=chunks,
-                compressors=compressor,
-                filters=None,
-                # A chunk of zeros is data too: left out, it could not be told from a lost one.
-                config={"write_empty_chunks": True},
-                dimension_names=dimensions,
-                attributes={"units": units, "long_name": long_name} if units else {"long_name": long_name},
-            )
+                compressor = _COUNT_CODECS[attributes["codec"]]
+            # A chunk of zeros is data too: left out, it could not be told from a lost one.
+            stored: Any = {"compressors": compressor, "filters": None, "config": {"write_empty_chunks": True}}
+            about = {"units": units, "long_name": long_name} if units else {"long_name": long_name}
+            group.create_array(name, data=values, chunks=chunks, dimension_names=dimensions, attributes=about, **stored)
     files = {name: buffer.as_numpy_array().data for name, buffer in buffers.items() if name != layout.DESCRIPTION}
     added = {
         "coordinates": " ".join(name for name in arrays if name not in VARIABLES),

@@ -15,7 +15,7 @@ from summer_prep.film.labels import align_labels
 from summer_prep.film.recording import Recording
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RecordingOnFilm:
     """A recording with what the film did during it, shared by its bin lengths.
 
@@ -40,12 +40,8 @@ def place_on_film(
     odd = check_clocks(
         recording.spike_times_ms, recording.n_units, recording.frame_index, recording.recording_time_ms, unusual_clocks
     )
-    return RecordingOnFilm(
-        recording=replace(recording, notes=(*recording.notes, *odd)),
-        clock=clock,
-        long_frame_rule=long_frame_rule,
-        interval_of_spike=bins.locate_spikes(clock, recording.spike_times_ms),
-    )
+    recording = replace(recording, notes=(*recording.notes, *odd))
+    return RecordingOnFilm(recording, clock, long_frame_rule, bins.locate_spikes(clock, recording.spike_times_ms))
 
 
 def align(on_film: RecordingOnFilm, bin_length_ms: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -62,6 +62,12 @@ def bin_grid(file_grids: Mapping[int, BinGrid], bin_length_ms: int) -> BinGrid:
     return BinGrid(first_frame=base.first_frame, n_bins=n_frames // frames_per_bin, frames_per_bin=frames_per_bin)
 
 
+def grid_from(first_frame: int, n_bins: int, bin_length_ms: int) -> BinGrid:
+    """Return the grid of `n_bins` bins of a length (ms) from a frame of the film on."""
+    n_frames, n_parts = max(1, bin_length_ms // FRAME_PERIOD_MS), max(1, FRAME_PERIOD_MS // bin_length_ms)
+    return BinGrid(first_frame=first_frame, n_bins=n_bins, frames_per_bin=n_frames, parts_per_frame=n_parts)
+
+
 def bins_of_intervals(clock: FilmClock, grid: BinGrid) -> NDArray[np.int64]:
     """Return the bin that each interval of the clock belongs to, (n_intervals,); -1 for none."""
     assert clock.parts_per_frame == grid.parts_per_frame

@@ -111,10 +111,8 @@ def film_clock(
         raise RecordingError(f"the watch log has neural_recording_time = {recording_time_ms[row]} in row {row}")
     if (step_ms < 0).any():
         row = (step_ms < 0).argmax()
-        raise RecordingError(
-            f"recording time runs backwards in the watch log: {recording_time_ms[row]} ms in row {row}, "
-            f"then {recording_time_ms[row + 1]} ms; neural_recording_time must not decrease"
-        )
+        found = f"{recording_time_ms[row]} ms in row {row}, then {recording_time_ms[row + 1]} ms"
+        raise RecordingError(f"recording time runs backwards in the watch log: {found}; it must not decrease")
     ran = (step_frames >= 1) & (step_frames <= MAX_FILLED_STEP_FRAMES)
     n_filled = np.where(ran, step_frames, 1)
     is_long = ran & (step_ms / n_filled > LONG_FRAME_MS)

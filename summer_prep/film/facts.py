@@ -39,7 +39,7 @@ LongFrames = Literal["count", "pause"]
 """What becomes of them: their spikes count, as in the published code, or they are pauses."""
 
 FileLayout = Literal["dandi", "flat", "misc", "separate", "stimulus"]
-"""File names and places of the tables that are, or were, in use (`demo.LAYOUTS` says which)."""
+"""File names, and where the tables stand in the files, that are or were in use (`demo.LAYOUTS` says which)."""
 
 BRAIN_REGION_GROUPS: dict[str, tuple[str, ...]] = {"H": ("AH", "MH", "PH"), "PHC": ("APH", "MPH", "PPH")}
 """Group name -> the regions it stands for beside its own name (hippocampus; older names of the parahippocampal)."""
@@ -52,7 +52,6 @@ def check_bin_length(bin_length_ms: int) -> None:
     """Raise a SettingsError unless this is a multiple of the frame period or a cut of it into whole milliseconds."""
     cuts = [FRAME_PERIOD_MS // parts for parts in PARTS_PER_FRAME]
     if bin_length_ms not in cuts and (bin_length_ms <= 0 or bin_length_ms % FRAME_PERIOD_MS):
-        raise SettingsError(
-            f"no bins of {bin_length_ms} ms can be made; possible are the multiples of {FRAME_PERIOD_MS} ms "
-            f"(40, 80, 120, 200, 480, 1000, ...) and {', '.join(map(str, cuts))} ms. Choose one with --bin-length"
-        )
+        multiples = f"the multiples of {FRAME_PERIOD_MS} ms (40, 80, 120, 200, 480, 1000, ...)"
+        possible = f"possible are {multiples} and {', '.join(map(str, cuts))} ms. Choose one with --bin-length"
+        raise SettingsError(f"no bins of {bin_length_ms} ms can be made; {possible}")

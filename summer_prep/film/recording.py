@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from summer_prep.film.bins import BinGrid
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Source:
     """Where a recording came from; `sha256` is of the file's bytes."""
 

@@ -15,16 +15,8 @@ from numpy.typing import NDArray
 
 from summer_prep.errors import SettingsError
 from summer_prep.files import check_folder
-from summer_prep.film.facts import (
-    DATASET_BIN_LENGTHS_MS,
-    FILM_FRAMES,
-    FIRST_ANALYSED,
-    FRAME_PERIOD_MS,
-    FRAMES_PER_MINUTE,
-    N_ANALYSED,
-    UNDEFINED,
-    FileLayout,
-)
+from summer_prep.film import facts
+from summer_prep.film.facts import FILM_FRAMES, FRAME_PERIOD_MS, FRAMES_PER_MINUTE, UNDEFINED, FileLayout
 from summer_prep.options import as_number, as_path, as_patient_ids
 from summer_prep.recordings.nwb import ANNOTATION_TABLE, BINNING_TABLE, WATCHLOG_TABLE
 from summer_prep.resources import available_bytes
@@ -104,7 +96,7 @@ def demo_data(
     units : per patient
     drift : how much firing rates wander over the film, as those of real units do, as a standard deviation of their
         logarithm; 1 is a lot
-    layout : file names and places of the tables, one of LAYOUTS
+    layout : file names, and where the tables stand in the files; one of LAYOUTS
     seed : equal seeds make equal recordings
 
     Raises
@@ -117,11 +109,10 @@ def demo_data(
     seed = as_number(seed, int, "--seed")
     if not isinstance(layout, str) or layout not in LAYOUTS:
         raise SettingsError(f"--layout {layout}: choose one of {', '.join(LAYOUTS)}")
-    if units < 1 or patients < 1 or not 1 <= minutes < float("inf"):
-        raise SettingsError("a demo needs at least 1 patient (--patients), 1 unit (--units) and 1 minute (--minutes)")
-    if seed < 0 or not 0 <= drift <= MAX_DRIFT:
-        allowed = f"the seed must be 0 or more, and the drift between 0 and {MAX_DRIFT:g}"
-        raise SettingsError(f"--seed {seed} --drift {drift}: {allowed}")
+    if units < 1 or patients < 1 or seed < 0 or not 1 <= minutes < float("inf") or not 0 <= drift <= MAX_DRIFT:
+        found = f"--patients {patients} --units {units} --minutes {minutes} --seed {seed} --drift {drift}"
+        allowed = f"1 or more for the first three, 0 or more for the seed, 0 to {MAX_DRIFT:g} for the drift"
+        raise SettingsError(f"{found}: must be {allowed}")
     n_frames = FILM_FRAMES if as_number(film_length, bool, "--film-length") else round(minutes * FRAMES_PER_MINUTE)
     n_spikes = units * n_frames * FRAME_PERIOD_MS / 1000 * 4 * MEDIAN_RATE_HZ
     n_bytes = 32 * n_spikes + 4096 * units + 16 * len(SHARES_PERCENT) * n_frames  # of one patient, copies included
@@ -152,11 +143,9 @@ def demo_data(
 
 
 def _write_targets(folder: Path, film: Film, generator: np.random.Generator) -> dict[str, Any]:
-    """Write targets of this film as people bring them, and return what is known of them, for `truth.json`.
+    """Write targets of this film (docs/targets.md), and return what is known of them, for `truth.json`.
 
-    film_features.npy has smooth dimensions, (n_frames, 16): the first half are mixtures of the labels to which units
-    are tuned, the others are noise. loudness.csv has 100 samples a second, events.tsv intervals of two labels: at-work
-    is `office`, to which units are tuned, and music is noise.
+    Of the labels in events.tsv, at-work is `office`, to which units are tuned, and music is noise.
     """
     names, n_frames = sorted(SHARES_PERCENT), film.indicators.shape[1]
     labels, n = list(dict.fromkeys(TUNED_LABELS)), N_TUNED_DIMENSIONS
@@ -194,7 +183,7 @@ def _make_film(n_frames: int, generator: np.random.Generator) -> Film:
     Real labels often come in one or two stretches; here a rare one takes parts of MIN_STRETCHES scenes or more, so
     that every fold of a short film has something to learn from.
     """
-    first, n_analysed = (of_film * n_frames // FILM_FRAMES for of_film in (FIRST_ANALYSED, N_ANALYSED))
+    first, n_analysed = (of_film * n_frames // FILM_FRAMES for of_film in (facts.FIRST_ANALYSED, facts.N_ANALYSED))
     indicators = np.zeros((len(SHARES_PERCENT), n_frames), dtype=np.uint8)
     for row, (label_name, percent) in enumerate(sorted(SHARES_PERCENT.items())):
         analysed = indicators[row, first : first + n_analysed]
@@ -241,14 +230,13 @@ def _make_spikes(
 ) -> tuple[list[NDArray[np.float64]], list[dict[str, Any]]]:
     """Return each unit's sorted Poisson spike times (ms), from 0 to a while after the film, and how units are tuned.
 
-    A third of the units, at random places in the table, fire several times as fast while a label is on.
+    A third of the units, at random rows of the table, fire several times as fast while a label is on.
     """
     tuned = np.sort(generator.permutation(n_units)[: max(1, n_units // 3)])
     gains = generator.uniform(3.0, 6.0, len(tuned)).tolist()
-    labels = itertools.cycle(TUNED_LABELS)
     tunings = {
-        unit: {"unit": unit, "label_name": next(labels), "gain": round(gain, 3), "lag_ms": LAG_MS}
-        for unit, gain in zip(tuned.tolist(), gains, strict=True)
+        unit: {"unit": unit, "label_name": label_name, "gain": round(gain, 3), "lag_ms": LAG_MS}
+        for unit, gain, label_name in zip(tuned.tolist(), gains, itertools.cycle(TUNED_LABELS), strict=False)
     }
     rates_hz = np.clip(generator.lognormal(np.log(MEDIAN_RATE_HZ), 1.1, n_units), 0.02, 40)
     edges_ms = np.concatenate([[0.0], recording_time_ms, [recording_time_ms[-1] + 20_000]])
@@ -310,12 +298,12 @@ def _write_nwb(
     for name in (WATCHLOG_TABLE, "raw_watchlogs"):
         nwb_file.add_stimulus(table(name, "film frame and recording clock of each row", watchlog))
     edges, names = [], []
-    for length in DATASET_BIN_LENGTHS_MS:
+    for length in facts.DATASET_BIN_LENGTHS_MS:
         frames_per_bin = length // FRAME_PERIOD_MS
         frames = film.first_analysed + np.arange(film.n_analysed // frames_per_bin + 1) * frames_per_bin
         edges.append(frames * (FRAME_PERIOD_MS / 1000))
         names.append(np.array([f"frame_{frame + 1:06d}.jpg" for frame in frames[:-1]], dtype=object))
-    binning = {"bin_length": np.array(DATASET_BIN_LENGTHS_MS), "edges": edges, "frames": names}
+    binning = {"bin_length": np.array(facts.DATASET_BIN_LENGTHS_MS), "edges": edges, "frames": names}
     labels = {"label_name": sorted(SHARES_PERCENT), "indicator_function": list(film.indicators.astype(np.int64))}
     tables = (
         table(BINNING_TABLE, "edges (s, film clock) and first frames of the bins of each length (ms)", binning),

@@ -27,21 +27,22 @@ def find_recordings(data_dir: Place, patient_ids: Sequence[str] = (), may_be_mis
     """Return patient id -> NWB file below `data_dir` (flat or up to two folders deep), in natural order.
 
     Folders of patients who are not asked for (by default, all are) need not be readable. Raises SettingsError if the
-    folder does not exist (unless it `may_be_missing`), a patient's folder cannot be read, or a patient has two files.
+    folder is a file or does not exist (unless it `may_be_missing`), a patient's folder cannot be read, or a patient has
+    two files.
     """
     if isinstance(data_dir, Path) and not os.path.isdir(data_dir):  # False also where permission is missing
-        if may_be_missing:
+        is_file = os.path.exists(data_dir)
+        if may_be_missing and not is_file:
             return {}
-        problem = "is a file, not a folder" if os.path.exists(data_dir) else "no such folder"
+        problem = "is a file, not a folder" if is_file else "no such folder"
         raise SettingsError(f"{data_dir}: {problem}. Name the folder with the NWB files with --data-dir")
     found: dict[str, Place] = {}
     twins: dict[str, str] = {}
     for path in _nwb_files(data_dir, patient_ids):
         if match := _FILE_NAME.fullmatch(path.name):
             if (twin := twins.setdefault(match[1].lstrip("0"), match[1])) in found:
-                raise SettingsError(
-                    f"two files are of patient {match[1]}: {found[twin]} and {path}. Move one of them elsewhere"
-                )
+                both = f"{found[twin]} and {path}"
+                raise SettingsError(f"two files are of patient {match[1]}: {both}. Move one of them elsewhere")
             found[match[1]] = path
     return {patient_id: found[patient_id] for patient_id in in_natural_order(found)}
 
@@ -74,9 +75,8 @@ def _nwb_files(data_dir: Place, patient_ids: Sequence[str] = ()) -> list[Place]:
                 is_asked_for = patient_id != folder.name and (not patient_ids or patient_id in patient_ids)
                 if folder != data_dir and not is_asked_for:
                     continue  # of others, or like lost+found
-                raise SettingsError(
-                    f"{folder}: may not be read ({error.strerror}). Change its permissions, or name another --data-dir"
-                ) from error
+                advice = "Change its permissions, or name another --data-dir"
+                raise SettingsError(f"{folder}: may not be read ({error.strerror}). {advice}") from error
             for entry in entries:
                 if entry.suffix == ".nwb" and not os.path.isdir(entry):
                     match = _FILE_NAME.fullmatch(entry.name)
@@ -111,14 +111,6 @@ def patient_id_of(path: Path) -> str:
     if match is None:
         raise SettingsError(f"{path}: no patient id in the file name. Name it like {_NAMES}")
     return match[1]
-
-
-def recording_sha256(path: Path) -> str:
-    """Return the SHA-256 of a recording's bytes; raises RecordingError if it cannot be read."""
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        raise RecordingError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 Identity = Mapping[str, int | str]
@@ -156,7 +148,10 @@ def source_sha256(path: Place, patient_id: str, folder: Path, may_note: bool = T
             return str(note["sha256"])
     if isinstance(path, Url):
         raise RecordingError(f"{path} would have to be fetched to be compared, which summer-prep build does")
-    sha256 = recording_sha256(path)
+    try:
+        sha256 = file_sha256(path)
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be read ({error.strerror})") from error
     if may_note:
         note_source(patient_id, folder, identity, sha256)
     return sha256

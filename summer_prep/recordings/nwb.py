@@ -19,14 +19,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from summer_prep.cache.layout import DIMENSIONS
+from summer_prep.cache.layout import DIMENSIONS, file_sha256
 from summer_prep.errors import RecordingError
 from summer_prep.film.bins import BinGrid
 from summer_prep.film.clock import frame_indices
 from summer_prep.film.facts import FRAME_PERIOD_MS, LABEL_VALUES
 from summer_prep.film.recording import Recording, Source
 from summer_prep.options import as_patient_id
-from summer_prep.recordings.find import patient_id_of, recording_sha256, source_identity
+from summer_prep.recordings.find import patient_id_of, source_identity
 from summer_prep.resources import available_bytes
 
 BINNING_TABLE = "movie_binning_info"
@@ -35,7 +35,7 @@ WATCHLOG_TABLE = "cleaned_watchlogs"
 
 Kind = Literal["numbers", "text"]
 
-_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError, MemoryError)
+_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError)
 """What h5py raises depends on which byte is damaged."""
 
 
@@ -49,7 +49,7 @@ def read_recording(path: Path) -> Recording:
     # Hashing releases the interpreter, so it costs no time of its own. Annotations, which are most of a file, are read
     # while Python parses names.
     with _opened(path) as file, ThreadPoolExecutor(2) as pool:
-        sha256 = pool.submit(recording_sha256, path)
+        sha256 = pool.submit(file_sha256, path)
         annotations = pool.submit(_read_annotations, file)
         spike_times_ms, spike_stops, notes = _read_spikes(file)
         numbers, texts, descriptions = _read_unit_columns(file["units"], len(spike_stops), notes)
@@ -63,15 +63,11 @@ def read_recording(path: Path) -> Recording:
         grids, named_frames = _read_binning(file)
         label_names, indicators = annotations.result()
         identifier, session_id = _text_at(file, "identifier"), _text_at(file, "general/session_id")
+        source = Source(path.name, path.stat().st_size, sha256.result(), identifier, session_id)
     if as_patient_id(session_id) not in (session_id, patient_id):
         notes.append(f"{path.name} says that it is session {session_id}")
     recording = Recording(
-        patient_id=patient_id,
-        source=Source(
-            file_name=path.name, bytes=path.stat().st_size, sha256=sha256.result(), nwb_identifier=identifier,
-            session_id=session_id,
-        ),
-        spike_times_ms=spike_times_ms, spike_stops=spike_stops,
+        patient_id=patient_id, source=source, spike_times_ms=spike_times_ms, spike_stops=spike_stops,
         frame_index=frame_index, recording_time_ms=recording_time_ms,
         grids=grids, named_frames=named_frames, label_names=label_names, indicators=indicators,
         numeric_columns=numbers, text_columns=texts, column_descriptions=descriptions, notes=tuple(notes),
@@ -91,10 +87,9 @@ def _read_spikes(file: h5py.File) -> tuple[NDArray[np.float64], NDArray[np.int64
     unit_of_spike = np.repeat(np.arange(len(stops)), np.diff(stops, prepend=0))
     bad = ~np.isfinite(spike_times_ms)
     if bad.any():
-        raise RecordingError(
-            f"{int(bad.sum())} spike times are not numbers, the first in unit {unit_of_spike[np.argmax(bad)]} "
-            "(counted from 0). Repair the file or leave the patient out"
-        )
+        first = f"the first in unit {unit_of_spike[np.argmax(bad)]} (counted from 0)"
+        problem = f"{int(bad.sum())} spike times are not numbers, {first}"
+        raise RecordingError(f"{problem}. Repair the file or leave the patient out")
     unsorted = np.unique(unit_of_spike[1:][(np.diff(spike_times_ms) < 0) & (np.diff(unit_of_spike) == 0)])
     starts = np.concatenate([[0], stops[:-1]])
     for unit in unsorted:
@@ -106,12 +101,7 @@ def _read_spikes(file: h5py.File) -> tuple[NDArray[np.float64], NDArray[np.int64
 def _read_unit_columns(
     units: h5py.Group, n_units: int, notes: list[str]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]], dict[str, str]]:
-    """Read the optional columns that hold one number or one text a unit; note what else is left in the file.
-
-    Returns
-    -------
-    column name -> numbers, (n_units,); column name -> texts; column name -> description
-    """
+    """Return name -> numbers, texts, description of the optional columns of one a unit, and note what is left out."""
     numbers: dict[str, NDArray[Any]] = {}
     texts: dict[str, list[str]] = {}
     descriptions: dict[str, str] = {}
@@ -179,12 +169,11 @@ def _read_binning(file: h5py.File) -> tuple[dict[int, BinGrid], dict[int, NDArra
         for length, names in zip(lengths, np.split(_read(data), stops[:-1]), strict=True):
             # One pass over one long text: a match per name in Python costs ten times as much at 118,161 names.
             numbers = re.findall(rb"(\d+)\.", b"\n".join(names.tolist()))
-            if length in grids:
-                if not len(numbers) == len(names) == grids[length].n_bins:
-                    raise RecordingError(
-                        f"column frames of table {BINNING_TABLE} names {len(numbers)} frames in {len(names)} rows, for "
-                        f"{grids[length].n_bins} bins of {length} ms; one a bin, like frame_000919.jpg, was expected"
-                    )
+            if grid := grids.get(length):
+                if not len(numbers) == len(names) == grid.n_bins:
+                    found = f"{len(numbers)} frames in {len(names)} rows, for {grid.n_bins} bins of {length} ms"
+                    problem = f"column frames of table {BINNING_TABLE} names {found}"
+                    raise RecordingError(f"{problem}; one a bin, like frame_000919.jpg, was expected")
                 named_frames[length] = np.array(numbers, dtype=np.int64) - 1
     return grids, named_frames
 
@@ -200,19 +189,15 @@ def _read_annotations(file: h5py.File) -> tuple[tuple[str, ...], NDArray[np.uint
     n_frames = int(lengths.max())
     if lengths.min() != n_frames:
         shortest = int(lengths.argmin())
-        raise RecordingError(
-            f"label {label_names[shortest]} of table {ANNOTATION_TABLE} covers {lengths[shortest]} frames, "
-            f"others {n_frames}; all must cover the same film"
-        )
+        found = f"label {label_names[shortest]} covers {lengths[shortest]} frames, others {n_frames}"
+        raise RecordingError(f"table {ANNOTATION_TABLE}: {found}; all must cover the same film")
     values = _read(data)
     indicators = values.astype(np.uint8)
     is_allowed = np.isin(np.arange(256), LABEL_VALUES)[indicators] & (indicators == values)
     if not is_allowed.all():
         label, frame = divmod(int(np.argmin(is_allowed)), n_frames)
-        raise RecordingError(
-            f"label {label_names[label]} has the value {values[label * n_frames + frame]} in frame {frame + 1}; "
-            f"allowed are {', '.join(map(str, LABEL_VALUES))}"
-        )
+        found = f"label {label_names[label]} has the value {values[label * n_frames + frame]} in frame {frame + 1}"
+        raise RecordingError(f"{found}; allowed are {', '.join(map(str, LABEL_VALUES))}")
     return label_names, indicators.reshape(len(label_names), -1)
 
 
@@ -231,14 +216,11 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         if isinstance(error, RecordingError):
             problem = str(error)
         elif code in (errno.EAGAIN, errno.ENOLCK, errno.EOPNOTSUPP):
-            problem = (
-                f"cannot be locked ({os.strerror(code)}): it is open in another program, or its file system has no "
-                "locks. Close it there, or set HDF5_USE_FILE_LOCKING=FALSE in the environment if nothing writes to it"
-            )
+            cause = "it is open in another program, or its file system has no locks"
+            advice = "Close it there, or set HDF5_USE_FILE_LOCKING=FALSE in the environment if nothing writes to it"
+            problem = f"cannot be locked ({os.strerror(code)}): {cause}. {advice}"
         elif code is not None:
             problem = f"cannot be read ({os.strerror(code)}). Check --data-dir and --nwb-path"
-        elif isinstance(error, MemoryError):
-            problem = "memory ran out while it was read. Use fewer --workers, or compare its SHA-256 with the archive's"
         elif not h5py.is_hdf5(path):
             problem = "not an HDF5 file, so not an NWB recording. Check whether it is empty, a pointer or an error page"
         else:
@@ -266,16 +248,13 @@ def _find_table(file: h5py.File, name: str) -> h5py.Group:
         raise RecordingError(f"no table {name} in any module. Is this file of the SUMMER data set (DANDI 001616)?")
     first, *others = found
     for other in others:
-        is_equal = set(first) == set(other) and all(
-            np.array_equal(_read(_column(first, one)), _read(_column(other, one))) for one in first
-        )
-        if not is_equal:
+        are_equal = (np.array_equal(_read(_column(first, one)), _read(_column(other, one))) for one in first)
+        if set(first) != set(other) or not all(are_equal):
             raise RecordingError(f"two tables {name} that differ, {first.name} and {other.name}. Remove the wrong one")
     return first
 
 
 def _column_names(table: h5py.Group) -> list[str]:
-    """Return the names of a table's columns, in its order."""
     return [_as_text(name) for name in np.atleast_1d(table.attrs.get("colnames", []))]
 
 
@@ -311,10 +290,9 @@ def _read(data: h5py.Dataset, bytes_per_value: int = 16) -> NDArray[Any]:
     n_values = math.prod(data.shape or ())
     n_bytes = n_values * max(bytes_per_value, data.dtype.itemsize)
     if n_bytes > available_bytes():
-        raise RecordingError(
-            f"column {data.name} declares {n_values} values, which take about {n_bytes / 1e9:.1f} GB; "
-            f"{available_bytes() / 1e9:.1f} GB are free. Use fewer --workers, or a machine with more memory"
-        )
+        takes = f"which take about {n_bytes / 1e9:.1f} GB; {available_bytes() / 1e9:.1f} GB are free"
+        advice = "Use fewer --workers, or a machine with more memory"
+        raise RecordingError(f"column {data.name} declares {n_values} values, {takes}. {advice}")
     properties = data.id.get_create_plist()
     filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
     if not all(map(h5py.h5z.filter_avail, filters)):
@@ -353,7 +331,6 @@ def _ragged_column(table: h5py.Group, name: str, kind: Kind) -> tuple[h5py.Datas
 
 
 def _check_rows(table: h5py.Group, **rows: int) -> None:
-    """Check that columns of a table, by name, have the same number of rows; raises RecordingError."""
     if len(set(rows.values())) > 1:
         found = ", ".join(f"{name} has {n} rows" for name, n in rows.items())
         raise RecordingError(f"columns of table {table.name} differ in length: {found}")

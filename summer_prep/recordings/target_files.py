@@ -21,10 +21,8 @@ _INTERVALS = (
 )
 """Columns of a table of intervals: name, start, and stop or (BIDS) duration."""
 
-_FORMS = ".csv, .tsv, .parquet, .npy and .npz"
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TargetFile:
     """What a file holds; `rows` gives the values of some frames, so that a large array is never in memory twice."""
 
@@ -39,13 +37,7 @@ class TargetFile:
     """Intervals that overlap an earlier one of their label."""
 
 
-def read_target(
-    path: Path,
-    name: str,
-    start_s: float | None = None,
-    step_s: float | None = None,
-    lengths: range = range(FILM_FRAMES, FILM_FRAMES + 1),
-) -> TargetFile:
+def read_target(path: Path, name: str, start_s: float | None, step_s: float | None, lengths: range) -> TargetFile:
     """Read a file of labels or features.
 
     Parameters
@@ -62,7 +54,8 @@ def read_target(
         values, columns = _table_or_array(path)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
-        raise SettingsError(f"{path}: cannot be read ({reason}). Name a {_FORMS} file") from error
+        advice = "Name a .csv, .tsv, .parquet, .npy or .npz file"
+        raise SettingsError(f"{path}: cannot be read ({reason}). {advice}") from error
     try:
         intervals = next((one for one in _INTERVALS if set(one) <= set(columns)), None)
         if intervals is not None and not isinstance(values, np.ndarray):
@@ -104,13 +97,9 @@ def _from_intervals(table: Any, columns: Sequence[str]) -> TargetFile:
     elif columns[2] == "duration":
         stop = start + stop
     labels, values, n_united = frames_of_intervals(names, start, stop)
+    form = f"{len(names)} intervals ({', '.join(columns)})"
     return TargetFile(
-        kind="labels",
-        columns=tuple(labels),
-        form=f"{len(names)} intervals ({', '.join(columns)})",
-        n_frames=FILM_FRAMES,
-        rows=lambda frames: values.T[frames.start : frames.stop],
-        n_united=n_united,
+        "labels", tuple(labels), form, FILM_FRAMES, lambda frames: values.T[frames.start : frames.stop], n_united
     )
 
 
@@ -123,7 +112,8 @@ def _from_array(
         is_labels = all(dtype.kind in "iub" for dtype in table.dtypes)
         if not all(dtype.kind in "iubf" for dtype in table.dtypes):
             wrong = next(name for name, dtype in zip(columns, table.dtypes, strict=True) if dtype.kind not in "iubf")
-            raise SettingsError(f"column {wrong!r} is not a number. Intervals have the columns {_written(_INTERVALS)}")
+            of_intervals = " or ".join(map(", ".join, _INTERVALS))
+            raise SettingsError(f"column {wrong!r} is not a number. Intervals have the columns {of_intervals}")
         table = table.to_numpy(dtype=np.float32, na_value=np.nan)
     elif table.dtype.kind in "iub":
         is_labels = True
@@ -135,16 +125,13 @@ def _from_array(
         raise SettingsError(f"an array of shape {table.shape}; (n_frames,) or (n_frames, n_columns) is allowed")
     if len(columns) != table.shape[1]:
         columns = [f"{columns[0]}_{number}" for number in range(table.shape[1])]
-    if is_labels:
-        values = np.where(np.isnan(table), UNDEFINED, table) if table.dtype.kind == "f" else table
-        is_labels = bool(np.isin(values, LABEL_VALUES).all())
+    is_labels = is_labels and bool((np.isin(table, LABEL_VALUES) | np.isnan(table)).all())
     if step_s is None:
         if len(table) not in lengths:
             allowed = f"{lengths.start}" + (f" to {lengths[-1]}" if len(lengths) > 1 else "")
-            raise SettingsError(
-                f"{len(table)} rows, but the film has {allowed} frames of {FRAME_PERIOD_MS} ms. Give one row for each "
-                "frame, or name the times of the rows with --start-s and --step-s"
-            )
+            problem = f"{len(table)} rows, but the film has {allowed} frames of {FRAME_PERIOD_MS} ms"
+            advice = "Give one row for each frame, or name the times of the rows with --start-s and --step-s"
+            raise SettingsError(f"{problem}. {advice}")
         start_s, step_s = 0.0, FRAME_PERIOD_MS / 1000
         form, n_frames = "a row for each frame", len(table)
     else:
@@ -152,17 +139,10 @@ def _from_array(
         form, n_frames = f"a row every {step_s:g} s from {start_s:g} s", FILM_FRAMES
 
     def rows(frames: range) -> NDArray[Any]:
-        found = frames_of_samples(values if is_labels else table, start_s, step_s, frames)
+        found = frames_of_samples(table, start_s, step_s, frames)
         if not is_labels:
             return found
-        found = np.where(np.isnan(found), np.float32(UNDEFINED), found)
         return np.where(np.isin(found, LABEL_VALUES), found, np.float32(UNDEFINED)).astype(np.uint8)
 
     frames_of_samples(table, start_s, step_s, range(1))  # refuses what lies beyond the film
-    return TargetFile(
-        kind="labels" if is_labels else "features", columns=tuple(columns), form=form, n_frames=n_frames, rows=rows
-    )
-
-
-def _written(forms: Sequence[Sequence[str]]) -> str:
-    return " or ".join(", ".join(form) for form in forms)
+    return TargetFile("labels" if is_labels else "features", tuple(columns), form, n_frames, rows)

@@ -1,6 +1,6 @@
 """Two caches, patients or keys side by side: which numbers differ, and from which bin on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from summer_prep.cache.keys import open_cache
 from summer_prep.cache.layout import DIMENSIONS, Description, bin_length_of, is_patient_id, key_of_path, key_path
+from summer_prep.cache.targets import FilmTarget, film_targets
 from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
 from summer_prep.options import as_place
@@ -17,8 +18,8 @@ from summer_prep.urls import Place
 _SAID_BY_ARRAYS = {"digests", "files", "document_sha256", "coordinates", "column_descriptions", "units", "label_names"}
 """Attributes that follow from the arrays, or repeat them."""
 
-_NUMBERS = {"n_bins", "n_units", "n_unseen_bins", "pauses", "long_frames", "spikes"}
-"""Attributes that are numbers of the recording, as arrays are."""
+_NUMBERS = {"n_bins", "n_units", "n_unseen_bins", "pauses", "long_frames", "spikes", "kind", "columns"}
+"""Attributes that are numbers of the recording, as arrays are, or say what those of a target mean."""
 
 Difference = dict[str, Any]
 
@@ -37,16 +38,16 @@ def diff(first: str | Path, second: str | Path, local_cache: Path | None = None)
     For each pair of keys: `first`, `second` (None where one is missing), `arrays` and `attributes` that differ;
     of an array `name`, `shapes`, `n_different` values of `n_values` (those that both have), and the `first_difference`:
     where it is (`bin`, `film_s`, `unit`, `label`, `label_name` of the first) and both `values`; of an array that only
-    one key has, `only_in` ("first", "second") instead
+    one key has, `only_in` ("first", "second") instead. After the keys of caches in folders, their targets likewise:
+    `target` is the name, and the first difference of `values` is at a `frame` and `column`
 
     Raises
     ------
     SettingsError : a cache and a key cannot be compared; nothing is there
     CacheError : a key is damaged
     """
-    (kind, ours), (other_kind, theirs) = (
-        _keys_at(as_place(place, name), local_cache) for place, name in ((first, "A"), (second, "B"))
-    )
+    places = as_place(first, "A"), as_place(second, "B")
+    (kind, ours), (other_kind, theirs) = (_keys_at(place, local_cache) for place in places)
     if kind != other_kind:
         raise SettingsError(f"{first} is a {kind}, {second} a {other_kind}. Name two of a kind")
     found: list[Difference] = []
@@ -66,11 +67,26 @@ def diff(first: str | Path, second: str | Path, local_cache: Path | None = None)
                 if name not in _SAID_BY_ARRAYS and one.attributes.get(name) != other.attributes.get(name)
             ]
         found.append(pair)
+    targets = [film_targets(place) for place in places if isinstance(place, Path)]
+    names = sorted({*targets[0], *targets[-1]}) if len(targets) == 2 else []  # a bucket has none
+    found += [_target_pair(name, *(one.get(name) for one in targets)) for name in names]
     return found
 
 
+def _target_pair(name: str, one: FilmTarget | None, other: FilmTarget | None) -> Difference:
+    pair: Difference = {"target": name, "first": one and str(one.path), "second": other and str(other.path)}
+    pair |= {"arrays": [], "attributes": []}
+    if one is not None and other is not None:
+        ours, theirs = (np.concatenate(list(target.blocks())) for target in (one, other))
+        if one.sha256 != other.sha256:
+            pair["arrays"] = [_compare_arrays("values", ours, theirs, ("frame", "column"))]
+        sides = [(name, vars(one)[name], vars(other)[name]) for name in ("kind", "columns")]
+        pair["attributes"] = [{"name": name, "first": a, "second": b} for name, a, b in sides if a != b]
+    return pair
+
+
 def is_equal(difference: Difference) -> bool:
-    """Return whether both keys are there and hold the same numbers; how they are stored may differ."""
+    """Return whether both keys or targets are there and hold the same numbers; how they are stored may differ."""
     both = difference["first"] is not None and difference["second"] is not None
     return both and not difference["arrays"] and not _NUMBERS & {one["name"] for one in difference["attributes"]}
 
@@ -110,7 +126,7 @@ def _different_arrays(one: Description, other: Description) -> Iterator[Differen
                 yield different
 
 
-def _compare_arrays(name: str, ours: NDArray[Any], theirs: NDArray[Any]) -> Difference:
+def _compare_arrays(name: str, ours: NDArray[Any], theirs: NDArray[Any], dimensions: Sequence[str] = ()) -> Difference:
     """Return how two arrays differ, over the part that both have."""
     shared = tuple(map(slice, np.minimum(ours.shape, theirs.shape)))
     one, other = ours[shared], theirs[shared]
@@ -120,9 +136,11 @@ def _compare_arrays(name: str, ours: NDArray[Any], theirs: NDArray[Any]) -> Diff
         differs &= ~(np.isnan(one) & np.isnan(other))
     first = None
     if differs.any():
-        dimensions, places = DIMENSIONS.get(name, ("unit",)), np.argwhere(differs)
+        dimensions = dimensions or DIMENSIONS.get(name, ("unit",))
         by = dimensions.index("bin") if "bin" in dimensions else 0
-        place = places[places[:, by].argmin()].tolist()  # the first is that of the lowest bin
+        by_bin = np.moveaxis(differs, by, 0)  # the first is that of the lowest bin
+        place = [int(at) for at in np.unravel_index(by_bin.argmax(), by_bin.shape)]
+        place.insert(by, place.pop(0))
         values = [np.asarray(array[*place]).item() for array in (one, other)]
         first = {**dict(zip(dimensions, place, strict=True)), "values": values}
     shapes, n_different = [list(ours.shape), list(theirs.shape)], int(differs.sum())

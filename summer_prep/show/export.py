@@ -14,6 +14,7 @@ from summer_prep.errors import SettingsError, load_extra
 from summer_prep.files import replacing, writing
 from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, LABEL_RULES, ON, UNDEFINED, LabelRule
 from summer_prep.options import as_bin_lengths, as_number, as_path, as_patient_ids, as_place
+from summer_prep.show.facts import features_of, labels_of
 
 _OF_BINS = ("bin_start_s", "first_frame", "recorded_s", "long_frame_s", "recording_start_ms", "recording_stop_ms")
 
@@ -32,7 +33,7 @@ def export(
 
     Parameters
     ----------
-    target : the folder for bins.parquet, labels.parquet and units.parquet
+    target : the folder for bins.parquet, labels.parquet, units.parquet, and features.parquet if the cache has any
     bin_length : ms
     label_rule : which frames decide a bin's label
     force : replace what is there
@@ -76,7 +77,6 @@ def export(
     bins = np.arange(attributes["n_bins"], dtype=np.int32)
     counts = read_array(key.folder, "spike_counts")
     of_units = {name: read_array(key.folder, name) for name in attributes["digests"] if name not in DIMENSIONS}
-    labels = zip(attributes["label_names"], read_array(key.folder, f"labels_{label_rule}"), strict=True)
     tables: dict[str, dict[str, Any]] = {
         "bins": {"bin": bins, **{name: read_array(key.folder, name) for name in _OF_BINS}},
         "labels": {"bin": bins},
@@ -84,13 +84,17 @@ def export(
     }
     for unit in range(counts.shape[1]):
         tables["bins"][f"unit_{unit}"] = np.ascontiguousarray(counts[:, unit])
-    for name, values in labels:
+    for name, values in zip(*labels_of(key, label_rule), strict=True):
         on = pyarrow.array(values == ON, mask=values == UNDEFINED)
         tables["labels"]["bin_of_file" if name == "bin" else name] = on
     for name, values in of_units.items():
         tables["units"][name] = values.tolist() if values.dtype.kind == "T" else values
+    for one, values in features_of(key):
+        named = {f"{one.name}:{column}": values[:, number] for number, column in enumerate(one.columns)}
+        tables.setdefault("features", {"bin": bins}).update(named)
     written = [path / f"{name}.parquet" for name in tables]
     with writing(path, "Name another folder"):
+        (path / "features.parquet").unlink(missing_ok=True)  # of targets that may be gone
         for file, columns in zip(written, tables.values(), strict=True):
             with replacing(file) as stream:  # pyarrow would take a path in UTF-8 only
                 pyarrow.parquet.write_table(pyarrow.table(columns).replace_schema_metadata(about), stream)

@@ -3,7 +3,7 @@
 All functions of a key raise CacheError where one of its arrays cannot be decoded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,19 @@ from numpy.typing import NDArray
 
 from summer_prep.cache.keys import Cache
 from summer_prep.cache.layout import Description
+from summer_prep.cache.targets import FilmTarget, film_targets, label_targets
 from summer_prep.cache.write import describe_array, read_array
 from summer_prep.errors import SettingsError
-from summer_prep.film.facts import FRAME_PERIOD_MS, LABEL_RULES, OFF, ON, UNDEFINED
+from summer_prep.film.bins import BinGrid, grid_from
+from summer_prep.film.facts import FRAME_PERIOD_MS, LABEL_RULES, OFF, ON, UNDEFINED, LabelRule
+from summer_prep.film.labels import align_labels
 from summer_prep.film.splits import N_SEGMENTS, Indices, blocked_split, check_buffer, stretches
 
 _BINS_AT_ONCE = 2**14  # all counts of a key of 5 ms as float64 would take a gigabyte
 
 
 def describe_key(description: Description) -> dict[str, Any]:
-    """Return what a key holds: arrays, rates (Hz of recorded time) per region, units, label shares per rule, pauses."""
+    """Return what a key holds: arrays, rates (Hz of recorded time), units, labels, features, pauses."""
     key, attributes = description.folder, description.attributes
     counts, seconds = read_array(key, "spike_counts"), read_array(key, "recorded_s")
     n_spikes = counts.sum(axis=0, dtype=np.int64)
@@ -37,6 +40,10 @@ def describe_key(description: Description) -> dict[str, Any]:
         known = {name: values[unit] for name, values in attributes["units"].items()}
         fano = fano_factor(counts[seconds > 0, unit])
         units.append({"unit": unit, **known, "spikes": spikes, "rate_hz": rate_hz, "fano_factor": fano})
+    features = []
+    for one, values in features_of(description):
+        undefined = float(np.isnan(values).any(axis=1).mean() * 100)
+        features.append({"target": one.name, "n_dimensions": len(one.columns), "undefined": undefined})
     return {
         "key": str(key),
         **{name: attributes[name] for name in names},
@@ -45,7 +52,31 @@ def describe_key(description: Description) -> dict[str, Any]:
         "regions": of_regions,
         "units": units,
         "labels": describe_labels(description),
+        "features": features,
     }
+
+
+def labels_of(description: Description, rule: LabelRule = "first") -> tuple[list[str], NDArray[np.uint8]]:
+    """Return the labels of a key and those of targets: names, and values in each bin, (n_labels, n_bins)."""
+    names = list(description.attributes["label_names"])
+    values = [read_array(description.folder, f"labels_{rule}")]
+    for one, grid in _targets_of(description, "labels"):
+        names += one.columns
+        values.append(align_labels(np.concatenate(list(one.blocks())).T, grid)[rule])
+    return names, np.concatenate(values)
+
+
+def features_of(description: Description, n: int | None = None) -> Iterator[tuple[FilmTarget, NDArray[np.float32]]]:
+    """Yield each target with features, and its first `n` columns, or all, in each bin, (n_bins, n_columns)."""
+    for one, grid in _targets_of(description, "features"):
+        yield one, one.features(grid, range(len(one.columns))[:n])
+
+
+def _targets_of(description: Description, kind: str) -> list[tuple[FilmTarget, BinGrid]]:
+    """Return the targets of a key's cache, with the bins of the key."""
+    n_bins, bin_length_ms = (description.attributes[name] for name in ("n_bins", "bin_length_ms"))
+    grid = grid_from(int(read_array(description.folder, "first_frame")[0]), n_bins, bin_length_ms)
+    return [(one, grid) for one in film_targets(description.folder.parents[1]).values() if one.kind == kind]
 
 
 def pauses_of(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -63,12 +94,14 @@ def describe_labels(description: Description) -> list[dict[str, Any]]:
 
     Stretches are runs of bins with value 1 under the rule `first`; their length is film time.
     """
-    key, bin_s = description.folder, description.attributes["bin_length_ms"] / 1000
-    found: list[dict[str, Any]] = [{"label": name} for name in description.attributes["label_names"]]
+    own, bin_s = label_targets(description.folder.parents[1]), description.attributes["bin_length_ms"] / 1000
+    found: list[dict[str, Any]] = []
     for rule in LABEL_RULES:  # one after the other: at 5 ms all at once would take 250 MB
-        for facts, label in zip(found, read_array(key, f"labels_{rule}"), strict=True):
+        names, labels = labels_of(description, rule)
+        found = found or [{"label": name} | ({"target": own[name].name} if name in own else {}) for name in names]
+        for facts, label in zip(found, labels, strict=True):
             facts[rule] = float((label == ON).mean() * 100)
-    for facts, label in zip(found, read_array(key, "labels_first"), strict=True):
+    for facts, label in zip(found, labels_of(description)[1], strict=True):
         starts, stops = stretches(label == ON)
         facts |= {"undefined": float((label == UNDEFINED).mean() * 100), "n_stretches": len(starts)}
         facts["longest_s"] = float((stops - starts).max(initial=0) * bin_s)
@@ -105,10 +138,11 @@ def describe_unit(description: Description, unit: int) -> dict[str, Any]:
     key, attributes = description.folder, description.attributes
     if not 0 <= unit < attributes["n_units"]:
         raise SettingsError(f"--unit {unit}: {key} has the units 0 to {attributes['n_units'] - 1}. Choose one of them")
-    counts, seconds, labels = (read_array(key, name) for name in ("spike_counts", "recorded_s", "labels_first"))
+    counts, seconds = (read_array(key, name) for name in ("spike_counts", "recorded_s"))
+    names, labels = labels_of(description)
     on_hz, off_hz = rates_by_label(counts[:, [unit]], seconds, labels)[:, :, 0]
     ratios = np.divide(on_hz, off_hz, out=np.full_like(on_hz, np.nan), where=off_hz > 0)
-    rates = zip(attributes["label_names"], on_hz.tolist(), off_hz.tolist(), ratios.tolist(), strict=True)
+    rates = zip(names, on_hz.tolist(), off_hz.tolist(), ratios.tolist(), strict=True)
     by_label = [{"label": name, "on_hz": on, "off_hz": off, "ratio": ratio} for name, on, off, ratio in rates]
     return {**describe_key(description)["units"][unit], "labels": by_label}
 
@@ -147,9 +181,8 @@ def describe_folds(description: Description, buffer_s: float) -> dict[str, Any]:
     buffer_s; n_bins: fold -> part -> number of bins; labels: for each its name, on: fold -> part -> percentage of
     bins that are on, lacks: the parts of folds in which it is never on, or never off, so that nothing can be scored
     """
-    n_bins, names = description.attributes["n_bins"], description.attributes["label_names"]
-    splits, labels = splits_of(description, buffer_s), []
-    for name, label in zip(names, read_array(description.folder, "labels_first"), strict=True):
+    n_bins, splits, labels = description.attributes["n_bins"], splits_of(description, buffer_s), []
+    for name, label in zip(*labels_of(description), strict=True):
         on: dict[int, dict[str, float]] = {fold: {} for fold in splits}
         lacks = []
         for fold, parts in splits.items():

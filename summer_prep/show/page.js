@@ -34,6 +34,18 @@ window.summer = (() => {
     };
     const x = population.map((_, column) => start + (edges[column] + edges[column + 1]) / 2 * bin);
     model("rates").data = {x, population, unit};
+    for (const {target} of facts.features) {
+      const source = model(`features ${target}`), {codes: [codes], step: [step], mean: [mean]} = source.data;
+      const means = Float32Array.from({length: codes.length / n_bins * n}, (_, at) => {
+        const row = Math.floor(at / n) * n_bins;
+        let sum = 0, n_defined = 0;
+        for (let place = row + edges[at % n]; place < row + edges[at % n + 1]; place++)
+          if (codes[place] !== -128) [sum, n_defined] = [sum + codes[place], n_defined + 1];
+        return mean + step * sum / n_defined;  // NaN where nothing is defined
+      });
+      const image = [new ndarray(means.buffer, [means.length / n, n])];
+      source.data = {...source.data, image, x: heat.data.x, dw: heat.data.dw, xs: [x], ys: [[...means.subarray(0, n)]]};
+    }
     document.body.dataset.columns = `${n} x ${per_column}`;
   }
 

@@ -1,6 +1,6 @@
-"""A page of one key for people to look at: counts, rate, folds and labels on one film axis, and its units.
+"""A page of one key for people to look at: counts, rate, folds, labels and features on one film axis, and its units.
 
-The page holds all counts, and samples them again at every zoom (page.js).
+The page holds all counts and features, and samples them again at every zoom (page.js).
 """
 
 import json
@@ -14,17 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from summer_prep.cache.layout import Description
+from summer_prep.cache.targets import FilmTarget
 from summer_prep.cache.write import read_array
 from summer_prep.console import Table, printable
 from summer_prep.errors import SettingsError
 from summer_prep.film.facts import DEFAULT_BUFFER_S, ON, UNDEFINED
 from summer_prep.film.splits import stretches
 from summer_prep.options import finite
-from summer_prep.show.facts import describe_key, rates_by_label, splits_of
+from summer_prep.show.facts import describe_key, features_of, labels_of, rates_by_label, splits_of
 from summer_prep.show.tables import table_of
 from summer_prep.show.web import html_table, write_page
 
 _UNIT_PX, _ROW_PX = 6, 14
+_MAX_COLUMNS = 16  # of the features of a target: a byte for each bin
 _COLORS = {
     "train": "#4477aa", "val": "#ccbb44", "test": "#ee6677", "on": "#3b82d0", "unused": "#bbbbbb",
     "undefined": "#bbbbbb", "chosen": "#ee6677", "pause": "#66ccee",
@@ -46,8 +48,8 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
     from jinja2 import Template
 
     facts, key = describe_key(description), description.folder
-    counts, recorded_s, labels = (read_array(key, name) for name in ("spike_counts", "recorded_s", "labels_first"))
-    n_bins, bin_min, names = len(counts), facts["bin_length_ms"] / 60_000, description.attributes["label_names"]
+    counts, recorded_s = (read_array(key, name) for name in ("spike_counts", "recorded_s"))
+    n_bins, bin_min, (names, labels) = len(counts), facts["bin_length_ms"] / 60_000, labels_of(description)
     start_min = float(read_array(key, "bin_start_s")[0]) / 60
     stop_min, shortest = start_min + n_bins * bin_min, min(10, n_bins) * bin_min
     # What all figures show of the film. The script of the page finds models by their names.
@@ -71,7 +73,10 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
             raise
         notes = ["film too short for the usual buffer, so no folds are drawn: name one with --fold-layout", *notes]
     values = ({"on": one == ON, "undefined": one == UNDEFINED} for one in labels)
-    panels.append(_draw_bars(minutes, bin_min, "labels (rule: first frame)", names, values))
+    panels += [
+        _draw_bars(minutes, bin_min, "labels (rule: first frame)", names, values),
+        *(_draw_features(minutes, *of_target) for of_target in features_of(description, _MAX_COLUMNS)),
+    ]
     panels[-1].xaxis.axis_label = "film time (min)"
     for panel in panels:
         for pause in facts["pauses"]:
@@ -174,6 +179,35 @@ def _draw_counts(
     _name_rows(drawn, ticks)
     for first in firsts[1:].tolist():
         drawn.add_layout(Span(location=first, dimension="width", line_color="white", line_width=0.5))
+    return drawn
+
+
+def _draw_features(minutes: Any, target: FilmTarget, values: NDArray[np.float32]) -> Any:
+    """Return a line of a single feature, or a heat map of several, which the browser draws as it does the counts."""
+    from bokeh.models import ColumnDataSource, LinearColorMapper
+
+    is_defined, n_shown, n_columns = np.isfinite(values), values.shape[1], len(target.columns)
+    n_defined = np.maximum(1, is_defined.sum(axis=0))
+    mean = values.sum(axis=0, where=is_defined, dtype=np.float64) / n_defined
+    sd = np.sqrt(((values - mean) ** 2).sum(axis=0, where=is_defined) / n_defined)
+    z = np.where(is_defined, (values - mean) / np.where(sd > 0, sd, 1), 0)
+    step = float(np.abs(z).max()) / 127 or 1.0
+    codes = np.where(is_defined, np.rint(z / step), -128).astype(np.int8)
+    in_units = {"step": [step * sd[0]], "mean": [mean[0]]} if n_columns == 1 else {"step": [step], "mean": [0.0]}
+    empty = {"image": [np.zeros((n_shown, 1), np.float32)], "x": [0.0], "dw": [1.0], "xs": [[]], "ys": [[]]}
+    data = {"codes": [codes.T.ravel()], **in_units, **empty}
+    source = ColumnDataSource(data=data, name=f"features {target.name}")
+    if n_columns == 1:
+        tips = [("film time (min)", "$x{0.00}"), (target.name, "$y{0.00}")]
+        drawn = _new_figure(minutes, 140, tooltips=tips, title=f"{target.name}: {printable(target.columns[0])}")
+        drawn.multi_line("xs", "ys", source=source, color=_COLORS["on"])
+        return drawn
+    title = f"{target.name}: {n_shown} of {n_columns} columns"
+    tips = [("film time (min)", "$x{0.00}"), ("SD from the mean", "@image{0.00}")]
+    drawn = _new_figure(minutes, 70 + _ROW_PX * n_shown, title, y_range=(n_shown, 0), tooltips=tips)
+    colors = LinearColorMapper(palette="RdBu11", low=-3, high=3, nan_color=_COLORS["undefined"])
+    drawn.image("image", x="x", y=0, dw="dw", dh=n_shown, source=source, color_mapper=colors)
+    _name_rows(drawn, {row + 0.5: name for row, name in enumerate(target.columns[:n_shown])})
     return drawn
 
 

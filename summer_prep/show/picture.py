@@ -13,14 +13,15 @@ from summer_prep.console import printable
 from summer_prep.errors import SettingsError
 from summer_prep.files import new_figure, save_picture
 from summer_prep.film.facts import FRAMES_PER_MINUTE, ON, UNDEFINED
-from summer_prep.show.facts import pauses_of
+from summer_prep.film.logic import evaluate, names_in
+from summer_prep.show.facts import labels_of, pauses_of
 
 PICTURE_LABELS = ("summer", "tom", "tom-faces", "indoor-setting", "office", "park", "camera-cuts")
 _MAX_COLUMNS = 1200
 
 
 def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()) -> None:
-    """Write a picture of a checked key, with some of its labels; by default a few that most films have.
+    """Write a picture of a checked key, with some labels or expressions of them; by default a few that most films have.
 
     Each column holds equally many bins (the last one what is left), and rates are in Hz of recorded time, so that
     columns can be compared. Raises SettingsError if there is no such label, or if the picture cannot be written.
@@ -28,8 +29,8 @@ def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()
     from matplotlib.colors import PowerNorm
 
     key, attributes = description.folder, description.attributes
-    names, n_bins = attributes["label_names"], attributes["n_bins"]
-    unknown = [name for name in labels if name not in names]
+    n_bins, (names, values) = attributes["n_bins"], labels_of(description, "any")
+    unknown = [name for label in labels for name in names_in(label) if name not in names]
     if unknown:
         raise SettingsError(f"--labels {' '.join(unknown)}: no such label in {key}; found are {', '.join(names)}")
     shown = labels or [name for name in PICTURE_LABELS if name in names] or names[:7]
@@ -44,8 +45,8 @@ def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()
     order = np.argsort(regions, kind="stable")
     with np.errstate(invalid="ignore"):  # what was never recorded has no rate: a hole in the picture
         rates_hz = np.stack([sums(counts[:, unit]) for unit in order]) / recorded_s
-    values = read_array(key, "labels_any")[[names.index(name) for name in shown]]
-    on, undefined = (np.stack([sums(row == value) for row in values]) > 0 for value in (ON, UNDEFINED))
+    rows = [evaluate(label, dict(zip(names, values, strict=True))) for label in shown]
+    on, undefined = (np.stack([sums(row == value) for row in rows]) > 0 for value in (ON, UNDEFINED))
     start, bin_s = float(read_array(key, "bin_start_s")[0] / 60), attributes["bin_length_ms"] / 1000
     column_min = bins_per_column * bin_s / 60
     end = start + len(columns) * column_min  # of the last column, which may hold fewer bins

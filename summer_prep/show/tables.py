@@ -93,15 +93,17 @@ def key_tables(facts: Facts) -> list[Table | str]:
             max_rate_hz="highest rate (Hz)",
         ),
         labels_table(facts["labels"]),
+        *[table_of(facts["features"], target="features", n_dimensions="dimensions", undefined="undef. %")]
+        * bool(facts["features"]),
         _table(["pause at frame", "film time (s)", "recording start (s)", "duration (s)", ""], pauses),
     ]  # fmt: skip
 
 
 def labels_table(labels: Sequence[Facts]) -> Table:
     """Return a row for each label: shares of bins by rule, stretches, and the folds that lack it if those are known."""
-    lacks = {"lacks": "lacks"} if "lacks" in labels[0] else {}
+    target, lacks = ({name: name} if any(name in one for one in labels) else {} for name in ("target", "lacks"))
     return table_of(
-        labels, label="label", first="first %", any="any %", majority="major. %", undefined="undef. %",
+        labels, label="label", **target, first="first %", any="any %", majority="major. %", undefined="undef. %",
         n_stretches="runs", longest_s="longest", **lacks,
     )  # fmt: skip
 
@@ -138,7 +140,7 @@ def differences_tables(differences: Iterable[Facts]) -> list[Table]:
                 differ, values, first = "shape alone", shapes, array["first_difference"]
                 if first is not None:
                     differ = f"{array['n_different']:,} of {array['n_values']:,}"
-                    names = {"bin": "bin", "unit": "unit", "label_name": "label"}
+                    names = {name: name.split("_")[0] for name in ("bin", "frame", "unit", "column", "label_name")}
                     where = ", ".join(f"{word} {first[name]}" for name, word in names.items() if name in first)
                     where += f" ({first['film_s']:.2f} s)" if "film_s" in first else ""
                     has_one_shape = shapes[0] == shapes[1]

@@ -1,7 +1,6 @@
 """Chosen units of several patients side by side: counts, labels, units and film seconds of one bin grid."""
 
 import difflib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +11,12 @@ from numpy.typing import NDArray
 
 from summer_prep.cache.keys import open_cache
 from summer_prep.cache.layout import DIMENSIONS, Description, key_path
-from summer_prep.cache.targets import FilmTarget, film_targets, label_targets
+from summer_prep.cache.targets import FilmTarget, check_target, label_targets
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.film.bins import BinGrid
-from summer_prep.film.facts import BRAIN_REGION_GROUPS, FRAME_PERIOD_MS, LABEL_RULES, LabelRule, check_bin_length
+from summer_prep.film.bins import BinGrid, grid_from
+from summer_prep.film.facts import BRAIN_REGION_GROUPS, LABEL_RULES, LabelRule, check_bin_length
 from summer_prep.film.labels import align_labels
 from summer_prep.film.logic import evaluate, names_in
-from summer_prep.film.targets import bins_of_frames
 from summer_prep.options import as_bin_length, as_names, as_number, as_path, as_patient_ids, as_place, as_text
 from summer_train.data.mapped import CachedPatient, open_patient, read_file
 from summer_train.settings.options import Choice, Log, Run, log_nothing
@@ -51,6 +49,7 @@ class Selection:
         self.dtype: np.dtype[Any] = np.result_type(*(patient.chunks[0].dtype for patient in patients))
         self.n_bytes = self.n_bins * self.n_units * self.dtype.itemsize
         self._has_features: dict[str, NDArray[np.bool_]] = {}
+        self._read: dict[str, NDArray[np.float32]] = {}  # the features asked for last: a study has folds of them
 
     def __repr__(self) -> str:
         ids = ", ".join(patient.patient_id for patient in self.patients)
@@ -137,23 +136,10 @@ class Selection:
         SettingsError : no such features
         CacheError : they are damaged
         """
-        one, columns = self.check_target(target)
-        grid = self.grid()
-        first, n_frames = grid.first_frames, grid.frames_per_bin
-        values = np.full((self.n_bins, len(columns)), np.nan, dtype=np.float32)
-        kept = np.empty((0, len(columns)), dtype=np.float32)
-        is_whole = columns == list(range(len(one.columns)))
-        done = start = 0  # bins, and the frame of the first row that is kept
-        for block in one.blocks():
-            rows = np.concatenate([kept, block if is_whole else block[:, columns]])
-            stop = int(np.searchsorted(first, start + len(rows) - n_frames, side="right"))
-            if stop > done:
-                values[done:stop] = bins_of_frames(rows, first[done:stop] - start, n_frames)
-            done, next_frame = stop, start + len(rows)
-            if stop < self.n_bins:
-                next_frame = min(next_frame, int(first[stop]))
-            kept, start = rows[next_frame - start :], next_frame
-        return values
+        if target not in self._read:
+            one, columns = self.check_target(target)
+            self._read = {target: one.features(self.grid(), columns)}
+        return self._read[target].copy()
 
     def has_features(self, target: str) -> NDArray[np.bool_]:
         """Return whether features are defined in each bin, (n_bins,); they are read once. Errors as `features`."""
@@ -163,42 +149,12 @@ class Selection:
 
     def check_target(self, target: str) -> tuple[FilmTarget, list[int]]:
         """Return the features that NAME:COLUMNS names, and the numbers of their columns; raises SettingsError."""
-        name, _, words = as_text(target, "--target").partition(":")
-        cache = self.patients[0].key.parents[1]
-        found = {one.name: one for one in film_targets(cache).values() if one.kind == "features"}
-        if name not in found:
-            nearest = ", ".join(difflib.get_close_matches(name, found, n=3, cutoff=0.4) or found) or "none at all"
-            raise SettingsError(
-                f"--target {target}: no features {name!r} in {cache}; found are {nearest}. See "
-                "summer-prep targets; labels are decoded with --task label --label-name"
-            )
-        one, columns = found[name], list[int]()
-        for word in words.split("+") if words else ():
-            numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
-            chosen = range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1) if numbers else range(0)
-            if word in one.columns:
-                columns.append(one.columns.index(word))
-            elif chosen and chosen[-1] < len(one.columns):
-                columns += chosen
-            else:
-                shown = ", ".join(difflib.get_close_matches(word, one.columns, n=3) or one.columns[:6])
-                raise SettingsError(
-                    f"--target {target}: no column {word!r} in {name}. Name some of its {len(one.columns)}, "
-                    f"like {shown}, or numbers from 0 to {len(one.columns) - 1}, joined by + or as a range like 0-9"
-                )
-        if len({*columns}) < len(columns):
-            raise SettingsError(f"--target {target}: names a column twice. Leave one out")
-        return one, columns or list(range(len(one.columns)))
+        return check_target(self.patients[0].key.parents[1], target)
 
     def grid(self) -> BinGrid:
         """Return the bins as frames of the film."""
         first_frames = np.frombuffer(read_file(self.patients[0].description, "first_frame/c/0"), dtype="<i4")
-        return BinGrid(
-            first_frame=int(first_frames[0]),
-            n_bins=self.n_bins,
-            frames_per_bin=max(1, self.bin_length_ms // FRAME_PERIOD_MS),
-            parts_per_frame=max(1, FRAME_PERIOD_MS // self.bin_length_ms),
-        )
+        return grid_from(int(first_frames[0]), self.n_bins, self.bin_length_ms)
 
     def check_label(self, label_name: str) -> dict[str, FilmTarget]:
         """Return the targets of the cache that hold labels of an expression; raises SettingsError if none holds one."""

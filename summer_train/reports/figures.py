@@ -89,9 +89,7 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
     def first(shown: pd.DataFrame, n: int) -> pd.DataFrame:
         return shown[shown["name"].isin(list(by_label(shown))[:n])]
 
-    labels = models[models["task"] == "label"]
-    has_units = [bool(one.record.units.get(one.record.part)) for one in models["result"]]
-    counts, features = models[has_units], models[models["task"] == "feature"]
+    labels, features = (models[models["task"] == task] for task in ("label", "feature"))
     shown, fixed = most_usual(labels if len(labels) else models)
     if len(labels):
         more = f"; the first {MAX_ROWS} of {n}" if (n := shown["name"].nunique()) > MAX_ROWS else ""
@@ -112,7 +110,7 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
             figure = draw_setting(of_setting[of_setting["name"].isin(names)], setting, published, width_mm)
             yield setting, f"Kappa by {TITLES.get(setting, setting.replace('_', ' '))}{fixed_here}", figure
     panels = first(shown, MAX_PANELS)
-    if any(one.record.curve for one in panels["result"]):
+    if any(one.curve for one in panels["result"]):
         yield "learning_curves", f"Loss by epoch, a line for each fold{fixed}", draw_learning_curves(panels, width_mm)
     if panels["tn"].notna().any():
         caption = f"Confusion of {panels['part'].iloc[0]} samples, folds together, at thresholds chosen on validation"
@@ -125,7 +123,7 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
             yield "roc_and_precision", caption, draw_rank_curves(predicted, width_mm)
         caption = f"Probability of “on” along the film, where it was tested (5 s means); shaded: label on{fixed}"
         yield "film", caption, draw_film(predicted, width_mm)
-    counts = counts[counts["task"] == "next_bin"]
+    counts = models[[one.columns["task"] == "next_bin" and one.part in one.units for one in models["result"]]]
     if len(counts):
         shown, fixed = most_usual(counts)
         yield "units", f"R² of the next bin of each unit, mean over folds{fixed}", draw_units(shown, width_mm)
@@ -140,9 +138,8 @@ def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float =
     published : whether the published kappa is drawn where one is known at that buffer and region
     score : `r2` for features
     """
-    groups, what, title = by_label(models), "labels", "Cohen's kappa"
-    if score == "r2":
-        what, title = "features", "R², mean over dimensions"
+    groups = by_label(models)
+    what, title = ("features", "R², mean over dimensions") if score == "r2" else ("labels", "Cohen's kappa")
     colours = dict(zip(models["folder"].unique(), cycle(COLORS), strict=False))
     with style(width_mm) as width:
         figure = new_figure(width, 1.3 + 0.24 * max(3, len(groups)))
@@ -155,18 +152,15 @@ def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float =
                 low, middle, high = band
                 axes.barh(place, high - low, 0.7, left=low, color=NULL, label=f"shifted {what}, 5 to 95 %")
                 axes.plot([middle] * 2, [place - 0.35, place + 0.35], color="white", lw=1)
-            if group[f"time_only_{score}"].notna().any():
-                axes.plot(
-                    group[f"time_only_{score}"].mean(), place, "|", color=BASELINE, ms=11, mew=2, label="time only"
-                )
+            if np.isfinite(time_only := group[f"time_only_{score}"].mean()):
+                axes.plot(time_only, place, "|", color=BASELINE, ms=11, mew=2, label="time only")
             axes.plot(kappas, [place] * len(kappas), "o", color=colour, ms=3.5, alpha=0.55, label="folds")
             axes.plot(kappas.mean(), place, "D", color=colour, ms=6, label="mean")
             if published and (known := published_kappa(group.iloc[0])):
                 look = {"fmt": "s", "color": PUBLISHED, "ms": 4, "label": "published (real film), mean and SD"}
                 axes.errorbar(known.mean, place + 0.28, xerr=known.sd, **look)
         names = [fill(name, 22 if width_mm < 120 else 40) for name in groups]
-        axes.set(yticks=range(len(groups)), yticklabels=names, xlabel=title)
-        axes.set_ylim(len(groups) - 0.4, -0.6)
+        axes.set(yticks=range(len(groups)), yticklabels=names, xlabel=title, ylim=(len(groups) - 0.4, -0.6))
         axes.grid(axis="y", visible=False)
         _legend(figure)
     return figure
@@ -182,10 +176,9 @@ def draw_setting(models: pd.DataFrame, setting: str, published: bool = False, wi
     """
     from matplotlib import colormaps
 
+    findings.check_models(models)
     is_joined, title = setting in ORDERED, TITLES.get(setting, setting.replace("_", " "))
-    cells = models[setting].map(as_cell)
-    if setting == "buffer":
-        cells = cells.replace("none", "random")
+    cells = models[setting].map(as_cell).replace({"none": "random"} if setting == "buffer" else {})
     values = list(cells.unique())
     if is_joined:  # windows by their end, then by their start
         values.sort(key=lambda value: [float(word) for word in value.split() if word not in ("none", "random")][::-1])
@@ -198,8 +191,8 @@ def draw_setting(models: pd.DataFrame, setting: str, published: bool = False, wi
             means = group.groupby("at")[["kappa", "time_only_kappa"]].mean()
             axes.plot(means["kappa"], "o-" if is_joined else "D", color=colour, label=name, ms=5)
             axes.plot(group["at"], group["kappa"], ".", color=colour, ms=4, alpha=0.5)
-            line = ":" if is_joined else "_"
-            axes.plot(means["time_only_kappa"], line, color=colour, lw=1.2, ms=14, label="time only")
+            look = {"color": colour, "lw": 1.2, "ms": 14, "label": "time only"}
+            axes.plot(means["time_only_kappa"], ":" if is_joined else "_", **look)
             known = {at: published_kappa(one.iloc[0]) for at, one in group.groupby("at")}
             if published and setting in ("buffer", "brain_regions") and any(known.values()):
                 kappas = [one.mean if one else np.nan for one in known.values()]
@@ -218,11 +211,12 @@ def draw_learning_curves(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> An
 
     Of a single model also the validation loss of its baselines is drawn.
     """
-    groups = by_label(models[[bool(one.record.curve) for one in models["result"]]])
+    findings.check_models(models)
+    groups = by_label(models[[bool(one.curve) for one in models["result"]]])
     with style(width_mm) as width:
         figure, all_axes = _panels(groups, width, (1.5, 2.0 if len(models) > 1 else 3.4))
         for axes, group in zip(all_axes, groups.values(), strict=True):
-            for record in [one.record for one in group["result"]]:
+            for record in group["result"]:
                 epochs, losses = range(1, len(record.curve) + 1), np.array(record.curve)
                 axes.plot(epochs, losses[:, 0], color=TRAIN, lw=1, label="training")
                 axes.plot(epochs, losses[:, 1], color=VAL, lw=1, label="validation")
@@ -233,7 +227,7 @@ def draw_learning_curves(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> An
                     if len(models) == 1:
                         axes.axhline(parts["val"]["loss"], ls=line, color=BASELINE, lw=1, label=f"{name} (validation)")
             axes.set(xlabel="epoch", ylabel="loss")
-            axes.set_xlim(0.5, max(len(one.record.curve) for one in group["result"]) + 0.5)
+            axes.set_xlim(0.5, max(len(one.curve) for one in group["result"]) + 0.5)
             axes.locator_params(axis="x", integer=True)
         _legend(figure)
     return figure
@@ -241,9 +235,8 @@ def draw_learning_curves(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> An
 
 def draw_confusions(models: pd.DataFrame, width_mm: float = WIDTH_MM) -> Any:
     """Return a figure of confusion matrices, one for each label: shares of the truth, and numbers of samples."""
-    found = {
-        name: matrix for name, group in by_label(models).items() if (matrix := findings.confusion_of(group)) is not None
-    }
+    groups = {name: findings.confusion_of(group) for name, group in by_label(models).items()}
+    found = {name: matrix for name, matrix in groups.items() if matrix is not None}
     with style(width_mm) as width:
         figure, all_axes = _panels(found, width, (1.5, 1.7))
         for axes, matrix in zip(all_axes, found.values(), strict=True):

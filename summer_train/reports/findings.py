@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, count
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,7 @@ from summer_prep.console import printable
 from summer_prep.errors import SettingsError
 from summer_prep.options import as_path
 from summer_train.reports.tables import REPEATS, as_cell, varied_options
-from summer_train.runs.folder import METRICS, FitResult, find_results, read_metrics, reading
-from summer_train.runs.folder import PREDICTIONS as RUN_PREDICTIONS
+from summer_train.runs.folder import METRICS, PREDICTIONS, FitResult, find_results, read_metrics, reading
 from summer_train.scores import nulls
 from summer_train.scores.metrics import curves
 from summer_train.settings.lists import NUMBER_SETTINGS, as_columns
@@ -25,24 +26,23 @@ from summer_train.studies.records import Record
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Result:
-    """What the folder of a study or of a run holds of one model.
+class Result(Record):
+    """What the folder of a study or of a run holds of one model: its record, and beside it
 
     null : score -> shift -> value under shifted labels; empty without a null
     predictions : path of its predictions, which need not exist
     """
 
-    record: Record
     null: records.Null
     predictions: Path
 
     def __repr__(self) -> str:
-        return f"Result({self.record.id})"
+        return f"Result({self.id})"
 
     @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The predictions of the reported part, read once: `film_s`, `target`, `score`, for labels also `log_odds`."""
-        part = self.record.part
+        part = self.part
         with reading(self.predictions, "Remove it to report without them, or train the model again"):
             with self.predictions.open("rb") as file, np.load(file) as stored:  # np.load would leave a damaged one open
                 arrays = {name.removeprefix(f"{part}_"): stored[name] for name in stored if name.startswith(part)}
@@ -64,12 +64,11 @@ def read_models(*folders: str | Path, log: Log = log_nothing) -> pd.DataFrame:
     ------
     SettingsError : a folder has no trained model
     """
-    by_place = {path.resolve(): path for path in reversed([as_path(folder, "FOLDER") for folder in folders])}
+    given = [as_path(folder, "FOLDER (each an argument)") for folder in folders]
+    by_place = {path.resolve(): path for path in reversed(given)}
     if not by_place:
         raise SettingsError("report: name the folder of a study or of runs")
-    n_parts = 1
-    while len({place.parts[-n_parts:] for place in by_place}) < len(by_place):
-        n_parts += 1
+    n_parts = next(n for n in count(1) if len({place.parts[-n:] for place in by_place}) == len(by_place))
     paths = {printable("/".join(place.parts[-n_parts:])): by_place[place] for place in reversed(by_place)}
     models = models_table({name: read_results_of(path, log) for name, path in paths.items()})
     models.attrs["folders"] = {name: str(path) for name, path in paths.items()}
@@ -80,13 +79,12 @@ def models_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
     """Return the results of each folder as the table of `read_models`."""
     rows = []
     for folder, result in ((folder, result) for folder, of_folder in results.items() for result in of_folder):
-        record, part = result.record, result.record.part
-        label = record.columns["label_name"] or record.columns.get("target") or "next bin"
-        row = records.study_row(record, result.null)
+        part, label = result.part, result.columns["label_name"] or result.columns.get("target") or "next bin"
+        row = records.study_row(result, result.null)
         row |= {"folder": folder, "part": part, "result": result}
         row["name"] = printable(f"{label} ({folder})" if len(results) > 1 else label)
         row |= dict.fromkeys(("kappa", "r2", "time_only_kappa", "tn", "fp", "fn", "tp"), np.nan)
-        of_model = {"": record.scores, **{f"{name.replace(' ', '_')}_": one for name, one in record.baselines.items()}}
+        of_model = {"": result.scores, **{f"{name.replace(' ', '_')}_": one for name, one in result.baselines.items()}}
         for prefix, parts in of_model.items():
             for name, value in parts.get(part, {}).items():
                 row[f"{prefix}{'mean_loss' if name == 'loss' else name}"] = value  # `loss` is a setting
@@ -100,21 +98,22 @@ def read_results_of(folder: Path, log: Log = log_nothing) -> list[Result]:
     """Return the models of a study's folder, of a run's, or of one with runs; of equal ones only the newest."""
     if not folder.is_dir():
         raise SettingsError(f"{folder}: no such folder. Name the --output-dir of summer-train study or fit")
-    results: list[Result] = []
+    by_date = attrgetter("date")
     if (folder / records.STACKS).is_dir():
-        stacks = records.read_stacks(folder, log).values()
-        newest_of = {(record.id, record.shift): record for of_file in stacks for record in of_file}
+        stored = sorted(chain.from_iterable(records.read_stacks(folder, log).values()), key=by_date)
+        newest_of = {(record.id, record.shift): record for record in stored}
+        results = list[Result]()
         for record, shifted in records.with_shifted(newest_of.values(), records.ids_in_order(folder)):
-            predictions = records.predictions_path(folder, record.id)
-            results.append(Result(record=record, null=records.null_of(shifted, record.part), predictions=predictions))
+            null, predictions = records.null_of(shifted, record.part), records.predictions_path(folder, record.id)
+            results.append(Result(**vars(record), null=null, predictions=predictions))
     else:
         results = [_of_run(result) for result in find_results(folder, log)]
-    newest = {(result.record.id, result.record.data_digest): result for result in results}
+    newest = {(result.id, result.data_digest): result for result in sorted(results, key=by_date)}
     if n_older := len(results) - len(newest):
         log(f"{folder}: {n_older} models were trained more than once; the newest of each is reported")
     if not newest:
         raise SettingsError(f"{folder}: no trained model to report")
-    return list(newest.values())
+    return [result for result in results if newest[result.id, result.data_digest] is result]
 
 
 def _of_run(result: FitResult) -> Result:
@@ -124,18 +123,17 @@ def _of_run(result: FitResult) -> Result:
     with reading(result.log_dir / METRICS, "Train the run again"):
         rows = read_metrics(result.log_dir / METRICS)
         curve = [(float(row["train_loss"]), float(row["val_loss"])) for row in rows]
-    same = ("n_units", "n_samples", "undefined", "best_epoch", "units", "seconds", "penalty")
-    record = Record(
+    null, names = result.null, nulls.SCORES[choice.task] if result.null else ()
+    same = ("n_units", "n_samples", "undefined", "best_epoch", "units", "seconds", "penalty", "date", "command")
+    return Result(
         **{name: getattr(result, name) for name in same},
-        id=records.id_of(choice, run), columns=records.columns_of(choice, run), shift=0, shift_s=0.0,
+        id=records.id_of(choice, run), columns=records.columns_of(choice, run),
         data_digest=records.digest_of(result.data), curve=curve, scores=result.scores["model"],
         baselines={name: scores for name, scores in result.scores.items() if name != "model"},
-        threshold_log_odds=result.thresholds.get("model"),
+        threshold_log_odds=result.thresholds.get("model"), version=result.software.get("summer", ""),
+        null={name: dict(zip(null["shifts"], null[name], strict=True)) for name in names},
+        predictions=result.log_dir / PREDICTIONS,
     )  # fmt: skip
-    null = result.null
-    names = nulls.SCORES[choice.task] if null else ()
-    by_shift = {name: dict(zip(null["shifts"], null[name], strict=True)) for name in names}
-    return Result(record=record, null=by_shift, predictions=result.log_dir / RUN_PREDICTIONS)
 
 
 def most_usual(models: pd.DataFrame, *free: str) -> tuple[pd.DataFrame, str]:
@@ -162,8 +160,16 @@ def most_usual(models: pd.DataFrame, *free: str) -> tuple[pd.DataFrame, str]:
     return pd.concat(shown), f" ({printable(text)})" if text else ""
 
 
+def check_models(models: pd.DataFrame) -> None:
+    """Raise SettingsError if a table is not that of `read_models`: study.csv and the rows of a study lack results."""
+    if "result" not in models:
+        advice = "Pass what summer_train.figures.read_models(folder) or summer_train.report(folder) returns"
+        raise SettingsError(f"models: no column `result`, from which figures are drawn. {advice}")
+
+
 def by_label(models: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the models of each label or target and folder by name, those with the highest kappa or R² first."""
+    check_models(models)
     decoded = models["label_name"].where(models["task"] != "feature", models.get("target", ""))
     mean = models["kappa"].where(models["task"] != "feature", models["r2"]).groupby(decoded).transform("mean")
     models = models.loc[mean.sort_values(ascending=False, kind="stable").index]
@@ -189,7 +195,8 @@ def confusion_of(models: pd.DataFrame) -> NDArray[np.float64] | None:
 
 def unit_scores(models: pd.DataFrame) -> pd.DataFrame:
     """Return `rate_hz` (of film time) and `r2` of each unit, means over next-bin models on the units of the first."""
+    check_models(models)
     same = models[models["data_digest"] == models["data_digest"].iloc[0]]
-    units = pd.concat([pd.DataFrame(one.record.units[one.record.part], dtype=float) for one in same["result"]])
+    units = pd.concat([pd.DataFrame(one.units[one.part], dtype=float) for one in same["result"]])
     means = units.groupby(level=0).mean()
     return pd.DataFrame({"rate_hz": means["rate"] * 1000 / same["bin_length"].iloc[0], "r2": means["r2"]})

@@ -88,8 +88,11 @@ def _tables(models: pd.DataFrame, facts: Summary) -> list[tuple[str, str, str, T
         note = note if facts["comparison"] else f"No model has a partner in the other folder: {partners}."
         shown.append(("comparison", "Side by side", note, tables.comparison_table(facts["comparison"]), 99))
         note = "" if facts["differences"] else "Their settings and data are the same."
-        table = tables.differences_table(facts["differences"])
-        shown.append(("differences", "What differs in their settings", note, table, 99))
+        rows = []
+        for one in facts["differences"]:
+            values = {folder: tables.as_cell(value) for folder, value in one["values"].items()}
+            rows.append({"setting": one["setting"].replace("_", " "), **values})
+        shown.append(("differences", "What differs in their settings", note, tables.compact_table(rows), 99))
     undefined = models.loc[models["why_undefined"] != "", ["label_name", "fold", "why_undefined"]]
     if len(undefined):
         table = Table(["label name", "fold", "why"], undefined.replace("", "next bin").to_numpy(object).tolist())
@@ -120,7 +123,7 @@ def _as_html(models: pd.DataFrame, facts: Summary, figures: Sequence[Any], publi
     titles = {**tables.SCORE_COLUMNS, "mean_loss": "loss"}
     scores = models[[name for name in titles if name != "loss" and models.get(name, pd.Series()).notna().any()]]
     rare = models[["best_epoch", "n_epochs", "n_train", "n_val", "n_test", "id", "data_digest"]]
-    every = pd.concat([settings, scores.rename(columns=titles).map(tables.number, digits=3), rare], axis=1)
+    every = pd.concat([settings, scores.rename(columns=titles).map(tables.rounded, digits=3), rare], axis=1)
     common = [[name.replace("_", " "), tables.as_cell(value)] for name, value in facts["settings"].items()]
     table = Table([name.replace("_", " ") for name in every], every.to_numpy(object).tolist())
     folded = [

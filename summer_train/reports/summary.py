@@ -9,7 +9,7 @@ import pandas as pd
 from summer_prep.console import Table
 from summer_train.reports import findings, tables
 from summer_train.reports.published import published_kappa
-from summer_train.reports.tables import REPEATS, number, varied_options
+from summer_train.reports.tables import REPEATS, rounded, varied_options
 from summer_train.scores import nulls
 from summer_train.settings.lists import NUMBER_SETTINGS
 from summer_train.studies.records import SCORES_OF_TASK
@@ -40,9 +40,8 @@ def summarise(models: pd.DataFrame, published: bool = False, with_curves: bool =
                 if curves := findings.rank_curves_of(result):
                     points, base_rate = curves
                     shown = np.unique(np.linspace(0, len(points["fpr"]) - 1, N_CURVE_POINTS).round().astype(int))
-                    thinned = {name: values[shown].tolist() for name, values in points.items()}
-                    fold = result.record.columns["fold"]
-                    facts["rank_curves"].append({"fold": fold, "base_rate": base_rate, **thinned})
+                    own = {"fold": result.columns["fold"], "base_rate": base_rate}
+                    facts["rank_curves"].append(own | {name: one[shown].tolist() for name, one in points.items()})
             groups.append(facts)
     first, *others = models["folder"].unique()
     shared = set.intersection(*(set(tasks) for _, tasks in models.groupby("folder")["task"]))
@@ -68,7 +67,7 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
     columns = ["mean_loss" if name == "loss" else name for name in names]
     scores = group.reindex(columns=columns).set_axis(names, axis=1)
     baselines = {}
-    for baseline in dict.fromkeys(name for one in results for name in one.record.baselines):
+    for baseline in dict.fromkeys(name for one in results for name in one.baselines):
         of_baseline = group.reindex(columns=[f"{baseline.replace(' ', '_')}_{name}" for name in columns])
         baselines[baseline] = of_baseline.set_axis(names, axis=1).mean().to_dict()
     null = {}
@@ -79,17 +78,17 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
             null[name] = {"n_shifts": len(one.null), "low": low, "middle": middle, "high": high, "p": one.p}
     known = published_kappa(group.iloc[0]) if published and is_label else None
     confusion = findings.confusion_of(group)
-    with_units = group[[task == "next_bin" and bool(one.record.units.get(one.record.part)) for one in results]]
+    with_units = group[[task == "next_bin" and bool(one.units.get(one.part)) for one in results]]
     units = findings.unit_scores(with_units).reset_index(names="unit") if len(with_units) else with_units
     models = group[["fold", "seed", "why_undefined", "best_epoch", "id", "data_digest"]].to_dict("records")
     for model, of_model, one in zip(models, scores.to_dict("records"), results, strict=True):
-        curve = [{"train": train, "val": val} for train, val in one.record.curve]
-        model |= {"scores": of_model, "curve": curve, "n_samples": dict(one.record.n_samples)}
+        curve = [{"train": train, "val": val} for train, val in one.curve]
+        model |= {"scores": of_model, "curve": curve, "n_samples": dict(one.n_samples)}
     return {
         "task": task,
         "folder": settings["folder"],
         "settings": {name: value for name, value in settings.items() if name != "folder"},
-        "part": next((one.record.part for one in results if one.record.n_samples), "test"),
+        "part": next((one.part for one in results if one.n_samples), "test"),
         "n_defined": scores.count().to_dict(),
         "mean": scores.mean().to_dict(),
         "sd": scores.std().to_dict(),
@@ -144,29 +143,27 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
                 more = f" and {len(names) - 12} more" if len(names) > 12 else ""
                 sentences += [f"{what}: {', '.join(names[:12])}{more}."] if names else []
             n_shifts = sorted({len(one.null) for one in tested.values()})
-            n_text = " to ".join(map(str, dict.fromkeys((n_shifts[0], n_shifts[-1]))))
-            sentences.append(
-                f"Kappa is compared with {n_text} shifts of the labels, at p = 0.05 for each label alone{fixed}."
-            )
+            null = f"{' to '.join(map(str, dict.fromkeys((n_shifts[0], n_shifts[-1]))))} shifts of the labels"
+            sentences.append(f"Kappa is compared with {null}, at p = 0.05 for each label alone{fixed}.")
         else:
             name, best = next(iter(found.items()))
             is_defined = best.mean == best.mean
-            highest = f"The highest kappa is {number(best.mean, 3)}: {name}" if is_defined else "Kappa is undefined"
+            highest = f"The highest kappa is {rounded(best.mean, 3)}: {name}" if is_defined else "Kappa is undefined"
             most = max(len(one.null) for one in found.values())
             kind = f"only {most} shifts of the labels are valid" if most else "no shifts of the labels were trained"
             advice = "Run study with --shifts 40: those with an undefined score do not count."
             sentences += [f"{highest}{fixed}.", f"Whether that is above chance is not known: {kind}. {advice}"]
     if (models["task"] == "next_bin").any():
-        sentences.append(f"The highest median R² of the next bin is {number(models['r2'].max(), 3)}.")
+        sentences.append(f"The highest median R² of the next bin is {rounded(models['r2'].max(), 3)}.")
     if len(features := models[models["task"] == "feature"]):
         name, group = next(iter(findings.by_label(findings.most_usual(features)[0]).items()))
         best = findings.against_null(group, "r2")
-        chance = f", p {number(best.p, 3)} against {len(best.null)} shifts" if len(best.null) else ""
-        sentences.append(f"The highest R² of features is {number(best.mean, 3)}: {name}{chance}.")
+        chance = f", p {rounded(best.p, 3)} against {len(best.null)} shifts" if len(best.null) else ""
+        sentences.append(f"The highest R² of features is {rounded(best.mean, 3)}: {name}{chance}.")
     compared = pd.DataFrame(comparison, columns=["folders", "score", "n_models", "difference"])
     compared["folders"] = compared["folders"].map(tuple)
     for ((first, second), score), pairs in compared.groupby(["folders", "score"], sort=False):
-        low, high = number(pairs["difference"].min(), 3), number(pairs["difference"].max(), 3)
+        low, high = rounded(pairs["difference"].min(), 3), rounded(pairs["difference"].max(), 3)
         what = f"The {tables.SCORE_COLUMNS[score]} of {second} minus that of {first}"
         sentences.append(f"{what} is {low} to {high}, over {pairs['n_models'].sum()} pairs.")
     return sentences
@@ -216,7 +213,7 @@ def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     for path, title in COLUMNS.items():
         if path in facts:
             absent = "-" if path.startswith(("band", "null.", "published.")) else "n/a"
-            cells = [absent if pd.isna(cell) else cell if path == "band" else number(cell, 3) for cell in facts[path]]
+            cells = [absent if pd.isna(cell) else cell if path == "band" else rounded(cell, 3) for cell in facts[path]]
             title = "R²" if path == "mean.r2" and task == "feature" else title  # noqa: PLW2901
             table[val + title if path.startswith("mean.") else title] = cells
     table = table.join(settings.loc[:, ~varies])

@@ -10,7 +10,7 @@ from summer_train.settings.lists import NUMBER_SETTINGS
 if TYPE_CHECKING:  # takes a second, and `fit` needs no table of it
     import pandas as pd
 
-RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s", "fold", "seed")
+RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s", "fold", "seed", "target")
 REPEATS = ("fold", "seed")  # settings whose values are repeats of one result
 SCORE_COLUMNS = {
     "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
@@ -23,14 +23,14 @@ SCORE_COLUMNS = {
 """Scores in the order in which people see them, with what they call them (docs/study.md says what each is)."""
 
 
-def table_of(rows: Sequence[Mapping[str, object]]) -> Table:
+def compact_table(rows: Sequence[Mapping[str, object]]) -> Table:
     """Return rows as a table, without the columns in which no row has anything; a cell without anything is -."""
     header = list(dict.fromkeys(name for row in rows for name in row))
     header = [name for name in header if any(row.get(name) is not None for row in rows)]
     return Table(header, [["-" if row.get(name) is None else row[name] for name in header] for row in rows])
 
 
-def number(value: float | None, digits: int = 4) -> str:
+def rounded(value: float | None, digits: int = 4) -> str:
     """Return a score as people read it; what is undefined is n/a."""
     return "n/a" if value is None or value != value else f"{value:.{digits}f}"  # noqa: PLR0124  # NaN
 
@@ -48,35 +48,29 @@ def score_tables(scores: Scores) -> list[Table]:
     columns = {name: title for name, title in SCORE_COLUMNS.items() if name in scores["model"]["val"]}
     if "r2_median" in columns:
         columns["r2"] = "R²"  # of features: the mean
-    known = list(columns)
-    first = [name for name in known if name in list(SCORE_COLUMNS)[:9]]
+    first = [name for name in columns if name in list(SCORE_COLUMNS)[:9]]
     rows = [(part, row, parts[part]) for part in reversed(PARTS) for row, parts in scores.items() if part in parts]
     tables = []
-    for names in filter(None, (first, [name for name in known if name not in first])):
-        cells = [[part, row, *(number(of_part.get(name)) for name in names)] for part, row, of_part in rows]
+    for names in filter(None, (first, [name for name in columns if name not in first])):
+        cells = [[part, row, *(rounded(of_part.get(name)) for name in names)] for part, row, of_part in rows]
         tables.append(Table(["part", "scores", *(columns[name] for name in names)], cells))
     return tables
 
 
-def notes_on_scores(
-    thresholds: Mapping[str, float],
-    undefined: Mapping[str, str],
-    baselines: Iterable[str] = (),
-    null: Mapping[str, Any] | None = None,
-    penalty: float | None = None,
-) -> list[str]:
-    """Return what a person must know to read the scores of a model, one line each, and its null of shifted labels."""
-    notes = [f"{part}: n/a is undefined, {why}" for part, why in undefined.items()]
-    if "copy last bin" in baselines:
+def notes_on_scores(result: Any) -> list[str]:
+    """Return what a person must know to read a run's or an evaluation's scores, one line each, and a run's null."""
+    notes = [f"{part}: n/a is undefined, {why}" for part, why in result.undefined.items()]
+    null, penalty = getattr(result, "null", {}), getattr(result, "penalty", None)
+    if "copy last bin" in result.scores:
         notes.append("copy last bin has no bits per spike (n/a): it predicts 0 where there are spikes")
-    if "model" in thresholds:
-        probability = probability_of(thresholds["model"])
+    if "model" in result.thresholds:
+        probability = probability_of(result.thresholds["model"])
         notes.insert(0, f'"on" from a probability of {probability:.3g}, chosen on validation for kappa')
     if penalty is not None:
         notes.append(f"penalty {penalty:g}, chosen on validation")
     if null:
         what, titles = ("features", {"r2": "R²", "r": "r"}) if "r2" in null else ("labels", SCORE_COLUMNS)
-        p = ", ".join(f"p {number(null[f'p_{name}'])} ({titles[name]})" for name in titles if f"p_{name}" in null)
+        p = ", ".join(f"p {rounded(null[f'p_{name}'])} ({titles[name]})" for name in titles if f"p_{name}" in null)
         notes.append(f"{null['part']} against {len(null['shifts'])} networks trained on shifted {what}: {p}")
     return notes
 
@@ -108,31 +102,28 @@ def runs_table(results: Iterable[FitResult]) -> Table:
     for result in results:
         row = run_row(result)
         losses = [parts["test"]["loss"] for name, parts in result.scores.items() if name != "model" and "test" in parts]
-        table.append([
-            "/".join(result.log_dir.parts[-2:]),
-            row.get("target") or row["label_name"] or row["task"].replace("_", " "), row["patient_ids"],
-            row["fold"], f"{result.best_epoch}/{result.n_epochs}",
-            *(row[f"test_{name}"] for name in ("kappa", "auroc", "accuracy", "loss")),
-            number(min(losses)) if losses else "",
-        ])  # fmt: skip
-    header = "run,predicts,patients,fold,best,test kappa,AUROC,accuracy,loss,baseline's"
+        predicts = row.get("target") or row["label_name"] or row["task"].replace("_", " ")
+        name, best = "/".join(result.log_dir.parts[-2:]), f"{result.best_epoch}/{result.n_epochs}"
+        scores = [row[f"test_{score}"] for score in ("kappa", "auroc", "r2", "accuracy", "loss")]
+        baseline = rounded(min(losses)) if losses else ""
+        table.append([name, predicts, row["patient_ids"], row["fold"], best, *scores, baseline])
+    header = "run,predicts,patients,fold,best,test kappa,AUROC,R²,accuracy,loss,baseline's"
     return Table(header.split(","), table)
 
 
 def run_row(result: FitResult) -> dict[str, Any]:
     """Return the settings and the scores of a run for a list of many, scores as text."""
-    settings = {name: result.config.get(name) for name in RUN_SETTINGS}
-    settings["patient_ids"] = " ".join(result.config.get("patient_ids", ()))
+    settings = {name: result.config[name] for name in RUN_SETTINGS if name in result.config}
+    settings["patient_ids"] = " ".join(settings["patient_ids"])
     settings["label_name"] = settings["label_name"] if any(result.n_per_class.values()) else ""  # no classes, no label
-    settings |= {"target": result.config["target"]} if "target" in result.config else {}
     scores = {f"test_{name}": result.scores["model"].get("test", {}).get(name) for name in ("loss", *SCORE_COLUMNS)}
     return {
         "run": str(result.log_dir),
         **{name: "" if value is None else value for name, value in settings.items()},
         "best_epoch": result.best_epoch,
         "n_epochs": result.n_epochs,
-        "val_loss": number(result.scores["model"]["val"]["loss"]),
-        **{name: "" if value is None else number(value) for name, value in scores.items()},
+        "val_loss": rounded(result.scores["model"]["val"]["loss"]),
+        **{name: "" if value is None else rounded(value) for name, value in scores.items()},
     }
 
 
@@ -144,13 +135,5 @@ def comparison_table(comparison: Sequence[Mapping[str, Any]]) -> Table:
         (first, second), (mean, other_mean) = one["folders"], one["means"]
         scores = {"first's": mean, "second's": other_mean, "gain": one["difference"], "SD of gain": one["sd"]}
         what = {"score": SCORE_COLUMNS[one["score"]], "first": first, "second": second, "pairs": one["n_models"]}
-        rows.append({**settings, **what, **{name: number(value, 3) for name, value in scores.items()}})
-    return table_of(rows)
-
-
-def differences_table(differences: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a row for each setting that is not the same in all folders."""
-    return table_of([
-        {"setting": one["setting"].replace("_", " "), **{name: as_cell(value) for name, value in one["values"].items()}}
-        for one in differences
-    ])  # fmt: skip
+        rows.append({**settings, **what, **{name: rounded(value, 3) for name, value in scores.items()}})
+    return compact_table(rows)

@@ -19,21 +19,21 @@ def find_run(parent: Path, choice: Choice, data: Mapping[str, Any], log: Log = l
 
     Runs whose checkpoint cannot be read are skipped and logged.
     """
-    problems: list[str] = []
-    for folder in reversed(run_folders(parent).values()):
-        path = folder / LAST
-        if not path.exists():
-            continue
+    problems, plain = list[str](), choice.as_plain()  # patients are compared by their data
+    paths = [folder / LAST for folder in reversed(run_folders(parent).values())]
+    for path in filter(Path.exists, paths):
         try:
             then = load_checkpoint(path, to_continue=True)["summer"]
-            differences = choice.differences(choice_of(then["config"], path).as_plain())
+            settings = choice_of(then["config"], path).as_plain() | {"patient_ids": plain["patient_ids"]}
         except SettingsError as error:
             log(f"not continued: {error}")
             problems.append(str(error))
             continue
+        changed = [name for name, now in plain.items() if settings.get(name) != now]
+        differences = [f"{name} {settings.get(name)} then, {plain[name]} now" for name in changed]
         differences += data_differences(then["data"], data)
         if not differences:
-            return folder
+            return path.parent.parent
         why = f"it was trained with other settings: {'; '.join(differences)}"
         problems.append(f"{path}: cannot be continued, {why}. Give the same ones, or leave --resume out")
     none = f"{parent}: no run to continue. Leave --resume out, or name its --output-dir"
@@ -84,6 +84,6 @@ def data_differences(trained_on: Mapping[str, Any], now: Mapping[str, Any]) -> l
         changed = [array for array, digest in then["digests"].items() if current["digests"].get(array) != digest]
         if changed:
             differences.append(f"{name}: other {', '.join(changed)}")
-    then_targets, now_targets = trained_on.get("targets", {}), now.get("targets", {})
-    changed = [name for name, digest in now_targets.items() if then_targets.get(name, digest) != digest]
+    then = trained_on.get("targets", {})
+    changed = [name for name, digest in now.get("targets", {}).items() if then.get(name, digest) != digest]
     return differences + [f"target {name}: other values" for name in changed]

@@ -74,14 +74,14 @@ def evaluate(
         raise SettingsError(f"--fold {fold}: {path} was trained with the fraction split, which has no folds")
     choice = replace(own, patient_ids=ids, fold=own.fold if fold is None else fold)
     given = {"data_dir": data_dir, "cache_dir": cache_dir, "local_cache": local_cache}
-    result = read_results(path.parent.parent)
-    places = {} if result is None else {name: str(result.config.get(name) or "") for name in given}
-    for name, place in places.items():
-        if place and given[name] is None and (name == "local_cache" or is_url(place) or Path(place).is_dir()):
+    stored = result.config if (result := read_results(path.parent.parent)) else {}
+    for name, named in given.items():
+        place = str(stored.get(name) or "")
+        if place and named is None and (name == "local_cache" or is_url(place) or Path(place).is_dir()):
             given[name] = place  # a local cache is made where it is missing
-    run = settings_from(Run, {name: place for name, place in given.items() if place is not None})
-    if places.get("cache_dir") and given["cache_dir"] is None:
-        log(f"{places['cache_dir']}, the cache of the run, cannot be found from here; {run.cache_dir} is used")
+    run = settings_from(Run, given)
+    if stored.get("cache_dir") and given["cache_dir"] is None:
+        log(f"{stored['cache_dir']}, the cache of the run, cannot be found from here; {run.cache_dir} is used")
     data = FilmSamples.opened(choice, run, log)
     data.scaling = trained.get("scaling", {})
     now = data.selection.provenance(*choice.decoded)
@@ -89,10 +89,9 @@ def evaluate(
     units = [[(one["patient_id"], one["units"]) for one in of["patients"]] for of in (trained["data"], now)]
     if units[0] != units[1]:
         sizes = [", ".join(f"{len(columns)} of patient {one}" for one, columns in found) for found in units]
-        raise SettingsError(
-            f"{path}: was trained on other units ({sizes[0]}) than {run.cache_dir} gives now ({sizes[1]}), and units "
-            "are the inputs of its network. Give the patients and --cache-dir of its training, or train on these"
-        )
+        others = f"was trained on other units ({sizes[0]}) than {run.cache_dir} gives now ({sizes[1]})"
+        advice = "Give the patients and --cache-dir of its training, or train on these"
+        raise SettingsError(f"{path}: {others}, and units are the inputs of its network. {advice}")
     if choice.fold != own.fold:
         differences.append(f"fold {own.fold} then, {choice.fold} now")
         then = FilmSamples(data.selection, own).split

@@ -129,8 +129,7 @@ def run_fit(
         load_extra(name, f"--logger {name}")
     check_folder(run.output_dir, "--output-dir")
     if "::" in str(run.output_dir.absolute()):
-        problem = "Lightning takes :: for a URL in another. Name another folder"
-        raise SettingsError(f"--output-dir {run.output_dir}: {problem}")
+        raise SettingsError(f"--output-dir {run.output_dir}: Lightning takes :: for a URL in another. Name another")
     data = FilmSamples(*(opened or open_chosen(choice, run, log)), run.device_memory_gb, log)
     _check_memory(data, data.choice, data.n_prediction_bytes)
     shifts_of(data, run.shifts)
@@ -159,7 +158,39 @@ def run_fit(
         (log_dir / folder.RESULTS).unlink(missing_ok=True)  # they are not of what will be trained
         save_hparams_to_yaml(log_dir / SETTINGS, {**data.choice.as_plain(), **run.as_plain()})
         n_epochs = _train(model, data, run, log_dir, n_before, log)
-        return _evaluated(model, data, run, log_dir, n_epochs, started, log)
+        # The best epoch is scored; `results.json` comes last into the folder.
+        seconds, best = time.perf_counter() - started, checkpoints.load_checkpoint(log_dir / folder.BEST)
+        best_epoch = checkpoints.n_epochs_of(best)
+        model.load_state_dict(best["state_dict"])
+        model.eval().to(data.device)
+        (own,) = score_networks([data], lambda block: model(block.counts)[None])
+        rows, test = {"model": own, **score_baselines(data)}, own.scores.get("test", {})
+        metrics = folder.MetricsFile(log_dir / folder.METRICS, data.task.score_names, n_epochs)
+        metrics.add_test_scores(best_epoch - 1, {name: test[name] for name in ("loss", "accuracy") if name in test})
+        made = folder.origin()
+        result = FitResult(
+            config={**data.choice.as_plain(), **run.as_plain()},
+            data=data.provenance["data"],
+            n_units=data.n_units,
+            n_samples=data.n_samples,
+            n_per_class={part: samples_per_class(data, part) for part in folder.PARTS},
+            scores={row: scored.scores for row, scored in rows.items()},
+            thresholds=thresholds_of(rows),
+            undefined=own.undefined,
+            units=own.units,
+            null=shifted_null(data, own, run, log) if run.shifts else {},
+            penalty=getattr(model.solver, "penalty", None),
+            best_epoch=best_epoch,
+            n_epochs=n_epochs,
+            seconds=seconds,
+            software={"summer": made.pop("version"), "torch": torch.__version__, "lightning": version("lightning")},
+            log_dir=log_dir,
+            **made,
+        )
+        with replacing(log_dir / folder.PREDICTIONS) as file:
+            np.savez(file, **own.predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
+        replace_file(log_dir / folder.RESULTS, json.dumps(finite(result.as_plain()), indent=1).encode())
+        return result
 
 
 def _check_memory(data: FilmSamples, choice: Choice, prediction_bytes: int = 0) -> None:
@@ -211,42 +242,3 @@ def _train(model: Decoder, data: FilmSamples, run: Run, log_dir: Path, n_before:
             log(f"interrupted: {last} holds the last whole epoch; the same command with --resume continues")
         raise KeyboardInterrupt from stop  # Lightning exits with 1 after Ctrl-C
     return trainer.current_epoch
-
-
-def _evaluated(
-    model: Decoder, data: FilmSamples, run: Run, log_dir: Path, n_epochs: int, started: float, log: Log
-) -> FitResult:
-    """Score the best epoch and leave its results in the run's folder, `results.json` last."""
-    seconds, best = time.perf_counter() - started, checkpoints.load_checkpoint(log_dir / folder.BEST)
-    best_epoch = checkpoints.n_epochs_of(best)
-    model.load_state_dict(best["state_dict"])
-    model.eval().to(data.device)
-    (own,) = score_networks([data], lambda block: model(block.counts)[None])
-    rows, test = {"model": own, **score_baselines(data)}, own.scores.get("test", {})
-    metrics = folder.MetricsFile(log_dir / folder.METRICS, data.task.score_names, n_epochs)
-    metrics.add_test_scores(best_epoch - 1, {name: test[name] for name in ("loss", "accuracy") if name in test})
-    made = folder.origin()
-    result = FitResult(
-        config={**data.choice.as_plain(), **run.as_plain()},
-        data=data.provenance["data"],
-        n_units=data.n_units,
-        n_samples=data.n_samples,
-        n_per_class={part: samples_per_class(data, part) for part in folder.PARTS},
-        scores={row: scored.scores for row, scored in rows.items()},
-        thresholds=thresholds_of(rows),
-        undefined=own.undefined,
-        units=own.units,
-        null=shifted_null(data, own, run, log) if run.shifts else {},
-        penalty=getattr(model.solver, "penalty", None),
-        best_epoch=best_epoch,
-        n_epochs=n_epochs,
-        seconds=seconds,
-        software={"summer": made["version"], "torch": torch.__version__, "lightning": version("lightning")},
-        log_dir=log_dir,
-        date=made["date"],
-        command=made["command"],
-    )
-    with replacing(log_dir / folder.PREDICTIONS) as file:
-        np.savez(file, **own.predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
-    replace_file(log_dir / folder.RESULTS, json.dumps(finite(result.as_plain()), indent=1).encode())
-    return result

@@ -134,13 +134,10 @@ class FitResult:
     command: str = ""
 
     def __repr__(self) -> str:
-        config, ids, scores = self.config, " ".join(self.config["patient_ids"]), self.scores["model"]
-        decoded = {"label": config["label_name"], "feature": config.get("target")}.get(config["task"], "")
-        task, name = (
-            f"{config['task'].replace('_', ' ')} {decoded}".strip(),
-            "kappa" if config["task"] == "label" else "r2",
-        )
-        part = "test" if "test" in scores else "val"
+        config, scores, kind = self.config, self.scores["model"], self.config["task"]
+        decoded = {"label": config["label_name"], "feature": config.get("target")}.get(kind, "")
+        task, ids = f"{kind.replace('_', ' ')} {decoded}".strip(), " ".join(config["patient_ids"])
+        part, name = "test" if "test" in scores else "val", "kappa" if kind == "label" else "r2"
         data = f"{self.n_units} units, {' '.join(f'{n} {one}' for one, n in self.n_samples.items() if n)} samples"
         best = f"best epoch {self.best_epoch} of {self.n_epochs}, {part} {name} {scores[part].get(name, math.nan):.3f}"
         return f"<FitResult: {task}, patients {ids}, {data}, {best}, in {self.log_dir}>"
@@ -183,8 +180,7 @@ def read_results(log_dir: Path) -> FitResult | None:
             # Whatever commands use of it later fails here if the file was not written by us.
             _ = [range(number) for number in (result.n_epochs, result.best_epoch, result.config["max_epochs"])]
             _ = [float(score) for row in result.scores.values() for part in row.values() for score in part.values()]
-            _ = result.scores["model"]["val"]["loss"], repr(result), result.config["patience"]
-            _ = result.n_per_class.values()
+            _ = result.scores["model"]["val"]["loss"], repr(result), result.config["patience"], [*result.n_per_class]
             return result
     return None
 
@@ -201,12 +197,13 @@ def find_results(output_dir: Path, log: Callable[[str], None]) -> list[FitResult
     results = []
     for folder in folders:
         try:
-            results.append(read_results(folder))
-            if results[-1] is None:
+            if result := read_results(folder):
+                results.append(result)
+            else:
                 log(f"no results in {folder}: killed, or still at work")
         except SettingsError as error:
             log(f"left out: {error}")
-    return [result for result in results if result is not None]
+    return results
 
 
 def origin() -> dict[str, Any]:

@@ -37,9 +37,7 @@ def new_trainer(run: Run, decoder: Decoder, log_dir: Path, log: Log, n_epochs_be
         loggers.append(TensorBoardLogger(log_dir, name="", version="tensorboard"))
     if "wandb" in run.logger:
         loggers.append(WandbLogger(save_dir=log_dir, project="summer", name=f"{log_dir.parent.name}/{log_dir.name}"))
-    kept: dict[str, Any] = {
-        "dirpath": log_dir / BEST.parent, "enable_version_counter": False, "auto_insert_metric_name": False,
-    }  # fmt: skip
+    kept: Any = {"dirpath": log_dir / BEST.parent, "enable_version_counter": False, "auto_insert_metric_name": False}
     trainer = lightning.Trainer(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",  # scores need float64, which MPS has not
         devices=n_devices,
@@ -107,9 +105,7 @@ class Epochs(Callback):
         """Start the epoch's clock."""
         self.started = time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Show the progress of a slow epoch."""
         if self.bar is None and is_first_process() and time.perf_counter() - self.started > SLOW_EPOCH_S:
             self.bar = progress_on_terminal()

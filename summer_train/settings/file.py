@@ -61,9 +61,8 @@ def _read(path: Path) -> dict[str, Any]:
         stored = yaml.safe_load(path.read_text(encoding="utf-8")) if is_file else None
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not YAML"
-        raise SettingsError(
-            f"--config {path}: cannot be read ({reason}). Name the {SETTINGS} of a run, or its folder"
-        ) from error
+        advice = f"Name the {SETTINGS} of a run, or its folder"
+        raise SettingsError(f"--config {path}: cannot be read ({reason}). {advice}") from error
     if not isinstance(stored, dict):
         raise SettingsError(f"--config {path}: is not a file of settings by name. Name the {SETTINGS} of a run")
     known = options_of(Choice, Run)

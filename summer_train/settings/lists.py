@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from summer_prep.errors import SettingsError
-from summer_prep.options import as_written, check_once, number, parts, plain, words
+from summer_prep.options import as_written, check_once, expressions, number, parts, plain
 from summer_prep.settings import kind_of, option_of, options_of, spelled
 from summer_train.settings.options import CAUSES, OF_FEATURES, Choice, idle_options, settings_from
 
@@ -46,17 +46,11 @@ def _values(one: "Field[Any]", value: Any) -> list[Any]:
     if one.metadata["several"]:
         values = _groups(value)
     else:
-        split = _expressions if one.name == "label_name" else words
-        values = [single for part in parts(value, split) for single in _as_typed(one, part, option)]
+        values = [single for part in parts(value, expressions) for single in _as_typed(one, part, option)]
     if not values or any(isinstance(single, str) and not single.strip(" ,") for single in values):
         raise SettingsError(f"{option} {value!r}: names none, or none between two separators. Name some")
     check_once(values, option, value)
     return values
-
-
-def _expressions(text: str) -> list[str]:
-    """Split names and expressions of labels: `a & !b` holds spaces, so only commas stand between expressions."""
-    return [part.strip() for part in text.split(",")] if re.search("[&|!]", text) else words(text)
 
 
 def _groups(value: Any) -> list[Any]:
@@ -67,9 +61,8 @@ def _groups(value: Any) -> list[Any]:
         groups = list(value) if isinstance(value, Iterable) else [value]
         if not any(group is None or (isinstance(group, Iterable) and not isinstance(group, str)) for group in groups):
             groups = [groups]
-    is_all = [group in (None, [], ()) or str(group).strip(" ,") == ALL for group in groups]
-    groups = [tuple(group) if isinstance(group, list) else group for group in groups]
-    return [None if every else group for every, group in zip(is_all, groups, strict=True)]
+    named = [None if group in (None, [], ()) or str(group).strip(" ,") == ALL else group for group in groups]
+    return [tuple(group) if isinstance(group, list) else group for group in named]
 
 
 def _as_typed(one: "Field[Any]", part: Any, option: str) -> list[Any]:

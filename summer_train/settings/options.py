@@ -52,9 +52,7 @@ class Choice(Settings):
     """What decides the numbers of a run; equal choices on equal data give equal scores."""
 
     task: Task = option("next_bin", "Predict the next bin's counts, a label, or features.")
-    label_name: str = option(
-        "summer", "The label to decode (task label), or an expression: 'a & !b'; labels of your own, too."
-    )
+    label_name: str = option("summer", "The label to decode (task label) or an expression: 'a & !b'; your own, too.")
     target: str = option("", "Features to decode (task feature), NAME or NAME:COLUMNS, like clip:0-9 or clip:a+b.")
     retrieve_s: float = option(2.0, "Features: seconds of the stretches that are found again.", least=1)
     patient_ids: tuple[str, ...] = patients_option("; units side by side")
@@ -69,9 +67,7 @@ class Choice(Settings):
     min_recorded: float = option(0.0, "Leave out bins with a smaller share recorded, 0 to 1.", least=0, most=1)
     split: Split = option("blocked", "blocked, or random single bins, which shows the leak and is no valid result.")
     val_fraction: float | None = option(None, "Fraction split instead of blocked: this last part validates, no test.")
-    buffer_s: float | None = option(
-        None, f"Blocked split: seconds between training, validation, test.  [default: {DEFAULT_BUFFER_S:g}]"
-    )
+    buffer_s: float | None = option(None, f"Blocked split: seconds between parts.  [default: {DEFAULT_BUFFER_S:g}]")
     fold: int | None = option(None, f"Blocked split: the segment that validates, 1 to 5.  [default: {DEFAULT_FOLD}]")
     sequence_s: tuple[float, float] = _seconds((3.0, 1.0), "Past and future seconds added to the buffer.", least=0)
     window_s: tuple[float, float] = _seconds(
@@ -92,32 +88,25 @@ class Choice(Settings):
 
         super().__post_init__()
         object.__setattr__(self, "label_name", normal_form(self.label_name))
-        check_given(
-            {option_of(one): value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
-        )
+        given = {option_of(one): value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
+        check_given(given)
         if self.task == "feature" and not self.target:
             raise SettingsError("--task feature: name the --target to decode; summer-prep targets lists them")
         if self.task != "feature" and self.model == "ridge":
             raise SettingsError("--model ridge: decodes features. Add --task feature, or choose linear")
-        if (self.loss == "poisson" and self.task != "next_bin") or (
-            self.loss == "cosine" and (self.task != "feature" or self.model == "linear")
-        ):
-            raise SettingsError(
-                f"--loss {self.loss}: poisson is of --task next_bin, cosine of --task feature with mlp, lstm or gru"
-            )
+        has_no_cosine = self.task != "feature" or self.model == "linear"
+        if (self.loss == "poisson" and self.task != "next_bin") or (self.loss == "cosine" and has_no_cosine):
+            rule = "poisson is of --task next_bin, cosine of --task feature with mlp, lstm or gru"
+            raise SettingsError(f"--loss {self.loss}: {rule}")
         check_bin_length(self.bin_length_ms)
         window = window_of(self.window_s, self.bin_length_ms)
         if self.task == "next_bin" and window.last > 0:
-            raise SettingsError(
-                f"--window {self.window_s[0]:g} {self.window_s[1]:g}: next-bin prediction would see what it predicts. "
-                "FUTURE must be 0 or less"
-            )
+            why = "next-bin prediction would see what it predicts. FUTURE must be 0 or less"
+            raise SettingsError(f"--window {self.window_s[0]:g} {self.window_s[1]:g}: {why}")
         if self.val_fraction is not None:
             if self.buffer_s is not None or self.fold is not None or self.split != "blocked":
-                raise SettingsError(
-                    "two splits were asked for: --val-fraction chooses the fraction split, "
-                    "--buffer, --fold and --split the others. Give only one of them"
-                )
+                both = "--val-fraction chooses the fraction split, --buffer, --fold and --split the others"
+                raise SettingsError(f"two splits were asked for: {both}. Give only one of them")
             check_fraction(self.val_fraction)
             return
         # Recorded and compared is what was used, given or not.
@@ -136,11 +125,6 @@ class Choice(Settings):
         """Return the settings as plain values; those of features only for features, which other results never had."""
         plain = super().as_plain()
         return {name: plain[name] for name in plain if self.task == "feature" or name not in ("target", "retrieve_s")}
-
-    def differences(self, plain: Mapping[str, Any]) -> list[str]:
-        """Return how these settings differ from others, `as_plain`; patients are compared by their data elsewhere."""
-        others = {name: (plain.get(name), now) for name, now in self.as_plain().items() if name != "patient_ids"}
-        return [f"{name} {then} then, {now} now" for name, (then, now) in others.items() if then != now]
 
 
 CAUSES = ("task", "model", "split")  # the options that make others idle
@@ -189,9 +173,7 @@ class Run(Places):
     shifts: int = option(0, "Train so many networks on shifted labels or features, for a null and p-values.", least=0)
     preset: Preset = option("none", "paper: the published LSTM on windows of 20 bins of 80 ms, batches of 128.")
     devices: int | None = option(
-        None,
-        "GPUs, or CPU processes without; 1 is fastest at batches below some 8,000.  [default: all visible]",
-        least=1,
+        None, "GPUs, or CPU processes without; 1 is fastest at batches below some 8,000.  [default: all]", least=1
     )
     threads: int | None = option(None, "Threads of each process.  [default: 1; more for large nets]", least=1)
     device_memory_gb: float | None = option(
@@ -269,14 +251,9 @@ def is_first_process() -> bool:
 
 def check_one_process() -> None:
     """Raise SettingsError if torchrun or srun started this process as one of several."""
-    started = {
-        "torchrun": os.environ.get("WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else None,
-        "srun": os.environ.get("SLURM_STEP_NUM_TASKS"),
-    }
-    for launcher, n_processes in started.items():
+    of_torchrun = os.environ.get("WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else None
+    for launcher, n_processes in (("torchrun", of_torchrun), ("srun", os.environ.get("SLURM_STEP_NUM_TASKS"))):
         if n_processes not in (None, "1"):
-            raise SettingsError(
-                f"{launcher} started {n_processes} processes, and fit is one. Start it without {launcher} "
-                "(--devices uses several devices of one machine), or train on several nodes with film_data and decoder "
-                "in a lightning.Trainer, as docs/examples/several_nodes.py does"
-            )
+            advice = f"Start it without {launcher} (--devices uses several devices of one machine)"
+            nodes = "train on several nodes in a lightning.Trainer, as docs/examples/several_nodes.py does"
+            raise SettingsError(f"{launcher} started {n_processes} processes, and fit is one. {advice}, or {nodes}")

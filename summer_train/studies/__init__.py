@@ -1,1 +1,1 @@
-"""Many models: plan, train, records, progress."""
+"""Many models: choices, plan, training, records."""

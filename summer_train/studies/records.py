@@ -42,7 +42,6 @@ BASELINE_SCORES = ("kappa", "auroc", "average_precision", "accuracy", "loss", "m
 SCORES_OF_TASK = {
     "label": ("loss", *LABEL_SCORES), "next_bin": ("loss", *COUNT_SCORES), "feature": ("loss", *FEATURE_SCORES),
 }  # fmt: skip
-SCORES = tuple(dict.fromkeys(name for names in SCORES_OF_TASK.values() for name in names))
 ORIGIN = ("date", "command", "version")
 """Columns that say when and how a model was trained; the last ones of study.csv."""
 
@@ -68,10 +67,10 @@ class Record:
     """
 
     id: str
-    shift: int
-    shift_s: float
     data_digest: str
     columns: Mapping[str, Any]
+    shift: int = 0
+    shift_s: float = 0.0
     n_units: int = 0
     n_samples: Mapping[str, int] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -131,7 +130,7 @@ def read_stacks(folder: Path, log: Log) -> dict[Path, list[Record]]:
         names = os.listdir(folder / STACKS) if (folder / STACKS).exists() else []
     paths = sorted(folder / STACKS / name for name in names if name.endswith(".json"))
     advice = "It is left as it is; models that only it holds are missing until a study of them trains them"
-    known = columns_of(Choice(), Run()).keys()
+    known, may_lack = columns_of(Choice(), Run()).keys(), ("threshold_log_odds", "penalty")
     for path in paths:
         try:
             with reading(path, advice):
@@ -141,10 +140,7 @@ def read_stacks(folder: Path, log: Log) -> dict[Path, list[Record]]:
                     raise ValueError("it is not what was written")
                 if not models or any(one["columns"].keys() - {*OF_FEATURES} != known for one in models):
                     raise SettingsError(f"{path}: was written by another version of this software. Name another folder")
-                stacks[path] = [
-                    Record(**with_nan(one) | {name: one.get(name) for name in ("threshold_log_odds", "penalty")})
-                    for one in models
-                ]
+                stacks[path] = [Record(**with_nan(one) | {name: one.get(name) for name in may_lack}) for one in models]
         except DamagedError as error:
             log(str(error))
     return stacks
@@ -171,9 +167,8 @@ def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] =
     """Write the tables of a study, models in the order of the ids; return the rows of study.csv, written last."""
     curves, shifts, units, rows = list[Row](), list[Row](), list[Row](), list[Row]()
     for record, shifted in with_shifted(records, order):
-        of_features = ("target",) if record.columns["task"] == "feature" else ()
-        named = {name: record.columns[name] for name in ("label_name", *of_features, "patient_ids", "fold", "seed")}
-        key = {"id": record.id, **named}
+        own = ("label_name", "target", "patient_ids", "fold", "seed")
+        key = {"id": record.id, **{name: record.columns[name] for name in own if name in record.columns}}
         for epoch, (train_loss, val_loss) in enumerate(record.curve, start=1):
             curves.append({**key, "epoch": epoch, "train_loss": train_loss, "val_loss": val_loss})
         for one in shifted:
@@ -186,10 +181,11 @@ def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] =
         rows.append(study_row(record, null_of(shifted, record.part)))
     parquet = (folder / STUDY).with_suffix(".parquet").name
     for name, table in {CURVES: curves, SHIFTS: shifts, UNITS: units, parquet: rows, STUDY: rows}.items():
+        header = sorted(dict.fromkeys(column for row in table for column in row), key=ORIGIN.__contains__)
         if not table or (name == parquet and not find_spec("pyarrow")):
             (folder / name).unlink(missing_ok=True)  # of an earlier state
         else:
-            replace_file(folder / name, as_parquet(table) if name == parquet else as_csv(table).encode())
+            replace_file(folder / name, as_parquet(table, header) if name == parquet else as_csv(table, header))
     return rows
 
 
@@ -199,22 +195,19 @@ def study_row(record: Record, null: Null) -> Row:
     row |= {f"n_{part}": record.n_samples.get(part, 0) for part in PARTS}
     for part in ("test", "val", "train"):
         scores = record.scores.get(part, {})
-        row |= {f"{part}_{name}": scores[name] for name in SCORES if name in scores}
+        row |= {f"{part}_{name}": scores[name] for name in SCORES_OF_TASK[row["task"]] if name in scores}
     if (log_odds := record.threshold_log_odds) is not None:
         row |= {"threshold": probability_of(log_odds), "threshold_log_odds": log_odds}
-    if record.penalty is not None:
-        row["penalty"] = record.penalty
+    row |= {} if record.penalty is None else {"penalty": record.penalty}
     for name, of_baseline in record.baselines.items():
         for part in ("test", "val"):
             scores, title = of_baseline.get(part, {}), f"{name.replace(' ', '_')}_{part}"
             row |= {f"{title}_{score}": scores[score] for score in BASELINE_SCORES if score in scores}
     for name, by_shift in null.items() if record.part in record.scores else ():
         found = nulls.permutation_test([record.scores[record.part][name]], [by_shift])
+        mean, high = (found.null.mean(), np.quantile(found.null, 0.95)) if len(found.null) else (np.nan, np.nan)
         title = f"null_{record.part}_{name}"
-        row["n_shifts"] = len(by_shift)
-        row[title] = found.null.mean() if len(found.null) else np.nan
-        row[f"{title}_95"] = np.quantile(found.null, 0.95) if len(found.null) else np.nan
-        row[f"p_{name}"] = found.p
+        row |= {"n_shifts": len(by_shift), title: mean, f"{title}_95": high, f"p_{name}": found.p}
     row |= {"best_epoch": record.best_epoch, "n_epochs": len(record.curve), "seconds": record.seconds}
     why = "; ".join(f"{part}: {reason}" for part, reason in record.undefined.items())
     row |= {"data_digest": record.data_digest, "why_undefined": why, "id": record.id}
@@ -227,29 +220,25 @@ def null_of(shifted: Sequence[Record], part: str) -> Null:
     return {name: {one.shift: one.scores.get(part, {}).get(name, np.nan) for one in shifted} for name in names}
 
 
-def as_csv(rows: Sequence[Row]) -> str:
+def as_csv(rows: Sequence[Row], header: Sequence[str]) -> bytes:
     """Return rows as CSV: numbers in full precision, nan if undefined, empty if a row does not have the column."""
     content = io.StringIO()
-    writer = csv.DictWriter(content, _header_of(rows), lineterminator="\n")
+    writer = csv.DictWriter(content, header, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return content.getvalue()
+    return content.getvalue().encode()
 
 
-def as_parquet(rows: Sequence[Row]) -> bytes:
+def as_parquet(rows: Sequence[Row], header: Sequence[str]) -> bytes:
     """Return rows as Parquet: a column of numbers, in which a cell that is empty in CSV is null, or of text."""
     import pyarrow
     import pyarrow.parquet
 
     columns = {}
-    for name in _header_of(rows):
+    for name in header:
         values = [row.get(name, "") for row in rows]
         is_number = all(isinstance(value, int | float) or value == "" for value in values)
         columns[name] = [None if value == "" else value for value in values] if is_number else list(map(str, values))
     content = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(columns), content)
     return content.getvalue()
-
-
-def _header_of(rows: Sequence[Row]) -> list[str]:
-    return sorted(dict.fromkeys(name for row in rows for name in row), key=ORIGIN.__contains__)

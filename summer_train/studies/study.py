@@ -5,21 +5,23 @@ does nothing for one that is finished.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from multiprocessing import current_process
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from summer_prep.console import progress_on_terminal
 from summer_prep.errors import CacheError, SettingsError, one_line
-from summer_prep.files import LOCK, alone_in, check_folder, replacing, writing
+from summer_prep.files import LOCK, alone_in, replacing, writing
 from summer_prep.options import with_absolute_paths
-from summer_prep.parallel import LOCAL, MAIN_GUARD, Opened, dask_workers, local_pool, run_tasks
+from summer_prep.parallel import Opened, dask_workers, local_pool, run_tasks
 from summer_prep.resources import available_bytes, usable_processors
 from summer_train.data.film import FilmSamples
 from summer_train.data.samples import NothingToLearnError
@@ -30,10 +32,9 @@ from summer_train.scores.scoring import score_baselines
 from summer_train.scores.shifts import score_stack
 from summer_train.settings import options as settings
 from summer_train.settings.file import for_study
-from summer_train.settings.lists import choices_of
 from summer_train.settings.options import Choice, Log, StudyRun, log_nothing
-from summer_train.studies.plan import Group, Model, Plan, plan_study
-from summer_train.studies.progress import progress
+from summer_train.studies.choices import OpenedChoices, open_choices, study_choices
+from summer_train.studies.plan import Group, Model, plan_study
 from summer_train.studies.records import Record, digest_of, predictions_path, read_stacks, write_stack, write_tables
 
 Records = dict[tuple[str, int], Record]
@@ -41,6 +42,8 @@ Records = dict[tuple[str, int], Record]
 
 PROCESS_BYTES = 450e6
 """What a process takes before it holds any counts: torch and ourselves."""
+
+SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
 
 PRELOADED = ("summer_train.studies.study",)
 _OPTIONS = (*settings.options_of(Choice), *settings.STUDY_OPTIONS)
@@ -87,81 +90,61 @@ def study(*, config: str | Path | None = None, log: Log = log_nothing, **options
     """
     settings.check_names(options, _OPTIONS)
     options = for_study(options, config)
-    return run_study(study_choices(options), settings.settings_from(StudyRun, options), log)
+    run = settings.settings_from(StudyRun, options)
+    return run_study(open_choices(study_choices(options), run, log), run, log)
 
 
-def study_choices(options: Mapping[str, Any]) -> list[Choice]:
-    """Return the choices of a study: of labels, unless another task is asked for."""
-    return choices_of({**settings.STUDY_DEFAULTS, **settings.with_preset(options)})
-
-
-def run_study(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothing) -> StudyResult:
-    """Train the missing models of a study, and write its tables; errors as `study`."""
+def run_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> StudyResult:
+    """Train the missing models of a study that `open_choices` opened, and write its tables; errors as `study`."""
     started = time.perf_counter()
-    if current_process().name != "MainProcess" and run.workers != 1:  # it has run the script once more
-        raise SettingsError(f"study: started by a process that another one started. {MAIN_GUARD}")
-    check_folder(run.output_dir, "--output-dir")
-    plan = plan_study(choices, run, log)
+    groups, planned = plan_study(opened, run, log)
     with alone_in(run.output_dir, "another process is at work on this study"):
         with writing(run.output_dir):
-            records = _fresh_records(plan, run, log)
-        missing = [
-            replace(group, models=[one for one in group.models if (one.record.id, one.record.shift) not in records])
-            for group in plan.groups
-        ]
-        n_models = sum(len(group.models) for group in plan.groups) + len(plan.hopeless)
-        n_missing = sum(len(group.models) for group in missing)
-        # Scoring takes 0.1 s.
-        seconds = sum((group.cost * run.max_epochs + 0.1) * len(group.models) for group in missing)
+            records = _fresh_records(planned, run, log)
+        n_models = sum(len(group.models) for group in groups) + sum(bool(one.undefined) for one in planned.values())
+        for group in groups:
+            group.models[:] = [one for one in group.models if (one.record.id, one.record.shift) not in records]
+        n_missing = sum(len(group.models) for group in groups)
+        seconds = sum((group.cost * run.max_epochs + 0.1) * len(group.models) for group in groups)  # scoring: 0.1 s
         estimate = f", at most about {seconds:.0f} s of one processor" if seconds > 10 else ""
         log(f"{n_models} models, {n_models - n_missing} already trained or impossible: {n_missing} to train{estimate}")
-        failed = _train(missing, run, records, log) if n_missing else []
+        failed = _train(groups, run, records, log) if n_missing else []
         with writing(run.output_dir):
-            rows = write_tables(run.output_dir, records.values(), list(plan.data_digests))
+            rows = write_tables(run.output_dir, records.values(), list(planned))
     if failed:
         advice = "The rest is kept, and the same command trains what is missing"
         raise SettingsError(f"{len(failed)} stacks of models failed, the first with: {failed[0]}. {advice}")
-    return StudyResult(
-        rows=[row for row in rows if row["id"] in plan.data_digests],
-        folder=run.output_dir,
-        n_trained=n_missing,
-        seconds=time.perf_counter() - started,
-    )
+    rows, seconds = [row for row in rows if row["id"] in planned], time.perf_counter() - started
+    return StudyResult(rows=rows, folder=run.output_dir, n_trained=n_missing, seconds=seconds)
 
 
-def _fresh_records(plan: Plan, run: StudyRun, log: Log) -> Records:
+def _fresh_records(planned: Mapping[str, Record], run: StudyRun, log: Log) -> Records:
     """Return the records that are kept, those of models that cannot be trained included, and remove the others."""
-    folder = run.output_dir
+    folder, fresh = run.output_dir, Records()
     stacks = read_stacks(folder, log)  # all of them, before anything is changed
     stored = list(chain.from_iterable(stacks.values()))
-    fresh: Records = {}
-    for record in stored:
-        is_planned = record.id in plan.data_digests
-        is_current = not is_planned or plan.data_digests[record.id] == record.data_digest
-        needs_predictions = run.keep_predictions and is_planned and record.scores and not record.shift
-        if is_current and (not needs_predictions or predictions_path(folder, record.id).exists()):
+    for record in sorted(stored, key=attrgetter("date"), reverse=True):  # one model has one record: the newest
+        path, is_scored = predictions_path(folder, record.id), bool(record.scores) and not record.shift
+        is_whole = not (run.keep_predictions and is_scored) or path.exists()
+        if record.id not in planned or (is_whole and planned[record.id].data_digest == record.data_digest):
             fresh.setdefault((record.id, record.shift), record)
-    others = [record for record in stored if not record.shift and record.id not in plan.data_digests]
     # Tables and reports compare labels, patients, folds and seeds; models of other settings are better kept apart.
     alike = ("label_name", "target", "patient_ids", "fold", "seed")
-    unlike = [
-        {name for name, cell in record.columns.items() if name not in alike and cell not in plan.cells.get(name, ())}
-        for record in others
-    ]
-    if any(unlike):
-        held = f"{sum(map(bool, unlike))} models of another {', '.join(sorted(set[str]().union(*unlike)))}"
+    cells = {cell for one in planned.values() for cell in one.columns.items()}
+    others = [record.columns.items() - cells for record in stored if not record.shift and record.id not in planned]
+    if unlike := [names for one in others if (names := {name for name, _ in one} - {*alike})]:
+        held = f"{len(unlike)} models of another {', '.join(sorted(set[str]().union(*unlike)))}"
         log(f"study: {folder} already holds {held}; name another --output-dir to keep them apart")
     for path, records in stacks.items():
         kept = [record for record in records if fresh.get((record.id, record.shift)) is record]
         for record in records:
             if not record.shift and (record.id, 0) not in fresh:
                 predictions_path(folder, record.id).unlink(missing_ok=True)
-        if len(kept) < len(records):  # one model has one record, whoever reads the folder
+        if len(kept) < len(records):
             write_stack(folder, path.stem, kept)
-    n_stale = len({(one.id, one.shift) for one in stored} - fresh.keys())
-    if n_stale:
+    if n_stale := len({(one.id, one.shift) for one in stored} - fresh.keys()):
         log(f"{n_stale} models in {folder} are of other data, or lack their predictions; they are trained again")
-    hopeless = [replace(record, **origin()) for record in plan.hopeless if (record.id, 0) not in fresh]
+    hopeless = [replace(one, **origin()) for one in planned.values() if one.undefined and (one.id, 0) not in fresh]
     if hopeless:
         write_stack(folder, digest_of([record.id for record in hopeless]), hopeless)
     return fresh | {(record.id, 0): record for record in hopeless}
@@ -172,8 +155,8 @@ def _train(groups: Sequence[Group], run: StudyRun, records: Records, log: Log) -
     stacks = [(group, models) for group in groups for models in group.stacks()]
     stacks.sort(key=lambda stack: -stack[0].cost * len(stack[1]))  # the longest first, so that all end together
     names = {digest_of([(one.record.id, one.record.shift) for one in models]): models for _, models in stacks}
-    pool: Callable[[], Opened] = partial(dask_workers, str(run.scheduler), 0, PRELOADED)
-    if run.scheduler in (None, LOCAL):
+    pool: Callable[[], Opened] = partial(dask_workers, str(run.scheduler), PRELOADED)
+    if run.scheduler is None:
         wanted = min(run.workers or (1 if torch.cuda.is_available() else usable_processors()), len(stacks))
         needed, free = PROCESS_BYTES + max(group.n_bytes for group, _ in stacks), available_bytes()
         fitting = min(wanted, int(free / needed))
@@ -186,8 +169,6 @@ def _train(groups: Sequence[Group], run: StudyRun, records: Records, log: Log) -
         memory = f"about {fitting * needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
         log(f"{len(stacks)} stacks on {fitting} processes{fewer}: {memory}")
         pool = local_pool(fitting if fitting > 1 else 0, PRELOADED)
-        if run.scheduler == LOCAL:
-            pool = partial(dask_workers, LOCAL, fitting, PRELOADED)
     failed: list[str] = []
 
     def keep_result(name: str, found: Sequence[Record] | str) -> None:
@@ -210,13 +191,34 @@ def _train(groups: Sequence[Group], run: StudyRun, records: Records, log: Log) -
     tasks = {name: (models, sent) for name, models in names.items()}
     n_threads = torch.get_num_threads()
     try:
-        with progress(sum(map(len, names.values())), log) as finish:
+        with _progress(sum(map(len, names.values())), log) as finish:
             lost = run_tasks(pool, train_or_say_why, tasks, keep_result)
     finally:  # this process may be that of a caller
         _placed.clear()
         torch.set_num_threads(n_threads)
     crash = "{} models were lost with their process: it was killed, or memory ran out, for which fewer --workers help"
     return failed + [crash.format(len(names[name])) for name in lost]
+
+
+@contextmanager
+def _progress(n_models: int, log: Log) -> Iterator[Callable[[int], None]]:
+    """Yield what counts the models of a stack that ended; the time left follows from how long those took."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    started = logged = time.monotonic()
+    columns = (MofNCompleteColumn(), TextColumn("models"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
+    with progress_on_terminal(*columns, TimeRemainingColumn()) as bar:
+        line = bar.add_task("", total=n_models)
+
+        def finish(n_ended: int) -> None:
+            nonlocal logged
+            bar.update(line, advance=n_ended)
+            now, n_finished = time.monotonic(), bar.tasks[line].completed
+            if bar.disable and now - logged > SECONDS_BETWEEN_LINES and n_finished < n_models:
+                logged, left_s = now, (now - started) * (n_models / n_finished - 1)
+                log(f"{n_finished:.0f}/{n_models} models, about {left_s:.0f} s left")
+
+        yield finish
 
 
 def train_or_say_why(models: Sequence[Model], run: StudyRun) -> list[Record] | str:
@@ -247,8 +249,7 @@ def train_models(models: Sequence[Model], run: StudyRun) -> list[Record]:
         raise CacheError(f"{run.cache_dir}: {keys} are not those that the study was planned with: {why}")
     placed = _placed.get((data_digest, run.device_memory_gb))
     selection = placed.selection if placed else selection
-    choices = dict.fromkeys(model.choice for model in models)
-    of_choice = {one: FilmSamples(selection, one, run.device_memory_gb) for one in choices}
+    of_choice = {one: FilmSamples(selection, one, run.device_memory_gb) for one in {model.choice for model in models}}
     first = of_choice[choice]
     if placed:
         first.share_counts_of(placed)
@@ -273,7 +274,7 @@ def train_models(models: Sequence[Model], run: StudyRun) -> list[Record]:
     seconds = (time.perf_counter() - started) / len(stack)
     for record, data, how, found in zip(trainable, stack, trained, scored, strict=True):
         diverged = dict.fromkeys(data.n_samples, f"training diverged in epoch {len(how.curve)}")
-        outcome: dict[str, Any] = {"undefined": diverged} if found is None else dict(vars(found))
+        outcome = {"undefined": diverged} if found is None else {**vars(found)}
         outcome.pop("predictions", None)
         if found and run.keep_predictions and not record.shift:
             with writing(run.output_dir), replacing(predictions_path(run.output_dir, record.id)) as file:

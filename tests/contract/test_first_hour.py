@@ -132,6 +132,7 @@ def test_runs_are_listed_as_table_json_and_csv(work, run):
     rows = list(csv.DictReader(run("summer_train", "runs", "--csv", cwd=work).stdout.splitlines()))
     assert [row["run"] for row in rows] == [run["log_dir"] for run in plain]
     assert rows[1]["label_name"] == "summer"
+    assert dict(zip(table[0].split("\t"), table[1].split("\t"), strict=True))["R²"] == rows[0]["test_r2"] != ""
     assert "no runs. Name the --output-dir" in error_line(run("summer_train", "runs", "nowhere", cwd=work))
 
 

@@ -23,6 +23,28 @@ def test_a_package_and_its_help_load_nothing_heavy(module):
     assert result.stdout.strip().endswith("set()")
 
 
+REFUSED = """
+import sys
+from summer_prep.errors import SummerError
+from summer_train.cli import app
+command = [*sys.argv[1].split(), "--cache-dir", sys.argv[2], "--data-dir", "none", "--output-dir", "logs"]
+wrong = ["--label-name sumer", "--patient-ids 99", "--brain-regions XYZ", "--buffer 500"]
+for option in wrong:
+    patient = [] if "patient" in option else ["--patient-ids", "14"]
+    try: app([*command, *patient, *option.split()], standalone_mode=False)
+    except SummerError as error: print(error)
+assert not {"torch", "lightning"} & sys.modules.keys()
+"""
+
+
+@pytest.mark.parametrize("command", ["fit --task label", "study"])
+def test_what_data_and_settings_do_not_allow_is_refused_before_torch_loads(command, demo_cache):
+    given = [sys.executable, "-c", REFUSED, command, demo_cache]
+    lines = subprocess.run(given, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
+    named = ["sumer", "99", "XYZ", "--buffer 500"]
+    assert [name in line for name, line in zip(named, lines, strict=True)] == [True] * 4
+
+
 SCRIPT = """
 import pathlib, sys, summer_prep, summer_train
 from summer_train.runs.folder import find_results

@@ -3,8 +3,10 @@
 import shutil
 
 import h5py
+import numpy as np
 import pytest
 
+from summer_prep.cache.targets import add_target
 from summer_prep.cli import app
 from summer_prep.console import run
 from summer_prep.recordings.demo import demo_data
@@ -15,6 +17,20 @@ def small_recording(tmp_path_factory):
     """A recording of one minute and five units."""
     (path,) = demo_data(tmp_path_factory.mktemp("small"), patient_ids=("14",), units=5, minutes=1, layout="misc")
     return path
+
+
+@pytest.fixture(scope="session")
+def own_cache(demo_dir, demo_cache, tmp_path_factory):
+    """Patient 14 with labels of the demo, its loudness, and an embedding of 20 columns with a gap."""
+    cache, folder = tmp_path_factory.mktemp("own"), tmp_path_factory.mktemp("embedding")
+    (cache / "sub-14").symlink_to(demo_cache / "sub-14")
+    embedding = np.tile(np.load(demo_dir / "film_features.npy"), 2)[:, :20]
+    embedding[5001:5005, 3] = np.nan
+    np.save(folder / "embedding.npy", embedding)
+    add_target(folder / "embedding.npy", name="embedding", cache_dir=cache)
+    add_target(demo_dir / "events.tsv", name="events", cache_dir=cache)
+    add_target(demo_dir / "loudness.csv", name="loudness", cache_dir=cache, start_s=0, step_s=0.01)
+    return cache
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_workers_killed_in_the_middle_of_keys_lose_nothing(scheduler, demo_dir, 
 def test_tasks_that_kill_every_worker_are_named_and_the_others_done(scheduler, tmp_path):
     results = {}
     tasks = {f"task{number}": (number == 2, f"task{number}") for number in range(6)}
-    assert run_tasks(partial(dask_workers, scheduler, 0), crash_if, tasks, results.__setitem__) == ["task2"]
+    assert run_tasks(partial(dask_workers, scheduler), crash_if, tasks, results.__setitem__) == ["task2"]
     assert sorted(results) == [f"task{number}" for number in (0, 1, 3, 4, 5)]
 
 
@@ -98,7 +98,7 @@ def test_recording_that_kills_its_workers_fails_alone(demo_dir, tmp_path):
 
 def test_an_error_of_a_task_is_its_own(scheduler):
     with pytest.raises(FileNotFoundError, match="/nowhere"):
-        run_tasks(partial(dask_workers, scheduler, 0), os.listdir, {"a": ("/nowhere",)}, lambda *_: None)
+        run_tasks(partial(dask_workers, scheduler), os.listdir, {"a": ("/nowhere",)}, lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_missing_unfit_and_lost_workers_and_a_lost_scheduler_are_one_line(demo_d
             assert lost.startswith(f"--scheduler {address}: the connection was lost")
 
 
-@pytest.mark.parametrize("address", ["nonsense", "host:8786", "8786", "", "tcp://127.0.0.1:1", "a port in use", None])
+@pytest.mark.parametrize("address", ["nonsense", "local", "8786", "", "tcp://127.0.0.1:1", "a port in use", None])
 def test_wrong_address_and_missing_dask_are_one_line(address, demo_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 0.3)
     with socket.socket() as other:
@@ -177,7 +177,7 @@ def test_wrong_address_and_missing_dask_are_one_line(address, demo_dir, tmp_path
         message = "--scheduler"
         if address is None:
             monkeypatch.setitem(sys.modules, "distributed", None)
-            address, message = "local", "pip install distributed"
+            address, message = "tcp://host:8786", "pip install distributed"
         elif address == "a port in use":
             address = f"tcp://127.0.0.1:{other.getsockname()[1]}"
             message = f"--scheduler {address}: no Dask scheduler answers there"
@@ -201,8 +201,8 @@ def test_example_for_slurm_submits_workers_of_one_core(tmp_path):
     assert "--nthreads 1" in worker
 
 
-def test_ctrl_c_ends_a_local_cluster_without_its_tracebacks(demo_dir, tmp_path):
-    options = ("--data-dir", demo_dir, "--cache-dir", "cache", "--scheduler", "local")
+def test_ctrl_c_ends_a_build_on_a_cluster_without_its_tracebacks(scheduler, demo_dir, tmp_path):
+    options = ("--data-dir", demo_dir, "--cache-dir", "cache", "--scheduler", scheduler)
     process = start("-m", "summer_prep", "build", *options, cwd=tmp_path)
     while process.poll() is None and not list(tmp_path.glob("cache/sub-*/bin-*.zarr")):
         time.sleep(0.02)

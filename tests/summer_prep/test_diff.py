@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import summer_prep
 from summer_prep.cache.layout import describe, key_path
+from summer_prep.cache.targets import add_target, film_targets, remove_target
 from summer_prep.cache.write import read_array
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.show.diff import _compare_arrays, is_equal
@@ -115,6 +116,23 @@ def test_what_only_one_side_has_is_shown(demo_cache, copy, run):
     missing = [pair for pair in json.loads(result.stdout) if pair["second"] is None]
     assert [pair["first"] for pair in missing] == [str(key_path(demo_cache, "8", length)) for length in (80, 1000)]
     assert [row[1:3] for row in cells(pair, missing[0])] == [["peak_SNR", "only in A"], ["", "only in A"]]
+
+
+def test_targets_that_differ_are_rows_and_count(own_cache, tmp_path, ask):
+    copy = shutil.copytree(own_cache, tmp_path / "copy")
+    code, shown, said = ask("diff", own_cache, copy)
+    assert (code, shown) == (0, "")
+    assert "5 of 5 keys and targets hold the same numbers" in said
+    embedding = np.concatenate(list(film_targets(copy)["embedding"].blocks()))
+    embedding[[900, 400], [1, 7]] = 9
+    np.save(tmp_path / "embedding.npy", embedding)
+    for name in ("embedding", "loudness"):
+        remove_target(name, copy)
+    add_target(tmp_path / "embedding.npy", name="embedding", cache_dir=copy)
+    code, shown, _ = ask("diff", own_cache, copy)
+    changed, gone = [row.split("\t") for row in shown.splitlines()[1:]]
+    assert (code, changed[1:4]) == (1, ["values", f"2 of {embedding.size:,}", "frame 400, column 7"])
+    assert (gone[0], gone[2]) == (str(own_cache / "film" / "loudness.zarr"), "only in A")
 
 
 def test_paths_may_be_relative_or_links(demo_cache, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import summer_prep
 from summer_prep.cache.layout import describe, key_path
 from summer_prep.cache.write import read_array
 from summer_prep.errors import CacheError, SettingsError
+from summer_prep.show.facts import features_of
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,15 @@ def test_labels_are_on_off_or_missing(tables, key):
     assert labels["indoor-setting"].isna().any()
 
 
+def test_own_labels_and_features_are_columns(own_cache, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    written = summer_prep.export(14, tmp_path, cache_dir=own_cache)
+    labels, features = (pandas.read_parquet(path) for path in (written[1], written[3]))
+    assert 0 < labels["music"].mean() < 1
+    for target, values in features_of(describe(key_path(own_cache, "14", 80))):
+        np.testing.assert_array_equal(features[[f"{target.name}:{column}" for column in target.columns]], values)
+
+
 def test_a_parquet_file_says_where_it_is_from(demo_cache, key, tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.chdir(tmp_path)  # which is a folder, too
@@ -56,12 +66,14 @@ def test_a_parquet_file_says_where_it_is_from(demo_cache, key, tmp_path, monkeyp
 
 def test_a_folder_that_is_not_empty_is_replaced_only_with_force(demo_cache, tmp_path, run):
     (tmp_path / "mine").write_text("precious")
+    (tmp_path / "features.parquet").write_text("of targets that were removed since")
     with pytest.raises(SettingsError, match="replace the tables in it with --force"):
         summer_prep.export(14, tmp_path, cache_dir=demo_cache)
     written = run("summer_prep", "export", "14", tmp_path, "--cache-dir", demo_cache, "--force")
     assert written.returncode == 0, written.stderr
     assert len(written.stdout.split()) == 3
     assert (tmp_path / "mine").read_text() == "precious"
+    assert not (tmp_path / "features.parquet").exists()
 
 
 def test_a_cache_holds_keys_alone(demo_cache, tmp_path):

@@ -155,6 +155,33 @@ def test_labels_are_listed_with_folds_that_lack_them_and_patients_with_others(de
         labels_of_cache(open_cache(copy), 40)
 
 
+def test_own_labels_and_features_are_listed_by_target(own_cache, demo_dir, ask):
+    truth = json.loads((demo_dir / "truth.json").read_text())["film"]["events.tsv"]
+    facts = json.loads(ask("inspect", "14", "--cache-dir", own_cache, "--json")[1])
+    by_name = {one["label"]: one for one in facts["labels"]}
+    assert [one["label"] for one in facts["labels"] if one.get("target") == "events"] == list(truth)
+    for own, recorded in truth.items():
+        assert not recorded or by_name[own] == {**by_name[recorded], "label": own, "target": "events"}
+    assert [(one["target"], one["n_dimensions"]) for one in facts["features"]] == [("embedding", 20), ("loudness", 1)]
+    assert facts["features"][0]["undefined"] == pytest.approx(2 / facts["n_bins"] * 100)  # four frames
+    shown = ask("labels", "--cache-dir", own_cache, "--fold-layout", "10")[1].splitlines()
+    assert shown[0].split("\t")[:2] == ["label", "target"]
+    assert [row.split("\t")[:2] for row in shown[-2:]] == [[name, "events"] for name in truth]
+    assert "embedding\t20\t" in ask("inspect", "14", "--cache-dir", own_cache)[1]
+
+
+def test_a_picture_draws_expressions_of_own_labels(own_cache, ask, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("summer_prep.show.picture._MAX_COLUMNS", 100_000)
+    monkeypatch.setattr("summer_prep.show.picture.save_picture", lambda figure, _: drawn.append(figure))
+    command = ["inspect", "14", "--cache-dir", own_cache, "--picture", tmp_path / "14.png", "--labels"]
+    assert ask(*command, "summer,music,summer & !music")[0] == 0
+    summer, music, both = np.array(drawn[0].axes[2].images[0].get_array())
+    assert music.any()
+    np.testing.assert_array_equal(both, summer * (1 - music))
+    assert "no such label" in ask(*command, "summer & !tomato")[2]
+
+
 @pytest.mark.parametrize("n_columns", [1200, 700, 5000, 100_000])
 def test_columns_of_the_picture_are_rates_of_equally_many_bins(n_columns, description, arrays, monkeypatch, tmp_path):
     drawn = []

@@ -14,7 +14,7 @@ from summer_prep.cache.layout import describe, key_path
 from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
 from summer_prep.options import finite
-from summer_prep.show.facts import describe_key, describe_unit
+from summer_prep.show.facts import describe_key, describe_unit, features_of
 from summer_prep.show.page import write_key_page
 from tests.browsers import findings, opened
 
@@ -182,6 +182,42 @@ def test_it_fits_the_screen_in_light_and_dark_and_leaves_nobody_out(page, browse
     assert page.evaluate(paper_and_width) == ["#ffffff", 1280]
     with opened(browser, Path(page.url.removeprefix("file://")), 390, "dark") as narrow:
         assert narrow.evaluate(paper_and_width) == ["#161616", 390]
+
+
+def test_own_labels_and_features_are_drawn_along_the_film(own_cache, open_page, tmp_path):
+    description = describe(key_path(own_cache, "14", 80))
+    write_key_page(description, tmp_path / "own.html", 10)
+    (_, embedding), (_, loudness) = features_of(description)
+    start_s = read_array(description.folder, "bin_start_s")[0]
+    z = (embedding - np.nanmean(embedding, axis=0)) / np.nanstd(embedding, axis=0)
+    with open_page(tmp_path / "own.html", 390, "dark") as page:
+        assert findings(page) == []
+        page.select_option("#label", label="music")
+        titles = page.evaluate("Bokeh.documents[0].roots()[0].children.map(one => one.title.text)")
+        assert titles[3:] == ["labels (rule: first frame)", "embedding: 16 of 20 columns", "loudness: loudness"]
+        names = page.evaluate(
+            "[...Bokeh.documents[0].roots()[0].children[4].left[0].major_label_overrides.values()].map(one => one.text)"
+        )
+        assert names == [f"embedding_{number}" for number in range(16)]
+        for first_min, n_bins in ((start_s / 60, len(z)), (3.3, 500)):  # the gap is in the second view
+            page.evaluate(
+                f"window.summer.model('film').setv({{start: {first_min}, end: {first_min + n_bins * 0.08 / 60}}})"
+            )
+            page.wait_for_function(f"document.body.dataset.columns.endsWith(' x {-(-n_bins // 1000)}')")
+            image, shape, start = page.evaluate(
+                "(({image: [image], x}) => [[...image], image.shape, x[0]])(summer.model('features embedding').data)"
+            )
+            line = page.evaluate("summer.model('features loudness').data.ys[0]")
+            image, size = np.array(image, float).reshape(shape), -(-n_bins // 1000)
+            first = round((start * 60 - start_s) / 0.08)
+            starts = first + np.arange(shape[1]) * size
+            runs = [slice(at, at + size) for at in starts]
+            expected = np.array([z[run, :16].mean(axis=0) for run in runs]).T
+            seen = ~np.isnan(expected)
+            np.testing.assert_allclose(image[seen], expected[seen], atol=np.nanmax(np.abs(z)) / 127)
+            assert np.isnan(image[3]).any() == (size == 1)  # else others of its column are defined
+            span = np.abs(loudness - loudness.mean()).max()
+            np.testing.assert_allclose(line, [loudness[run].mean() for run in runs], atol=span / 127)
 
 
 def test_text_of_files_is_no_markup(open_page, description, tmp_path):

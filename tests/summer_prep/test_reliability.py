@@ -365,7 +365,7 @@ def test_full_disk_under_the_checkpoints_is_one_line(small_disk, versions, tmp_p
         ("cache/sub-14/bin-1000ms.zarr/spike_counts/c/0/0", 0o000, "summer_prep verify", "cannot be read (Permission"),
         ("data/sub-14/sub-14_ses-sub14_ecephys.nwb", 0o000, "summer_prep build --force", "cannot be read (Permission"),
         ("data/sub-14", 0o000, "summer_prep build", "may not be read"),
-        (".", 0o555, "summer_train fit --val-fraction 0.2", "may not be written to"),
+        (".", 0o555, "summer_train fit --val-fraction 0.2", "cannot be written to (Permission denied)"),
     ],
 )
 def test_missing_permission_is_one_line(place, mode, command, message, versions, tmp_path, run):

@@ -19,7 +19,8 @@ from summer_prep.cache.build import BuildConfig, build_keys, ensure_keys
 from summer_prep.cache.fresh import cache_states
 from summer_prep.cache.keys import FolderCache, check_known
 from summer_prep.cache.layout import ARRAYS, cached_keys, check_files, describe, key_path
-from summer_prep.cache.write import verify_key, write_key
+from summer_prep.cache.publish import publish
+from summer_prep.cache.write import encode_key, verify_key
 from summer_prep.errors import CacheError, SettingsError
 from tests.conftest import flip_a_byte
 
@@ -40,8 +41,8 @@ def test_what_was_written_is_what_is_read(counts, codec, chunk_bytes, tmp_path_f
     labels = np.where(np.arange(2 * len(counts)).reshape(2, -1) % 3, 1, 99).astype(np.uint8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("summer_prep.cache.write.MAX_CHUNK_BYTES", chunk_bytes)
-        attributes = {"patient_id": "1", "bin_length_ms": 80, "label_names": ["a", "b"]}
-        write_key(key, {"spike_counts": counts, "labels_first": labels}, attributes, codec)
+        attributes = {"patient_id": "1", "bin_length_ms": 80, "label_names": ["a", "b"], "codec": codec}
+        publish(key, encode_key({"spike_counts": counts, "labels_first": labels}, attributes))
     group = zarr.open_group(key, mode="r")
     assert np.array_equal(group["spike_counts"][...], counts)
     assert group["spike_counts"].dtype == counts.dtype
@@ -83,7 +84,7 @@ def test_fresh_keys_are_skipped_and_a_forced_build_replaces_them(libc, demo_dir,
     inodes = []
     for state, options in (("built", {}), ("fresh", {}), ("built", {"force": True}), ("built", {"codec": "zstd"})):
         (result,) = build_keys(config_of_14(demo_dir, tmp_path, **options))
-        assert result.state == state
+        assert (result.state, result.n_units, result.spikes["counted"] > 0) == (state, 10, True)
         assert verify_key(key) == []
         inodes.append(key.stat().st_ino)
     assert inodes[0] == inodes[1]
@@ -180,8 +181,17 @@ def test_folder_that_cannot_be_written_is_an_error_that_names_it(demo_dir, tmp_p
     (tmp_path / "sub-14").touch()
     (result,) = build_keys(config_of_14(demo_dir, tmp_path))
     assert result.state == "failed"
-    assert "cannot be written (Not a directory)" in result.message
-    assert "--cache-dir" in result.message
+    assert "cannot be written (Not a directory). Name another folder with --cache-dir" in result.message
+
+
+def test_cache_that_cannot_be_written_is_refused_before_the_work(demo_dir, ask):
+    code, _, said = ask("build", "--data-dir", demo_dir, "--cache-dir", "/proc/summer", "--workers", 1)
+    problem = "/proc cannot be written to (No such file or directory). Name another folder"
+    assert (code, said) == (1, f"error: --cache-dir /proc/summer: {problem}\n")
+    logged = []
+    with pytest.raises(SettingsError, match="/proc cannot be written to"):
+        ensure_keys(Path("/proc/summer"), (), 1000, demo_dir, log=logged.append)
+    assert logged == []
 
 
 CRASH = """
@@ -218,7 +228,9 @@ def test_bad_and_crashing_recordings_are_named_and_the_others_are_built(demo_dir
 def test_what_there_is_none_of_is_named_beside_what_was_found(demo_dir, demo_cache, tmp_path):
     with pytest.raises(SettingsError, match="no recording of patient 15 in .*; found are 8, 14, 20, 29"):
         build_keys(config_of_14(demo_dir, tmp_path, patient_ids=("14", "15")))
-    with pytest.raises(SettingsError, match=r"no key at 1000 ms in .*gone; found are none. Check --patient-ids"):
+    with pytest.raises(SettingsError, match=r"truth.json: is a file, not a folder. Name the folder with the NWB files"):
+        ensure_keys(tmp_path / "gone", (), 1000, demo_dir / "truth.json")
+    with pytest.raises(SettingsError, match=r"no key at 1000 ms in .*gone; none found. Check --patient-ids"):
         ensure_keys(tmp_path / "gone", (), 1000, tmp_path / "gone too")
     found = (
         r"no recording of patient 15 in .* \(no such folder\) and no key at 80 ms in .*; found are 8 \(80 1000 ms\), 14"

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import zarr
 
+from summer_prep.cache.publish import staging_name
 from summer_prep.cache.targets import add_target, film_targets, remove_target, targets
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.film.facts import FILM_FRAMES
@@ -122,9 +123,13 @@ def test_a_name_is_taken_once_and_free_after_removal(tmp_path):
             add_target(tmp_path / "a.csv", name=name, cache_dir=cache)
     with pytest.raises(SettingsError, match="mine"):
         targets(cache, "nothing")
+    killed = cache / "film" / staging_name(cache / "mine.zarr") / "values"  # what a killed command left
+    killed.mkdir(parents=True)
     remove_target("mine", cache)
     assert list((cache / "film").iterdir()) == []
+    killed.mkdir(parents=True)
     add_target(tmp_path / "a.csv", name="mine", cache_dir=cache)
+    assert [path.name for path in (cache / "film").iterdir()] == ["mine.zarr"]
 
 
 def test_a_damaged_target_is_found(tmp_path):

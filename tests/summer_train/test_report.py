@@ -29,11 +29,11 @@ read_once = cache(read_results_of)
 
 def result_of(study, label_name="summer", kappa=0.5, fold=1, **changes):
     """Return a result of a model of the study's kind, with other numbers."""
-    first = next(one for one in read_once(study) if one.record.columns["label_name"] == "summer")
-    columns = {**first.record.columns, "label_name": label_name, "fold": fold, **changes}
-    scores = {part: {**values, "kappa": kappa} for part, values in first.record.scores.items()}
-    record = replace(first.record, columns=columns, scores=scores, id=f"{label_name} {fold} {changes}")
-    return replace(first, record=record, null={}, predictions=Path("none"))
+    first = next(one for one in read_once(study) if one.columns["label_name"] == "summer")
+    columns = {**first.columns, "label_name": label_name, "fold": fold, **changes}
+    scores = {part: {**values, "kappa": kappa} for part, values in first.scores.items()}
+    made_up = {"id": f"{label_name} {fold} {changes}", "null": {}, "predictions": Path("none")}
+    return replace(first, columns=columns, scores=scores, **made_up)
 
 
 def column_of(table, name):
@@ -172,7 +172,7 @@ def test_runs_are_reported_like_a_study_and_of_equal_ones_the_newest(demo_cache,
     run = summer_train.fit(shifts=4, **common)
     (row,) = read_models(run.log_dir).to_dict("records")
     assert (row["kappa"], row["p_kappa"]) == (run.scores["model"]["test"]["kappa"], run.null["p_kappa"])
-    assert len(row["result"].record.curve) == 2
+    assert len(row["result"].curve) == 2
     study = summer_train.study(fold=1, **{**common, "output_dir": tmp_path / "study"}, workers=1)
     assert study.rows[0]["id"] == row["id"]
     newest = summer_train.fit(**common)
@@ -183,6 +183,9 @@ def test_runs_are_reported_like_a_study_and_of_equal_ones_the_newest(demo_cache,
     assert {"labels", "film", "roc_and_precision"} <= {path.stem for path in drawn}
     assert models["kappa"].tolist() == [newest.scores["model"]["test"]["kappa"]]
     assert "1 models were trained more than once" in lines[0]
+    results = run.log_dir / "results.json"
+    results.write_text(results.read_text().replace(run.date, "2999-01-01T00:00:00+00:00"))  # a moved folder, say
+    assert read_models(tmp_path / "logs")["date"].tolist() == ["2999-01-01T00:00:00+00:00"]
 
 
 def test_equal_models_of_two_folders_are_both_drawn_and_their_own_reports_stay(linear, tmp_path, monkeypatch):
@@ -255,15 +258,15 @@ def test_undefined_folds_and_scores_of_validation_are_told_in_the_table(studied)
     groups = summarise(models_table({"a": results}))["groups"]
     assert column_of(summary_table(groups), "models") == ["1 of 2", "1"]
     assert "part" not in summary_table(groups).header
-    columns = {**results[0].record.columns, "split": "", "val_fraction": 0.2}
-    record = replace(results[0].record, n_samples={"train": 9, "val": 9}, id="0" * 16, columns=columns)
-    groups = summarise(models_table({"a": [results[0], replace(results[0], record=record)]}))["groups"]
+    columns = {**results[0].columns, "split": "", "val_fraction": 0.2}
+    of_val = replace(results[0], n_samples={"train": 9, "val": 9}, id="0" * 16, columns=columns)
+    groups = summarise(models_table({"a": [results[0], of_val]}))["groups"]
     assert column_of(summary_table(groups), "part") == [group["part"] for group in groups]
     assert {group["part"] for group in groups} == {"test", "val"}
 
 
 def test_pairs_are_of_one_task_and_of_what_varies_in_a_folder(studied):
-    counts = next(one for one in read_once(studied) if one.record.columns["task"] == "next_bin")
+    counts = next(one for one in read_once(studied) if one.columns["task"] == "next_bin")
     ours = [result_of(studied, buffer=5.0), result_of(studied, "tom", kappa=0.1, buffer=5.0), counts]
     facts = summarise(models_table({"a": ours, "b": [result_of(studied, kappa=0.7, buffer=10.0)]}))
     (pair,) = facts["comparison"]
@@ -275,9 +278,9 @@ def test_pairs_are_of_one_task_and_of_what_varies_in_a_folder(studied):
 
 
 def test_models_on_other_units_are_not_averaged_with_these(studied):
-    counts = next(one for one in read_once(studied) if one.record.columns["task"] == "next_bin")
-    fewer = {"test": {name: values[:4] for name, values in counts.record.units["test"].items()}}
-    other = replace(counts, record=replace(counts.record, units=fewer, data_digest="other"))
+    counts = next(one for one in read_once(studied) if one.columns["task"] == "next_bin")
+    fewer = {"test": {name: values[:4] for name, values in counts.units["test"].items()}}
+    other = replace(counts, units=fewer, data_digest="other")
     assert len(summarise(models_table({"a": [counts, other]}))["groups"][0]["units"]) == 10
 
 
@@ -289,3 +292,18 @@ def test_more_rows_than_a_figure_draws_are_in_the_table(studied):
     assert name == "labels"
     assert "the first 60 of 250" in caption
     assert len(figure.axes[0].get_yticklabels()) == 60
+
+
+@pytest.mark.parametrize("name", [name for name in dir(figures) if name.startswith("draw_")])
+def test_a_table_without_results_is_one_line(name, studied):
+    if name in ("draw_all", "draw_learning_curve"):
+        return
+    rows = pd.read_csv(studied / "study.csv")
+    for models in (rows, rows.to_dict("records")):
+        with pytest.raises(SettingsError, match=r"figures\.read_models\(folder\)"):
+            getattr(figures, name)(models, **({"setting": "buffer"} if name == "draw_setting" else {}))
+
+
+def test_folders_in_a_list_are_one_line(studied):
+    with pytest.raises(SettingsError, match="each an argument"):
+        summer_train.report([studied, studied])

@@ -103,10 +103,10 @@ def test_it_fits_the_screen_and_leaves_nobody_out(width, scheme, opened):
 
 def test_text_of_files_is_no_markup(open_page, studied, tmp_path, monkeypatch):
     odd = "</script><script>document.title = 'caught'</script>*a|b*<b>$x_1$[i](j)"
-    results = [one for one in read_results_of(studied) if one.record.columns["buffer"] == 10]
+    results = [one for one in read_results_of(studied) if one.columns["buffer"] == 10]
     for result in results:
-        if result.record.columns["label_name"]:
-            result.record.columns["label_name"] = odd + result.record.columns["label_name"]
+        if result.columns["label_name"]:
+            result.columns["label_name"] = odd + result.columns["label_name"]
     monkeypatch.setattr("summer_train.reports.findings.read_results_of", lambda path, log: results)
     page_file = tmp_path / "odd.html"
     markdown, *_ = summer_train.report(studied, html=page_file, output_dir=tmp_path).attrs["written"]

@@ -391,7 +391,8 @@ def test_a_region_that_exists_but_not_here_is_a_row_and_a_slip_is_an_error(study
 
 def test_a_script_that_a_worker_runs_once_more_is_told_so(study, monkeypatch):
     """As multiprocessing runs a script without a main guard in each new process."""
-    monkeypatch.setattr(studies, "current_process", lambda: type("Process", (), {"name": "ForkServerProcess-1"}))
+    process = type("Process", (), {"name": "ForkServerProcess-1"})
+    monkeypatch.setattr("summer_train.studies.choices.current_process", lambda: process)
     with pytest.raises(SettingsError, match="below `if __name__ == '__main__':`, or without further processes"):
         study(workers=2)
     assert study().n_trained == 1
@@ -432,6 +433,20 @@ def test_what_cannot_be_read_is_neither_deleted_nor_trained_again(studied_copy, 
                 with pytest.raises(SettingsError, match=f"{broken}: cannot be read .*error"):
                     read()
     assert {one: one.read_bytes() for one in before} == before
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+@pytest.mark.parametrize("older", ["2026-01-01T00:00:00+00:00", ""])
+def test_of_equal_records_the_latest_counts_whatever_its_file_is_called(names, older, studied_copy, study):
+    (path,) = studied_copy.glob("stacks/*.json")
+    (record,) = read_stacks(studied_copy, print)[path]
+    path.unlink()
+    for name, date in zip(names, ("2026-01-02T00:00:00+00:00", older), strict=True):
+        write_stack(studied_copy, name, [replace(record, date=date)])
+    (found,) = read_results_of(studied_copy)
+    (row,) = study(patient_ids=14).rows
+    assert (found.date, row["date"]) == ("2026-01-02T00:00:00+00:00",) * 2
+    assert [one.stem for one in studied_copy.glob("stacks/*.json")] == [names[0]]
 
 
 def test_a_damaged_record_of_another_list_is_left_as_it_is(studied_copy, study):

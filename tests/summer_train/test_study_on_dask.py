@@ -29,7 +29,7 @@ def test_table_equals_the_local_one_also_when_workers_are_killed(demo_cache, tmp
     })  # fmt: skip
     places = {"cache_dir": demo_cache, "data_dir": tmp_path / "none", "max_epochs": 2, "keep_predictions": True}
     here = settings_from(StudyRun, {**places, "output_dir": tmp_path / "here", "workers": 1, "shifts": 1})
-    studies.run_study(choices, here)
+    studies.run_study(studies.open_choices(choices, here), here)
     is_over, killed = Event(), []
     monkeypatch.chdir(tmp_path)  # workers are elsewhere
     with dask(tmp_path) as (address, (_, workers)):
@@ -46,7 +46,7 @@ def test_table_equals_the_local_one_also_when_workers_are_killed(demo_cache, tmp
         thread.start()
         try:
             there = settings_from(StudyRun, {**places, "output_dir": "there", "scheduler": address, "shifts": 1})
-            result = studies.run_study(choices, there)
+            result = studies.run_study(studies.open_choices(choices, there), there)
         finally:
             is_over.set()
             thread.join()
@@ -85,7 +85,7 @@ def test_a_worker_that_outlives_a_study_trains_on_the_data_of_the_next(demo_dir,
 def test_data_that_change_after_the_plan_are_refused(demo_cache, tmp_path):
     choices = studies.study_choices({"label_name": "summer", "patient_ids": 14, "buffer": 10})
     run = settings_from(StudyRun, {"cache_dir": demo_cache, "data_dir": tmp_path / "none", "output_dir": tmp_path})
-    (group,) = studies.plan_study(choices, run).groups
+    ((group,), _) = studies.plan_study(studies.open_choices(choices, run), run)
     with pytest.raises(CacheError, match="not those that the study was planned with"):
         studies.train_models(
             [one._replace(record=replace(one.record, data_digest="other")) for one in group.models], run
