@@ -30,7 +30,8 @@ class FilmSamples:
         self.selection, self.choice, self.device_memory_gb, self.log = selection, choice, device_memory_gb, log
         self.notes: list[str] = []
         self.n_units = selection.n_units
-        self.window, classes, self.has_target, self.split, n_per_class = choose_samples(selection, choice, self._note)
+        chosen = choose_samples(selection, choice, self._note)
+        self.window, classes, self.has_target, self.n_usable, self.split, n_per_class = chosen
         self._targets: Selection | NDArray[Any] | None = selection if choice.task == "next_bin" else classes
         self.scaling: Mapping[str, Any] = {}  # of features: mean and SD in training, known with the targets
         n_dimensions = len(selection.check_target(choice.target)[1]) if choice.task == "feature" else 0
@@ -87,8 +88,10 @@ class FilmSamples:
 
         They keep their own structure and lose that of the neurons. Bins without a target stay without one.
 
-        n_bins : how far, in bins that have a label; raises NothingToLearnError if that leaves one class in training
+        n_bins : how far, in bins that may be used; where only some have a label, as many fewer of those. Raises
+            NothingToLearnError if that leaves one class in training
         """
+        n_bins = round(n_bins * int(self.has_target.sum()) / self.n_usable)  # labels share their shifts
         shifted = self.targets.copy()
         other = copy(self)
         shifted[self.has_target] = np.roll(shifted[self.has_target], n_bins, axis=0)

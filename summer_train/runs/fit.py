@@ -25,7 +25,7 @@ from summer_train.models.networks import flops_per_step, n_weights
 from summer_train.runs import checkpoints, folder, processes
 from summer_train.runs.folder import FitResult
 from summer_train.runs.trainer import new_trainer
-from summer_train.scores.scoring import samples_per_class, score_baselines, score_networks, thresholds_of
+from summer_train.scores.scoring import cycle_sums, samples_per_class, score_baselines, score_networks, thresholds_of
 from summer_train.scores.shifts import shifted_null, shifts_of
 from summer_train.settings import options as settings
 from summer_train.settings.file import SETTINGS, with_config
@@ -178,6 +178,7 @@ def run_fit(
             thresholds=thresholds_of(rows),
             undefined=own.undefined,
             units=own.units,
+            cycles=cycle_sums(data, rows),
             null=shifted_null(data, own, run, log) if run.shifts else {},
             penalty=getattr(model.solver, "penalty", None),
             best_epoch=best_epoch,
