@@ -18,18 +18,25 @@ def with_corrected_p(models: pd.DataFrame) -> pd.DataFrame:
     """Return the table of `read_models` with p corrected over its rows, q, and the number of tests of each score.
 
     The columns are `p_<score>_corrected`, `q_<score>` and `n_<score>_tests`, the same in all folds and seeds of a
-    result. Results are tested together if they have the same shifts.
+    result. Results are tested together that share at least half of their shifts, over the shifts that all of them have.
     """
-    families: dict[tuple[str, tuple[int, ...]], list[tuple[pd.Index, nulls.Comparison]]] = {}
+    families: list[tuple[str, set[int], list[tuple[pd.Index, nulls.Comparison]]]] = []
     for task, of_task in models.groupby("task"):
         for score in nulls.SCORES.get(str(task), ()):
             for _, group in of_task.groupby(["folder", *varied_options(of_task)], sort=False):
                 compared = against_null(group, score)
                 if np.isfinite(compared.p):
-                    shifts = tuple(sorted(group["result"].iloc[0].null[score]))
-                    families.setdefault((score, shifts), []).append((group.index, compared))
+                    own = set[int]().union(*(one.null.get(score, {}) for one in group["result"]))
+                    alike = [
+                        family for family in families
+                        if family[0] == score and 2 * len(own & family[1]) >= min(len(own), len(family[1]))
+                    ]  # fmt: skip
+                    if not alike:
+                        families += (alike := [(score, set(own), [])])
+                    alike[0][1].intersection_update(own)
+                    alike[0][2].append((group.index, compared))
     models = models.copy()
-    for (score, shifts), family in families.items():
+    for score, shifts, family in families:
         tested = [compared for _, compared in family]
         by_shift = [dict(zip(one.shifts, one.null, strict=True)) for one in tested]
         null = np.array([[one.get(shift, np.nan) for shift in shifts] for one in by_shift])

@@ -3,7 +3,7 @@
 Intervals resample the cycles of the blocked split, whole, with the test bins that all folds have in them: neighbours in
 the film stay together. What the scores follow from is kept for each cycle as sums (`Sums`), not as predictions.
 
-Two-sided 95 % intervals cover the truth in 90 to 96 % of simulated films (docs/claims.md, tests/soak/coverage.py).
+95 % intervals of kappa and AUROC cover the truth in 92.6 to 95.6 % of simulated films (tests/soak/coverage.py).
 """
 
 from collections.abc import Mapping, Sequence
