@@ -30,6 +30,7 @@ def option(
     name: str = "",
     several: str = "",
     off: str = "",
+    prefix: str | tuple[()] = (),
     **typed: Any,
 ) -> Any:
     """Return a field of `Settings` that is an option.
@@ -42,11 +43,12 @@ def option(
     name : of the option, where it is not the field's name without its unit
     several : of an option that takes a list, the name of one value in the help
     off : the flag that takes this flag back, if there is one
+    prefix : of values that are allowed beside those that are chosen from, which only Python gives
     typed : further arguments of typer.Option
     """
-    facts = {"help": help_text, "convert": convert, "name": name, "several": several, "off": off, "typed": typed}
+    facts = {"help": help_text, "convert": convert, "name": name, "several": several, "off": off, "prefix": prefix}
     given: Any = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**given, metadata={**facts, "least": least, "most": most, "above": above})
+    return field(**given, metadata={**facts, "typed": typed, "least": least, "most": most, "above": above})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,8 @@ class Settings:
             value, allowed = getattr(self, one.name), choices_among(one)
             least, most, above = one.metadata["least"], one.metadata["most"], one.metadata["above"]
             members = () if value is None else value if isinstance(value, tuple) else (value,)
-            if allowed and not all(member in allowed for member in members):
+            is_own = str(value).startswith(one.metadata["prefix"])
+            if allowed and not is_own and not all(member in allowed for member in members):
                 rule = f"choose one of {', '.join(allowed)}"
             elif least is not None and not all(least <= member <= most for member in members):
                 is_bounded = most < MOST or any(member > most for member in members)

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from summer_train.reports.report import report
     from summer_train.runs.evaluate import evaluate
     from summer_train.runs.fit import decoder, film_data, fit
+    from summer_train.runs.results import score
     from summer_train.studies.study import study
 
 __all__ = [
     "Decoder", "LinearLabel", "LinearNextBin", "SummerError",
-    "decoder", "evaluate", "film_data", "fit", "folds", "open_selection", "report", "study",
+    "decoder", "evaluate", "film_data", "fit", "folds", "open_selection", "report", "score", "study",
 ]  # fmt: skip
 
 _HOMES = {
@@ -40,6 +41,7 @@ _HOMES = {
     "summer_train.reports.report": ["report"],
     "summer_train.runs.evaluate": ["evaluate"],
     "summer_train.runs.fit": ["decoder", "film_data", "fit"],
+    "summer_train.runs.results": ["score"],
     "summer_train.studies.study": ["study"],
 }
 

@@ -53,6 +53,26 @@ class FilmTarget:
         number = self.columns.index(name)
         return np.concatenate([rows[:, number : number + 1] for rows in self.blocks()])
 
+    def numbers_of(self, words: Sequence[str]) -> list[int]:
+        """Return the numbers of columns, named or numbered as `3` or `0-9`, of all by default; raises SettingsError."""
+        option, columns = f"--target {self.name}:{'+'.join(words)}", list[int]()
+        for word in words:
+            numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+            chosen = range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1) if numbers else range(0)
+            if word in self.columns:
+                columns.append(self.columns.index(word))
+            elif chosen and chosen[-1] < len(self.columns):
+                columns += chosen
+            else:
+                shown = ", ".join(difflib.get_close_matches(word, self.columns, n=3) or self.columns[:6])
+                raise SettingsError(
+                    f"{option}: no column {word!r} in {self.name}. Name some of its {len(self.columns)}, like {shown}, "
+                    f"or numbers from 0 to {len(self.columns) - 1}, joined by + or as a range like 0-9"
+                )
+        if len({*columns}) < len(columns):
+            raise SettingsError(f"{option}: names a column twice. Leave one out")
+        return columns or list(range(len(self.columns)))
+
     def blocks(self) -> Iterator[NDArray[Any]]:
         """Yield its values, some thousand frames at a time, (n, n_columns): uint8 of labels, float32 of features.
 
@@ -101,6 +121,11 @@ def film_targets(cache_dir: Path) -> dict[str, FilmTarget]:
     return found
 
 
+def feature_targets(cache_dir: Path) -> dict[str, FilmTarget]:
+    """Return name -> target that holds features; raises CacheError as `film_targets`."""
+    return {name: one for name, one in film_targets(cache_dir).items() if one.kind == "features"}
+
+
 def label_targets(cache_dir: Path) -> dict[str, FilmTarget]:
     """Return label name -> target that holds it; raises CacheError as `film_targets`."""
     return {label: one for one in film_targets(cache_dir).values() if one.kind == "labels" for label in one.columns}
@@ -109,7 +134,7 @@ def label_targets(cache_dir: Path) -> dict[str, FilmTarget]:
 def check_target(cache_dir: Path, target: str) -> tuple[FilmTarget, list[int]]:
     """Return the features that NAME:COLUMNS names, and the numbers of their columns; raises SettingsError."""
     name, _, words = as_text(target, "--target").partition(":")
-    found = {one.name: one for one in film_targets(cache_dir).values() if one.kind == "features"}
+    found = feature_targets(cache_dir)
     if name not in found:
         nearest = ", ".join(difflib.get_close_matches(name, found, n=3, cutoff=0.4) or found)
         there = f"found are {nearest}" if nearest else "none found"
@@ -117,23 +142,7 @@ def check_target(cache_dir: Path, target: str) -> tuple[FilmTarget, list[int]]:
             f"--target {target}: no features {name!r} in {cache_dir}; {there}. See "
             "summer-prep targets; labels are decoded with --task label --label-name"
         )
-    one, columns = found[name], list[int]()
-    for word in words.split("+") if words else ():
-        numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
-        chosen = range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1) if numbers else range(0)
-        if word in one.columns:
-            columns.append(one.columns.index(word))
-        elif chosen and chosen[-1] < len(one.columns):
-            columns += chosen
-        else:
-            shown = ", ".join(difflib.get_close_matches(word, one.columns, n=3) or one.columns[:6])
-            raise SettingsError(
-                f"--target {target}: no column {word!r} in {name}. Name some of its {len(one.columns)}, "
-                f"like {shown}, or numbers from 0 to {len(one.columns) - 1}, joined by + or as a range like 0-9"
-            )
-    if len({*columns}) < len(columns):
-        raise SettingsError(f"--target {target}: names a column twice. Leave one out")
-    return one, columns or list(range(len(one.columns)))
+    return found[name], found[name].numbers_of(words.split("+") if words else ())
 
 
 def add_target(

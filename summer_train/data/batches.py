@@ -46,22 +46,25 @@ Outputs = Callable[[Block], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class _Samples:
-    """Counts and targets, one row per bin, from which samples are gathered in any order.
+    """Inputs and targets, one row per bin, from which samples are gathered in any order.
 
-    counts, targets : (n_bins, n_units), (n_bins, ...); for the next bin's counts, targets are the counts themselves
+    counts, targets : (n_bins, n_units), (n_bins, ...); for the next bin's counts, targets are the counts themselves. To
+        encode, features take the place of counts, (n_bins, n_inputs), and counts are the targets
     target_offset : how many bins after a sample's own its target lies
     window : the bins that a sample is predicted from
+    n_outputs : of encoding networks, which predict more than they see
     """
 
     counts: Any
     targets: Any = None
     target_offset: int = 0
     window: Window = OWN_BIN
+    n_outputs: int = 1
 
     @property
     def n_values(self) -> int:
-        """Number of counts of a sample."""
-        return self.window.n_bins * int(self.counts.shape[1])
+        """Number of counts of a sample, by which blocks are bounded."""
+        return max(self.n_outputs, self.window.n_bins * int(self.counts.shape[1]))
 
     def bins_of(self, samples: Tensor) -> Tensor:
         """Return the bins that samples are predicted from, one sample after the other, (n_samples * n_bins,)."""
@@ -254,6 +257,7 @@ class Batches:
     as_target : stored targets -> y
     epoch_of_pass : called at the start of each pass for the epoch whose order it has; None = in ascending order
     process : called at the start of each pass for this process's number and that of all
+    with_bins : whether batches are (x, y, bins): with the bin that each sample is named by, int64
     provenance : what the samples are, for checkpoints
     """
 
@@ -264,22 +268,24 @@ class Batches:
     seed: int = 0
     epoch_of_pass: Callable[[], int] | None = None
     process: Callable[[], tuple[int, int]] = this_process
+    with_bins: bool = False
     provenance: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         return math.ceil(math.ceil(len(self.indices) / self.process()[1]) / self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         order = self.indices
         if self.epoch_of_pass is not None:
             order = np.random.default_rng([self.seed, self.epoch_of_pass()]).permutation(order)
         rank, n_processes = self.process()
         share = np.resize(order, math.ceil(len(order) / n_processes) * n_processes)[rank::n_processes]
         n_samples = samples_per_block(self.samples.n_values, self.batch_size)
-        blocks = (share[start : start + n_samples] for start in range(0, len(share), n_samples))
-        for counts, targets in self.samples.gather(blocks):
-            x, y = counts.float(), self.as_target(targets)
-            yield from zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
+        blocks = [share[start : start + n_samples] for start in range(0, len(share), n_samples)]
+        for bins, (counts, targets) in zip(blocks, self.samples.gather(blocks), strict=True):
+            columns = [counts.float(), self.as_target(targets)]
+            columns += [torch.from_numpy(bins).to(counts.device)] if self.with_bins else []
+            yield from zip(*(one.split(self.batch_size) for one in columns), strict=True)
 
 
 def _torch_dtype(rows: Selection | NDArray[Any]) -> torch.dtype:

@@ -13,8 +13,8 @@ from summer_prep.resources import available_bytes
 from summer_train.data.batches import OrderedBlocks, ResidentSamples, Samples, StreamedSamples, this_process
 from summer_train.data.samples import choose_samples, count_classes
 from summer_train.data.selection import Selection, open_chosen
-from summer_train.data.targets import standardised, task_of
-from summer_train.settings.options import Choice, Log, Run, log_nothing
+from summer_train.data.targets import NextBin, standardised, task_of
+from summer_train.settings.options import WITH_TARGET, Choice, Log, Run, log_nothing
 
 DEFAULT_MEMORY_SHARE = 0.8  # of the free memory, which counts may take by default
 _READ_AHEAD_SHARE = 0.25  # of the free memory, for each of the two buffers with rows from a disk
@@ -32,12 +32,16 @@ class FilmSamples:
         self.n_units = selection.n_units
         chosen = choose_samples(selection, choice, self._note)
         self.window, classes, self.has_target, self.n_usable, self.split, n_per_class = chosen
-        self._targets: Selection | NDArray[Any] | None = selection if choice.task == "next_bin" else classes
-        self.scaling: Mapping[str, Any] = {}  # of features: mean and SD in training, known with the targets
-        n_dimensions = len(selection.check_target(choice.target)[1]) if choice.task == "feature" else 0
-        self.task = task_of(choice, self.n_units, n_per_class, n_dimensions)
+        self.classes: Any = classes  # of a label, (n_bins,)
+        self._features: NDArray[np.float32] | None = None
+        self.scaling: Mapping[str, Any] = {}  # of features: mean and SD in training, known with them
+        sources = selection.sources(choice.target) if choice.task in WITH_TARGET else {}
+        n_columns = sum(len(one[1]) if one else 1 for one in sources.values())
+        self.n_inputs = n_columns if choice.task == "encode" else self.n_units
+        self.task = task_of(choice, self.n_units, n_per_class, n_columns)
         self.n_samples = {part: len(indices) for part, indices in vars(self.split).items()}
         self.device = torch.device("cpu")
+        self._placed: Samples | None = None
         self._samples: Samples | None = None
 
     @classmethod
@@ -47,7 +51,7 @@ class FilmSamples:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what another process makes itself (samples on a device), or cannot have (a caller's `log`)."""
-        return {**vars(self), "_samples": None, "log": log_nothing}
+        return {**vars(self), "_placed": None, "_samples": None, "log": log_nothing}
 
     def _note(self, line: str) -> None:
         self.notes.append(line)
@@ -56,49 +60,50 @@ class FilmSamples:
     def share_counts_of(self, other: "FilmSamples") -> None:
         """Use the counts that other data of the same selection have placed on the same device."""
         self.place(other.device)
-        self._samples = self._with_targets(other.samples)
+        self._placed, self._samples = other.placed, None
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """The features of each bin, (n_bins, n_dimensions), standardised by `scaling`, read when first asked for."""
+        if self._features is None:
+            features = self.selection.features(self.choice.target)
+            self._features, self.scaling = standardised(features, self.split.train, self.scaling)
+        return self._features
+
+    @property
+    def inputs(self) -> Any:
+        """What is predicted from: the selection itself, or with --task encode the features."""
+        return self.features if self.choice.task == "encode" else self.selection
 
     @property
     def targets(self) -> Any:
-        """What is predicted: the selection itself, the class of each bin, or its features, read when first asked for.
-
-        Features are (n_bins, n_dimensions) float32, standardised by `scaling`.
-        """
-        if self._targets is None:
-            features = self.selection.features(self.choice.target)
-            self._targets, self.scaling = standardised(features, self.split.train, self.scaling)
-        return self._targets
-
-    def _with_targets(self, counted: Samples) -> Samples:
-        """Return samples with these data's own targets; the counts of the next bin are the same rows, not a copy."""
-        targets: Any = self.targets
-        if isinstance(counted, ResidentSamples):
-            is_next_bin = self.targets is self.selection
-            targets = counted.counts if is_next_bin else torch.from_numpy(targets).to(self.device)
-        return replace(counted, targets=targets, target_offset=self.task.target_offset, window=self.window)
-
-    @property
-    def classes(self) -> NDArray[np.uint8]:
-        """The class of each bin, (n_bins,), of a label."""
-        assert isinstance(self.targets, np.ndarray)
-        return self.targets
+        """What is predicted: the selection itself, the class of each bin, or its features."""
+        if self.classes is not None:
+            return self.classes
+        return self.features if self.choice.task == "feature" else self.selection
 
     def shifted(self, n_bins: int) -> "FilmSamples":
         """Return the same samples with labels or features moved along the film in a circle, for a null.
 
-        They keep their own structure and lose that of the neurons. Bins without a target stay without one.
+        They keep their own structure and lose that of the neurons. Bins without a target, or inputs, stay without.
 
         n_bins : how far, in bins that may be used; where only some have a label, as many fewer of those. Raises
             NothingToLearnError if that leaves one class in training
         """
-        n_bins = round(n_bins * int(self.has_target.sum()) / self.n_usable)  # labels share their shifts
-        shifted = self.targets.copy()
-        other = copy(self)
-        shifted[self.has_target] = np.roll(shifted[self.has_target], n_bins, axis=0)
-        other._targets, other._samples = shifted, None
-        if self.choice.task == "feature":
+        moved, n_movable = self.has_target, self.n_usable
+        if self.choice.task == "encode":  # windows reach beside the samples
+            moved, n_movable = self.selection.has_features(self.choice.target), self.selection.n_bins
+        n_bins = round(n_bins * int(moved.sum()) / n_movable)  # labels share their shifts
+        if self.classes is None:
+            features = self.features.copy()  # read before the copy of the data, which keeps their scaling
+            features[moved] = np.roll(features[moved], n_bins, axis=0)
+            other = copy(self)
+            other._features, other._samples = features, None
             return other
-        n_per_class = count_classes(shifted[self.split.train], self.task.n_outputs, self.choice.label_name)
+        other = copy(self)
+        other.classes, other._samples = self.classes.copy(), None
+        other.classes[moved] = np.roll(self.classes[moved], n_bins)
+        n_per_class = count_classes(other.classes[self.split.train], self.task.n_outputs, self.choice.label_name)
         other.task = task_of(self.choice, self.n_units, n_per_class)
         return other
 
@@ -106,22 +111,36 @@ class FilmSamples:
     def provenance(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data that it was trained on: settings, patients, units, digests, scaling."""
         data = self.selection.provenance(*self.choice.decoded)
-        scaling = {"scaling": self.scaling} if self.choice.task == "feature" and self.targets is not None else {}
+        scaling = {"scaling": self.scaling} if self.choice.task in WITH_TARGET and self.features is not None else {}
         return {"config": self.choice.as_plain(), "data": data, **scaling}
 
     @property
     def n_prediction_bytes(self) -> int:
         """Memory that the predictions of validation and test take, and the targets beside them."""
         n_samples = self.n_samples["val"] + self.n_samples["test"]
-        if self.choice.task == "next_bin":  # counts of every unit
+        if isinstance(self.task, NextBin):  # counts of every unit
             return n_samples * self.n_units * (4 + self.selection.dtype.itemsize)
         return n_samples * (8 * self.task.n_outputs + 8)
 
     @property
     def samples(self) -> Samples:
-        """The samples, placed on the device; they stream from the mapped files where they do not fit."""
-        if self._samples is not None:
-            return self._samples
+        """The samples, with inputs and targets on the device; counts are the same rows in both, not a copy."""
+        if self._samples is None:
+            placed = self.placed
+            rows = {"counts": self.inputs, "targets": self.targets}
+            for name, values in rows.items() if isinstance(placed, ResidentSamples) else ():
+                is_counts = values is self.selection
+                rows[name] = placed.counts if is_counts else torch.from_numpy(values).to(self.device)
+            n_outputs = self.task.n_outputs if self.choice.task == "encode" else 1
+            offset = self.task.target_offset
+            self._samples = replace(placed, **rows, target_offset=offset, window=self.window, n_outputs=n_outputs)
+        return self._samples
+
+    @property
+    def placed(self) -> Samples:
+        """The counts, placed on the device; they stream from the mapped files where they do not fit."""
+        if self._placed is not None:
+            return self._placed
         selection, device, free_bytes = self.selection, self.device, available_bytes()
         budget_bytes = DEFAULT_MEMORY_SHARE * (free_bytes - self.n_prediction_bytes) / this_process()[1]
         if self.device_memory_gb is not None:
@@ -143,13 +162,13 @@ class FilmSamples:
             if counts.dtype == np.uint16:
                 counts = counts.astype(np.int32)  # torch indexes no uint16
             placed = ResidentSamples(counts=torch.from_numpy(counts).to(device))
-        self._samples = self._with_targets(placed)
-        return self._samples
+        self._placed = placed
+        return placed
 
     def place(self, device: torch.device) -> None:
         """Put the samples on a device when they are asked for next."""
         if device != self.device:
-            self.device, self._samples = device, None
+            self.device, self._placed, self._samples = device, None, None
 
     def blocks(self, part: str, rank: int = 0, n_processes: int = 1) -> OrderedBlocks:
         """Return the samples of a part of the split in order, many at once."""

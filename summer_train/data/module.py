@@ -14,7 +14,8 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
     """The samples of one choice: batches (x, y) of `batch_size` for a `lightning.Trainer`, or to iterate over.
 
     x is (batch, n_units) float32 counts, or (batch, n_bins, n_units) of a window of several bins, time first; y is
-    (batch,) class indices, (batch, n_units) counts of the next bin, or (batch, n_dimensions) standardised features.
+    (batch,) class indices, (batch, n_units) counts of the next bin, or (batch, n_dimensions) standardised features,
+    which with --task encode are x, (batch, n_inputs), and y counts of the same bin.
 
     Attributes
     ----------
@@ -22,14 +23,15 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
     split, n_samples : sample indices of each part, after undefined and never seen bins are left out; their number
     has_target : (n_samples,) whether a sample can be used
     window : the bins that a sample is predicted from, counted from its own
-    n_units : width of x
+    n_units, n_inputs : units; width of x, which is another with --task encode
     notes : what was left out and why, for people
     """
 
     _n_passes = 0
+    with_bins = False
 
     def __repr__(self) -> str:
-        predicted = f"{self.choice.task.replace('_', ' ')} {''.join(self.choice.decoded)}".strip()
+        predicted = f"{self.choice.task.replace('_', ' ')} {self.choice.decoded[-1]}".strip()
         patient_ids = " ".join(patient.patient_id for patient in self.selection.patients)
         samples = " ".join(f"{n} {part}" for part, n in self.n_samples.items() if n)
         return f"<FilmData: {predicted}, patients {patient_ids}, {self.n_units} units, {samples} samples>"
@@ -61,6 +63,7 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
             as_target=self.task.as_target,
             seed=self.choice.seed,
             epoch_of_pass=self._epoch_of_pass if part == "train" else None,
+            with_bins=self.with_bins,
             provenance=self.provenance,
         )
 

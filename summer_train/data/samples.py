@@ -17,7 +17,7 @@ from summer_prep.errors import SettingsError
 from summer_prep.film.facts import UNDEFINED
 from summer_prep.film.splits import Split, Window, blocked_split, fraction_split, random_split, window_of
 from summer_train.data.selection import Selection
-from summer_train.settings.options import Choice, Log, log_nothing
+from summer_train.settings.options import WITH_TARGET, Choice, Log, log_nothing
 
 Mask = NDArray[np.bool_]
 UNDEFINED_CLASS = 2
@@ -56,7 +56,7 @@ def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing
     """
     window, is_label = window_of(choice.window_s, choice.bin_length_ms), choice.task == "label"
     target_offset, n_classes, classes = int(choice.task == "next_bin"), 0, None
-    has_target = np.ones(max(0, selection.n_bins - target_offset), dtype=bool)
+    touched, has_target = window.touched(target_offset), np.ones(max(0, selection.n_bins - target_offset), dtype=bool)
     if is_label:
         raw = selection.labels(choice.label_name, choice.label_rule)
         classes = np.where(raw == UNDEFINED, np.uint8(UNDEFINED_CLASS), raw)
@@ -67,12 +67,17 @@ def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing
             note(f"label {choice.label_name} is defined everywhere; --undefined class changes nothing")
         if not has_target.all():
             note(f"left out {int((~has_target).sum())} bins where {choice.label_name} is undefined")
-    elif choice.task == "feature":
+    elif choice.task in WITH_TARGET:
+        selection.check_label(choice.retrieve_within)
+        check = selection.check_target if choice.task == "feature" else selection.sources
+        check(choice.target)
         has_target = selection.has_features(choice.target)
         if not has_target.all():
             note(f"left out {int((~has_target).sum())} bins where {choice.target} is undefined")
+        if choice.task == "encode":  # from all bins of its window
+            has_target = reaches_only(has_target, len(has_target), touched)
     n_samples = len(has_target)
-    usable = usable_samples(selection, choice, n_samples, window.touched(target_offset), note)
+    usable = usable_samples(selection, choice, n_samples, touched, note)
     has_target = has_target & usable
     if choice.val_fraction is not None:
         split = fraction_split(n_samples, choice.val_fraction)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from summer_prep.cache.keys import open_cache
 from summer_prep.cache.layout import DIMENSIONS, Description, key_path
-from summer_prep.cache.targets import FilmTarget, check_target, label_targets
+from summer_prep.cache.targets import FilmTarget, check_target, feature_targets, label_targets
 from summer_prep.errors import CacheError, SettingsError
 from summer_prep.film.bins import BinGrid, grid_from
 from summer_prep.film.facts import BRAIN_REGION_GROUPS, LABEL_RULES, LabelRule, check_bin_length
@@ -129,16 +129,23 @@ class Selection:
 
         Parameters
         ----------
-        target : NAME or NAME:COLUMNS, columns by name or number, joined by +, or a range like 0-9
+        target : NAME or NAME:COLUMNS, columns by name or number, joined by +, or a range like 0-9; or several of these
+            and of labels or expressions of them (0 or 1), joined by +
 
         Raises
         ------
-        SettingsError : no such features
+        SettingsError : no such features or labels
         CacheError : they are damaged
         """
         if target not in self._read:
-            one, columns = self.check_target(target)
-            self._read = {target: one.features(self.grid(), columns)}
+            parts = []
+            for part, source in self.sources(target).items():
+                if source is None:
+                    labels = self.labels(part)
+                    parts.append(np.where(labels <= 1, labels, np.nan).astype(np.float32)[:, None])
+                else:
+                    parts.append(source[0].features(self.grid(), source[1]))
+            self._read = {target: parts[0] if len(parts) == 1 else np.hstack(parts)}
         return self._read[target].copy()
 
     def has_features(self, target: str) -> NDArray[np.bool_]:
@@ -146,6 +153,18 @@ class Selection:
         if target not in self._has_features:
             self._has_features[target] = np.asarray(~np.isnan(self.features(target)).any(axis=1))
         return self._has_features[target]
+
+    def sources(self, target: str) -> dict[str, tuple[FilmTarget, list[int]] | None]:
+        """Return the parts of A+B with what `check_target` returns of features, None for a label; raises SettingsError.
+
+        A word behind NAME:COLUMNS is one of its columns, if it has such a one.
+        """
+        features, parts = feature_targets(self.patients[0].key.parents[1]), list[str]()
+        for word in as_text(target, "--target").split("+"):
+            name = parts[-1].partition(":")[0] if parts and ":" in parts[-1] else ""
+            is_column = name in features and (word in features[name].columns or word[:1].isdigit())
+            parts = [*parts[:-1], f"{parts[-1]}+{word}"] if is_column else [*parts, word]
+        return {part: self.check_target(part) if ":" in part or part in features else None for part in parts}
 
     def check_target(self, target: str) -> tuple[FilmTarget, list[int]]:
         """Return the features that NAME:COLUMNS names, and the numbers of their columns; raises SettingsError."""
@@ -158,7 +177,7 @@ class Selection:
 
     def check_label(self, label_name: str) -> dict[str, FilmTarget]:
         """Return the targets of the cache that hold labels of an expression; raises SettingsError if none holds one."""
-        patient, names = self.patients[0], [name for name in names_in(label_name) if name not in self.label_names]
+        patient, names = self.patients[0], [one for one in names_in(label_name) if one and one not in self.label_names]
         found = label_targets(patient.key.parents[1]) if names else {}
         for name in names:
             if name not in found:
@@ -225,8 +244,9 @@ class Selection:
             digests = patient.attributes["digests"]
             used = {name: digests[name] for name in digests if name in (*DIMENSIONS, *_CHOOSING_COLUMNS)}
             patients.append({"patient_id": patient.patient_id, "units": columns.tolist(), "digests": used})
-        own = self.check_label(label_name) if label_name else {}
-        own |= {target: self.check_target(target)[0]} if target else {}
+        own = self.check_label(label_name)
+        for part, one in self.sources(target).items() if target else ():
+            own |= {part: one[0]} if one else self.check_label(part)
         targets = {"targets": {name: one.sha256 for name, one in own.items()}} if own else {}
         return {"bin_length_ms": self.bin_length_ms, "n_bins": self.n_bins, "patients": patients, **targets}
 

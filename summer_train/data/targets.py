@@ -66,6 +66,15 @@ class NextBin:
 
 
 @dataclass(frozen=True)
+class Encode(NextBin):
+    """Predict every unit's count in the same bin from features or labels of the film; losses as of `NextBin`."""
+
+    name: ClassVar[str] = "encode"
+    log_name: ClassVar[str] = "dhv_encode"
+    target_offset: ClassVar[int] = 0
+
+
+@dataclass(frozen=True)
 class FilmLabel:
     """Predict the class of a film label: 0 off, 1 on, 2 undefined; cross-entropy.
 
@@ -187,6 +196,12 @@ def standardised(
     return features, scaling
 
 
+def unscaled(values: NDArray[Any], scaling: Mapping[str, Any]) -> NDArray[Any]:
+    """Return standardised values, (n_samples, n_dimensions), in the units that `standardised` took."""
+    mean, sd = (np.array(scaling[name], dtype=np.float32) for name in ("mean", "sd"))
+    return np.asarray(values * sd + mean)
+
+
 def cross_entropies(logits: Tensor, targets: Tensor, class_weights: Sequence[Sequence[float]]) -> Tensor:
     """Return the cross-entropy of many networks at once, (n_networks,), each as the loss of its own `FilmLabel`.
 
@@ -223,5 +238,7 @@ def task_of(choice: Choice, n_units: int, n_per_class: NDArray[np.int64], n_dime
         return FilmFeatures(n_dimensions, choice.loss)
     if choice.task == NextBin.name:
         return NextBin(n_units, choice.loss)
+    if choice.task == Encode.name:
+        return Encode(n_units, choice.loss)
     weights = balanced_weights(torch.from_numpy(n_per_class)).tolist() if choice.class_weight == "balanced" else ()
     return FilmLabel(len(n_per_class), tuple(weights))

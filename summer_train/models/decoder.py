@@ -28,14 +28,15 @@ class Decoder(lightning.LightningModule):
 
     Attributes
     ----------
+    is_own : whether the network is a user's own, of whose layers nothing is known
     provenance : what it was trained on, as plain values, which its checkpoints keep
     steps : takes the optimizer steps of a block; None where Lightning takes them
     solver : solves a network of one layer in `fit`; None before its first epoch
     """
 
-    def __init__(self, net: nn.Module, task: Task, lr: float = 1e-3) -> None:
+    def __init__(self, net: nn.Module, task: Task, lr: float = 1e-3, is_own: bool = False) -> None:
         super().__init__()
-        self.net, self.task, self.lr = net, task, lr
+        self.net, self.task, self.lr, self.is_own = net, task, lr, is_own
         self.provenance: dict[str, Any] = {}
         self.steps: Steps | None = None
         self.solver: LinearSolver | RidgeSolver | None = None
@@ -56,7 +57,7 @@ class Decoder(lightning.LightningModule):
 
     def steps_with(self, optimizer: Any) -> Steps:
         """Return the steps of a block: through autograd, unless the class is stock and its steps are written out."""
-        is_stock = type(self) in (Decoder, LinearNextBin, LinearLabel)
+        is_stock = type(self) in (Decoder, LinearNextBin, LinearLabel) and not self.is_own
         written_out = written_out_steps(self.net, self.task, optimizer) if is_stock else None
         return written_out or AutogradSteps(self, self.loss, optimizer)
 
@@ -125,8 +126,9 @@ class Decoder(lightning.LightningModule):
         if now is not None:
             own = {name: self.hparams[name] for name in ("hidden_size", "lr") if name in self.hparams}
             # The classes of this file have the name that is in older checkpoints.
-            module = "summer_train.models" if type(self).__module__ == __name__ else type(self).__module__
-            now = {**now, "config": {**now["config"], **own}, "decoder": f"{module}.{type(self).__qualname__}"}
+            code = type(self.net if self.is_own else self)
+            module = "summer_train.models" if code.__module__ == __name__ else code.__module__
+            now = {**now, "config": {**now["config"], **own}, "decoder": f"{module}.{code.__qualname__}"}
             is_new = self.provenance and now != {name: self.provenance.get(name) for name in now}
             self.provenance = now | ({"before": self.provenance} if is_new else {})
 

@@ -8,9 +8,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from summer_prep.errors import SettingsError
 from summer_train.data.film import FilmSamples
 from summer_train.data.targets import FilmLabel, NextBin
-from summer_train.settings.options import SOLVED, Choice
+from summer_train.settings.options import OWN, SOLVED, Choice
 
 RECURRENT: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -39,10 +40,12 @@ class Recurrent(nn.Module):
 
 
 def net_of(data: FilmSamples, choice: Choice) -> nn.Module:
-    """Return the network of some data, with weights as torch gives them."""
-    n_inputs, n_outputs = data.window.n_bins * data.n_units, data.task.n_outputs
+    """Return the network of some data, with weights as torch gives them; raises SettingsError for one's own."""
+    if choice.model.startswith(OWN):
+        raise SettingsError(f"--model {choice.model}: only your own code knows it. Give it to fit(network=...)")
+    n_inputs, n_outputs = data.window.n_bins * data.n_inputs, data.task.n_outputs
     if choice.model in RECURRENT:
-        return Recurrent(RECURRENT[choice.model], data.n_units, choice.hidden_size, n_outputs)
+        return Recurrent(RECURRENT[choice.model], data.n_inputs, choice.hidden_size, n_outputs)
     if choice.model in SOLVED:
         layers = nn.Sequential(nn.Linear(n_inputs, n_outputs))
     else:
@@ -81,13 +84,15 @@ def decoder_name(data: FilmSamples, choice: Choice) -> str:
     return "LinearLabel" if isinstance(data.task, FilmLabel) else "LinearNextBin"
 
 
-def n_weights(data: FilmSamples, choice: Choice) -> int:
-    """Return the number of weights of the network of some data, without making it."""
+def n_weights(data: FilmSamples, choice: Choice, network: nn.Module | None = None) -> int:
+    """Return the number of weights of a network of one's own, or of that of some data, without making it."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in net_of(data, choice).parameters())
+        net = net_of(data, choice) if network is None else network
+        return sum(parameter.numel() for parameter in net.parameters())
 
 
-def flops_per_step(data: FilmSamples) -> float:
+def flops_per_step(data: FilmSamples, network: nn.Module | None = None) -> float:
     """Return the floating-point operations of a step's matrix products."""
     n_passes = data.window.n_bins if data.choice.model in RECURRENT else 1
-    return 6.0 * n_weights(data, data.choice) * n_passes * data.choice.batch_size  # forward and twice that backward
+    n_products = n_weights(data, data.choice, network) * n_passes * data.choice.batch_size
+    return 6.0 * n_products  # forward and twice that backward

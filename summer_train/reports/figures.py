@@ -91,16 +91,17 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
     def first(shown: pd.DataFrame, n: int) -> pd.DataFrame:
         return shown[shown["name"].isin(list(by_label(shown))[:n])]
 
-    labels, features = (models[models["task"] == task] for task in ("label", "feature"))
+    labels = models[models["task"] == "label"]
     shown, fixed = most_usual(labels if len(labels) else models)
     if len(labels):
         more = f"; the first {MAX_ROWS} of {n}" if (n := shown["name"].nunique()) > MAX_ROWS else ""
         caption = f"Kappa of each label: every fold, and what it is compared with{fixed}{more}"
         yield "labels", caption, draw_labels(first(shown, MAX_ROWS), published, width_mm)
-    if len(features):
-        of_features, fixed_here = most_usual(features)
-        caption = f"Mean R² of each target: every fold, and what it is compared with{fixed_here}"
-        yield "features", caption, draw_labels(first(of_features, MAX_ROWS), False, width_mm, "r2")
+    for name, task, what in (("features", "feature", "Mean R² of each"), ("encoding", "encode", "Median R² from each")):
+        if (models["task"] == task).any():
+            of_features, fixed_here = most_usual(models[models["task"] == task])
+            caption = f"{what} target: every fold, and what it is compared with{fixed_here}"
+            yield name, caption, draw_labels(first(of_features, MAX_ROWS), False, width_mm, "r2")
     others = ("task", "label_name", "split", "sequence", "max_epochs", "patience")
     for setting in [name for name in varied_options(labels) if name not in others]:
         # A random split has no buffer: it comes first on that axis.
@@ -138,10 +139,12 @@ def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float =
     ----------
     models : of `read_models`; those of one label and folder count as folds and seeds of one result
     published : whether the published kappa is drawn where one is known at that buffer and region
-    score : `r2` for features
+    score : `r2` for features and encoding
     """
     groups = by_label(models)
     what, title = ("features", "R², mean over dimensions") if score == "r2" else ("labels", "Cohen's kappa")
+    if models["task"].iloc[0] == "encode":
+        title = "R², median over units"
     colours = dict(zip(models["folder"].unique(), cycle(COLORS), strict=False))
     with style(width_mm) as width:
         figure = new_figure(width, 1.3 + 0.24 * max(3, len(groups)))

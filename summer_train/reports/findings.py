@@ -21,7 +21,7 @@ from summer_train.runs.folder import METRICS, PREDICTIONS, FitResult, find_resul
 from summer_train.scores import nulls
 from summer_train.scores.metrics import curves
 from summer_train.settings.lists import NUMBER_SETTINGS, as_columns
-from summer_train.settings.options import Choice, Log, Run, choice_of, log_nothing
+from summer_train.settings.options import WITH_TARGET, Choice, Log, Run, choice_of, log_nothing
 from summer_train.studies import records
 from summer_train.studies.records import Record
 
@@ -183,8 +183,9 @@ def check_models(models: pd.DataFrame) -> None:
 def by_label(models: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the models of each label or target and folder by name, those with the highest kappa or R² first."""
     check_models(models)
-    decoded = models["label_name"].where(models["task"] != "feature", models.get("target", ""))
-    mean = models["kappa"].where(models["task"] != "feature", models["r2"]).groupby(decoded).transform("mean")
+    has_target = models["task"].isin(WITH_TARGET)
+    decoded = models["label_name"].mask(has_target, models.get("target", ""))
+    mean = models["kappa"].mask(has_target, models["r2"]).groupby(decoded).transform("mean")
     models = models.loc[mean.sort_values(ascending=False, kind="stable").index]
     return {str(name): group for name, group in models.groupby("name", sort=False)}
 

@@ -15,9 +15,10 @@ from summer_train.reports.published import published_kappa
 from summer_train.reports.tables import REPEATS, rounded, varied_options
 from summer_train.scores import claims, nulls
 from summer_train.settings.lists import NUMBER_SETTINGS
+from summer_train.settings.options import WITH_TARGET
 from summer_train.studies.records import SCORES_OF_TASK
 
-MAIN_SCORE = {"label": "kappa", "next_bin": "r2", "feature": "r2"}  # by which results are put in order and compared
+MAIN_SCORE = {"label": "kappa", "next_bin": "r2", "feature": "r2", "encode": "r2"}  # by which results are compared
 N_WITH_CURVES = 6  # combinations with rank curves in the JSON, those with the highest kappa: each takes a MB
 N_CURVE_POINTS = 200
 MIN_SHIFTS = 19  # the fewest with which p can be 0.05
@@ -97,7 +98,7 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
     sums, of_time = ([one.sums(row) for one in results if one.scores] for row in ("model", "time only"))
     known = published_kappa(group.iloc[0]) if published and is_label else None
     confusion = findings.confusion_of(group)
-    with_units = group[[task == "next_bin" and bool(one.units.get(one.part)) for one in results]]
+    with_units = group[[task in ("next_bin", "encode") and bool(one.units.get(one.part)) for one in results]]
     units = findings.unit_scores(with_units).reset_index(names="unit") if len(with_units) else with_units
     models = group[["fold", "seed", "why_undefined", "best_epoch", "id", "data_digest"]].to_dict("records")
     for model, of_model, one in zip(models, scores.to_dict("records"), results, strict=True):
@@ -131,7 +132,7 @@ def _compared(models: pd.DataFrame, task: str, compared: str, first: Any, second
     """
     score = MAIN_SCORE[task]
     ours, theirs = (models[(models["task"] == task) & (models[compared] == value)] for value in (first, second))
-    decoded = ("label_name", *(["target"] if task == "feature" and "target" in models else []))
+    decoded = ("label_name", *(["target"] if task in WITH_TARGET and "target" in models else []))
     varied = {*varied_options(ours), *varied_options(theirs)} - {"task", *decoded}
     within = [] if compared == "folder" else ["folder"]
     keys = ["task", *decoded, *within, *sorted(varied - {compared}, key=NUMBER_SETTINGS.index)]
@@ -184,13 +185,14 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
             kind = f"only {most} shifts of the labels are valid" if most else "no shifts of the labels were trained"
             advice = "Run study with --shifts 40: those with an undefined score do not count."
             sentences += [f"{highest}{fixed}.", f"Whether that is above chance is not known: {kind}. {advice}"]
-    if (models["task"] == "next_bin").any():
-        sentences.append(f"The highest median R² of the next bin is {rounded(models['r2'].max(), 3)}.")
-    if len(features := models[models["task"] == "feature"]):
-        name, group = next(iter(findings.by_label(findings.most_usual(features)[0]).items()))
-        best = against_null(group, "r2")
-        chance = f", p {rounded(best.p, 3)} against {len(best.null)} shifts" if len(best.null) else ""
-        sentences.append(f"The highest R² of features is {rounded(best.mean, 3)}: {name}{chance}.")
+    if len(next_bin := models[models["task"] == "next_bin"]):
+        sentences.append(f"The highest median R² of the next bin is {rounded(next_bin['r2'].max(), 3)}.")
+    for task, what in (("feature", "R² of features"), ("encode", "median R² over units")):
+        if len(of_task := models[models["task"] == task]):
+            name, group = next(iter(findings.by_label(findings.most_usual(of_task)[0]).items()))
+            best = against_null(group, "r2")
+            chance = f", p {rounded(best.p, 3)} against {len(best.null)} shifts" if len(best.null) else ""
+            sentences.append(f"The highest {what} is {rounded(best.mean, 3)}: {name}{chance}.")
     compared = pd.DataFrame(comparison, columns=["values", "score", "n_models", "difference"])
     compared["values"] = compared["values"].map(lambda pair: tuple(map(tables.as_cell, pair)))
     for ((first, second), score), pairs in compared.groupby(["values", "score"], sort=False):

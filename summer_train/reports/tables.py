@@ -18,7 +18,8 @@ SCORE_COLUMNS = {
     "average_precision": "AP", "f1": "F1", "f1_rarer": "F1 rarer", "balanced_accuracy": "balanced",
     "r2_median": "median R²", "r_median": "median r", "top_1": "top 1", "top_1_chance": "chance", "top_5": "top 5",
     "top_5_chance": "chance (5)", "top_10": "top 10", "top_10_chance": "chance (10)", "far_top_10": "far top 10",
-    "far_top_10_chance": "chance (far)", "median_rank_percent": "median rank %",
+    "far_top_10_chance": "chance (far)", "within_top_10": "top 10 within", "within_top_10_chance": "chance (within)",
+    "median_rank_percent": "median rank %",
 }  # fmt: skip
 """Scores in the order in which people see them, with what they call them (docs/study.md says what each is)."""
 
@@ -97,7 +98,7 @@ def varied_options(models: "pd.DataFrame") -> list[str]:
     names = [name for name in NUMBER_SETTINGS if name not in REPEATS and name in models]
     varied = [name for name in names if models[name].nunique(dropna=False) > 1]
     task = models["task"].iloc[0] if "task" in models and len(models) else ""
-    default = {"label": "label_name", "feature": "target"}.get(task, "task")
+    default = {"label": "label_name", "feature": "target", "encode": "target"}.get(task, "task")
     return sorted(varied or [default], key=lambda name: name not in ("label_name", "target"))
 
 

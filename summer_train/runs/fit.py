@@ -1,20 +1,19 @@
 """One training run from settings to results: cache, data, decoder, Lightning, baselines."""
 
-import json
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch.core.saving import save_hparams_to_yaml
+from torch import nn
 
 from summer_prep.errors import SettingsError, load_extra
-from summer_prep.files import alone_in, check_folder, replace_file, replacing, writing
-from summer_prep.options import as_number, finite
+from summer_prep.files import alone_in, check_folder, writing
+from summer_prep.options import as_number
 from summer_prep.resources import available_bytes
 from summer_train.data.film import FilmSamples
 from summer_train.data.module import FilmBlocks, FilmData
@@ -24,8 +23,9 @@ from summer_train.models.linear import BYTES_PER_WEIGHT
 from summer_train.models.networks import flops_per_step, n_weights
 from summer_train.runs import checkpoints, folder, processes
 from summer_train.runs.folder import FitResult
+from summer_train.runs.results import leave_result
 from summer_train.runs.trainer import new_trainer
-from summer_train.scores.scoring import cycle_sums, samples_per_class, score_baselines, score_networks, thresholds_of
+from summer_train.scores.scoring import score_networks
 from summer_train.scores.shifts import shifted_null, shifts_of
 from summer_train.settings import options as settings
 from summer_train.settings.file import SETTINGS, with_config
@@ -36,13 +36,17 @@ MIN_SHARED_BATCH = 8192
 
 
 @settings.accepts(Choice, Run)
-def fit(*, config: str | Path | None = None, log: Log = log_nothing, **options: Any) -> FitResult:
+def fit(
+    *, network: nn.Module | None = None, config: str | Path | None = None, log: Log = log_nothing, **options: Any
+) -> FitResult:
     """Train and evaluate one model, as `summer-train fit` does; missing or stale keys are built first.
 
     In a script, call it below `if __name__ == "__main__":`, since building starts processes.
 
     Parameters
     ----------
+    network : of your own, in place of a `model`: any module from x to outputs as of `film_data` and its `task`. It is
+        trained in place, and has the weights of the best epoch afterwards
     config : `hparams.yaml` of a run, or its folder, for what is not given
     log : takes lines of progress, for people
 
@@ -55,6 +59,8 @@ def fit(*, config: str | Path | None = None, log: Log = log_nothing, **options: 
     SummerError : data or settings do not allow the run
     """
     settings.check_names(options, settings.options_of(Choice, Run))
+    if network is not None:
+        options = _of_own(network, options)
     options = with_config({**options, "config": config})
     settings.check_given(options)
     run = settings.settings_from(Run, options)
@@ -62,9 +68,19 @@ def fit(*, config: str | Path | None = None, log: Log = log_nothing, **options: 
         advice = "Use summer-train fit --devices, or film_data and decoder with a lightning.Trainer of your own"
         raise SettingsError(f"devices {run.devices}: further processes start the command again. {advice}")
     with processes.process_restored():
-        result = run_fit(settings.settings_from(Choice, options), replace(run, devices=1), log)
+        result = run_fit(settings.settings_from(Choice, options), replace(run, devices=1), log, network=network)
     assert result is not None  # one process is the first
     return result
+
+
+def _of_own(network: nn.Module, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a network of one's own; raises SettingsError for those that it does not take."""
+    if not isinstance(network, nn.Module) or not any(one.requires_grad for one in network.parameters()):
+        raise SettingsError(f"network {network!r:.60}: must be a torch.nn.Module with weights to train")
+    for name in ("model", "resume", "shifts"):
+        if options.get(name):
+            raise SettingsError(f"--{name}: is for networks of ours only. Leave it or network= out")
+    return {**options, "model": f"{settings.OWN}{type(network).__name__}", "shifts": 0}
 
 
 _PLACES = "preset", "data_dir", "nwb_path", "cache_dir", "local_cache", "device_memory", "verify"
@@ -72,11 +88,14 @@ _OF_DATA = (*settings.options_of(Choice), *_PLACES)
 
 
 @settings.accepts(Choice, Run, only=_OF_DATA)
-def film_data(*, config: str | Path | None = None, log: Log = log_nothing, **options: Any) -> FilmData:
+def film_data(
+    *, with_bins: bool = False, config: str | Path | None = None, log: Log = log_nothing, **options: Any
+) -> FilmData:
     """Return the samples of a run as a Lightning data module of plain batches (x, y), building missing keys first.
 
     Parameters
     ----------
+    with_bins : whether batches are (x, y, bins): with the bin of each sample, by which to look up what you have of bins
     config : `hparams.yaml` of a run, or its folder, for what is not given
     log : takes lines of progress, for people
 
@@ -87,7 +106,9 @@ def film_data(*, config: str | Path | None = None, log: Log = log_nothing, **opt
     settings.check_names(options, _OF_DATA)
     options = with_config({**options, "config": config})
     settings.check_given(options)
-    return FilmData.opened(settings.settings_from(Choice, options), settings.settings_from(Run, options), log)
+    data = FilmData.opened(settings.settings_from(Choice, options), settings.settings_from(Run, options), log)
+    data.with_bins = as_number(with_bins, bool, "with_bins")
+    return data
 
 
 def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = None) -> Decoder:
@@ -114,11 +135,16 @@ def decoder(data: FilmData, hidden_size: int | None = None, lr: float | None = N
 
 
 def run_fit(
-    choice: Choice, run: Run, log: Log = log_nothing, opened: tuple[Selection, Choice] | None = None
+    choice: Choice,
+    run: Run,
+    log: Log = log_nothing,
+    opened: tuple[Selection, Choice] | None = None,
+    network: nn.Module | None = None,
 ) -> FitResult | None:
     """Train one model and evaluate it, building missing or stale keys first; raises SummerError.
 
-    `opened` is what `open_chosen` returned, if it was called before. Further processes of a run return None.
+    `opened` is what `open_chosen` returned, if it was called before, `network` one of a user's own. Further
+    processes of a run return None.
     """
     if choice.patient_ids:
         run = replace(run, nwb_path=None)  # what is kept of a run is what it used
@@ -131,14 +157,15 @@ def run_fit(
     if "::" in str(run.output_dir.absolute()):
         raise SettingsError(f"--output-dir {run.output_dir}: Lightning takes :: for a URL in another. Name another")
     data = FilmSamples(*(opened or open_chosen(choice, run, log)), run.device_memory_gb, log)
-    _check_memory(data, data.choice, data.n_prediction_bytes)
+    model = None if network is None else _own_decoder(network, data)
+    _check_memory(data, data.choice, data.n_prediction_bytes, network)
     shifts_of(data, run.shifts)
     if run.devices is None and n_devices > 1 and choice.batch_size < MIN_SHARED_BATCH:
         reason = f"below batches of about {MIN_SHARED_BATCH} samples processes mostly wait for each other"
         log(f"training on all {n_devices} GPUs; --devices 1 is faster: {reason}")
-    processes.use_threads(run.threads, flops_per_step(data))
+    processes.use_threads(run.threads, flops_per_step(data, network))
     processes.quieten_lightning()
-    model = new_decoder(data)
+    model = new_decoder(data) if model is None else model
     model.expect_blocks()
     with writing(run.output_dir), ExitStack() as stack:
         parent, log_dir, n_before = run.output_dir / data.task.log_name, Path(), 0
@@ -164,42 +191,43 @@ def run_fit(
         model.load_state_dict(best["state_dict"])
         model.eval().to(data.device)
         (own,) = score_networks([data], lambda block: model(block.counts)[None])
-        rows, test = {"model": own, **score_baselines(data)}, own.scores.get("test", {})
+        test = own.scores.get("test", {})
         metrics = folder.MetricsFile(log_dir / folder.METRICS, data.task.score_names, n_epochs)
         metrics.add_test_scores(best_epoch - 1, {name: test[name] for name in ("loss", "accuracy") if name in test})
-        made = folder.origin()
-        result = FitResult(
+        return leave_result(
+            data,
+            own,
+            log_dir,
             config={**data.choice.as_plain(), **run.as_plain()},
-            data=data.provenance["data"],
-            n_units=data.n_units,
-            n_samples=data.n_samples,
-            n_per_class={part: samples_per_class(data, part) for part in folder.PARTS},
-            scores={row: scored.scores for row, scored in rows.items()},
-            thresholds=thresholds_of(rows),
-            undefined=own.undefined,
-            units=own.units,
-            cycles=cycle_sums(data, rows),
             null=shifted_null(data, own, run, log) if run.shifts else {},
             penalty=getattr(model.solver, "penalty", None),
             best_epoch=best_epoch,
             n_epochs=n_epochs,
             seconds=seconds,
-            software={"summer": made.pop("version"), "torch": torch.__version__, "lightning": version("lightning")},
-            log_dir=log_dir,
-            **made,
         )
-        with replacing(log_dir / folder.PREDICTIONS) as file:
-            np.savez(file, **own.predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
-        replace_file(log_dir / folder.RESULTS, json.dumps(finite(result.as_plain()), indent=1).encode())
-        return result
 
 
-def _check_memory(data: FilmSamples, choice: Choice, prediction_bytes: int = 0) -> None:
+def _own_decoder(network: nn.Module, data: FilmSamples) -> Decoder:
+    """Return the decoder of a network of one's own; raises SettingsError if its outputs are not those of the task."""
+    torch.default_generator.manual_seed(data.choice.seed)  # of layers without weights yet, and of dropout
+    x = torch.zeros(2, *([data.window.n_bins] if data.window.n_bins > 1 else []), data.n_inputs)
+    with torch.no_grad():
+        shape = tuple(getattr(network.to("cpu").eval()(x), "shape", ()))
+    if shape != (2, data.task.n_outputs):
+        wanted = f"{shape} from inputs of {tuple(x.shape)}; {(2, data.task.n_outputs)} is needed"
+        raise SettingsError(f"network {type(network).__name__}: gives outputs of the shape {wanted}")
+    network.train()
+    return Decoder(network, data.task, data.choice.lr, is_own=True)
+
+
+def _check_memory(
+    data: FilmSamples, choice: Choice, prediction_bytes: int = 0, network: nn.Module | None = None
+) -> None:
     """Refuse what does not fit into memory, and log what takes much of it."""
     # Of Adam: float32 weights and gradients, and two averages of them.
-    weights_bytes = (BYTES_PER_WEIGHT if choice.model in settings.SOLVED else 16) * n_weights(data, choice)
+    weights_bytes = (BYTES_PER_WEIGHT if choice.model in settings.SOLVED else 16) * n_weights(data, choice, network)
     if choice.model == "ridge":  # products of all inputs, their decomposition, and copies
-        weights_bytes += 32 * (data.window.n_bins * data.n_units) ** 2
+        weights_bytes += 32 * (data.window.n_bins * data.n_inputs) ** 2
     n_bytes, free_bytes = weights_bytes + prediction_bytes, available_bytes()
     needs = f"training takes {n_bytes / 1e9:.1f} GB, {prediction_bytes / 1e9:.1f} of them predictions"
     needs += f", beside the counts; {free_bytes / 1e9:.1f} GB are free"

@@ -137,12 +137,13 @@ class FitResult:
 
     def __repr__(self) -> str:
         config, scores, kind = self.config, self.scores["model"], self.config["task"]
-        decoded = {"label": config["label_name"], "feature": config.get("target")}.get(kind, "")
+        decoded = config["label_name"] if kind == "label" else config.get("target", "")
         task, ids = f"{kind.replace('_', ' ')} {decoded}".strip(), " ".join(config["patient_ids"])
         part, name = "test" if "test" in scores else "val", "kappa" if kind == "label" else "r2"
         data = f"{self.n_units} units, {' '.join(f'{n} {one}' for one, n in self.n_samples.items() if n)} samples"
         best = f"best epoch {self.best_epoch} of {self.n_epochs}, {part} {name} {scores[part].get(name, math.nan):.3f}"
-        return f"<FitResult: {task}, patients {ids}, {data}, {best}, in {self.log_dir}>"
+        where = f", in {self.log_dir}" if self.log_dir.name else ""
+        return f"<FitResult: {task}, patients {ids}, {data}, {best}{where}>"
 
     @property
     def best_checkpoint(self) -> Path:

@@ -74,9 +74,9 @@ def hold_terminations(n_processes: int) -> None:
 
 @contextmanager
 def process_restored() -> Iterator[None]:
-    """Restore the process of a caller: the threads of torch, the warning filters, the levels of Lightning's logs."""
+    """Restore the process of a caller: torch's threads and random numbers, warning filters, Lightning's logs."""
     n_threads, levels = torch.get_num_threads(), {name: logging.getLogger(name).level for name in _LIGHTNING}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         try:
             yield
         finally:

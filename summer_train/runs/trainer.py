@@ -86,7 +86,9 @@ class BlockSteps(Callback):
                 signal.signal(signal.SIGINT, signal.default_int_handler)
         assert isinstance(pl_module, Decoder)
         optimizer: Any = pl_module.optimizers(use_pl_optimizer=False)
-        pl_module.steps = choose_steps(pl_module.steps_with(optimizer), pl_module.device, self.log_line)
+        steps = pl_module.steps_with(optimizer)
+        # A CUDA graph would repeat whatever a network of one's own decides in Python.
+        pl_module.steps = steps if pl_module.is_own else choose_steps(steps, pl_module.device, self.log_line)
 
 
 class Epochs(Callback):

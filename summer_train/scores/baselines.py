@@ -10,6 +10,7 @@ from torch import Tensor
 
 from summer_prep.film.splits import Indices
 from summer_train.data.batches import Block
+from summer_train.data.targets import standardised, unscaled
 
 SMOOTHING_WIDTHS_S = tuple(float(2**power) for power in range(10))  # 1 s to 8.5 minutes
 
@@ -83,6 +84,12 @@ def time_only_features(features: NDArray[np.float32], train: Indices, val: Indic
         columns = slice(start, start + 32)
         (found[:, columns],) = (one.T for one in predict(columns, [widths[int(np.argmin(errors))]]))
     return found
+
+
+def time_only_counts(counts: NDArray[Any], train: Indices, val: Indices, bin_length_ms: int) -> NDArray[Any]:
+    """Return counts given the time in the film alone, (n_bins, n_units), as `time_only_features`."""
+    rows, scaling = standardised(counts.astype(np.float32), train)
+    return unscaled(time_only_features(rows, train, val, bin_length_ms), scaling).clip(min=0)
 
 
 def widths_of(n_bins: int, bin_length_ms: int) -> Sequence[float]:

@@ -17,12 +17,18 @@ FAR_S = 32.0
 FEATURE_SCORES = (
     "mse", "r2", "r2_median", "r", "r_median", "top_1", "top_1_chance", "top_5", "top_5_chance", "top_10",
     "top_10_chance", "median_rank_percent", "median_rank_percent_chance", "far_top_10", "far_top_10_chance",
+    "within_top_10", "within_top_10_chance",
 )  # fmt: skip
 _DIMENSIONS_AT_ONCE = 64
 
 
 def feature_scores(
-    prediction: Features, target: Features, bins: NDArray[np.int64], retrieve_bins: int, far_bins: float
+    prediction: Features,
+    target: Features,
+    bins: NDArray[np.int64],
+    retrieve_bins: int,
+    far_bins: float,
+    within: NDArray[np.uint8] | None = None,
 ) -> tuple[dict[str, float], dict[str, NDArray[np.float64]], str]:
     """Return the scores of predicted features, R² and r of each dimension, and why some are undefined, or nothing.
 
@@ -31,6 +37,7 @@ def feature_scores(
     prediction, target : (n_samples, n_dimensions), standardised
     bins : (n_samples,) bin of each
     retrieve_bins, far_bins : length of the stretches that are found again, and distance of far ones
+    within : (n_samples,) label: `within_...` are of stretches with the same value, 0 or 1, in most of their bins
 
     r2 and r are means over the dimensions for which they are defined. Without two dimensions nothing is retrieved.
     """
@@ -49,12 +56,19 @@ def feature_scores(
     )
     if target.shape[1] > 1:
         (predicted, at), (true, _) = (mean_of_stretches(one, bins, retrieve_bins) for one in (prediction, target))
+        values = np.zeros((len(bins), 2)) if within is None else within[:, None] == (0, 1)
+        is_mostly = mean_of_stretches(values, bins, retrieve_bins)[0] > 0.5  # off, on
         if np.isnan(r).all():  # one prediction for all finds nothing, and says nothing
-            predicted, true, at = predicted[:0], true[:0], at[:0]
+            predicted, true, at, is_mostly = predicted[:0], true[:0], at[:0], is_mostly[:0]
         scores |= retrieval_scores(*retrieval_ranks(predicted, true))
         is_far = np.abs(at[:, None] - at) >= far_bins
         far = retrieval_scores(*retrieval_ranks(predicted, true, is_far))
         scores |= {f"far_{name}": far[name] for name in ("top_10", "top_10_chance")}
+        if within is not None:
+            known = is_mostly.any(axis=1)
+            alike = is_mostly[known, 1][:, None] == is_mostly[known, 1]
+            found = retrieval_scores(*retrieval_ranks(predicted[known], true[known], alike))
+            scores |= {f"within_{name}": found[name] for name in ("top_10", "top_10_chance")}
         why = why or ("" if len(at) else "no stretch is long enough to be found again; choose a shorter --retrieve")
     return scores, {"r2": r2, "r": r}, why
 

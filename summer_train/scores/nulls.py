@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-SCORES = {"label": ("kappa", "auroc"), "feature": ("r2", "r")}  # of each task, those that are compared with a null
+SCORES = {"label": ("kappa", "auroc"), "feature": ("r2", "r"), "encode": ("r2",)}
+"""Of each task, those that are compared with a null."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,11 @@ class Comparison:
     def band(self) -> tuple[float, float, float] | None:
         """5th percentile, median and 95th percentile of the null; None without one."""
         return tuple(np.quantile(self.null, (0.05, 0.5, 0.95)).tolist()) if len(self.null) else None
+
+
+def p_of_units(observed: Sequence[float], nulls: Sequence[Sequence[float]]) -> list[float]:
+    """Return p of each unit, (n_units,), as `Comparison.p`: of its score, and of its scores in each shift."""
+    return [permutation_test([one], [dict(enumerate(null))]).p for one, *null in zip(observed, *nulls, strict=True)]
 
 
 def permutation_test(observed: Sequence[float], nulls: Sequence[Mapping[int, float]]) -> Comparison:

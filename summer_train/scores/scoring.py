@@ -4,7 +4,7 @@ Many networks are scored at once if they share their samples, as a study trains 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,9 +17,8 @@ from torch import Tensor
 from summer_prep.film.splits import cycle_length
 from summer_train.data.batches import Block, Outputs
 from summer_train.data.film import FilmSamples
-from summer_train.data.targets import FilmFeatures, FilmLabel, NextBin
-from summer_train.scores import claims, metrics
-from summer_train.scores.baselines import copy_last_bin, majority_class, mean_count, time_only, time_only_features
+from summer_train.data.targets import Encode, FilmFeatures, FilmLabel, NextBin, unscaled
+from summer_train.scores import baselines, claims, metrics
 from summer_train.scores.features import FAR_S, feature_scores, mean_of_stretches, retrieval_ranks
 
 NO_LIKELIHOOD = "bits per spike: a count of 0 or less was predicted where there were spikes; --loss poisson never does"
@@ -64,26 +63,51 @@ def score_networks(datas: Sequence[FilmSamples], outputs: Outputs) -> list[Score
             return np.concatenate([outputs(block)[row].cpu().numpy() for block in data.blocks(part)])
 
         return [_score_features(data, partial(predicted, data, row)) for row, data in enumerate(datas)]
-    return [_score_counts(data, outputs, row) for row, data in enumerate(datas)]
+
+    def expected(data: FilmSamples, row: int, block: Block) -> Tensor:
+        assert isinstance(data.task, NextBin)
+        return data.task.expected_counts(outputs(block)[row])
+
+    return [
+        _score_counts(data, partial(_of_blocks, data, partial(expected, data, row))) for row, data in enumerate(datas)
+    ]
+
+
+def score_outputs(data: FilmSamples, outputs: Mapping[str, NDArray[Any]]) -> Scored:
+    """Score outputs that were computed elsewhere.
+
+    outputs : part -> a row for each of its samples: logits of classes, expected counts, or standardised features
+    """
+    if isinstance(data.task, FilmLabel):
+        return _score_labels([data], {part: torch.from_numpy(logits)[None] for part, logits in outputs.items()})[0]
+    if isinstance(data.task, FilmFeatures):
+        return _score_features(data, outputs.__getitem__, list(outputs))
+    return _score_counts(data, partial(_of_rows, data, outputs), list(outputs))
 
 
 def score_baselines(data: FilmSamples) -> dict[str, Scored]:
     """Score what needs no network, by name."""
-    train, task = data.split.train, data.task
+    train, val, task, length_ms = data.split.train, data.split.val, data.task, data.choice.bin_length_ms
     if isinstance(task, NextBin):
-        mean = mean_count(data.blocks("train"))
-        means = _score_counts(data, lambda block: mean.expand(len(block.targets), -1))
-        return {"copy last bin": _score_counts(data, copy_last_bin), "mean count": means}
+        mean = baselines.mean_count(data.blocks("train"))
+        rows = {"mean count": partial(_of_blocks, data, lambda block: mean.expand(len(block.targets), -1))}
+        if isinstance(task, Encode):
+            near = baselines.time_only_counts(data.selection.counts(), train, val, length_ms)
+            of_parts = {part: near[getattr(data.split, part)] for part in _parts(data)}
+            rows["time only"] = partial(_of_rows, data, of_parts)
+        else:
+            rows = {"copy last bin": partial(_of_blocks, data, baselines.copy_last_bin), **rows}
+        return {name: _score_counts(data, counts, keeps=False) for name, counts in rows.items()}
     if isinstance(task, FilmFeatures):
-        smooth = time_only_features(data.targets, train, data.split.val, data.choice.bin_length_ms)
+        smooth = baselines.time_only_features(data.targets, train, val, length_ms)
         predicted = {"mean": np.zeros_like(smooth), "time only": smooth}
         return {
             name: _score_features(data, lambda part: values[getattr(data.split, part)])  # noqa: B023  # called at once
             for name, values in predicted.items()
         }
     log_shares = {
-        "majority class": majority_class(data.classes, train, task.n_outputs),
-        "time only": time_only(data.classes, train, data.split.val, task.n_outputs, data.choice.bin_length_ms),
+        "majority class": baselines.majority_class(data.classes, train, task.n_outputs),
+        "time only": baselines.time_only(data.classes, train, val, task.n_outputs, length_ms),
     }
     return {
         name: _score_labels([data], {part: logits[None, getattr(data.split, part)] for part in _parts(data)})[0]
@@ -128,23 +152,41 @@ def _score_labels(datas: Sequence[FilmSamples], logits: Mapping[str, Tensor]) ->
     return scored
 
 
-def _score_counts(data: FilmSamples, predict: Callable[[Block], Tensor], row: int | None = None) -> Scored:
-    """Score predicted counts, (n_samples, n_units) of a block, or a row of the outputs of networks, which is kept."""
+Counts = Iterable[tuple[Tensor, Tensor]]
+"""Predicted and true counts of each block of a part, (n_samples, n_units)."""
+
+
+def _of_blocks(data: FilmSamples, predict: Callable[[Block], Tensor], part: str) -> Counts:
+    """Return what is predicted for each block of a part."""
+    return ((predict(block), block.targets) for block in data.blocks(part))
+
+
+def _of_rows(data: FilmSamples, predicted: Mapping[str, NDArray[Any]], part: str) -> Counts:
+    """Yield what was predicted for each block of a part, of predictions for all of its samples."""
+    stop = 0
+    for block in data.blocks(part):
+        start, stop = stop, stop + len(block.targets)
+        yield torch.from_numpy(predicted[part][start:stop]).to(block.targets.device), block.targets
+
+
+def _score_counts(
+    data: FilmSamples, counts: Callable[[str], Counts], parts: Sequence[str] = (), keeps: bool = True
+) -> Scored:
+    """Score the predicted counts of each part; `keeps` is whether the predictions are kept."""
     assert isinstance(data.task, NextBin)
     scores, units, undefined = {}, {}, {}
-    predictions = {} if row is None else _bins(data)
-    for part in _parts(data):
-        sums, keeps = metrics.CountSums(), row is not None and part != "train"
-        if keeps:
+    predictions = _bins(data) if keeps else {}
+    for part in parts or _parts(data):
+        sums, is_kept = metrics.CountSums(), keeps and part != "train"
+        if is_kept:
             shape = data.n_samples[part], data.n_units
             predictions[f"{part}_target"] = np.empty(shape, data.selection.dtype)
             predictions[f"{part}_score"] = np.empty(shape, np.float32)
-        for block in data.blocks(part):
-            made, here = predict(block), slice(sums.n_samples, sums.n_samples + len(block.targets))
-            predicted = made if row is None else data.task.expected_counts(made[row])
-            sums.add(predicted, block.targets)
-            if keeps:
-                predictions[f"{part}_target"][here] = block.targets.cpu().numpy()
+        for predicted, target in counts(part):
+            here = slice(sums.n_samples, sums.n_samples + len(target))
+            sums.add(predicted, target)
+            if is_kept:
+                predictions[f"{part}_target"][here] = target.cpu().numpy()
                 predictions[f"{part}_score"][here] = predicted.cpu().numpy()
         together, per_unit = sums.scores()
         found = {name: _number(together[name]) for name in metrics.COUNT_SCORES}
@@ -156,16 +198,17 @@ def _score_counts(data: FilmSamples, predict: Callable[[Block], Tensor], row: in
     return Scored(scores=scores, units=units, undefined=undefined, predictions=predictions)
 
 
-def _score_features(data: FilmSamples, predicted: Callable[[str], NDArray[Any]]) -> Scored:
+def _score_features(data: FilmSamples, predicted: Callable[[str], NDArray[Any]], parts: Sequence[str] = ()) -> Scored:
     """Score predicted standardised features of each part, (n_samples, n_dimensions); predictions are in their units."""
     assert isinstance(data.task, FilmFeatures)
     scores, units, undefined, kept = {}, {}, {}, _bins(data)
     length_s = data.choice.bin_length_ms / 1000
     n_bins, far_bins = max(1, round(data.choice.retrieve_s / length_s)), FAR_S / length_s
-    for part in _parts(data):
+    for part in parts or _parts(data):
         bins = getattr(data.split, part)
         made, target = predicted(part), data.targets[bins]
-        found, of_dimensions, why = feature_scores(made, target, bins, n_bins, far_bins)
+        within = data.selection.labels(data.choice.retrieve_within)[bins] if data.choice.retrieve_within else None
+        found, of_dimensions, why = feature_scores(made, target, bins, n_bins, far_bins, within)
         is_mse = data.task.kind == "mse"
         loss = found["mse"] if is_mse else data.task.loss(torch.from_numpy(made), torch.from_numpy(target))
         scores[part] = {name: _number(value) for name, value in {"loss": loss, **found}.items()}
@@ -173,8 +216,8 @@ def _score_features(data: FilmSamples, predicted: Callable[[str], NDArray[Any]])
         if why:
             undefined[part] = why
         if part != "train":
-            mean, sd = (np.array(data.scaling[name], dtype=np.float32) for name in ("mean", "sd"))
-            kept |= {f"{part}_{name}": values * sd + mean for name, values in (("target", target), ("score", made))}
+            arrays = {"target": target, "score": made}
+            kept |= {f"{part}_{name}": unscaled(values, data.scaling) for name, values in arrays.items()}
     return Scored(scores=scores, units=units, undefined=undefined, predictions=kept)
 
 
@@ -199,7 +242,7 @@ def cycle_sums(data: FilmSamples, rows: Mapping[str, Scored]) -> dict[str, dict[
             mean, sd = (np.array(data.scaling[one], dtype=np.float32) for one in ("mean", "sd"))
             score, target = (((made[one] - mean) / sd).astype(np.float64) for one in ("score", "target"))
             sums = claims.feature_sums(score, target, cycle, n_cycles)
-            if score.shape[1] > 1:
+            if score.shape[1] > 1 and np.ptp(score, axis=0).any():
                 of_piece = max(1, round(choice.retrieve_s * 1000 / choice.bin_length_ms))
                 (predicted, at), (true, _) = (mean_of_stretches(one, made["bin"], of_piece) for one in (score, target))
                 found_again = retrieval_ranks(predicted, true)[0] <= 10

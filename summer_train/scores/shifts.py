@@ -12,7 +12,7 @@ from summer_train.data.batches import Outputs
 from summer_train.data.film import FilmSamples
 from summer_train.data.samples import NothingToLearnError, choose_shifts
 from summer_train.models.stack import Trained, stack_size, train_stack
-from summer_train.scores.nulls import SCORES, permutation_test
+from summer_train.scores.nulls import SCORES, p_of_units, permutation_test
 from summer_train.scores.scoring import Scored, score_networks
 from summer_train.settings.options import Log, Run, log_nothing
 
@@ -36,8 +36,8 @@ def shifts_of(data: FilmSamples, n_shifts: int) -> list[int]:
     choice = data.choice
     if choice.task not in SCORES or choice.buffer_s is None:
         raise SettingsError(
-            f"--shifts {n_shifts}: a null of shifted labels needs --task label, of features --task feature, and the "
-            "blocked split. Leave it out"
+            f"--shifts {n_shifts}: a null of shifted labels needs --task label, of features --task feature or encode, "
+            "and the blocked split. Leave it out"
         )
     least = cycle_length(len(data.has_target), choice.bin_length_ms, choice.buffer_s)
     return choose_shifts(data.n_usable, least, n_shifts)
@@ -49,7 +49,8 @@ def shifted_null(data: FilmSamples, scored: Scored, run: Run, log: Log = log_not
     Returns
     -------
     part : whose scores are compared, test where there is one; shifts, in bins that may be used; kappa and auroc of
-    each shift (r2 and r of features), NaN where undefined; p_kappa and p_auroc (`nulls.Comparison`)
+    each shift (r2 and r of features, r2 to encode), NaN where undefined; p_kappa and p_auroc (`nulls.Comparison`); to
+    encode also p_r2_of_units
     """
     part = "test" if "test" in scored.scores else "val"
     shifts, size = shifts_of(data, run.shifts), stack_size(data, data.choice)
@@ -68,4 +69,7 @@ def shifted_null(data: FilmSamples, scored: Scored, run: Run, log: Log = log_not
     for name in SCORES[data.choice.task]:
         values = {shift: one.scores[part][name] if one else np.nan for shift, one in found.items()}
         null[name], null[f"p_{name}"] = [*values.values()], permutation_test([scored.scores[part][name]], [values]).p
+    if data.choice.task == "encode":
+        of_units = [one.units[part]["r2"] for one in found.values() if one]
+        null["p_r2_of_units"] = p_of_units(scored.units[part]["r2"], of_units)
     return null

@@ -8,9 +8,9 @@ from itertools import product
 from typing import Any
 
 from summer_prep.errors import SettingsError
-from summer_prep.options import as_written, check_once, expressions, number, parts, plain
+from summer_prep.options import as_written, check_once, expressions, number, parts, plain, words
 from summer_prep.settings import kind_of, option_of, options_of, spelled
-from summer_train.settings.options import CAUSES, OF_FEATURES, Choice, idle_options, settings_from
+from summer_train.settings.options import CAUSES, Choice, idle_options, settings_from
 
 ALL = "all"  # every label; every patient; every region
 MAX_MODELS = 100_000
@@ -46,7 +46,8 @@ def _values(one: "Field[Any]", value: Any) -> list[Any]:
     if one.metadata["several"]:
         values = _groups(value)
     else:
-        values = [single for part in parts(value, expressions) for single in _as_typed(one, part, option)]
+        split = expressions if one.name in ("label_name", "target", "retrieve_within") else words
+        values = [single for part in parts(value, split) for single in _as_typed(one, part, option)]
     if not values or any(isinstance(single, str) and not single.strip(" ,") for single in values):
         raise SettingsError(f"{option} {value!r}: names none, or none between two separators. Name some")
     check_once(values, option, value)
@@ -88,7 +89,7 @@ def as_columns(choice: Choice) -> dict[str, Any]:
 
     Options of features have no column in tables of other tasks.
     """
-    idle, values = idle_options(vars(choice)), {option_of(one): getattr(choice, one.name) for one in fields(choice)}
+    idle, kept = idle_options(vars(choice)), choice.as_plain()
+    values = {option_of(one): getattr(choice, one.name) for one in fields(choice) if one.name in kept}
     cells = {name: as_written(value) or ALL if isinstance(value, tuple) else value for name, value in values.items()}
-    left_out = idle.keys() & set(OF_FEATURES)
-    return {name: "" if name in idle or cell is None else cell for name, cell in cells.items() if name not in left_out}
+    return {name: "" if name in idle or cell is None else cell for name, cell in cells.items()}

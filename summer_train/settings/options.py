@@ -19,7 +19,7 @@ from summer_prep.settings import Settings, accepts, check_names, option, option_
 __all__ = ["accepts", "check_names", "options_of"]
 """Names of `summer_prep.settings` that modules import from here, together with Choice and Run."""
 
-Task = Literal["next_bin", "label", "feature"]
+Task = Literal["next_bin", "label", "feature", "encode"]
 Undefined = Literal["drop", "class"]
 Pauses = Literal["keep", "drop"]
 Split = Literal["blocked", "random"]
@@ -30,6 +30,9 @@ Preset = Literal["none", "paper"]
 Logger = Literal["csv", "tensorboard", "wandb"]
 
 DEFAULT_FOLD = 1
+WITH_TARGET: tuple[Task, ...] = ("feature", "encode")
+"""Tasks that have a --target."""
+OWN = "own:"  # and its name: the model of a network of a user's own
 SOLVED: tuple[Model, ...] = ("linear", "ridge")
 """Models of one layer, which are solved over all training samples at once."""
 
@@ -51,10 +54,13 @@ _seconds = partial(option, most=MAX_SECONDS, several="SECONDS")
 class Choice(Settings):
     """What decides the numbers of a run; equal choices on equal data give equal scores."""
 
-    task: Task = option("next_bin", "Predict the next bin's counts, a label, or features.")
+    task: Task = option("next_bin", "Predict the next bin's counts, a label, features, or (encode) counts from these.")
     label_name: str = option("summer", "The label to decode (task label) or an expression: 'a & !b'; your own, too.")
-    target: str = option("", "Features to decode (task feature), NAME or NAME:COLUMNS, like clip:0-9 or clip:a+b.")
+    target: str = option(
+        "", "Features to decode, NAME or NAME:COLUMNS, like clip:0-9 or clip:a+b; to encode from, also labels, and A+B."
+    )
     retrieve_s: float = option(2.0, "Features: seconds of the stretches that are found again.", least=1)
+    retrieve_within: str = option("", "Features: find stretches also among those with the same value of this label.")
     patient_ids: tuple[str, ...] = patients_option("; units side by side")
     bin_length_ms: int = option(DEFAULT_BIN_LENGTH_MS, "Bin length in ms.", as_bin_length)
     brain_regions: tuple[str, ...] = option(
@@ -73,7 +79,9 @@ class Choice(Settings):
     window_s: tuple[float, float] = _seconds(
         (0.0, 0.0), "Past and future seconds that the network sees; negative ones leave bins out.", least=-MAX_SECONDS
     )
-    model: Model = option("mlp", "mlp (two layers), linear (logistic regression, least squares), ridge, lstm or gru.")
+    model: Model = option(
+        "mlp", "mlp (two layers), linear (logistic regression, least squares), ridge, lstm or gru.", prefix=OWN
+    )
     loss: Loss = option("mse", "Squared error, poisson (likelihood; next-bin) or cosine (distance; features).")
     class_weight: ClassWeight = option("none", "balanced: the classes of a label weigh the same in the loss.")
     batch_size: int = option(32, "Samples per optimizer step.", least=1)
@@ -87,16 +95,19 @@ class Choice(Settings):
         from summer_prep.film.splits import check_buffer, check_fold, check_fraction, window_of
 
         super().__post_init__()
-        object.__setattr__(self, "label_name", normal_form(self.label_name))
+        for name in ("label_name", "retrieve_within"):
+            object.__setattr__(self, name, normal_form(getattr(self, name)))
+        object.__setattr__(self, "target", "+".join(map(normal_form, self.target.split("+"))))
         given = {option_of(one): value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
         check_given(given)
-        if self.task == "feature" and not self.target:
-            raise SettingsError("--task feature: name the --target to decode; summer-prep targets lists them")
-        if self.task != "feature" and self.model == "ridge":
+        if self.task in WITH_TARGET and not self.target:
+            raise SettingsError(f"--task {self.task}: name the --target; summer-prep targets lists them")
+        if self.task not in WITH_TARGET and self.model == "ridge":
             raise SettingsError("--model ridge: decodes features. Add --task feature, or choose linear")
         has_no_cosine = self.task != "feature" or self.model == "linear"
-        if (self.loss == "poisson" and self.task != "next_bin") or (self.loss == "cosine" and has_no_cosine):
-            rule = "poisson is of --task next_bin, cosine of --task feature with mlp, lstm or gru"
+        has_no_counts = self.task not in ("next_bin", "encode")
+        if (self.loss == "poisson" and has_no_counts) or (self.loss == "cosine" and has_no_cosine):
+            rule = "poisson is of counts (next_bin, encode), cosine of features with mlp, lstm or gru"
             raise SettingsError(f"--loss {self.loss}: {rule}")
         check_bin_length(self.bin_length_ms)
         window = window_of(self.window_s, self.bin_length_ms)
@@ -118,26 +129,31 @@ class Choice(Settings):
 
     @property
     def decoded(self) -> tuple[str, ...]:
-        """The label that is decoded, or "" and the features, as `Selection.provenance` takes them."""
-        return {"label": (self.label_name,), "feature": ("", self.target)}.get(self.task, ("",))
+        """The label, of features that of the retrieval, and the features, as `Selection.provenance` takes them."""
+        names = {"label": (self.label_name,), "encode": ("", self.target)}
+        return {**names, "feature": (self.retrieve_within, self.target)}.get(self.task, ("",))
 
     def as_plain(self) -> dict[str, Any]:
         """Return the settings as plain values; those of features only for features, which other results never had."""
-        plain = super().as_plain()
-        return {name: plain[name] for name in plain if self.task == "feature" or name not in ("target", "retrieve_s")}
+        plain, of_features = super().as_plain(), ("target", "retrieve_s", "retrieve_within")
+        used = {"feature": of_features, "encode": ("target",)}.get(self.task, ())
+        return {name: plain[name] for name in plain if name not in of_features or (name in used and plain[name] != "")}
 
 
 CAUSES = ("task", "model", "split")  # the options that make others idle
 
-_OF_LABELS, OF_FEATURES = ("label_name", "label_rule", "undefined", "class_weight"), ("target", "retrieve")
+_OF_LABELS = ("label_name", "label_rule", "undefined", "class_weight")
+OF_FEATURES = ("target", "retrieve", "retrieve_within")
 _IDLE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("task", "next_bin", ". Add --task label", _OF_LABELS),
     ("task", "next_bin", ". Add --task feature", OF_FEATURES),
     ("task", "label", ". Leave it out", ("loss",)),
     ("task", "label", ". Add --task feature", OF_FEATURES),
     ("task", "feature", ". Leave it out", _OF_LABELS),
+    ("task", "encode", ". Leave it out", (*_OF_LABELS, "retrieve", "retrieve_within")),
     ("model", "linear", ", which is solved over all samples at once", ("hidden_size", "lr", "batch_size")),
     ("model", "ridge", ", which is solved over all samples at once", ("hidden_size", "lr", "batch_size", "loss")),
+    ("model", OWN, ", whose layers are its own", ("hidden_size",)),
     ("split", "random", ", which leaves no gaps", ("buffer", "sequence")),
 )
 """A cause, its value, what to say of it, and the options that it makes idle."""
@@ -151,7 +167,7 @@ def idle_options(options: Mapping[str, Any]) -> dict[str, str]:
     idle: dict[str, str] = {}
     for cause, value, more, names in _IDLE:
         given = options.get(cause) or options_of(Choice)[cause].default
-        if given == value or given in ([value], (value,)):
+        if given == value or given in ([value], (value,)) or (value == OWN and str(given).startswith(OWN)):
             idle |= dict.fromkeys(names, f"{spelled(cause)} {value}{more}")
     return idle
 

@@ -60,6 +60,8 @@ def open_choices(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothin
             whole.check_label(names[0])
         elif choice.task == "feature":
             whole.check_target(choice.target)
+        elif choice.task == "encode":
+            whole.sources(choice.target)
         if (len(opened) + len(names)) * (1 + run.shifts) > MAX_MODELS:
             null = f", each of them again on labels shifted --shifts {run.shifts} times" if run.shifts else ""
             raise SettingsError(f"more than {MAX_MODELS} models{null}: a study has no more. Split it into several")

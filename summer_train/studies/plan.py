@@ -81,7 +81,7 @@ def plan_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> 
         key = digest_of([shared, parts, data.task.n_outputs, record.data_digest])
         if key not in groups:
             size, weights = stack_size(data, choice), n_weights(data, choice)
-            n_bins, n_values, n_train = selection.n_bins, data.n_units * data.window.n_bins, len(data.split.train)
+            n_bins, n_values, n_train = selection.n_bins, data.n_inputs * data.window.n_bins, len(data.split.train)
             is_mapped = selection.counts_if_mapped() is not None
             resident = 0 if is_mapped else min(selection.n_bytes, (run.device_memory_gb or np.inf) * 1e9)
             n_bytes = (

@@ -41,6 +41,7 @@ Row = dict[str, Any]
 BASELINE_SCORES = ("kappa", "auroc", "average_precision", "accuracy", "loss", "mse", "r2", "bits_per_spike", "r")
 SCORES_OF_TASK = {
     "label": ("loss", *LABEL_SCORES), "next_bin": ("loss", *COUNT_SCORES), "feature": ("loss", *FEATURE_SCORES),
+    "encode": ("loss", *COUNT_SCORES),
 }  # fmt: skip
 ORIGIN = ("date", "command", "version")
 """Columns that say when and how a model was trained; the last ones of study.csv."""
@@ -183,6 +184,9 @@ def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] =
             scores = {f"{part}_{name}": of[name] for part, of in one.scores.items() for name in names}
             shifts.append({**key, "shift_s": one.shift_s, **scores, "best_epoch": one.best_epoch})
         for part, columns in record.units.items():
+            if shifted and record.columns["task"] == "encode":
+                null = [one.units[part]["r2"] for one in shifted if one.scores]
+                columns = {**columns, "p_r2": nulls.p_of_units(columns["r2"], null)}  # noqa: PLW2901
             for unit, values in enumerate(zip(*columns.values(), strict=True)):
                 units.append({**key, "part": part, "unit": unit, **dict(zip(columns, values, strict=True))})
         rows.append(study_row(record, null_of(shifted, record.part)))

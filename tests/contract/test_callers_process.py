@@ -60,6 +60,15 @@ def of_data(demo_cache, function):
     return lambda: function(summer_train.film_data(cache_dir=demo_cache, data_dir="none", patient_ids=14, buffer=10))
 
 
+def of_network(demo_cache, tmp_path):
+    network = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(10, 2))
+    return lambda: train(demo_cache, tmp_path, network=network)
+
+
+def scored(data):
+    return summer_train.score(data, {part: np.ones((data.n_samples[part], 10)) for part in ("val", "test")})
+
+
 def of_target(folder, function):
     np.save(folder / "one.npy", np.zeros(FILM_FRAMES))
     if function is not summer_prep.add_target:
@@ -90,6 +99,8 @@ CALLS = {
     "film_data": lambda cache, *_: of_data(cache, lambda data: next(iter(data.train_dataloader()))),
     "decoder": lambda cache, *_: of_data(cache, summer_train.decoder),
     "fit": lambda cache, folder, _: lambda: train(cache, folder, shifts=2),
+    "fit, own network": lambda cache, folder, _: of_network(cache, folder),
+    "score": lambda cache, *_: of_data(cache, scored),
     "evaluate": lambda cache, folder, _: evaluated(cache, folder),
     "study": lambda cache, folder, _: lambda: study(cache, folder),
     "report": lambda cache, folder, _: reported(cache, folder),

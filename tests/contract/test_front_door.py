@@ -34,7 +34,10 @@ def test_public_names_are_documented_and_stay_functions_when_every_module_is_loa
 
 @pytest.mark.parametrize(
     ("function", "own", "kinds"),
-    [(summer_train.fit, {"config", "log"}, (Choice, Run)), (summer_prep.build, {"progress"}, (BuildConfig,))],
+    [
+        (summer_train.fit, {"network", "config", "log"}, (Choice, Run)),
+        (summer_prep.build, {"progress"}, (BuildConfig,)),
+    ],
 )
 def test_signature_and_help_name_every_option(function, own, kinds):
     assert set(inspect.signature(function).parameters) == own | set(options_of(*kinds))

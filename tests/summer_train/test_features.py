@@ -9,6 +9,7 @@ from sklearn.metrics import r2_score
 
 from summer_train.models.ridge import PENALTIES, Moments, solve_ridge
 from summer_train.scores.features import (
+    feature_scores,
     mean_of_stretches,
     pearson_of_dimensions,
     r2_of_dimensions,
@@ -78,3 +79,25 @@ def test_retrieval_at_chance_is_at_its_chance_levels():
     assert scores["top_10"] == pytest.approx(scores["top_10_chance"], abs=0.02)
     assert scores["top_10_chance"] == 10 / 500
     assert scores["median_rank_percent"] == pytest.approx(50, abs=8)
+
+
+def test_retrieval_within_a_label_is_that_of_a_plain_loop():
+    generator = np.random.default_rng(0)
+    bins, target = np.arange(400), generator.normal(size=(400, 5))
+    prediction = target + generator.normal(size=(400, 5))
+    within = generator.choice([0, 1, 99], p=[0.3, 0.6, 0.1], size=400).astype("u1")
+    scores, _, _ = feature_scores(prediction, target, bins, 5, 10, within)
+    stretches = [range(start, start + 5) for start in range(0, 400, 5)]
+    values = [[value for value in (0, 1) if (within[one] == value).mean() > 0.5] for one in stretches]
+    found, chance = [], []
+    for one, value in zip(stretches, values, strict=True):
+        if value:
+            rivals = [of for of, own in zip(stretches, values, strict=True) if own == value]
+            mean = prediction[one].mean(axis=0)
+            similar = {of: mean @ (y := target[of].mean(axis=0)) / np.linalg.norm(y) for of in rivals}
+            found.append(sum(similar[of] >= similar[one] for of in rivals) <= 10)
+            chance.append(10 / len(rivals))
+    assert 40 < len(found) < 80
+    assert scores["within_top_10"] == np.mean(found)
+    assert scores["within_top_10_chance"] == pytest.approx(np.minimum(1, chance).mean())
+    assert "within_top_10" not in feature_scores(prediction, target, bins, 5, 10)[0]

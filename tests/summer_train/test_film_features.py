@@ -95,6 +95,9 @@ def test_ridge_is_that_of_scikit_learn_with_the_penalty_that_validation_chooses(
     np.testing.assert_allclose(stored["test_score"], in_units, atol=1e-5)
     np.testing.assert_allclose(stored["test_target"], data.selection.features(TUNED)[split.test], atol=1e-5)
     assert json.loads((result.log_dir / "results.json").read_text())["penalty"] == result.penalty
+    outputs = {part: torch.from_numpy(theirs.predict(counts[getattr(split, part)])) for part in ("val", "test")}
+    scores = summer_train.score(data, outputs).scores["model"]["test"]
+    assert scores == pytest.approx(result.scores["model"]["test"], abs=1e-5)
 
 
 def test_tuned_dimensions_are_decoded_and_others_are_not(common):
@@ -221,6 +224,7 @@ def test_time_only_is_that_of_a_plain_loop():
         ({"loss": "poisson"}, "--loss poisson"),
         ({"task": "next_bin", "target": None, "model": "ridge", "window": (0, 0)}, "--model ridge: decodes features"),
         ({"retrieve": 0.1}, "--retrieve 0.1: must be 1 or more"),
+        ({"retrieve_within": "sumer"}, "no label 'sumer'"),
     ],
 )
 def test_what_cannot_be_decoded_is_one_line(options, message, common):
@@ -233,7 +237,10 @@ def test_what_cannot_be_decoded_is_one_line(options, message, common):
 
 def test_a_report_has_features(common):
     folder = common["output_dir"] / "study"
-    summer_train.study(**{**common, "target": "film:0-1,loudness", "output_dir": folder}, model="ridge", workers=1)
+    options = {**common, "target": "film:0-1,loudness", "output_dir": folder, "model": "ridge", "workers": 1}
+    row, _ = summer_train.study(**options, retrieve_within="at-work & !summer").rows
+    assert row["retrieve_within"] == "at-work & !summer"
+    assert row["test_within_top_10"] > row["test_within_top_10_chance"]
     models = summer_train.report(folder)
     assert models["name"].tolist() == ["film:0-1", "loudness"]
     assert {path.name for path in models.attrs["written"]} >= {"report.md", "features.png"}
