@@ -61,10 +61,11 @@ def summarise(
             differences.append({"setting": name, "values": of_folders})
     pairs = [("folder", first, other) for other in others]
     if compare:
-        values = models[compare].unique().tolist() if compare in varied_options(models) else []
-        if len(values) < 2:
-            several = ", ".join(name for name in varied_options(models) if models[name].nunique() > 1) or "nothing"
-            raise SettingsError(f"--compare {compare}: is no setting with several values; here {several} varies")
+        several = [name for name in varied_options(models) if name not in ("task", "label_name", "target")]
+        if compare not in several:
+            among = f"Choose among {', '.join(several)}" if several else "No setting has several values here"
+            raise SettingsError(f"--compare {compare}: is no setting of a model with several values. {among}")
+        values = models[compare].unique().tolist()
         pairs += [(compare, values[0], other) for other in values[1:]]
     comparison = [one for pair in pairs for task in MAIN_SCORE for one in _compared(models, task, *pair)]
     return {

@@ -65,8 +65,9 @@ def test_two_settings_are_compared_on_the_same_bins(models):
         assert found["low"] <= found["gain"] <= found["high"]
         assert found["p"] <= found["q"] <= 1
     assert {"first", "second", "95 %", "q"} <= set(comparison_table(of_2).header)
-    with pytest.raises(SettingsError, match="--compare model: .*label_name"):
-        summarise(models, compare="model")
+    for wrong in ("model", "label_name", "nothing"):
+        with pytest.raises(SettingsError, match=f"--compare {wrong}: .*Choose among .*brain_regions"):
+            summarise(models, compare=wrong)
 
 
 def test_a_report_corrects_over_the_rows_that_share_their_shifts(models):
