@@ -20,7 +20,7 @@ from summer_train.reports.summary import MAIN_SCORE, MIN_SHIFTS, RARE, Summary, 
 from summer_train.settings.options import Log, log_nothing
 
 NOTE = (
-    "p corrected is over {} results by the maximum statistic, with {} to {} shifts; q is the false discovery rate. "
+    "p corrected is over {} results by the maximum statistic, with {} shifts; q is the false discovery rate. "
     "A claim at 0.05 needs {} valid shifts, however many results. Intervals are of all folds together (docs/claims.md)."
 )
 
@@ -90,8 +90,11 @@ def _tables(models: pd.DataFrame, facts: Summary) -> list[tuple[str, str, str, T
         n_first = table.header.index(RARE) if RARE in table.header else len(table.header)
         of_task = [one for one in facts["groups"] if one["task"] == task]
         null = [one["null"][MAIN_SCORE[task]] for one in of_task if MAIN_SCORE[task] in one["null"]]
-        n_tests, n_shifts = ([one[name] for one in null] for name in ("n_tests", "n_shifts"))
-        note = NOTE.format(max(n_tests), min(n_shifts), max(n_shifts), MIN_SHIFTS) if null else ""
+        note = ""
+        if null:
+            n_shifts = sorted(one["n_shifts"] for one in null)
+            n_text = " to ".join(dict.fromkeys(map(str, (n_shifts[0], n_shifts[-1]))))
+            note = NOTE.format(max(one["n_tests"] for one in null), n_text, MIN_SHIFTS)
         shown.append((f"groups-{task}", title, note, table, n_first))
     if models["folder"].nunique() > 1 or facts["comparison"]:
         partners = "of the same label, fold, seed, and of whatever else has several values in one of the folders"
