@@ -33,6 +33,7 @@ class ChosenSamples(NamedTuple):
     window : the bins that a sample is predicted from, counted from its own
     classes : (n_bins,) class of each bin, 0 off, 1 on, 2 undefined; None if no label is decoded
     has_target : (n_samples,) whether a sample has a target and reaches only bins that may be used
+    n_usable : samples that reach only bins that may be used, with or without a target: the same for all labels
     split : sample indices of each part, of those that have a target
     n_per_class : (n_classes,) training samples of each class; empty without classes
     """
@@ -40,6 +41,7 @@ class ChosenSamples(NamedTuple):
     window: Window
     classes: NDArray[np.uint8] | None
     has_target: Mask
+    n_usable: int
     split: Split
     n_per_class: NDArray[np.int64]
 
@@ -78,7 +80,8 @@ def choose_samples(  # noqa: PLR0912  # each task has its targets
         if choice.task == "encode":  # from all bins of its window
             has_target = reaches_only(has_target, len(has_target), touched)
     n_samples = len(has_target)
-    has_target = has_target & usable_samples(selection, choice, n_samples, touched, note)
+    usable = usable_samples(selection, choice, n_samples, touched, note)
+    has_target = has_target & usable
     if choice.val_fraction is not None:
         split = fraction_split(n_samples, choice.val_fraction)
     elif choice.split == "random":
@@ -97,7 +100,7 @@ def choose_samples(  # noqa: PLR0912  # each task has its targets
     n_per_class = np.zeros(0, dtype=np.int64)
     if classes is not None:
         n_per_class = count_classes(classes[split.train], n_classes, choice.label_name)
-    return ChosenSamples(window, classes, has_target, split, n_per_class)
+    return ChosenSamples(window, classes, has_target, int(usable.sum()), split, n_per_class)
 
 
 def usable_samples(selection: Selection, choice: Choice, n_samples: int, touched: Window, note: Log) -> Mask:

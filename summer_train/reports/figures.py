@@ -28,10 +28,12 @@ import pandas as pd
 
 from summer_prep.files import new_figure, picture_bytes, save_picture
 from summer_train.reports import findings
-from summer_train.reports.findings import against_null, by_label, most_usual, rank_curves_of
+from summer_train.reports.evidence import against_null
+from summer_train.reports.findings import by_label, most_usual, rank_curves_of
 from summer_train.reports.published import published_kappa
 from summer_train.reports.tables import as_cell, varied_options
 from summer_train.runs.folder import METRICS, FitResult
+from summer_train.scores import claims
 
 read_models = findings.read_models  # public here
 WIDTH_MM = 180.0  # two columns of most journals; one is 85
@@ -131,7 +133,7 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
 
 
 def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float = WIDTH_MM, score: str = "kappa") -> Any:
-    """Return a figure with a row for each label and folder: folds, mean kappa, baseline, null, published kappa.
+    """Return a figure with a row for each label and folder: folds, mean kappa, interval, baseline, null, published.
 
     Parameters
     ----------
@@ -158,6 +160,9 @@ def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float =
             if np.isfinite(time_only := group[f"time_only_{score}"].mean()):
                 axes.plot(time_only, place, "|", color=BASELINE, ms=11, mew=2, label="time only")
             axes.plot(kappas, [place] * len(kappas), "o", color=colour, ms=3.5, alpha=0.55, label="folds")
+            if interval := claims.intervals([one.sums() for one in group["result"] if one.scores]).get(score):
+                ends = [interval["low"], interval["high"]]
+                axes.plot(ends, [place] * 2, color=colour, lw=2, label="95 %, folds together")
             axes.plot(kappas.mean(), place, "D", color=colour, ms=6, label="mean")
             if published and (known := published_kappa(group.iloc[0])):
                 look = {"fmt": "s", "color": PUBLISHED, "ms": 4, "label": "published (real film), mean and SD"}

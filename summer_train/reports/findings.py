@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from summer_prep.console import printable
 from summer_prep.errors import SettingsError
 from summer_prep.options import as_path
+from summer_train.reports.evidence import with_corrected_p
 from summer_train.reports.tables import REPEATS, as_cell, varied_options
 from summer_train.runs.folder import METRICS, PREDICTIONS, FitResult, find_results, read_metrics, reading
 from summer_train.scores import nulls
@@ -57,8 +58,9 @@ def read_models(*folders: str | Path, log: Log = log_nothing) -> pd.DataFrame:
     -------
     The columns of study.csv (docs/study.md); `folder`, as much of the end of its path as tells it from the others;
     `part`, the one that is reported (test, where the split has one); the scores of that part (`kappa`, `auroc`, `r2`,
-    ...; the loss is `mean_loss`) and of its baselines (`time_only_kappa`, ...); `name` of label and folder; `result`,
-    with curve, null and predictions, from which figures are drawn. `attrs["folders"]` has name -> path of the folders.
+    ...; the loss is `mean_loss`) and of its baselines (`time_only_kappa`, ...); of shifts `p_kappa_corrected`
+    over all rows, `q_kappa`, ... (`evidence.with_corrected_p`); `name` of label and folder; `result`, with curve, null
+    and predictions, from which figures are drawn. `attrs["folders"]` has name -> path of the folders.
 
     Raises
     ------
@@ -91,7 +93,7 @@ def models_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
         rows.append(row)
     # Settings keep the types that they have in Python, also where pandas knows a narrower one.
     models = pd.DataFrame(rows)
-    return models.astype({name: object for name in NUMBER_SETTINGS if name in models}).copy()
+    return with_corrected_p(models.astype({name: object for name in NUMBER_SETTINGS if name in models}))
 
 
 def read_results_of(folder: Path, log: Log = log_nothing) -> list[Result]:
@@ -124,7 +126,18 @@ def _of_run(result: FitResult) -> Result:
         rows = read_metrics(result.log_dir / METRICS)
         curve = [(float(row["train_loss"]), float(row["val_loss"])) for row in rows]
     null, names = result.null, nulls.SCORES[choice.task] if result.null else ()
-    same = ("n_units", "n_samples", "undefined", "best_epoch", "units", "seconds", "penalty", "date", "command")
+    same = (
+        "n_units",
+        "n_samples",
+        "undefined",
+        "best_epoch",
+        "units",
+        "cycles",
+        "seconds",
+        "penalty",
+        "date",
+        "command",
+    )
     return Result(
         **{name: getattr(result, name) for name in same},
         id=records.id_of(choice, run), columns=records.columns_of(choice, run),
@@ -175,11 +188,6 @@ def by_label(models: pd.DataFrame) -> dict[str, pd.DataFrame]:
     mean = models["kappa"].mask(has_target, models["r2"]).groupby(decoded).transform("mean")
     models = models.loc[mean.sort_values(ascending=False, kind="stable").index]
     return {str(name): group for name, group in models.groupby("name", sort=False)}
-
-
-def against_null(models: pd.DataFrame, score: str) -> nulls.Comparison:
-    """Return how the mean score of some models compares with that of their nulls."""
-    return nulls.permutation_test(models[score].tolist(), [one.null.get(score, {}) for one in models["result"]])
 
 
 def rank_curves_of(result: Result) -> tuple[dict[str, NDArray[np.float64]], float] | None:

@@ -36,6 +36,11 @@ def rounded(value: float | None, digits: int = 4) -> str:
     return "n/a" if value is None or value != value else f"{value:.{digits}f}"  # noqa: PLR0124  # NaN
 
 
+def p_cell(p: float) -> str:
+    """Return a p or q as people read it."""
+    return "< 0.001" if p < 0.0005 else rounded(p, 3)
+
+
 def as_cell(value: object) -> str:
     """Return a setting's value as people read it, of several the first eight."""
     if isinstance(value, list):
@@ -129,12 +134,16 @@ def run_row(result: FitResult) -> dict[str, Any]:
 
 
 def comparison_table(comparison: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a row for each label and folder that is compared with the first folder."""
+    """Return a row for each label and folder, or value of a setting, that is compared with the first one."""
     rows = []
     for one in comparison:
         settings = {name.replace("_", " "): as_cell(value) for name, value in one["settings"].items() if name != "task"}
-        (first, second), (mean, other_mean) = one["folders"], one["means"]
+        (first, second), (mean, other_mean) = map(as_cell, one["values"]), one["means"]
         scores = {"first's": mean, "second's": other_mean, "gain": one["difference"], "SD of gain": one["sd"]}
         what = {"score": SCORE_COLUMNS[one["score"]], "first": first, "second": second, "pairs": one["n_models"]}
         rows.append({**settings, **what, **{name: rounded(value, 3) for name, value in scores.items()}})
+        if together := one["together"].get(one["score"]):
+            gain, low, high = (rounded(together[name], 3) for name in ("gain", "low", "high"))
+            rows[-1] |= {"gain, folds together": gain, "95 %": f"{low} to {high}"}
+            rows[-1] |= {name: p_cell(together[name]) for name in ("p", "q")}
     return compact_table(rows)

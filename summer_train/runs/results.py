@@ -17,7 +17,14 @@ from summer_train.data.film import FilmSamples
 from summer_train.data.targets import FilmLabel
 from summer_train.runs import folder
 from summer_train.runs.folder import FitResult
-from summer_train.scores.scoring import Scored, samples_per_class, score_baselines, score_outputs, thresholds_of
+from summer_train.scores.scoring import (
+    Scored,
+    cycle_sums,
+    samples_per_class,
+    score_baselines,
+    score_outputs,
+    thresholds_of,
+)
 from summer_train.settings.options import OWN, Run, settings_from
 
 
@@ -36,6 +43,7 @@ def leave_result(data: FilmSamples, own: Scored, log_dir: Path | None, **of_run:
         thresholds=thresholds_of(rows),
         undefined=own.undefined,
         units=own.units,
+        cycles=cycle_sums(data, rows),
         software={"summer": made["version"], "torch": torch.__version__, "lightning": version("lightning")},
         log_dir=log_dir or Path(),
         date=made["date"],

@@ -28,7 +28,7 @@ from summer_train.data.samples import NothingToLearnError
 from summer_train.data.selection import open_selection
 from summer_train.models.stack import train_stack
 from summer_train.runs.folder import origin
-from summer_train.scores.scoring import score_baselines
+from summer_train.scores.scoring import cycle_sums, score_baselines
 from summer_train.scores.shifts import score_stack
 from summer_train.settings import options as settings
 from summer_train.settings.file import for_study
@@ -279,12 +279,14 @@ def train_models(models: Sequence[Model], run: StudyRun) -> list[Record]:
         if found and run.keep_predictions and not record.shift:
             with writing(run.output_dir), replacing(predictions_path(run.output_dir, record.id)) as file:
                 np.savez(file, **found.predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
+        baselines = {} if record.shift else score_baselines(data)
         trained_record = replace(
             record,
             **outcome,
+            cycles={} if record.shift or not found else cycle_sums(data, {"model": found, **baselines}),
             n_units=data.n_units,
             n_samples=data.n_samples,
-            baselines={} if record.shift else {name: one.scores for name, one in score_baselines(data).items()},
+            baselines={name: one.scores for name, one in baselines.items()},
             curve=how.curve,
             best_epoch=how.best_epoch,
             seconds=seconds,

@@ -52,9 +52,10 @@ def test_the_tutorial_runs(run, tmp_path, monkeypatch):
     assert names["spikes_per_bin"].shape == (12,)
 
 
-def test_commands_of_the_how_tos_run(run, demo_cache, tmp_path):
+@pytest.mark.parametrize("page", ["howto.md", "claims.md"])
+def test_commands_of_the_how_tos_run(page, run, demo_cache, tmp_path):
     (tmp_path / "data_cache").symlink_to(demo_cache)
-    for command in "".join(re.findall(r"```bash\n(.*?)```", (DOCS / "howto.md").read_text(), re.DOTALL)).splitlines():
+    for command in "".join(re.findall(r"```bash\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)).splitlines():
         program, *arguments = shlex.split(command)
         if arguments[0] in ("fit", "study"):  # smaller: what stands last on the command line counts
             arguments += ["--data-dir", "none", "--patient-ids", "14", "--max-epochs", "1", "--buffer", "10"]
