@@ -223,7 +223,7 @@ def export_key(
     local_cache: console.LocalCache = None,
     as_json: console.JsonOption = False,
 ) -> None:
-    """Write a key for other tools: Parquet tables of bins, units and labels."""
+    """Write a key for other tools: Parquet tables of bins, units, labels and features."""
     from summer_prep.show.export import export
 
     with console.working("exporting"):

@@ -108,6 +108,10 @@ def evaluate(
     )  # fmt: skip
 
 
+def _as_folder(text: str) -> Path:
+    return as_path(text, "FOLDER")
+
+
 def _of_study(name: str, one: Any) -> inspect.Parameter:
     """Return the parameter of an option of a study, which takes a list if it decides numbers."""
     if name not in options_of(Choice):
@@ -156,7 +160,10 @@ def study(context: typer.Context, config: ConfigOption = None, as_json: JsonOpti
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of studies or runs.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER...", parser=_as_folder, help="Folders of studies or runs."),
+    ],
     output_dir: Annotated[
         Path | None,
         path_option("Where figures and page go.  [default: report in FOLDER, of several in this one]", "--output-dir"),

@@ -30,7 +30,7 @@ from summer_prep.options import as_number, as_path, as_text
 FOLDER = "film"
 """Beside the patients' folders."""
 
-_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")
+_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}")
 _FRAMES_AT_ONCE = 4096
 
 

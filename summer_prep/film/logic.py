@@ -94,7 +94,7 @@ def _parse(text: str, option: str = "--label-name") -> tuple[ast.AST, list[str]]
 
 
 def _wrong(option: str, text: str, why: str) -> str:
-    return f"{option} {text!r}: {why}. Write names with & (and), | (or), ! (not) and parentheses: 'a & !b'"
+    return f"{option} {text[:80]!r}: {why}. Write names with & (and), | (or), ! (not) and parentheses: 'a & !b'"
 
 
 def _write(node: ast.AST, names: list[str]) -> str:

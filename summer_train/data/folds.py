@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from summer_prep.errors import SettingsError
 from summer_prep.film.facts import DEFAULT_BUFFER_S, UNDEFINED
 from summer_prep.film.splits import N_SEGMENTS, blocked_split, window_of
 from summer_train.data.samples import reaches_only
@@ -74,6 +75,8 @@ def folds(
 
     Raises
     ------
-    SettingsError : the buffer leaves no segment
+    SettingsError : `selection` is none, or the buffer leaves no segment
     """
+    if not isinstance(selection, Selection):
+        raise SettingsError(f"selection {selection!r:.60}: must come from summer_train.open_selection")
     return Folds(selection, buffer, sequence, window)

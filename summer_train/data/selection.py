@@ -185,10 +185,13 @@ class Selection:
     def check_label(self, label_name: str) -> dict[str, FilmTarget]:
         """Return the targets of the cache that hold labels of an expression; raises SettingsError if none holds one."""
         patient, names = self.patients[0], [one for one in names_in(label_name) if one not in self.label_names]
-        found = label_targets(patient.key.parents[1]) if names else {}
+        cache = patient.key.parents[1]
+        found, features = (label_targets(cache), feature_targets(cache)) if names else ({}, {})
         for name in names:
+            if name in features:
+                raise SettingsError(f"label {name!r}: these are features. Decode them: --task feature --target {name}")
             if name not in found:
-                known = [*self.label_names, *found]
+                known = [*self.label_names, *found, *features]
                 nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
                 raise SettingsError(
                     f"no label {name!r} in {patient.key}; nearest are {', '.join(nearest)}. "

@@ -1,7 +1,8 @@
 """Figures of trained models, for reports and for your own: `summer_train.figures`.
 
     models = summer_train.figures.read_models("study")           # one row per model, a pandas.DataFrame
-    summer_train.figures.draw_labels(models[models.buffer == 32], width_mm=85).savefig("labels.pdf")
+    with summer_train.figures.style(85):                         # in which text of a PDF can be edited
+        summer_train.figures.draw_labels(models[models.buffer == 32], width_mm=85).savefig("labels.pdf")
 
 Each of these takes such a table, or some of its rows, and `width_mm`, and returns a `matplotlib.figure.Figure`, which
 is not part of pyplot; `figure.axes` are yours to change.

@@ -1,7 +1,7 @@
 """The trained models of studies and runs as one table, from which everything that is reported is made."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, count
 from operator import attrgetter
@@ -32,10 +32,12 @@ class Result(Record):
 
     null : score -> shift -> value under shifted labels; empty without a null
     predictions : path of its predictions, which need not exist
+    null_units : of encoding, shift -> R² of each unit; empty for runs, which keep p alone
     """
 
     null: records.Null
     predictions: Path
+    null_units: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Result({self.id})"
@@ -107,9 +109,16 @@ def read_results_of(folder: Path, log: Log = log_nothing) -> list[Result]:
         results = list[Result]()
         for record, shifted in records.with_shifted(newest_of.values(), records.ids_in_order(folder)):
             null, predictions = records.null_of(shifted, record.part), records.predictions_path(folder, record.id)
-            results.append(Result(**vars(record), null=null, predictions=predictions))
+            encoded = [one for one in shifted if one.scores and record.columns["task"] == "encode"]
+            of_units = {one.shift: one.units[record.part]["r2"] for one in encoded}
+            results.append(Result(**vars(record), null=null, predictions=predictions, null_units=of_units))
     else:
-        results = [_of_run(result) for result in find_results(folder, log)]
+        results = []
+        for result in find_results(folder, log):
+            try:
+                results.append(_of_run(result))
+            except SettingsError as error:  # of another version
+                log(f"left out: {error}")
     newest = {(result.id, result.data_digest): result for result in sorted(results, key=by_date)}
     if n_older := len(results) - len(newest):
         log(f"{folder}: {n_older} models were trained more than once; the newest of each is reported")
@@ -203,9 +212,18 @@ def confusion_of(models: pd.DataFrame) -> NDArray[np.float64] | None:
 
 
 def unit_scores(models: pd.DataFrame) -> pd.DataFrame:
-    """Return `rate_hz` (of film time) and `r2` of each unit, means over next-bin models on the units of the first."""
+    """Return `rate_hz` (of film time) and `r2` of each unit, means over models on the units of the first.
+
+    With a null, also `p` of that mean against the means of shifts, of each unit alone.
+    """
     check_models(models)
     same = models[models["data_digest"] == models["data_digest"].iloc[0]]
     units = pd.concat([pd.DataFrame(one.units[one.part], dtype=float) for one in same["result"]])
     means = units.groupby(level=0).mean()
-    return pd.DataFrame({"rate_hz": means["rate"] * 1000 / same["bin_length"].iloc[0], "r2": means["r2"]})
+    found = pd.DataFrame({"rate_hz": means["rate"] * 1000 / same["bin_length"].iloc[0], "r2": means["r2"]})
+    if all(one.null_units for one in same["result"]):
+        for unit in found.index:
+            observed = [one.units[one.part]["r2"][unit] for one in same["result"]]
+            null = [{shift: r2[unit] for shift, r2 in one.null_units.items()} for one in same["result"]]
+            found.loc[unit, "p"] = nulls.permutation_test(observed, null).p
+    return found

@@ -108,9 +108,9 @@ def _tables(models: pd.DataFrame, facts: Summary) -> list[tuple[str, str, str, T
             values = {folder: tables.as_cell(value) for folder, value in one["values"].items()}
             rows.append({"setting": one["setting"].replace("_", " "), **values})
         shown.append(("differences", "What differs in their settings", note, tables.compact_table(rows), 99))
-    undefined = models.loc[models["why_undefined"] != "", ["label_name", "fold", "why_undefined"]]
+    undefined = models.loc[models["why_undefined"] != "", ["name", "fold", "why_undefined"]]
     if len(undefined):
-        table = Table(["label name", "fold", "why"], undefined.replace("", "next bin").to_numpy(object).tolist())
+        table = Table(["name", "fold", "why"], undefined.to_numpy(object).tolist())
         shown.append(("undefined", "What is undefined (n/a), and why", "", table, 99))
     return shown
 

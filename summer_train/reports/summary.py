@@ -194,6 +194,8 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
             best = against_null(group, "r2")
             chance = f", p {rounded(best.p, 3)} against {len(best.null)} shifts" if len(best.null) else ""
             sentences.append(f"The highest {what} is {rounded(best.mean, 3)}: {name}{chance}.")
+            if task == "encode" and all(one.null_units for one in group["result"]):
+                sentences.append(f"Units with p <= 0.05, where 1 in 20 is expected by chance: {_driven(of_task)}.")
     compared = pd.DataFrame(comparison, columns=["values", "score", "n_models", "difference"])
     compared["values"] = compared["values"].map(lambda pair: tuple(map(tables.as_cell, pair)))
     for ((first, second), score), pairs in compared.groupby(["values", "score"], sort=False):
@@ -201,6 +203,13 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
         what = f"The {tables.SCORE_COLUMNS[score]} of {second} minus that of {first}"
         sentences.append(f"{what} is {low} to {high}, over {pairs['n_models'].sum()} pairs.")
     return sentences
+
+
+def _driven(models: pd.DataFrame) -> str:
+    """Return how many units each target of encoding drives, at the most usual settings."""
+    units = {name: findings.unit_scores(one) for name, one in findings.by_label(findings.most_usual(models)[0]).items()}
+    counts = [f"{name} {(one['p'] <= 0.05).sum()} of {len(one)}" for name, one in units.items() if "p" in one]
+    return ", ".join(counts[:12]) + (f" and {len(counts) - 12} more targets" if len(counts) > 12 else "")
 
 
 COLUMNS = {

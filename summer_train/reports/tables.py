@@ -14,7 +14,7 @@ RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s"
 REPEATS = ("fold", "seed")  # settings whose values are repeats of one result
 SCORE_COLUMNS = {
     "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
-    "r2": "median R²", "r": "r", "bits_per_spike": "bits/spike", "mse": "sq. error", "loss": "loss",
+    "r2": "R²", "r": "r", "bits_per_spike": "bits/spike", "mse": "sq. error", "loss": "loss",
     "average_precision": "AP", "f1": "F1", "f1_rarer": "F1 rarer", "balanced_accuracy": "balanced",
     "r2_median": "median R²", "r_median": "median r", "top_1": "top 1", "top_1_chance": "chance", "top_5": "top 5",
     "top_5_chance": "chance (5)", "top_10": "top 10", "top_10_chance": "chance (10)", "far_top_10": "far top 10",
@@ -52,8 +52,8 @@ def as_cell(value: object) -> str:
 def score_tables(scores: Scores) -> list[Table]:
     """Return two tables with a row for each part and in it for model and baselines: main scores, others of labels."""
     columns = {name: title for name, title in SCORE_COLUMNS.items() if name in scores["model"]["val"]}
-    if "r2_median" in columns:
-        columns["r2"] = "R²"  # of features: the mean
+    if "bits_per_spike" in columns:
+        columns["r2"] = "median R²"  # over units
     first = [name for name in columns if name in list(SCORE_COLUMNS)[:9]]
     rows = [(part, row, parts[part]) for part in reversed(PARTS) for row, parts in scores.items() if part in parts]
     tables = []
@@ -75,9 +75,11 @@ def notes_on_scores(result: Any) -> list[str]:
     if penalty is not None:
         notes.append(f"penalty {penalty:g}, chosen on validation")
     if null:
-        what, titles = ("features", {"r2": "R²", "r": "r"}) if "r2" in null else ("labels", SCORE_COLUMNS)
-        p = ", ".join(f"p {rounded(null[f'p_{name}'])} ({titles[name]})" for name in titles if f"p_{name}" in null)
-        notes.append(f"{null['part']} against {len(null['shifts'])} networks trained on shifted {what}: {p}")
+        what = {"label": "labels", "encode": "inputs"}.get(result.config["task"], "features")
+        p = [
+            f"p {rounded(null[f'p_{name}'])} ({title})" for name, title in SCORE_COLUMNS.items() if f"p_{name}" in null
+        ]
+        notes.append(f"{null['part']} against {len(null['shifts'])} networks trained on shifted {what}: {', '.join(p)}")
     return notes
 
 

@@ -76,7 +76,7 @@ def fit(
 
 
 def _of_own(network: nn.Module, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a network of one's own; raises SettingsError for those that it does not take."""
+    """Return the options of a user's own network; raises SettingsError for those that it does not take."""
     if not isinstance(network, nn.Module) or not any(one.requires_grad for one in network.parameters()):
         raise SettingsError(f"network {network!r:.60}: must be a torch.nn.Module with weights to train")
     for name in ("model", "resume", "shifts"):
@@ -211,7 +211,7 @@ def run_fit(
 
 
 def _own_decoder(network: nn.Module, data: FilmSamples) -> Decoder:
-    """Return the decoder of a network of one's own; raises SettingsError if its outputs are not those of the task."""
+    """Return the decoder of a user's own network; raises SettingsError if its outputs are not those of the task."""
     torch.default_generator.manual_seed(data.choice.seed)  # of layers without weights yet, and of dropout
     x = torch.zeros(2, *([data.window.n_bins] if data.window.n_bins > 1 else []), data.n_inputs)
     try:

@@ -256,5 +256,5 @@ def reading(path: Path, advice: str) -> Iterator[None]:
         advice = "Check its permissions and its disk, and run again"
         raise SettingsError(f"{path}: cannot be read ({error.strerror or error}). {advice}") from error
     except Exception as error:  # damaged bytes lead to whatever their parser raises
-        why = f"{type(error).__name__}: {error}".split("\n")[0]
+        why = f"{type(error).__name__}: {error}".split("\n")[0].split(". ")[0][:150]
         raise DamagedError(f"{path}: damaged ({why}). {advice}") from error

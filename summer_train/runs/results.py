@@ -105,5 +105,8 @@ def _as_rows(data: FilmSamples, part: str, values: Any) -> NDArray[Any]:
         raise SettingsError(f"outputs[{part!r}]: {array.shape} {array.dtype}; numbers of the shape {wanted} are needed")
     if n_wrong := int((~np.isfinite(array)).sum()):
         raise SettingsError(f"outputs[{part!r}]: {n_wrong} values are not finite. Give a number for each sample")
+    if isinstance(data.task, FilmLabel) and array.min() >= 0 and 0 < array.max() <= 1:
+        why = "all values lie between 0 and 1, as probabilities do. Give log-odds, log(p / (1 - p)), or logits"
+        raise SettingsError(f"outputs[{part!r}]: {why}")
     array = array.astype(np.float64) if array.dtype.kind != "f" else array
     return array if array.ndim == 2 else np.stack([np.zeros_like(array), array], axis=1)

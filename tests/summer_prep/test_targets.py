@@ -1,5 +1,7 @@
 """Labels and features of a user's own: from a file to frames and bins, stored whole or not at all."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -98,6 +100,7 @@ WRONG = {
     "short": ("a\n1.5\n2.5\n", "125743"),
     "taken": ("label,start_s,stop_s\nsummer,1,2\n", "'summer'"),
     "infinite": ("a\n" + "inf\n" * FILM_FRAMES, "infinite"),
+    "no label": ("label,start_s,stop_s\n,1,2\n", "label is empty"),
     "odd name": ("label,start_s,stop_s\na & b,1,2\n", "Rename it"),
 }
 
@@ -125,7 +128,13 @@ def test_a_name_is_taken_once_and_free_after_removal(tmp_path):
     (tmp_path / "c.npy").touch()
     with pytest.raises(SettingsError, match="c.npy: cannot be read"):
         add_target(tmp_path / "c.npy", name="c", cache_dir=cache)
-    for name, said in (("mine", "remove-target mine"), ("other", "'speech'"), ("a/b", "a/b")):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(SettingsError, match="it is not a file"):
+        add_target(tmp_path / "pipe.csv", name="c", cache_dir=cache)
+    for step_s in (float("nan"), float("inf"), 0, -1, 1e-320):
+        with pytest.raises(SettingsError, match="Correct --start-s and --step-s"):
+            add_target(tmp_path / "b.npy", name="c", cache_dir=cache, step_s=step_s)
+    for name, said in (("mine", "remove-target mine"), ("other", "'speech'"), ("a/b", "a/b"), ("a" * 101, "letters")):
         with pytest.raises(SettingsError, match=said):
             add_target(tmp_path / "a.csv", name=name, cache_dir=cache)
     with pytest.raises(SettingsError, match="mine"):

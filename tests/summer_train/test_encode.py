@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from summer_prep.cache.build import BuildConfig, build_keys
 from summer_prep.cache.targets import add_target
 from summer_prep.errors import SettingsError
 from summer_prep.recordings.demo import TUNED_LABELS, demo_data
+from summer_train.reports.findings import unit_scores
 
 N_UNITS = 24
 
@@ -86,6 +88,13 @@ def test_tuned_units_are_found_and_others_are_not(common, tuned_cache):
         units = [row for row in csv.DictReader(file) if row["part"] == "test"]
     p = np.array([float(row["p_r2"]) for row in units]).reshape(2, N_UNITS).mean(axis=0)
     is_tuned = np.isin(np.arange(N_UNITS), [one["unit"] for one in truth])
+    together = unit_scores(summer_train.figures.read_models(folder))
+    assert (together["p"][is_tuned] <= 0.05).mean() > 0.7
+    assert (together["p"][~is_tuned] <= 0.05).mean() < 0.2
+    n_driven = int((together["p"] <= 0.05).sum())
+    summer_train.report(folder)
+    said = (folder / "report" / "report.md").read_text()
+    assert re.search(rf"Units with p .*by chance: .* {n_driven} of {N_UNITS}\.", said)
     assert p[is_tuned].mean() < 0.1
     assert p[~is_tuned].mean() > 0.3
     result = summer_train.fit(**{**common, "target": labels}, model="ridge", shifts=19)

@@ -74,6 +74,7 @@ def test_logistic_regression_of_scikit_learn_is_a_run_beside_others(options, dat
         (lambda one: {**one, "val": one["val"][1:]}, r"outputs\['val'\]: .* of the shape"),
         (lambda one: {**one, "val": np.full_like(one["val"], np.nan)}, "values are not finite"),
         (lambda one: {**one, "val": one["val"].astype(str)}, "numbers of the shape"),
+        (lambda one: {**one, "val": np.linspace(0, 1, len(one["val"]))}, "as probabilities do. Give log-odds"),
     ],
 )
 def test_outputs_that_do_not_fit_are_one_line(change, message, data):
