@@ -1,5 +1,7 @@
 """Figures of trained models, for reports and for your own: `summer_train.figures`.
 
+::
+
     models = summer_train.figures.read_models("study")           # one row per model, a pandas.DataFrame
     with summer_train.figures.style(85):                         # in which text of a PDF can be edited
         summer_train.figures.draw_labels(models[models.buffer == 32], width_mm=85).savefig("labels.pdf")
