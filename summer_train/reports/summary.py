@@ -110,6 +110,7 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
         "folder": settings["folder"],
         "settings": {name: value for name, value in settings.items() if name != "folder"},
         "part": next((one.part for one in results if one.n_samples), "test"),
+        "n_units": int(group["n_units"].max()),
         "n_defined": scores.count().to_dict(),
         "mean": scores.mean().to_dict(),
         "sd": scores.std().to_dict(),
@@ -252,6 +253,7 @@ def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
             table[name] = facts[name]
     val = "val " if "part" not in table and groups[0]["part"] == "val" else ""
     n_defined, n_models = facts[f"n_defined.{main}"].astype(str), facts["models"].map(len).astype(str)
+    table["units"] = facts["n_units"]
     table["models"] = n_models.where(n_defined == n_models, n_defined + " of " + n_models)
     facts["sd"] = facts[f"sd.{main}"]
     if f"null.{main}.p" in facts:
