@@ -1,4 +1,4 @@
-"""A recording as plain arrays, and from it and a bin length to the arrays and attributes of one key. Pure arithmetic."""
+"""A recording as plain arrays, and from it and a bin length to what one key holds. Pure arithmetic."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
