@@ -4,7 +4,7 @@
     label                 off  off  off | on   ?    ?
     change of one onset   spikes in the second after - spikes in the second before
 
-All functions take bins of one length, BINS_PER_SECOND of them in a second of the film.
+All bins are of BIN_MS.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,10 @@ from summer_prep.errors import SettingsError
 from summer_prep.film.facts import FRAME_PERIOD_MS, OFF, ON
 
 BIN_MS = FRAME_PERIOD_MS // 2
-"""The longest bin length that divides a step of 100 ms and that a frame can be cut into."""
+"""The longest bins that a step of 100 ms can be made of."""
 BINS_PER_SECOND, BINS_PER_STEP = 1000 // BIN_MS, 100 // BIN_MS
-MIN_SHIFT_S = 60.0
-"""Onsets are moved at least so far. Source: our decision, longer than scenes and than most fluctuations of rates."""
-SHIFT_STEP_S = 0.5
-"""Onsets are moved by multiples of this: changes so far apart have a correlation of 0.25 where counts have none."""
+MIN_SHIFT, SHIFT_STEP = 60 * BINS_PER_SECOND, BINS_PER_SECOND // 2
+"""Onsets are moved by a minute or more, longer than scenes, in steps of half a second. Source: our decision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +44,8 @@ class Responses:
 def find_onsets(label: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return the bins in which a label, (n_bins,), is on after at least one second off; undefined is neither."""
     n_off = np.cumsum(np.concatenate([[0], label == OFF]))
-    before = np.arange(BINS_PER_SECOND, len(label))
-    is_onset = (label[before] == ON) & (n_off[before] - n_off[before - BINS_PER_SECOND] == BINS_PER_SECOND)
-    return before[is_onset]
+    was_off = n_off[BINS_PER_SECOND:-1] - n_off[: -BINS_PER_SECOND - 1] == BINS_PER_SECOND
+    return np.flatnonzero(was_off & (label[BINS_PER_SECOND:] == ON)) + BINS_PER_SECOND
 
 
 def responses_to(
@@ -59,7 +56,7 @@ def responses_to(
     n_shifts: int,
     generator: np.random.Generator,
 ) -> Responses:
-    """Return the rates of units around onsets, and the probability of such a change if units ignored the label.
+    """Return the rates of units around onsets, and how probable such a change were if units ignored the label.
 
     Parameters
     ----------
@@ -67,7 +64,7 @@ def responses_to(
     counts : (n_bins, n_units) spikes
     recorded_s : (n_bins,) recording time that each bin covers
     is_broken : (n_bins,) whether a bin was never seen, or recording time does not run on within it or up to it
-    n_shifts : how often onsets are moved; all possible shifts are used if there are not more
+    n_shifts : how often onsets are moved; by all possible shifts if there are not more
 
     Raises
     ------
@@ -75,63 +72,52 @@ def responses_to(
 
     Notes
     -----
-    The spikes in the second after an onset less those in the second before have a mean over onsets, and a standard
-    error. Their ratio is compared with that at onsets which were all moved along the film by the same time, in a circle
-    made of the bins that can hold an onset. So the spacing of onsets and the fluctuations of a rate stay what they are.
-    p is the share of shifts, the true position included, with a ratio as far from 0. By the mean alone, a unit that
-    fires more in the part of the film where the label comes on would be called responsive too often.
+    The mean change over onsets, in standard errors, is compared with that at onsets which were all moved along the film
+    by the same time, in a circle of the bins that can hold an onset: the spacing of onsets and the course of a rate
+    stay as they are. p is the share of shifts, the true position included, that are as far from 0. Without standard
+    errors, units that fire more in the part of the film where the label comes on would respond too often.
 
-    Source: our decision; published results for these data are by another test (ZETA).
+    Source: our decision; the published test is another (ZETA).
     """
-    side, n_bins, n_units = BINS_PER_SECOND, *counts.shape
+    side, (n_bins, n_units) = BINS_PER_SECOND, counts.shape
     spikes = np.zeros((n_bins + 1, n_units), dtype=np.int32)
     np.cumsum(counts, axis=0, out=spikes[1:])
-    n_broken = np.cumsum(np.concatenate([[0], is_broken]))
-    seconds = np.cumsum(np.concatenate([[0.0], recorded_s]))
-    can_hold = np.zeros(n_bins, dtype=bool)
-    can_hold[side : n_bins - side + 1] = n_broken[2 * side :] == n_broken[: -2 * side]
-    used, circle = onsets[can_hold[onsets]], np.flatnonzero(can_hold)
+    seconds, n_broken = (np.cumsum(np.concatenate([[0], of_bins])) for of_bins in (recorded_s, is_broken))
+    circle = np.flatnonzero(n_broken[2 * side :] == n_broken[: -2 * side]) + side
+    used = onsets[np.isin(onsets, circle)]
     if len(used) < 2:
         found = f"{len(used)} of {len(onsets)} onsets have a second before and after them without a pause"
         raise SettingsError(f"{found}, and at least 2 are needed. Choose another label, or leave the patient out")
-
     edges = used[:, None] + np.arange(-side, side + 1, BINS_PER_STEP)
     in_steps, step_s = np.diff(spikes[edges], axis=1), np.diff(seconds[edges], axis=1).mean(axis=0)[:, None]
-    rates_hz = in_steps.mean(axis=0) / step_s
-    errors_hz = in_steps.std(axis=0, ddof=1) / np.sqrt(len(used)) / step_s
 
     change = spikes[2 * side :].astype(np.float32)  # whole numbers, exact below 2**24; row i is of bin side + i
     change += spikes[: -2 * side]
     change -= 2 * spikes[side:-side]
-    step = round(SHIFT_STEP_S * BINS_PER_SECOND)
-    shifts = np.arange(round(MIN_SHIFT_S * BINS_PER_SECOND), len(circle) - MIN_SHIFT_S * BINS_PER_SECOND + 1, step)
+    places, shifts = np.searchsorted(circle, used), np.arange(MIN_SHIFT, len(circle) - MIN_SHIFT + 1, SHIFT_STEP)
     if n_shifts < len(shifts):
         shifts = generator.choice(shifts, n_shifts, replace=False)
-
-    def sums(shift: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the squared sum over moved onsets and the sum of squares, 1 where it is 0, (n_units,) each."""
+    n_as_far = np.zeros(n_units)
+    for shift in (0, *shifts.tolist()):
         moved = change[circle[(places + shift) % len(circle)] - side]
-        squares = np.einsum("ij,ij->j", moved, moved)
-        return moved.sum(axis=0).astype(np.float64) ** 2, np.maximum(squares, 1).astype(np.float64)
-
-    places = np.searchsorted(circle, used)
-    square, squares = sums(0)
-    n_as_far = np.ones(n_units)
-    for shift in shifts.astype(int).tolist():
-        moved_square, moved_squares = sums(shift)
-        n_as_far += moved_square * squares >= square * moved_squares  # products of whole numbers: ties are ties
+        square = moved.sum(axis=0).astype(np.float64) ** 2
+        squares = np.maximum(1, np.einsum("ij,ij->j", moved, moved)).astype(np.float64)
+        if shift == 0:
+            true_square, true_squares = square, squares
+        n_as_far += square * true_squares >= true_square * squares  # products of whole numbers, so that ties are ties
     return Responses(
-        n_onsets=len(used), n_left_out=len(onsets) - len(used), n_shifts=len(shifts), rates_hz=rates_hz.T,
-        errors_hz=errors_hz.T, p=n_as_far / (len(shifts) + 1),
+        n_onsets=len(used), n_left_out=len(onsets) - len(used), n_shifts=len(shifts),
+        rates_hz=(in_steps.mean(axis=0) / step_s).T,
+        errors_hz=(in_steps.std(axis=0, ddof=1) / np.sqrt(len(used)) / step_s).T, p=n_as_far / (len(shifts) + 1),
     )  # fmt: skip
 
 
 def false_discovery_rates(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return q for each p of several tests, same shape: those with q <= 0.05 hold at most 5 % false ones on average.
+    """Return q for each p of several tests, (n_tests,): of those with q <= 0.05, on average at most 5 % are false.
 
     Source: Benjamini and Hochberg 1995.
     """
-    order = np.argsort(p)[::-1]
-    q = np.empty(len(p))
-    q[order] = np.minimum.accumulate(np.minimum(1, p[order] * len(p) / np.arange(len(p), 0, -1)))
+    order, n_tests = np.argsort(p)[::-1], len(p)
+    q = np.empty(n_tests)
+    q[order] = np.minimum.accumulate(np.minimum(1, p[order] * n_tests / np.arange(n_tests, 0, -1)))
     return q
