@@ -150,8 +150,8 @@ def draw_responses(facts: Mapping[str, Any]) -> Any:
         axes.stairs(high, edges_s, baseline=low, fill=True, color="0.8")
         axes.stairs(rates_hz[unit], edges_s, baseline=None, color="black")
         axes.axvline(0, color="tab:red", lw=1)
-        axes.set_ylim(bottom=0)
-        name = "patient {patient_id}, unit {unit}, {brain_region}\nq = {q:.2g}".format_map(units[unit])
+        axes.set(ylim=(0, None), xticks=(-1, 0, 1))
+        name = "patient {patient_id}\nunit {unit}, {brain_region}\nq = {q:.2g}".format_map(units[unit])
         axes.set_title(picture_text(name), fontsize="small")
     above.supylabel("rate (Hz)", fontsize="medium")
     panels = np.ravel(below.subplots(1, len(regions)))
@@ -163,12 +163,11 @@ def draw_responses(facts: Mapping[str, Any]) -> Any:
             interpolation="nearest",
         )  # fmt: skip
         marked = [row + 0.5 for row, unit in enumerate(rows) if units[unit]["q"] <= MAX_Q]
-        axes.plot([-1.0] * len(marked), marked, "k>", ms=3, clip_on=False)
         axes.axvline(0, color="black", lw=0.5)
-        axes.set_yticks([])
+        axes.set(xticks=(-1, 0, 1), yticks=marked, yticklabels=())
         name = "{region}\n{n_responsive} of {n_units}".format_map(region)
         axes.set_title(picture_text(name), fontsize="small")
-    panels[0].set_ylabel("units, sorted by response")
+    panels[0].set_ylabel("units, sorted by response; a tick where q <= 0.05")
     below.colorbar(mesh, ax=panels, label="rate less that before the onset (standard errors)", pad=0.01)
     below.supxlabel(f"time from the onset of {picture_text(facts['label_name'])} (s)", fontsize="medium")
     return figure
