@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.random import default_rng
 
 from summer_prep.cache.keys import check_known, open_cache
-from summer_prep.cache.layout import Description
 from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
 from summer_prep.files import new_figure
@@ -18,7 +18,6 @@ from summer_prep.options import as_bin_lengths, as_number, as_path, as_patient_i
 from summer_prep.show.facts import labels_of
 from summer_prep.show.picture import picture_text
 
-DEFAULT_SHIFTS = 10_000
 MAX_Q = 0.05
 PUBLISHED = [
     {"label_name": label_name, "n_responsive": n_units, "mostly_in": region, "test": "ZETA, real film, 2,286 units"}
@@ -33,7 +32,7 @@ def responses(
     cache_dir: str | Path = "data_cache",
     patient_ids: object = None,
     bin_length: int | None = None,
-    shifts: int = DEFAULT_SHIFTS,
+    shifts: int = 10_000,
     seed: int = 0,
     local_cache: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def responses(
 
     Raises
     ------
-    SettingsError : no such label or patient, no bins that divide 20 ms, or fewer than two onsets
+    SettingsError : no such label or patient, no bins of 20, 10 or 5 ms, or fewer than two onsets
     CacheError : a key is missing or damaged
     """
     label_name, place = as_text(label_name, "LABEL"), as_place(cache_dir, "--cache-dir")
@@ -68,22 +67,39 @@ def responses(
     cache = open_cache(place, None if local_cache is None else as_path(local_cache, "--local-cache"))
     cached, chosen, chosen_ms = cache.keys(), as_patient_ids(patient_ids), as_bin_lengths(bin_length)
     check_known(chosen, cached, f"in {place}", cached, None)
-    lengths = {one: [ms for ms in cached[one] if BIN_MS % ms == 0] for one in chosen or cached}
-    if chosen_ms:
-        lengths = {one: [ms for ms in found if ms in chosen_ms] for one, found in lengths.items()}
+    lengths = {
+        one: [ms for ms in cached[one] if BIN_MS % ms == 0 and ms in (chosen_ms or cached[one])]
+        for one in chosen or cached
+    }
     if missing := " ".join(one for one, found in lengths.items() if not found):
         build = f"summer-prep build --bin-length {BIN_MS} --patient-ids {missing} --cache-dir {place} --data-dir DIR"
-        needed = f"steps of 100 ms are made of bins of {BIN_MS}, 10 or 5 ms"
-        these = f"of {chosen_ms[0]} ms" if chosen_ms else "of these"
-        raise SettingsError(f"{place}: {needed}, and patient {missing} has none {these}. Build them: {build}")
+        named = f" of --bin-length {chosen_ms[0]}" if chosen_ms else ""
+        needed = f"responses need bins of {BIN_MS}, 10 or 5 ms, and patient {missing} has none{named}"
+        raise SettingsError(f"{place}: {needed}. Build them: {build}")
 
     def respond(patient_id: str) -> tuple[Mapping[str, Any], Responses]:
+        """Return a key's attributes and its units' responses, in bins of 20 ms, into which shorter ones are summed."""
         key = cache.fetch(patient_id, max(lengths[patient_id]), every_byte=True)
+        labels = dict(zip(*labels_of(key), strict=True))
+        if unknown := [name for name in names_in(label_name) if name not in labels]:
+            found = f"found are {', '.join(labels)}"
+            raise SettingsError(f"{label_name}: no label {unknown[0]!r} of patient {patient_id}; {found}")
+        counts, recorded_s, long_frame_s, start_ms, stop_ms = (
+            read_array(key.folder, name)
+            for name in ("spike_counts", "recorded_s", "long_frame_s", "recording_start_ms", "recording_stop_ms")
+        )
+        # recorded_s is a float32 of seconds: half a millisecond tells noise from a pause. A bin never seen has NaN.
+        is_broken = ~(stop_ms - start_ms - recorded_s * 1000 <= 0.5) | (long_frame_s > 0)
+        is_broken[1:] |= start_ms[1:] != stop_ms[:-1]
+        firsts = np.arange(0, len(counts), BIN_MS // key.attributes["bin_length_ms"])
+        if len(firsts) < len(counts):
+            counts = np.add.reduceat(counts, firsts, axis=0, dtype=np.uint16)
+            recorded_s, is_broken = np.add.reduceat(recorded_s, firsts), np.logical_or.reduceat(is_broken, firsts)
+        onsets, generator = find_onsets(evaluate(label_name, labels)[firsts]), default_rng([seed, *patient_id.encode()])
         try:
-            of_key = _responses_of(key, label_name, n_shifts, np.random.default_rng([seed, *patient_id.encode()]))
+            return key.attributes, responses_to(onsets, counts, recorded_s, is_broken, n_shifts, generator)
         except SettingsError as error:
             raise SettingsError(f"{label_name}, patient {patient_id}: {error}") from error
-        return key.attributes, of_key
 
     with ThreadPoolExecutor(2) as pool:  # each patient of the real film's length takes 300 MB
         of_patients = list(pool.map(respond, lengths))
@@ -104,34 +120,18 @@ def responses(
         counts["n_down"] = len(changes) - counts["n_up"]
         regions.append({"region": region, **counts, "share": 100 * len(changes) / len(of_region)})
     n_moved = min(one.n_shifts for _, one in of_patients)
-    n_needed = int(np.ceil(len(units) / (n_moved + 1) / MAX_Q))
-    patients = [
-        {"patient_id": attributes["patient_id"], "n_onsets": one.n_onsets, "n_left_out": one.n_left_out}
-        for attributes, one in of_patients
-    ]
-    tested = {"label_name": label_name, "n_units": len(units), "n_shifts": n_moved, "n_needed": n_needed}
-    return {**tested, "patients": patients, "regions": regions, "units": units}
-
-
-def _responses_of(key: Description, label_name: str, n_shifts: int, generator: np.random.Generator) -> Responses:
-    """Return the responses of a key's units, in bins of 20 ms, into which shorter ones are summed."""
-    names, values = labels_of(key)
-    unknown = [name for name in names_in(label_name) if name not in names]
-    if unknown:
-        raise SettingsError(f"no label {unknown[0]!r}; found are {', '.join(names)}")
-    counts, recorded_s, long_frame_s, start_ms, stop_ms = (
-        read_array(key.folder, name)
-        for name in ("spike_counts", "recorded_s", "long_frame_s", "recording_start_ms", "recording_stop_ms")
-    )
-    # recorded_s is a float32 of seconds: half a millisecond tells noise from a pause. A bin never seen has NaN.
-    is_broken = ~(stop_ms - start_ms - recorded_s * 1000 <= 0.5) | (long_frame_s > 0)
-    is_broken[1:] |= start_ms[1:] != stop_ms[:-1]
-    firsts = np.arange(0, len(counts), BIN_MS // key.attributes["bin_length_ms"])
-    onsets = find_onsets(evaluate(label_name, dict(zip(names, values[:, firsts], strict=True))))
-    if len(firsts) < len(counts):
-        counts = np.add.reduceat(counts, firsts, axis=0, dtype=np.uint16)
-        recorded_s, is_broken = np.add.reduceat(recorded_s, firsts), np.logical_or.reduceat(is_broken, firsts)
-    return responses_to(onsets, counts, recorded_s, is_broken, n_shifts, generator)
+    return {
+        "label_name": label_name,
+        "n_units": len(units),
+        "n_shifts": n_moved,
+        "n_needed": int(np.ceil(len(units) / (n_moved + 1) / MAX_Q)),
+        "patients": [
+            {"patient_id": attributes["patient_id"], "n_onsets": one.n_onsets, "n_left_out": one.n_left_out}
+            for attributes, one in of_patients
+        ],
+        "regions": regions,
+        "units": units,
+    }
 
 
 def draw_responses(facts: Mapping[str, Any]) -> Any:
@@ -151,8 +151,8 @@ def draw_responses(facts: Mapping[str, Any]) -> Any:
         axes.stairs(rates_hz[unit], edges_s, baseline=None, color="black")
         axes.axvline(0, color="tab:red", lw=1)
         axes.set(ylim=(0, None), xticks=(-1, 0, 1))
-        name = "patient {patient_id}\nunit {unit}, {brain_region}\nq = {q:.2g}".format_map(units[unit])
-        axes.set_title(picture_text(name), fontsize="small")
+        name = "patient {patient_id}, unit {unit}, {brain_region}".format_map(units[unit])
+        axes.set_title(f"{picture_text(name)}\nq = {units[unit]['q']:.2g}", fontsize="small")
     above.supylabel("rate (Hz)", fontsize="medium")
     panels = np.ravel(below.subplots(1, len(regions)))
     for region, axes in zip(regions, panels, strict=True):
@@ -165,8 +165,8 @@ def draw_responses(facts: Mapping[str, Any]) -> Any:
         marked = [row + 0.5 for row, unit in enumerate(rows) if units[unit]["q"] <= MAX_Q]
         axes.axvline(0, color="black", lw=0.5)
         axes.set(xticks=(-1, 0, 1), yticks=marked, yticklabels=())
-        name = "{region}\n{n_responsive} of {n_units}".format_map(region)
-        axes.set_title(picture_text(name), fontsize="small")
+        title = f"{picture_text(region['region'])}\n{region['n_responsive']} of {region['n_units']}"
+        axes.set_title(title, fontsize="small")
     panels[0].set_ylabel("units, sorted by response; a tick where q <= 0.05")
     below.colorbar(mesh, ax=panels, label="rate less that before the onset (standard errors)", pad=0.01)
     below.supxlabel(f"time from the onset of {picture_text(facts['label_name'])} (s)", fontsize="medium")

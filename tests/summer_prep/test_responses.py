@@ -157,7 +157,7 @@ def test_the_command_prints_regions_and_writes_units_and_a_picture(tuned_to_onse
     lines = [line.split("\t") for line in out.splitlines()]
     assert ["region", "units", "responsive", "%", "up", "down"] in lines
     assert ["camera-cuts", "195", "PHC", "ZETA, real film, 2,286 units"] in lines
-    rows = list(csv.DictReader((tmp_path / "new" / "units.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "new" / "units.csv").read_text().splitlines()))
     assert list(rows[0]) == ["patient_id", "unit", "brain_region", "before_hz", "after_hz", "change_hz", "p", "q"]
     assert len(rows) == 100
     assert (tmp_path / "summer.png").stat().st_size > 10_000
@@ -169,11 +169,14 @@ def test_the_command_prints_regions_and_writes_units_and_a_picture(tuned_to_onse
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ("summer --cache-dir {coarse}", "steps of 100 ms are made of bins of 20, 10 or 5 ms, and patient 8 14 20 29"),
+        (
+            "summer --cache-dir {coarse}",
+            "need bins of 20, 10 or 5 ms, and patient 8 14 20 29 has none. Build",
+        ),
         ("summer --cache-dir {coarse}", "summer-prep build --bin-length 20 --patient-ids 8 14 20 29 --cache-dir"),
-        ("summer --cache-dir {fine} --bin-length 5", "has none of 5 ms. Build them"),
+        ("summer --cache-dir {fine} --bin-length 5", "patient 14 20 has none of --bin-length 5. Build"),
         ("summer --cache-dir {fine} --patient-ids 3", "no key of patient 3"),
-        ("sumer --cache-dir {fine}", "no label 'sumer'; found are"),
+        ("sumer --cache-dir {fine}", "no label 'sumer' of patient 14; found are"),
         ("summer&!summer --cache-dir {fine}", "0 of 0 onsets"),
         ("summer --cache-dir {fine} --csv {fine}/sub-14/bin-20ms.zarr/zarr.json/a.csv", "is a file"),
     ],
