@@ -11,6 +11,7 @@ import typer
 from summer_prep import console
 from summer_prep.cache.settings import CACHE_DIR, DATA_DIR, BuildConfig
 from summer_prep.errors import CacheError, SettingsError, one_line
+from summer_prep.files import check_folder, replace_file, save_picture, writing
 from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule
 from summer_prep.options import as_bin_length, as_bin_lengths, as_names, as_patient_id, as_patient_ids, expressions
 from summer_prep.settings import accepts
@@ -210,6 +211,46 @@ def diff(
         console.log(f"{len(differences) - n_unequal} of {len(differences)} {compared} hold the same numbers")
     if n_unequal:
         raise typer.Exit(1)
+
+
+@app.command()
+def responses(
+    label: Annotated[str, typer.Argument(help="A label, or an expression of labels.")],
+    cache_dir: console.CacheDir = CACHE_DIR,
+    patient_ids: console.PatientIds = None,
+    bin_length: Annotated[
+        int | None, typer.Option(parser=as_bin_length, metavar="MS", help="20, 10 or 5.  [default: the longest cached]")
+    ] = None,
+    shifts: Annotated[int, typer.Option(min=1, help="How often onsets are moved, if the film is so long.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the shifts, where the film has more.")] = 0,
+    csv: Annotated[Path | None, console.path_option("Write a row for each unit.", "--csv")] = None,
+    picture: console.PictureOption = None,
+    published: Annotated[bool, typer.Option("--published", help="Set published numbers beside.")] = False,
+    local_cache: console.LocalCache = None,
+    as_json: console.JsonOption = False,
+) -> None:
+    """Find the units whose rate changes when a label comes on: a table of regions; all units as CSV or a picture."""
+    from summer_prep.show import responses as of_label
+
+    if csv is not None:
+        check_folder(csv.parent, "--csv")
+    with console.working("moving onsets"):
+        facts = of_label.responses(
+            label, cache_dir=cache_dir, patient_ids=patient_ids, bin_length=bin_length, shifts=shifts, seed=seed,
+            local_cache=local_cache,
+        )  # fmt: skip
+        if csv is not None:
+            import pandas as pd
+
+            with writing(csv, "Name another file"):
+                table = pd.DataFrame(facts["units"]).drop(columns=["rates_hz", "errors_hz"])
+                replace_file(csv, table.to_csv(index=False).encode())
+        if picture is not None:
+            save_picture(of_label.draw_responses(facts), picture)
+    for path in filter(None, (csv, picture)):
+        console.log(f"wrote {path}")
+    facts |= {"published": of_label.PUBLISHED} if published else {}
+    console.show_result(facts, as_json, *tables.responses_tables(facts))
 
 
 @app.command("export")

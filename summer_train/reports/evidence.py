@@ -7,6 +7,7 @@ from itertools import chain
 import numpy as np
 import pandas as pd
 
+from summer_prep.film.responses import false_discovery_rates
 from summer_train.reports.tables import varied_options
 from summer_train.scores import claims, nulls
 
@@ -44,7 +45,7 @@ def with_corrected_p(models: pd.DataFrame) -> pd.DataFrame:
         by_shift = [dict(zip(one.shifts, one.null, strict=True)) for one in tested]
         null = np.array([[one.get(shift, np.nan) for shift in usual] for one in by_shift])
         p = claims.corrected_p(np.array([one.mean for one in tested]), null)
-        q = claims.q_values(np.array([one.p for one in tested]))
+        q = false_discovery_rates(np.array([one.p for one in tested]))
         for (rows, _), *values in zip(family, p, q, strict=True):
             models.loc[rows, [f"p_{score}_corrected", f"q_{score}", f"n_{score}_tests"]] = *values, len(family)
     return models
@@ -54,5 +55,5 @@ def with_q(facts: Sequence[Mapping[str, dict[str, float]]]) -> None:
     """Add `q` to what `claims.gains` returned for several results, over all of them for each score."""
     for score in {name for one in facts for name in one}:
         tested = [one[score] for one in facts if score in one]
-        for one, q in zip(tested, claims.q_values(np.array([one["p"] for one in tested])), strict=True):
+        for one, q in zip(tested, false_discovery_rates(np.array([one["p"] for one in tested])), strict=True):
             one["q"] = q

@@ -55,17 +55,6 @@ def corrected_p(scores: Floats, nulls: Floats) -> Floats:
     return p
 
 
-def q_values(p: Floats) -> Floats:
-    """Return the false discovery rate at which each of some tests is found, (n_tests,); NaN where p is.
-
-    Source: Benjamini & Hochberg 1995.
-    """
-    q, defined = np.full(len(p), np.nan), np.flatnonzero(np.isfinite(p))
-    falling = defined[np.argsort(-np.asarray(p)[defined], kind="stable")]
-    q[falling] = np.minimum.accumulate(p[falling] * len(defined) / np.arange(len(defined), 0, -1))
-    return q.clip(max=1)
-
-
 def label_sums(
     log_odds: Floats, is_on: NDArray[np.bool_], threshold: float, cycle: NDArray[np.int64], n_cycles: int
 ) -> Sums:

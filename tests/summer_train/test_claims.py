@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as oracle
 
+from summer_prep.film.responses import false_discovery_rates
 from summer_train.scores import claims
 from summer_train.scores.features import r2_of_dimensions
 
@@ -37,7 +38,7 @@ def test_of_rows_without_information_one_in_twenty_studies_has_any_below_0_05_an
     for _ in range(400):
         values = generator.normal(size=(20, 40)) * scales
         lowest.append(claims.corrected_p(values[:, 0], values[:, 1:]).min())
-        lowest_q.append(claims.q_values((values[:, 1:] >= values[:, :1]).mean(axis=1) + 1 / 40).min())
+        lowest_q.append(false_discovery_rates((values[:, 1:] >= values[:, :1]).mean(axis=1) + 1 / 40).min())
         values[7, 0] += 8 * scales[7, 0]
         tuned.append(claims.corrected_p(values[:, 0], values[:, 1:])[7] <= 0.05)
     assert 0.02 < np.mean(np.array(lowest) <= 0.05) < 0.08
@@ -48,8 +49,8 @@ def test_of_rows_without_information_one_in_twenty_studies_has_any_below_0_05_an
 def test_q_equals_scipys():
     p = np.random.default_rng(0).random(40) ** 3
     p[3] = p[5]
-    assert claims.q_values(p) == pytest.approx(stats.false_discovery_control(p))
-    with_gap = claims.q_values(np.insert(p, 7, np.nan))
+    assert false_discovery_rates(p) == pytest.approx(stats.false_discovery_control(p))
+    with_gap = false_discovery_rates(np.insert(p, 7, np.nan))
     assert np.delete(with_gap, 7) == pytest.approx(stats.false_discovery_control(p))
     assert np.isnan(with_gap[7])
 
