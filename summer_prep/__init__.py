@@ -23,17 +23,19 @@ if TYPE_CHECKING:
     from summer_prep.recordings.demo import demo_data
     from summer_prep.show.diff import diff
     from summer_prep.show.export import export
+    from summer_prep.show.responses import responses
 
 __version__ = "0.1.0"
 __all__ = [
     "SummerError", "add_target", "blocked_split", "build", "demo_data", "diff", "export", "open_key", "remove_target",
-    "targets",
+    "responses", "targets",
 ]  # fmt: skip
 
 _HOMES = {
     "SummerError": "errors", "blocked_split": "film.splits", "build": "cache.build", "diff": "show.diff",
     "demo_data": "recordings.demo", "export": "show.export", "open_key": "cache.keys",
     "add_target": "cache.targets", "remove_target": "cache.targets", "targets": "cache.targets",
+    "responses": "show.responses",
 }  # fmt: skip
 
 ensure_cache_home()  # before any library writes below it

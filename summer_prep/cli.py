@@ -11,6 +11,7 @@ import typer
 from summer_prep import console
 from summer_prep.cache.settings import CACHE_DIR, DATA_DIR, BuildConfig
 from summer_prep.errors import CacheError, SettingsError, one_line
+from summer_prep.files import check_folder, replace_file, save_picture, writing
 from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule
 from summer_prep.options import as_bin_length, as_bin_lengths, as_names, as_patient_id, as_patient_ids, expressions
 from summer_prep.settings import accepts
@@ -212,6 +213,46 @@ def diff(
         raise typer.Exit(1)
 
 
+@app.command()
+def responses(
+    label: Annotated[str, typer.Argument(help="A label, or an expression of labels.")],
+    cache_dir: console.CacheDir = CACHE_DIR,
+    patient_ids: console.PatientIds = None,
+    bin_length: Annotated[
+        int | None, typer.Option(parser=as_bin_length, metavar="MS", help="20, 10 or 5.  [default: the longest cached]")
+    ] = None,
+    shifts: Annotated[int, typer.Option(min=1, help="How often onsets are moved, if the film is so long.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the shifts, where the film has more.")] = 0,
+    csv: Annotated[Path | None, console.path_option("Write a row for each unit.", "--csv")] = None,
+    picture: console.PictureOption = None,
+    published: Annotated[bool, typer.Option("--published", help="Set published numbers beside.")] = False,
+    local_cache: console.LocalCache = None,
+    as_json: console.JsonOption = False,
+) -> None:
+    """Find the units whose rate changes when a label comes on: a table of regions; all units as CSV or a picture."""
+    from summer_prep.show import responses as of_label
+
+    if csv is not None:
+        check_folder(csv.parent, "--csv")
+    with console.working("moving onsets"):
+        facts = of_label.responses(
+            label, cache_dir=cache_dir, patient_ids=patient_ids, bin_length=bin_length, shifts=shifts, seed=seed,
+            local_cache=local_cache,
+        )  # fmt: skip
+        if csv is not None:
+            import pandas as pd
+
+            with writing(csv, "Name another file"):
+                table = pd.DataFrame(facts["units"]).drop(columns=["rates_hz", "errors_hz"])
+                replace_file(csv, table.to_csv(index=False).encode())
+        if picture is not None:
+            save_picture(of_label.draw_responses(facts), picture)
+    for path in filter(None, (csv, picture)):
+        console.log(f"wrote {path}")
+    facts |= {"published": of_label.PUBLISHED} if published else {}
+    console.show_result(facts, as_json, *tables.responses_tables(facts))
+
+
 @app.command("export")
 def export_key(
     patient: Annotated[str, typer.Argument(help="A patient id.")],
@@ -223,7 +264,7 @@ def export_key(
     local_cache: console.LocalCache = None,
     as_json: console.JsonOption = False,
 ) -> None:
-    """Write a key for other tools: Parquet tables of bins, units and labels."""
+    """Write a key for other tools: Parquet tables of bins, units, labels and features."""
     from summer_prep.show.export import export
 
     with console.working("exporting"):
@@ -273,6 +314,7 @@ def verify(
     """Read every byte of the cache against its digests; exit code 1 if anything is wrong."""
     from summer_prep.cache.keys import open_cache
     from summer_prep.cache.layout import key_path, patient_path
+    from summer_prep.cache.targets import film_targets
 
     cache = open_cache(cache_dir)
     keys, unlisted = _keys_of(cache, as_patient_ids(patient_ids), as_bin_lengths(bin_length))
@@ -284,10 +326,13 @@ def verify(
                 problems[str(path)] = cache.verify(*key)
             except Exception as error:
                 problems[str(path)] = [one_line(error, path)]
+    own = film_targets(cache_dir) if isinstance(cache_dir, Path) else {}  # a bucket has none
+    for target in own.values():
+        problems[str(target.path)] = target.problems()
     lines = [line for found in problems.values() for line in found]
-    good = f"{len(keys)} keys verified: every byte is as it was written"
+    good = f"{len(keys)} keys{f' and {len(own)} targets' if own else ''} verified: every byte is as it was written"
     console.show_result(problems, as_json, *[good] * (not lines))
-    _fail_if_any(lines, len(keys))
+    _fail_if_any(lines, len(keys) + len(own))
 
 
 @app.command("add-target")

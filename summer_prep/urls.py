@@ -20,7 +20,7 @@ CLIENT: Any = {
     "client_options": {
         "connect_timeout": timedelta(seconds=10),
         "timeout": timedelta(minutes=5),
-        "allow_http": True,  # for servers of one's own, like MinIO
+        "allow_http": True,  # for servers of your own, like MinIO
     },
     "retry_config": {"max_retries": 8, "retry_timeout": timedelta(seconds=60)},
 }

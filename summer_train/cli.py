@@ -108,6 +108,10 @@ def evaluate(
     )  # fmt: skip
 
 
+def _as_folder(text: str) -> Path:
+    return as_path(text, "FOLDER")
+
+
 def _of_study(name: str, one: Any) -> inspect.Parameter:
     """Return the parameter of an option of a study, which takes a list if it decides numbers."""
     if name not in options_of(Choice):
@@ -156,7 +160,10 @@ def study(context: typer.Context, config: ConfigOption = None, as_json: JsonOpti
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of studies or runs.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER...", parser=_as_folder, help="Folders of studies or runs."),
+    ],
     output_dir: Annotated[
         Path | None,
         path_option("Where figures and page go.  [default: report in FOLDER, of several in this one]", "--output-dir"),
@@ -167,6 +174,9 @@ def report(
         path_option("Write one page with everything in it; figure files, too, only with --output-dir.", "--html"),
     ] = None,
     width_mm: Annotated[float, typer.Option(help="Width of figures in mm; a column of a journal is about 85.")] = 180,
+    compare: Annotated[
+        str | None, typer.Option(help="Setting whose values are compared in pairs, like brain-regions.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw what studies and runs found (PNG, SVG, PDF) with a Markdown page of tables, or write one HTML page.
@@ -178,8 +188,9 @@ def report(
 
     with console.working("drawing"):
         given: dict[str, Any] = {"output_dir": output_dir, "published": published, "html": html, "width_mm": width_mm}
-        models = write_report(*folders, **given, log=log)
-        facts = summary.summarise(models, published, with_curves=as_json)
+        compare = compare.replace("-", "_") if compare else None
+        models = write_report(*folders, **given, compare=compare, log=log)
+        facts = summary.summarise(models, published, with_curves=as_json, compare=compare)
     written = list(map(str, models.attrs["written"]))
     shown = [*summary.summary_tables(facts["groups"]).values()]
     shown += [tables.comparison_table(facts["comparison"])] if facts["comparison"] else []

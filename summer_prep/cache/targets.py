@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ from summer_prep.options import as_number, as_path, as_text
 FOLDER = "film"
 """Beside the patients' folders."""
 
-_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")
+_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}")
 _FRAMES_AT_ONCE = 4096
 
 
@@ -79,15 +80,28 @@ class FilmTarget:
         Raises CacheError if they are damaged.
         """
         import zarr
+        from zarr.errors import BaseZarrError
 
-        array: Any = zarr.open_array(self.path / "values", mode="r")
-        digest = hashlib.sha256()
-        for start in range(0, self.n_frames, _FRAMES_AT_ONCE):
-            rows = np.ascontiguousarray(array[start : start + _FRAMES_AT_ONCE])
-            digest.update(rows.data)
-            yield rows
+        digest, problem = hashlib.sha256(), "its values were changed"
+        try:
+            array: Any = zarr.open_array(self.path / "values", mode="r")
+            for start in range(0, self.n_frames, _FRAMES_AT_ONCE):
+                rows = np.ascontiguousarray(array[start : start + _FRAMES_AT_ONCE])
+                digest.update(rows.data)
+                yield rows
+        except (BaseZarrError, OSError, ValueError, RuntimeError, KeyError) as error:
+            problem = str(error).split("\n")[0]
         if digest.hexdigest() != self.sha256:
-            raise CacheError(f"{self.path}: damaged. Remove and add it again: summer-prep remove-target {self.name}")
+            advice = f"Remove and add it again: summer-prep remove-target {self.name}"
+            raise CacheError(f"{self.path}: damaged ({problem}). {advice}")
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with its values, one line; an empty list if every byte is right."""
+        try:
+            deque(self.blocks(), maxlen=0)
+        except CacheError as error:
+            return [str(error)]
+        return []
 
     def features(self, grid: BinGrid, columns: Sequence[int]) -> NDArray[np.float32]:
         """Return some columns in each bin, (n_bins, n_columns), NaN where a frame is undefined; errors as `blocks`."""
@@ -189,11 +203,11 @@ def add_target(
     if folder.exists():
         advice = f"Remove it first: summer-prep remove-target {name}"
         raise SettingsError(f"--name {name}: the cache has it already. {advice}")
-    for label in target.columns if target.kind == "labels" else ():
+    for label in target.columns if target.kind == "labels" else (name,):
         if not _NAME.fullmatch(label):
             raise SettingsError(f"{path}: label {label!r}: letters, digits, _, - and . are allowed. Rename it")
         if label in taken:
-            raise SettingsError(f"{path}: label {label!r} is one of {taken[label]} already. Rename it")
+            raise SettingsError(f"{path}: {label!r} is a name of {taken[label]} already. Choose another")
 
     import zarr
 
@@ -210,6 +224,8 @@ def add_target(
             for start in range(0, target.n_frames, _FRAMES_AT_ONCE):
                 rows = target.rows(range(start, min(start + _FRAMES_AT_ONCE, target.n_frames)))
                 rows = np.ascontiguousarray(rows, dtype=values.dtype)
+                if np.isinf(rows).any():
+                    raise SettingsError(f"{path}: holds infinite values. Write NaN where a feature is undefined")
                 values[start : start + len(rows)] = rows
                 digest.update(rows.data)
                 sums += _sums(rows, target.kind)
@@ -293,6 +309,7 @@ def _film_of(cache: Path) -> tuple[dict[str, str], range]:
     Demo recordings are of shorter films, whose last frames no key tells: about 6 % more than those that are analysed.
     """
     taken = {label: f"target {one.name!r}" for label, one in label_targets(cache).items()}
+    taken |= dict.fromkeys(feature_targets(cache), "the targets")
     whole = range(FILM_FRAMES, FILM_FRAMES + 1)
     for patient_id, lengths_ms in cached_keys(cache).items():
         key: Any = open_key(cache, patient_id, lengths_ms[0])

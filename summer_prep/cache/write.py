@@ -1,4 +1,4 @@
-"""A key's arrays to named bytes and back, and whether every byte is right: the only file that uses Zarr to write."""
+"""A key's arrays to named bytes and back, and whether every byte is right: the only file that writes keys with Zarr."""
 
 import hashlib
 import json

@@ -1,5 +1,6 @@
-"""From a recording and a bin length to the arrays and attributes of one key. Pure arithmetic."""
+"""A recording as plain arrays, and from it and a bin length to what one key holds. Pure arithmetic."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,7 +13,53 @@ from summer_prep.film import bins
 from summer_prep.film.clock import FilmClock, check_clocks, cut_frames, film_clock, find_long_frames, find_pauses
 from summer_prep.film.facts import ALGORITHM_VERSION, LONG_FRAME_MS, LongFrames
 from summer_prep.film.labels import align_labels
-from summer_prep.film.recording import Recording
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a recording came from; `sha256` is of the file's bytes."""
+
+    file_name: str
+    bytes: int
+    sha256: str
+    nwb_identifier: str
+    session_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """One patient's session.
+
+    spike_times_ms : (n_spikes,) recording clock, unit after unit, ascending within each
+    spike_stops : (n_units,) int64, where each unit's spikes end
+    frame_index, recording_time_ms : (n_rows,) the cleaned watch log
+    grids : bin length (ms) -> the bins that the file lists
+    named_frames : bin length (ms) -> (n_bins,) 0-based first frames as the file names them
+    indicators : (n_labels, n_frames) uint8, values 0, 1, 99
+    numeric_columns, text_columns : the unit table's other columns, (n_units,) each
+    column_descriptions : what the file says of each of these columns
+    notes : what the reader put right, for people
+    """
+
+    patient_id: str
+    source: Source
+    spike_times_ms: NDArray[np.float64]
+    spike_stops: NDArray[np.int64]
+    frame_index: NDArray[np.int64]
+    recording_time_ms: NDArray[np.float64]
+    grids: Mapping[int, bins.BinGrid]
+    named_frames: Mapping[int, NDArray[np.int64]]
+    label_names: tuple[str, ...]
+    indicators: NDArray[np.uint8]
+    numeric_columns: Mapping[str, NDArray[Any]]
+    text_columns: Mapping[str, list[str]]
+    column_descriptions: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def n_units(self) -> int:
+        """Number of sorted units, single and multi."""
+        return len(self.spike_stops)
 
 
 @dataclass(frozen=True)

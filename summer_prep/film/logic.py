@@ -19,8 +19,8 @@ _OPERATORS: dict[type[ast.AST], tuple[str, Callable[..., NDArray[np.uint8]]]] = 
 }
 
 
-def normal_form(text: str) -> str:
-    """Return the one spelling of equal expressions: operands sorted, each once, no needless parentheses.
+def normal_form(text: str, option: str = "--label-name") -> str:
+    """Return one spelling of expressions that differ in order, repeats and parentheses only; `option` is for errors.
 
         b & (a & !(!b))  ->  a & b          (a | b) & c  ->  (a | b) & c
 
@@ -28,7 +28,7 @@ def normal_form(text: str) -> str:
     ------
     SettingsError : not an expression of names, `&`, `|`, `!` and parentheses
     """
-    return _write(*_parse(text))
+    return _write(*_parse(text, option))
 
 
 def names_in(text: str) -> list[str]:
@@ -66,7 +66,7 @@ def evaluate(text: str, labels: Mapping[str, Labels]) -> Labels:
     return np.array([OFF, UNDEFINED, ON], dtype=np.uint8)[rank(tree)]
 
 
-def _parse(text: str) -> tuple[ast.AST, list[str]]:
+def _parse(text: str, option: str = "--label-name") -> tuple[ast.AST, list[str]]:
     """Return the expression's tree, and its names: `_0` in the tree is the first of them.
 
     Python's own parser does the work: its `&`, `|` and `~` bind as ours do. Label names hold dashes, which its do not.
@@ -77,7 +77,7 @@ def _parse(text: str) -> tuple[ast.AST, list[str]]:
     words = []
     for name, symbol, other in _WORD.findall(text):
         if other:
-            raise SettingsError(_wrong(text, f"{other!r} is not allowed"))
+            raise SettingsError(_wrong(option, text, f"{other!r} is not allowed"))
         if name:
             words.append(f"_{len(names)}")
             names.append(name)
@@ -86,15 +86,15 @@ def _parse(text: str) -> tuple[ast.AST, list[str]]:
     try:
         tree = ast.parse(" ".join(words), mode="eval").body
     except (SyntaxError, RecursionError, MemoryError) as error:
-        raise SettingsError(_wrong(text, "it is not complete")) from error
+        raise SettingsError(_wrong(option, text, "it is not an expression")) from error
     if not all(isinstance(node, ast.BinOp | ast.UnaryOp | ast.Name | ast.operator | ast.unaryop | ast.expr_context)
                for node in ast.walk(tree)):  # fmt: skip
-        raise SettingsError(_wrong(text, "two names need & or | between them"))
+        raise SettingsError(_wrong(option, text, "two names need & or | between them"))
     return tree, names
 
 
-def _wrong(text: str, why: str) -> str:
-    return f"--label-name {text!r}: {why}. Write names with & (and), | (or), ! (not) and parentheses: 'a & !b'"
+def _wrong(option: str, text: str, why: str) -> str:
+    return f"{option} {text[:80]!r}: {why}. Write names with & (and), | (or), ! (not) and parentheses: 'a & !b'"
 
 
 def _write(node: ast.AST, names: list[str]) -> str:

@@ -52,7 +52,7 @@ def frames_of_intervals(
     beyond = (start_s < 0) | (stop_s > length_s + _NOISE)
     if beyond.any():
         row, unit = int(beyond.argmax()), ""
-        if beyond.mean() > 0.5 and (stop_s / 1000 <= length_s).all():
+        if (stop_s > 2 * length_s).mean() > 0.5 and (stop_s / 1000 <= length_s).all():
             unit = " Nearly all do, so these seem to be milliseconds: divide them by 1000."
         raise SettingsError(
             f"interval {row + 1} ({names[row]}) runs from {start_s[row]:g} to {stop_s[row]:g} s, but the film from 0 "
@@ -85,10 +85,11 @@ def frames_of_samples(
 
     Raises
     ------
-    SettingsError : a step that is not positive, or samples that lie beyond the film
+    SettingsError : a step below 1 microsecond or beyond the film, or samples that lie beyond it
     """
     frame_s, end_s = FRAME_PERIOD_MS / 1000, start_s + len(values) * step_s
-    if not step_s > 0 or end_s > FILM_FRAMES * frame_s + step_s or start_s < -step_s:
+    is_possible = 1e-6 <= step_s <= FILM_FRAMES * frame_s and -step_s <= start_s
+    if not (is_possible and end_s <= FILM_FRAMES * frame_s + step_s):
         raise SettingsError(
             f"{len(values)} samples from {start_s:g} s every {step_s:g} s end at {end_s:g} s, but the film runs from 0 "
             f"to {FILM_FRAMES * frame_s:g} s. Correct --start-s and --step-s"

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from summer_prep.cache.layout import DIMENSIONS, file_sha256
 from summer_prep.errors import RecordingError
+from summer_prep.film.align import Recording, Source
 from summer_prep.film.bins import BinGrid
 from summer_prep.film.clock import frame_indices
 from summer_prep.film.facts import FRAME_PERIOD_MS, LABEL_VALUES
-from summer_prep.film.recording import Recording, Source
 from summer_prep.options import as_patient_id
 from summer_prep.recordings.find import patient_id_of, source_identity
 from summer_prep.resources import available_bytes

@@ -52,7 +52,7 @@ def read_target(path: Path, name: str, start_s: float | None, step_s: float | No
     """
     try:
         values, columns = _table_or_array(path)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # damaged bytes lead to whatever their parser raises
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
         advice = "Name a .csv, .tsv, .parquet, .npy or .npz file"
         raise SettingsError(f"{path}: cannot be read ({reason}). {advice}") from error
@@ -68,6 +68,8 @@ def read_target(path: Path, name: str, start_s: float | None, step_s: float | No
 def _table_or_array(path: Path) -> tuple[Any, tuple[str, ...]]:
     """Return a table and its columns, or an array, mapped where that is possible, without names."""
     suffix = path.suffix.lower()
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise ValueError("it is not a file")
     if suffix == ".npy":
         return np.load(path, mmap_mode="r", allow_pickle=False), ()
     if suffix == ".npz":
@@ -87,6 +89,8 @@ def _table_or_array(path: Path) -> tuple[Any, tuple[str, ...]]:
 
 
 def _from_intervals(table: Any, columns: Sequence[str]) -> TargetFile:
+    if table[columns[0]].isna().any():
+        raise SettingsError(f"{columns[0]} is empty in a row. Name the label of each interval")
     names = table[columns[0]].astype(str).tolist()
     try:
         start, stop = (table[name].to_numpy(dtype=float) for name in columns[1:])

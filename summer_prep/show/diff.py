@@ -77,8 +77,8 @@ def _target_pair(name: str, one: FilmTarget | None, other: FilmTarget | None) ->
     pair: Difference = {"target": name, "first": one and str(one.path), "second": other and str(other.path)}
     pair |= {"arrays": [], "attributes": []}
     if one is not None and other is not None:
-        ours, theirs = (np.concatenate(list(target.blocks())) for target in (one, other))
         if one.sha256 != other.sha256:
+            ours, theirs = (np.concatenate(list(target.blocks())) for target in (one, other))
             pair["arrays"] = [_compare_arrays("values", ours, theirs, ("frame", "column"))]
         sides = [(name, vars(one)[name], vars(other)[name]) for name in ("kind", "columns")]
         pair["attributes"] = [{"name": name, "first": a, "second": b} for name, a, b in sides if a != b]

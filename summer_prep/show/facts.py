@@ -61,8 +61,9 @@ def labels_of(description: Description, rule: LabelRule = "first") -> tuple[list
     names = list(description.attributes["label_names"])
     values = [read_array(description.folder, f"labels_{rule}")]
     for one, grid in _targets_of(description, "labels"):
-        names += one.columns
-        values.append(align_labels(np.concatenate(list(one.blocks())).T, grid)[rule])
+        own = [number for number, column in enumerate(one.columns) if column not in names]  # recordings come first
+        names += [one.columns[number] for number in own]
+        values.append(align_labels(np.concatenate(list(one.blocks())).T[own], grid)[rule])
     return names, np.concatenate(values)
 
 
@@ -95,6 +96,7 @@ def describe_labels(description: Description) -> list[dict[str, Any]]:
     Stretches are runs of bins with value 1 under the rule `first`; their length is film time.
     """
     own, bin_s = label_targets(description.folder.parents[1]), description.attributes["bin_length_ms"] / 1000
+    own = {name: one for name, one in own.items() if name not in description.attributes["label_names"]}
     found: list[dict[str, Any]] = []
     for rule in LABEL_RULES:  # one after the other: at 5 ms all at once would take 250 MB
         names, labels = labels_of(description, rule)

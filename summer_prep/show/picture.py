@@ -60,7 +60,7 @@ def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()
     )  # fmt: skip
     figure.colorbar(mesh, ax=heat, label=f"rate (Hz), means over {bins_per_column * bin_s:.3g} s of film", pad=0.01)
     names_of_regions, firsts, sizes = np.unique(regions[order], return_index=True, return_counts=True)
-    heat.set_yticks(firsts + (sizes - 1) / 2, [_as_text(name) for name in names_of_regions])
+    heat.set_yticks(firsts + (sizes - 1) / 2, [picture_text(name) for name in names_of_regions])
     heat.tick_params(axis="y", length=0)
     heat.hlines(firsts[1:] - 0.5, start, end, color="white", lw=0.5)
     heat.set_ylabel("units by region")
@@ -72,7 +72,7 @@ def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()
     rate.set_ylabel("population\nrate (Hz)")
     shades = np.where(on, 1.0, np.where(undefined, 0.3, 0.0))
     strip.imshow(shades, vmin=0, vmax=1, extent=(start, end, len(shown) - 0.5, -0.5), cmap="Greys", **options)
-    strip.set_yticks(range(len(shown)), [_as_text(name) for name in shown])
+    strip.set_yticks(range(len(shown)), [picture_text(name) for name in shown])
     strip.set_xlabel("film time (min); labels: black on, grey undefined")
     for pause in pauses_of(attributes):
         for axes in (heat, rate, strip):
@@ -81,5 +81,6 @@ def draw_key(description: Description, picture: Path, labels: Sequence[str] = ()
     save_picture(figure, picture)
 
 
-def _as_text(name: str) -> str:
-    return printable(name).replace("$", r"\$")  # matplotlib would read formulas
+def picture_text(name: str) -> str:
+    """Return a name as matplotlib draws it, which would read formulas."""
+    return printable(name).replace("$", r"\$")

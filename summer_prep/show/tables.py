@@ -126,6 +126,21 @@ def fold_tables(facts: Facts) -> list[Table | str]:
     ]
 
 
+def responses_tables(facts: Facts) -> list[Table | str]:
+    """Return what is read of responses to a label: a line, the units of each region, and published numbers if asked."""
+    onsets, p = [one["n_onsets"] for one in facts["patients"]], 1 / (facts["n_shifts"] + 1)
+    tested = f"{facts['n_units']} units, {min(onsets)} to {max(onsets)} onsets, moved {facts['n_shifts']} times"
+    published = {"label_name": "published", "n_responsive": "responsive", "mostly_in": "mostly in", "test": "test"}
+    return [
+        f"{facts['label_name']}: {tested}: q <= 0.05 needs {facts['n_needed']} units with the smallest p, {p:.2g}",
+        table_of(
+            facts["regions"], region="region", n_units="units", n_responsive="responsive", share="%", n_up="up",
+            n_down="down",
+        ),
+        *[table_of(facts.get("published", []), **published)] * ("published" in facts),
+    ]  # fmt: skip
+
+
 def differences_tables(differences: Iterable[Facts]) -> list[Table]:
     """Return a row for each array of each pair of keys that differs, and for each attribute; nothing if none does."""
     arrays: list[Sequence[object]] = []

@@ -32,7 +32,7 @@ class FilmSamples:
         self.notes: list[str] = []
         self.n_units = selection.n_units
         chosen = choose_samples(selection, choice, self._note)
-        self.window, classes, self.has_target, self.split, n_per_class, self.aligned = chosen
+        self.window, classes, self.has_target, self.n_usable, self.split, n_per_class, self.aligned = chosen
         self.classes: Any = classes  # of a label, (n_bins,)
         self._features: NDArray[np.float32] | None = None
         self.scaling: Mapping[str, Any] = {}  # of features: mean and SD in training, known with them
@@ -68,7 +68,7 @@ class FilmSamples:
     def features(self) -> NDArray[np.float32]:
         """The features of each bin, (n_bins, n_dimensions), standardised by `scaling`, read when first asked for."""
         if self._features is None:
-            features = self.selection.features(self.choice.target)
+            features = self.selection.features(self.choice.target, self.choice.label_rule)
             self._features, self.scaling = standardised(features, self.split.train, self.scaling)
         return self._features
 
@@ -120,10 +120,15 @@ class FilmSamples:
 
         They keep their own structure and lose that of the neurons. Bins without a target, or inputs, stay without.
 
-        n_bins : how far, in bins that have a label; raises NothingToLearnError if that leaves one class in training
+        n_bins : how far, in bins that may be used; where only some have a label, as many fewer of those. Raises
+            NothingToLearnError if that leaves one class in training
         """
+        moved, n_movable = self.has_target, self.n_usable
+        if self.choice.task == "encode":  # windows reach beside the samples
+            moved = self.selection.has_features(self.choice.target, self.choice.label_rule)
+            n_movable = self.selection.n_bins
+        n_bins = round(n_bins * int(moved.sum()) / n_movable)  # labels share their shifts
         if self.classes is None:
-            moved = self.selection.has_features(self.choice.target) if self.choice.task == "encode" else self.has_target
             features = self.features.copy()  # read before the copy of the data, which keeps their scaling
             features[moved] = np.roll(features[moved], n_bins, axis=0)
             other = copy(self)
@@ -131,7 +136,7 @@ class FilmSamples:
             return other
         other = copy(self)
         other.classes, other._samples = self.classes.copy(), None
-        other.classes[self.has_target] = np.roll(self.classes[self.has_target], n_bins)
+        other.classes[moved] = np.roll(self.classes[moved], n_bins)
         n_per_class = count_classes(other.classes[self.split.train], self.task.n_outputs, self.choice.label_name)
         other.task = task_of(self.choice, self.n_units, n_per_class)
         return other

@@ -36,6 +36,8 @@ class FilmData(FilmSamples, lightning.LightningDataModule):
         samples = " ".join(f"{n} {part}" for part, n in self.n_samples.items() if n)
         return f"<FilmData: {predicted}, patients {patient_ids}, {self.n_units} units, {samples} samples>"
 
+    __str__ = __repr__  # Lightning's lists its loaders
+
     def setup(self, stage: str = "") -> None:
         """Take the device of the trainer."""
         if self.trainer is not None:

@@ -33,6 +33,7 @@ class ChosenSamples(NamedTuple):
     window : the bins that a sample is predicted from, counted from its own
     classes : (n_bins,) class of each bin, 0 off, 1 on, 2 undefined; None if no label is decoded
     has_target : (n_samples,) whether a sample has a target and reaches only bins that may be used
+    n_usable : samples that reach only bins that may be used, with or without a target: the same for all labels
     split : sample indices of each part, of those that have a target
     n_per_class : (n_classes,) training samples of each class; empty without classes
     aligned : the training bins that all patients saw, whatever is decoded: those on which maps are found
@@ -41,12 +42,15 @@ class ChosenSamples(NamedTuple):
     window: Window
     classes: NDArray[np.uint8] | None
     has_target: Mask
+    n_usable: int
     split: Split
     n_per_class: NDArray[np.int64]
     aligned: NDArray[np.int64]
 
 
-def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing) -> ChosenSamples:
+def choose_samples(  # noqa: PLR0912  # each task has its targets
+    selection: Selection, choice: Choice, note: Log = log_nothing
+) -> ChosenSamples:
     """Return the samples of a choice, split into training, validation and test.
 
     note : called with what was left out and why, for people
@@ -69,10 +73,11 @@ def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing
         if not has_target.all():
             note(f"left out {int((~has_target).sum())} bins where {choice.label_name} is undefined")
     elif choice.task in WITH_TARGET:
-        selection.check_label(choice.retrieve_within)
+        if choice.retrieve_within:
+            selection.check_label(choice.retrieve_within)
         check = selection.check_target if choice.task == "feature" else selection.sources
         check(choice.target)
-        has_target = selection.has_features(choice.target)
+        has_target = selection.has_features(choice.target, choice.label_rule)
         if not has_target.all():
             note(f"left out {int((~has_target).sum())} bins where {choice.target} is undefined")
         if choice.task == "encode":  # from all bins of its window
@@ -99,7 +104,7 @@ def choose_samples(selection: Selection, choice: Choice, note: Log = log_nothing
     n_per_class = np.zeros(0, dtype=np.int64)
     if classes is not None:
         n_per_class = count_classes(classes[split.train], n_classes, choice.label_name)
-    return ChosenSamples(window, classes, has_target, split, n_per_class, aligned)
+    return ChosenSamples(window, classes, has_target, int(usable.sum()), split, n_per_class, aligned)
 
 
 def check_left_out(selection: Selection, patient_id: str) -> None:

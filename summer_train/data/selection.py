@@ -48,9 +48,10 @@ class Selection:
         self.shape = self.n_bins, self.n_units
         self.dtype: np.dtype[Any] = np.result_type(*(patient.chunks[0].dtype for patient in patients))
         self.n_bytes = self.n_bins * self.n_units * self.dtype.itemsize
-        self._has_features: dict[str, NDArray[np.bool_]] = {}
         self.spaces: dict[Any, Any] = {}  # the shared space of the patients that was asked for last
-        self._read: dict[str, NDArray[np.float32]] = {}  # the features asked for last: a study has folds of them
+        self._has_features: dict[tuple[str, LabelRule], NDArray[np.bool_]] = {}
+        # Of the features asked for last: a study has folds of them.
+        self._read: dict[tuple[str, LabelRule], NDArray[np.float32]] = {}
 
     def __repr__(self) -> str:
         ids = ", ".join(patient.patient_id for patient in self.patients)
@@ -125,47 +126,53 @@ class Selection:
             values |= {name: align_labels(one.column(name).T, grid)[rule][0] for name, one in own.items()}
         return evaluate(label_name, values)
 
-    def features(self, target: str) -> NDArray[np.float32]:
+    def features(self, target: str, rule: LabelRule = "first") -> NDArray[np.float32]:
         """Return features in each bin, (n_bins, n_dimensions): the mean of its frames; NaN where one is undefined.
 
         Parameters
         ----------
         target : NAME or NAME:COLUMNS, columns by name or number, joined by +, or a range like 0-9; or several of these
             and of labels or expressions of them (0 or 1), joined by +
+        rule : of labels among them
 
         Raises
         ------
         SettingsError : no such features or labels
         CacheError : they are damaged
         """
-        if target not in self._read:
+        if (target, rule) not in self._read:
             parts = []
             for part, source in self.sources(target).items():
                 if source is None:
-                    labels = self.labels(part)
+                    labels = self.labels(part, rule)
                     parts.append(np.where(labels <= 1, labels, np.nan).astype(np.float32)[:, None])
                 else:
                     parts.append(source[0].features(self.grid(), source[1]))
-            self._read = {target: parts[0] if len(parts) == 1 else np.hstack(parts)}
-        return self._read[target].copy()
+            self._read = {(target, rule): parts[0] if len(parts) == 1 else np.hstack(parts)}
+        return self._read[target, rule].copy()
 
-    def has_features(self, target: str) -> NDArray[np.bool_]:
+    def has_features(self, target: str, rule: LabelRule = "first") -> NDArray[np.bool_]:
         """Return whether features are defined in each bin, (n_bins,); they are read once. Errors as `features`."""
-        if target not in self._has_features:
-            self._has_features[target] = np.asarray(~np.isnan(self.features(target)).any(axis=1))
-        return self._has_features[target]
+        if (target, rule) not in self._has_features:
+            self._has_features[target, rule] = np.asarray(~np.isnan(self.features(target, rule)).any(axis=1))
+        return self._has_features[target, rule]
 
     def sources(self, target: str) -> dict[str, tuple[FilmTarget, list[int]] | None]:
         """Return the parts of A+B with what `check_target` returns of features, None for a label; raises SettingsError.
 
-        A word behind NAME:COLUMNS is one of its columns, if it has such a one.
+        A word after NAME:COLUMNS is one of its columns if it has such a column.
         """
         features, parts = feature_targets(self.patients[0].key.parents[1]), list[str]()
         for word in as_text(target, "--target").split("+"):
             name = parts[-1].partition(":")[0] if parts and ":" in parts[-1] else ""
             is_column = name in features and (word in features[name].columns or word[:1].isdigit())
             parts = [*parts[:-1], f"{parts[-1]}+{word}"] if is_column else [*parts, word]
-        return {part: self.check_target(part) if ":" in part or part in features else None for part in parts}
+        if len({*parts}) < len(parts) or "" in parts:
+            raise SettingsError(f"--target {target}: names a part twice, or none beside a +. Leave one out")
+        found = {part: self.check_target(part) if ":" in part or part in features else None for part in parts}
+        for part in [part for part, source in found.items() if source is None]:
+            self.check_label(part)
+        return found
 
     def check_target(self, target: str) -> tuple[FilmTarget, list[int]]:
         """Return the features that NAME:COLUMNS names, and the numbers of their columns; raises SettingsError."""
@@ -178,11 +185,14 @@ class Selection:
 
     def check_label(self, label_name: str) -> dict[str, FilmTarget]:
         """Return the targets of the cache that hold labels of an expression; raises SettingsError if none holds one."""
-        patient, names = self.patients[0], [one for one in names_in(label_name) if one and one not in self.label_names]
-        found = label_targets(patient.key.parents[1]) if names else {}
+        patient, names = self.patients[0], [one for one in names_in(label_name) if one not in self.label_names]
+        cache = patient.key.parents[1]
+        found, features = (label_targets(cache), feature_targets(cache)) if names else ({}, {})
         for name in names:
+            if name in features:
+                raise SettingsError(f"label {name!r}: these are features. Decode them: --task feature --target {name}")
             if name not in found:
-                known = [*self.label_names, *found]
+                known = [*self.label_names, *found, *features]
                 nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
                 raise SettingsError(
                     f"no label {name!r} in {patient.key}; nearest are {', '.join(nearest)}. "
@@ -245,7 +255,7 @@ class Selection:
             digests = patient.attributes["digests"]
             used = {name: digests[name] for name in digests if name in (*DIMENSIONS, *_CHOOSING_COLUMNS)}
             patients.append({"patient_id": patient.patient_id, "units": columns.tolist(), "digests": used})
-        own = self.check_label(label_name)
+        own = self.check_label(label_name) if label_name else {}
         for part, one in self.sources(target).items() if target else ():
             own |= {part: one[0]} if one else self.check_label(part)
         targets = {"targets": {name: one.sha256 for name, one in own.items()}} if own else {}

@@ -15,43 +15,46 @@ from summer_train.settings.options import Choice, Loss
 
 
 @dataclass(frozen=True)
-class NextBin:
-    """Predict every unit's count in the next bin; mean squared error, or the likelihood of Poisson firing.
+class _Numbers:
+    """Predict numbers, (n_samples, n_outputs).
 
-    kind : mse, or poisson, under which a network's outputs are the logarithms of counts
+    kind : mse, mean squared error; poisson, the likelihood of Poisson firing, under which a network's outputs are the
+        logarithms of counts; or cosine, 1 - cosine similarity
     log_name : folder of the runs, as in the published pipeline
     score_names : what `scores` returns, which is logged beside the loss
     target_offset : how many bins after a sample's own its target lies
     """
 
-    n_units: int
+    n_outputs: int
     kind: Loss = "mse"
-    name: ClassVar[str] = "next_bin"
-    log_name: ClassVar[str] = "dhv"
+    name: ClassVar[str]
+    log_name: ClassVar[str]
     score_names: ClassVar[tuple[str, ...]] = ()
-    target_offset: ClassVar[int] = 1
-
-    @property
-    def n_outputs(self) -> int:
-        """One count per unit."""
-        return self.n_units
+    target_offset: ClassVar[int] = 0
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Return the squared error, or the negative log-likelihood without its constant term; mean over all."""
+        """Return the loss, mean over samples and outputs; that of Poisson firing without its constant term."""
         dtype = torch.promote_types(prediction.dtype, torch.float32)  # 16 bits would round the counts
         prediction, target = prediction.to(dtype), target.to(dtype)
         if self.kind == "mse":
             return functional.mse_loss(prediction, target)
-        return functional.poisson_nll_loss(prediction, target, log_input=True, full=False)
+        if self.kind == "poisson":
+            return functional.poisson_nll_loss(prediction, target, log_input=True, full=False)
+        return 1 - functional.cosine_similarity(prediction, target, dim=-1).mean()
 
     def loss_gradient(self, prediction: Tensor, prepared: Tensor, dim: int = -1) -> Tensor:
-        """Return the gradient of the loss, mean over units (axis `dim`) and summed over samples."""
+        """Return the gradient of the loss, summed over samples, outputs along axis `dim`."""
         if self.kind == "mse":
             return torch.sub(prediction, prepared).mul_(2 / prediction.shape[dim])
-        return prediction.exp().sub_(prepared).div_(prediction.shape[dim])
+        if self.kind == "poisson":
+            return prediction.exp().sub_(prepared).div_(prediction.shape[dim])
+        norm = prediction.norm(dim=dim, keepdim=True).clamp_min(1e-8)
+        unit, true = prediction / norm, functional.normalize(prepared, dim=dim)
+        gradient: Tensor = ((unit * true).sum(dim, keepdim=True) * unit).sub_(true).div_(norm)
+        return gradient
 
     def as_target(self, target: Tensor) -> Tensor:
-        """Return the counts as floats, as losses of torch and `loss_gradient` take them."""
+        """Return the targets as floats, as losses of torch and `loss_gradient` take them."""
         return target.float()
 
     prepare = as_target
@@ -60,18 +63,32 @@ class NextBin:
         """Return no scores beside the loss."""
         return {}
 
+
+class NextBin(_Numbers):
+    """Predict every unit's count in the next bin; mean squared error, or the likelihood of Poisson firing."""
+
+    name: ClassVar[str] = "next_bin"
+    log_name: ClassVar[str] = "dhv"
+    target_offset: ClassVar[int] = 1
+
     def expected_counts(self, prediction: Tensor) -> Tensor:
         """Return the predicted counts, float64."""
         return prediction.double() if self.kind == "mse" else prediction.double().exp()
 
 
-@dataclass(frozen=True)
 class Encode(NextBin):
     """Predict every unit's count in the same bin from features or labels of the film; losses as of `NextBin`."""
 
     name: ClassVar[str] = "encode"
     log_name: ClassVar[str] = "dhv_encode"
     target_offset: ClassVar[int] = 0
+
+
+class FilmFeatures(_Numbers):
+    """Predict features of the film, standardised by their mean and SD in training; mean squared error or cosine."""
+
+    name: ClassVar[str] = "feature"
+    log_name: ClassVar[str] = "dhv_feature"
 
 
 @dataclass(frozen=True)
@@ -120,52 +137,6 @@ class FilmLabel:
     def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the share of samples whose most likely class is right."""
         return {"accuracy": (prediction.argmax(dim=1) == target).to(prediction.dtype).mean()}
-
-
-@dataclass(frozen=True)
-class FilmFeatures:
-    """Predict features of the film, standardised by their mean and SD in training.
-
-    kind : mse, or cosine: 1 - cosine similarity
-    """
-
-    n_dimensions: int
-    kind: Loss = "mse"
-    name: ClassVar[str] = "feature"
-    log_name: ClassVar[str] = "dhv_feature"
-    score_names: ClassVar[tuple[str, ...]] = ()
-    target_offset: ClassVar[int] = 0
-
-    @property
-    def n_outputs(self) -> int:
-        """One number per dimension."""
-        return self.n_dimensions
-
-    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Return the squared error, mean over samples and dimensions, or 1 - cosine similarity, mean over samples."""
-        prediction, target = prediction.float(), target.float()
-        if self.kind == "mse":
-            return functional.mse_loss(prediction, target)
-        return 1 - functional.cosine_similarity(prediction, target, dim=-1).mean()
-
-    def loss_gradient(self, prediction: Tensor, prepared: Tensor, dim: int = -1) -> Tensor:
-        """Return the gradient of the loss, summed over samples, dimensions along axis `dim`."""
-        if self.kind == "mse":
-            return torch.sub(prediction, prepared).mul_(2 / prediction.shape[dim])
-        norm = prediction.norm(dim=dim, keepdim=True).clamp_min(1e-8)
-        unit, true = prediction / norm, functional.normalize(prepared, dim=dim)
-        gradient: Tensor = ((unit * true).sum(dim, keepdim=True) * unit).sub_(true).div_(norm)
-        return gradient
-
-    def as_target(self, target: Tensor) -> Tensor:
-        """Return the features as they are."""
-        return target
-
-    prepare = as_target
-
-    def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return no scores beside the loss."""
-        return {}
 
 
 Task = NextBin | FilmLabel | FilmFeatures

@@ -40,7 +40,7 @@ class Recurrent(nn.Module):
 
 
 def net_of(data: FilmSamples, choice: Choice) -> nn.Module:
-    """Return the network of some data, with weights as torch gives them; raises SettingsError for one's own."""
+    """Return the network of some data, with weights as torch gives them; raises SettingsError for a user's own."""
     if choice.model.startswith(OWN):
         raise SettingsError(f"--model {choice.model}: only your own code knows it. Give it to fit(network=...)")
     n_inputs, n_outputs = data.window.n_bins * data.n_inputs, data.task.n_outputs
@@ -85,7 +85,7 @@ def decoder_name(data: FilmSamples, choice: Choice) -> str:
 
 
 def n_weights(data: FilmSamples, choice: Choice, network: nn.Module | None = None) -> int:
-    """Return the number of weights of a network of one's own, or of that of some data, without making it."""
+    """Return the number of weights of a user's own network, or of that of some data, without making it."""
     with torch.device("meta"):
         net = net_of(data, choice) if network is None else network
         return sum(parameter.numel() for parameter in net.parameters())

@@ -14,7 +14,7 @@ from summer_train.data.batches import Block
 from summer_train.models.steps import sum_over_processes
 
 PENALTIES = tuple(10.0**power for power in range(-1, 9))
-"""Tried by default, in units of counts squared: from next to none to one that leaves the mean alone."""
+"""Tried by default, in units of the inputs squared: from next to none to one that leaves the mean alone."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 """Figures of trained models, for reports and for your own: `summer_train.figures`.
 
+::
+
     models = summer_train.figures.read_models("study")           # one row per model, a pandas.DataFrame
-    summer_train.figures.draw_labels(models[models.buffer == 32], width_mm=85).savefig("labels.pdf")
+    with summer_train.figures.style(85):                         # in which text of a PDF can be edited
+        summer_train.figures.draw_labels(models[models.buffer == 32], width_mm=85).savefig("labels.pdf")
 
 Each of these takes such a table, or some of its rows, and `width_mm`, and returns a `matplotlib.figure.Figure`, which
 is not part of pyplot; `figure.axes` are yours to change.
@@ -28,10 +31,12 @@ import pandas as pd
 
 from summer_prep.files import new_figure, picture_bytes, save_picture
 from summer_train.reports import findings
-from summer_train.reports.findings import against_null, by_label, most_usual, rank_curves_of
+from summer_train.reports.evidence import against_null
+from summer_train.reports.findings import by_label, most_usual, rank_curves_of
 from summer_train.reports.published import published_kappa
 from summer_train.reports.tables import as_cell, varied_options
 from summer_train.runs.folder import METRICS, FitResult
+from summer_train.scores import claims
 
 read_models = findings.read_models  # public here
 WIDTH_MM = 180.0  # two columns of most journals; one is 85
@@ -143,7 +148,7 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
 
 
 def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float = WIDTH_MM, score: str = "kappa") -> Any:
-    """Return a figure with a row for each label and folder: folds, mean kappa, baseline, null, published kappa.
+    """Return a figure with a row for each label and folder: folds, mean kappa, interval, baseline, null, published.
 
     Parameters
     ----------
@@ -170,6 +175,9 @@ def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float =
             if np.isfinite(time_only := group[f"time_only_{score}"].mean()):
                 axes.plot(time_only, place, "|", color=BASELINE, ms=11, mew=2, label="time only")
             axes.plot(kappas, [place] * len(kappas), "o", color=colour, ms=3.5, alpha=0.55, label="folds")
+            if interval := claims.intervals([one.sums() for one in group["result"] if one.scores]).get(score):
+                ends = [interval["low"], interval["high"]]
+                axes.plot(ends, [place] * 2, color=colour, lw=2, label="95 %, folds together")
             axes.plot(kappas.mean(), place, "D", color=colour, ms=6, label="mean")
             if published and (known := published_kappa(group.iloc[0])):
                 look = {"fmt": "s", "color": PUBLISHED, "ms": 4, "label": "published (real film), mean and SD"}

@@ -1,7 +1,7 @@
 """The trained models of studies and runs as one table, from which everything that is reported is made."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, count
 from operator import attrgetter
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from summer_prep.console import printable
 from summer_prep.errors import SettingsError
 from summer_prep.options import as_path
+from summer_train.reports.evidence import with_corrected_p
 from summer_train.reports.tables import REPEATS, as_cell, varied_options
 from summer_train.runs.folder import METRICS, PREDICTIONS, FitResult, find_results, read_metrics, reading
 from summer_train.scores import nulls
@@ -31,10 +32,12 @@ class Result(Record):
 
     null : score -> shift -> value under shifted labels; empty without a null
     predictions : path of its predictions, which need not exist
+    null_units : of encoding, shift -> R² of each unit; empty for runs, which keep p alone
     """
 
     null: records.Null
     predictions: Path
+    null_units: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Result({self.id})"
@@ -57,8 +60,9 @@ def read_models(*folders: str | Path, log: Log = log_nothing) -> pd.DataFrame:
     -------
     The columns of study.csv (docs/study.md); `folder`, as much of the end of its path as tells it from the others;
     `part`, the one that is reported (test, where the split has one); the scores of that part (`kappa`, `auroc`, `r2`,
-    ...; the loss is `mean_loss`) and of its baselines (`time_only_kappa`, ...); `name` of label and folder; `result`,
-    with curve, null and predictions, from which figures are drawn. `attrs["folders"]` has name -> path of the folders.
+    ...; the loss is `mean_loss`) and of its baselines (`time_only_kappa`, ...); of shifts `p_kappa_corrected`
+    over all rows, `q_kappa`, ... (`evidence.with_corrected_p`); `name` of label and folder; `result`, with curve, null
+    and predictions, from which figures are drawn. `attrs["folders"]` has name -> path of the folders.
 
     Raises
     ------
@@ -93,7 +97,7 @@ def models_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
         rows.append(row)
     # Settings keep the types that they have in Python, also where pandas knows a narrower one.
     models = pd.DataFrame(rows)
-    return models.astype({name: object for name in NUMBER_SETTINGS if name in models}).copy()
+    return with_corrected_p(models.astype({name: object for name in NUMBER_SETTINGS if name in models}))
 
 
 def read_results_of(folder: Path, log: Log = log_nothing) -> list[Result]:
@@ -107,9 +111,16 @@ def read_results_of(folder: Path, log: Log = log_nothing) -> list[Result]:
         results = list[Result]()
         for record, shifted in records.with_shifted(newest_of.values(), records.ids_in_order(folder)):
             null, predictions = records.null_of(shifted, record.part), records.predictions_path(folder, record.id)
-            results.append(Result(**vars(record), null=null, predictions=predictions))
+            encoded = [one for one in shifted if one.scores and record.columns["task"] == "encode"]
+            of_units = {one.shift: one.units[record.part]["r2"] for one in encoded}
+            results.append(Result(**vars(record), null=null, predictions=predictions, null_units=of_units))
     else:
-        results = [_of_run(result) for result in find_results(folder, log)]
+        results = []
+        for result in find_results(folder, log):
+            try:
+                results.append(_of_run(result))
+            except SettingsError as error:  # of another version
+                log(f"left out: {error}")
     newest = {(result.id, result.data_digest): result for result in sorted(results, key=by_date)}
     if n_older := len(results) - len(newest):
         log(f"{folder}: {n_older} models were trained more than once; the newest of each is reported")
@@ -126,7 +137,18 @@ def _of_run(result: FitResult) -> Result:
         rows = read_metrics(result.log_dir / METRICS)
         curve = [(float(row["train_loss"]), float(row["val_loss"])) for row in rows]
     null, names = result.null, nulls.SCORES[choice.task] if result.null else ()
-    same = ("n_units", "n_samples", "undefined", "best_epoch", "units", "seconds", "penalty", "date", "command")
+    same = (
+        "n_units",
+        "n_samples",
+        "undefined",
+        "best_epoch",
+        "units",
+        "cycles",
+        "seconds",
+        "penalty",
+        "date",
+        "command",
+    )
     return Result(
         **{name: getattr(result, name) for name in same},
         id=records.id_of(choice, run), columns=records.columns_of(choice, run),
@@ -181,11 +203,6 @@ def by_label(models: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(name): group for name, group in models.groupby("name", sort=False)}
 
 
-def against_null(models: pd.DataFrame, score: str) -> nulls.Comparison:
-    """Return how the mean score of some models compares with that of their nulls."""
-    return nulls.permutation_test(models[score].tolist(), [one.null.get(score, {}) for one in models["result"]])
-
-
 def rank_curves_of(result: Result) -> tuple[dict[str, NDArray[np.float64]], float] | None:
     """Return ROC and precision-recall of a label's predictions, and its base rate; None without two classes."""
     is_on = result.arrays["target"] == 1
@@ -199,9 +216,18 @@ def confusion_of(models: pd.DataFrame) -> NDArray[np.float64] | None:
 
 
 def unit_scores(models: pd.DataFrame) -> pd.DataFrame:
-    """Return `rate_hz` (of film time) and `r2` of each unit, means over next-bin models on the units of the first."""
+    """Return `rate_hz` (of film time) and `r2` of each unit, means over models on the units of the first.
+
+    With a null, also `p` of that mean against the means of shifts, of each unit alone.
+    """
     check_models(models)
     same = models[models["data_digest"] == models["data_digest"].iloc[0]]
     units = pd.concat([pd.DataFrame(one.units[one.part], dtype=float) for one in same["result"]])
     means = units.groupby(level=0).mean()
-    return pd.DataFrame({"rate_hz": means["rate"] * 1000 / same["bin_length"].iloc[0], "r2": means["r2"]})
+    found = pd.DataFrame({"rate_hz": means["rate"] * 1000 / same["bin_length"].iloc[0], "r2": means["r2"]})
+    if all(one.null_units for one in same["result"]):
+        for unit in found.index:
+            observed = [one.units[one.part]["r2"][unit] for one in same["result"]]
+            null = [{shift: r2[unit] for shift, r2 in one.null_units.items()} for one in same["result"]]
+            found.loc[unit, "p"] = nulls.permutation_test(observed, null).p
+    return found

@@ -16,8 +16,13 @@ from summer_train.reports import tables
 from summer_train.reports.figures import FONTS, WIDTH_MM, as_data_url, draw_all, save_figure
 from summer_train.reports.findings import read_models
 from summer_train.reports.published import CONDITIONS, SOURCE
-from summer_train.reports.summary import RARE, Summary, answer, summarise, summary_tables
+from summer_train.reports.summary import MAIN_SCORE, MIN_SHIFTS, RARE, Summary, answer, summarise, summary_tables
 from summer_train.settings.options import Log, log_nothing
+
+NOTE = (
+    "p corrected is over {} results by the maximum statistic, with {} shifts; q is the false discovery rate. "
+    "A claim at 0.05 needs {} valid shifts, however many results. Intervals are of all folds together (docs/claims.md)."
+)
 
 
 def report(
@@ -26,6 +31,7 @@ def report(
     published: bool = False,
     html: str | Path | None = None,
     width_mm: float = WIDTH_MM,
+    compare: str | None = None,
     log: Log = log_nothing,
 ) -> pd.DataFrame:
     """Draw what studies and runs found, and write one Markdown page, as `summer-train report` does.
@@ -37,6 +43,7 @@ def report(
     published : whether the published figures are drawn beside
     html : path of one page with everything in it, which is written in place of figures unless they have an `output_dir`
     width_mm : of the figures; one column of most journals is 85, two are 180
+    compare : setting whose values are compared in pairs, the first with each other one, like `brain_regions`
 
     Returns
     -------
@@ -53,7 +60,7 @@ def report(
     if not 50 <= width_mm <= 500:
         raise SettingsError(f"--width-mm {width_mm:g}: must be 50 to 500, like 85 or 180")
     models = read_models(*folders, log=log)
-    facts = summarise(models, published)
+    facts = summarise(models, published, compare=compare)
     if not any(result.predictions.exists() for result in models["result"]):
         log("no predictions were kept: curves and the film are left out. study --keep-predictions keeps them")
     figures = list(draw_all(models, published, width_mm))
@@ -81,21 +88,29 @@ def _tables(models: pd.DataFrame, facts: Summary) -> list[tuple[str, str, str, T
     for task, table in summary_tables(facts["groups"]).items():
         title = f"{task.replace('_', ' ').capitalize()}: means over folds and seeds"
         n_first = table.header.index(RARE) if RARE in table.header else len(table.header)
-        shown.append((f"groups-{task}", title, "", table, n_first))
-    if models["folder"].nunique() > 1:
+        of_task = [one for one in facts["groups"] if one["task"] == task]
+        null = [one["null"][MAIN_SCORE[task]] for one in of_task if MAIN_SCORE[task] in one["null"]]
+        note = ""
+        if null:
+            n_shifts = sorted(one["n_shifts"] for one in null)
+            n_text = " to ".join(dict.fromkeys(map(str, (n_shifts[0], n_shifts[-1]))))
+            note = NOTE.format(max(one["n_tests"] for one in null), n_text, MIN_SHIFTS)
+        shown.append((f"groups-{task}", title, note, table, n_first))
+    if models["folder"].nunique() > 1 or facts["comparison"]:
         partners = "of the same label, fold, seed, and of whatever else has several values in one of the folders"
         note = f"In pairs, models {partners}: the gain is the mean of their differences to the first folder."
         note = note if facts["comparison"] else f"No model has a partner in the other folder: {partners}."
         shown.append(("comparison", "Side by side", note, tables.comparison_table(facts["comparison"]), 99))
+    if models["folder"].nunique() > 1:
         note = "" if facts["differences"] else "Their settings and data are the same."
         rows = []
         for one in facts["differences"]:
             values = {folder: tables.as_cell(value) for folder, value in one["values"].items()}
             rows.append({"setting": one["setting"].replace("_", " "), **values})
         shown.append(("differences", "What differs in their settings", note, tables.compact_table(rows), 99))
-    undefined = models.loc[models["why_undefined"] != "", ["label_name", "fold", "why_undefined"]]
+    undefined = models.loc[models["why_undefined"] != "", ["name", "fold", "why_undefined"]]
     if len(undefined):
-        table = Table(["label name", "fold", "why"], undefined.replace("", "next bin").to_numpy(object).tolist())
+        table = Table(["name", "fold", "why"], undefined.to_numpy(object).tolist())
         shown.append(("undefined", "What is undefined (n/a), and why", "", table, 99))
     return shown
 

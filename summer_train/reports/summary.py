@@ -1,16 +1,19 @@
 """What a report says, as plain data, sentences and a table: all made of the table of models."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from summer_prep.console import Table
+from summer_prep.errors import SettingsError
 from summer_train.reports import findings, tables
+from summer_train.reports.evidence import against_null, with_q
 from summer_train.reports.published import published_kappa
 from summer_train.reports.tables import REPEATS, rounded, varied_options
-from summer_train.scores import nulls
+from summer_train.scores import claims, nulls
 from summer_train.settings.lists import NUMBER_SETTINGS
 from summer_train.settings.options import WITH_TARGET
 from summer_train.studies.records import SCORES_OF_TASK
@@ -22,10 +25,13 @@ MIN_SHIFTS = 19  # the fewest with which p can be 0.05
 Summary = dict[str, Any]
 
 
-def summarise(models: pd.DataFrame, published: bool = False, with_curves: bool = False) -> Summary:
+def summarise(
+    models: pd.DataFrame, published: bool = False, with_curves: bool = False, compare: str | None = None
+) -> Summary:
     """Return what the models of `read_models` show, as `report --json` prints it (docs/study.md has every value).
 
-    Rank curves, for which predictions are read, are left empty unless they are asked for.
+    Rank curves, for which predictions are read, are left empty unless they are asked for. Beside folders, values of the
+    setting `compare` are compared; raises SettingsError unless it has several.
     """
     groups: list[Summary] = []
     for task, of_task in models.groupby("task"):  # labels first
@@ -44,6 +50,7 @@ def summarise(models: pd.DataFrame, published: bool = False, with_curves: bool =
                     own = {"fold": result.columns["fold"], "base_rate": base_rate}
                     facts["rank_curves"].append(own | {name: one[shown].tolist() for name, one in points.items()})
             groups.append(facts)
+        with_q([group["over_time_only"] for group in groups if group["task"] == task])
     first, *others = models["folder"].unique()
     shared = set.intersection(*(set(tasks) for _, tasks in models.groupby("folder")["task"]))
     of_shared = models[models["task"].isin(shared)] if shared else models  # the settings of other tasks differ anyway
@@ -52,12 +59,21 @@ def summarise(models: pd.DataFrame, published: bool = False, with_curves: bool =
         of_folders = {folder: one.unique().tolist() for folder, one in of_shared.groupby("folder", sort=False)[name]}
         if len({frozenset(map(str, of_folder)) for of_folder in of_folders.values()}) > 1:
             differences.append({"setting": name, "values": of_folders})
+    pairs = [("folder", first, other) for other in others]
+    if compare:
+        several = [name for name in varied_options(models) if name not in ("task", "label_name", "target")]
+        if compare not in several:
+            among = f"Choose among {', '.join(several)}" if several else "No setting has several values here"
+            raise SettingsError(f"--compare {compare}: is no setting of a model with several values. {among}")
+        values = models[compare].unique().tolist()
+        pairs += [(compare, values[0], other) for other in values[1:]]
+    comparison = [one for pair in pairs for task in MAIN_SCORE for one in _compared(models, task, *pair)]
     return {
         "n_models": len(models),
         "settings": tables.common_settings(models),
         "groups": groups,
         "differences": differences,
-        "comparison": [one for other in others for task in MAIN_SCORE for one in _compared(models, task, first, other)],
+        "comparison": comparison,
     }
 
 
@@ -73,10 +89,14 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
         baselines[baseline] = of_baseline.set_axis(names, axis=1).mean().to_dict()
     null = {}
     for name in nulls.SCORES.get(task, ()):
-        one = findings.against_null(group, name)
+        one = against_null(group, name)
         if one.band is not None:
             low, middle, high = one.band
             null[name] = {"n_shifts": len(one.null), "low": low, "middle": middle, "high": high, "p": one.p}
+            for fact, column in (("p_corrected", f"p_{name}_corrected"), ("q", f"q_{name}")):
+                null[name][fact] = float(group[column].iloc[0])
+            null[name]["n_tests"] = int(group[f"n_{name}_tests"].iloc[0])
+    sums, of_time = ([one.sums(row) for one in results if one.scores] for row in ("model", "time only"))
     known = published_kappa(group.iloc[0]) if published and is_label else None
     confusion = findings.confusion_of(group)
     with_units = group[[task in ("next_bin", "encode") and bool(one.units.get(one.part)) for one in results]]
@@ -90,11 +110,14 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
         "folder": settings["folder"],
         "settings": {name: value for name, value in settings.items() if name != "folder"},
         "part": next((one.part for one in results if one.n_samples), "test"),
+        "n_units": int(group["n_units"].max()),
         "n_defined": scores.count().to_dict(),
         "mean": scores.mean().to_dict(),
         "sd": scores.std().to_dict(),
         "baselines": baselines,
         "null": null,
+        "interval": claims.intervals(sums),
+        "over_time_only": claims.gains(list(zip(of_time, sums, strict=True))),
         "published": None if known is None else {"kappa": known.mean, "sd": known.sd},
         "confusion": None if confusion is None else confusion.tolist(),
         "units": units.to_dict("records"),
@@ -103,27 +126,34 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
     }
 
 
-def _compared(models: pd.DataFrame, task: str, first: str, second: str) -> list[Summary]:
-    """Return the gain of the second folder over pairs of models of each label.
+def _compared(models: pd.DataFrame, task: str, compared: str, first: Any, second: Any) -> list[Summary]:
+    """Return the gain of the second folder, or value of a setting, over pairs of models of each label.
 
     Partners agree in label, fold, seed and whatever has several values in one of the folders; what has one value in
     each folder is what is compared.
     """
     score = MAIN_SCORE[task]
-    ours, theirs = (models[(models["task"] == task) & (models["folder"] == folder)] for folder in (first, second))
+    ours, theirs = (models[(models["task"] == task) & (models[compared] == value)] for value in (first, second))
     decoded = ("label_name", *(["target"] if task in WITH_TARGET and "target" in models else []))
     varied = {*varied_options(ours), *varied_options(theirs)} - {"task", *decoded}
-    keys = ["task", *decoded, *sorted(varied, key=NUMBER_SETTINGS.index)]
+    within = [] if compared == "folder" else ["folder"]
+    keys = ["task", *decoded, *within, *sorted(varied - {compared}, key=NUMBER_SETTINGS.index)]
     pairs = ours.merge(theirs, on=[*keys, *REPEATS], suffixes=("", "_of_second"))
     pairs["gain"] = pairs[f"{score}_of_second"] - pairs[score]
     found = []
     for values, group in pairs.groupby(keys, sort=False):
         defined = group[group["gain"].notna()]
+        settings = dict(zip(keys, values, strict=True))
+        folder = settings.pop("folder", None)
+        both = zip(group["result"], group["result_of_second"], strict=True)
+        sums = [(one.sums(), other.sums()) for one, other in both if one.scores and other.scores]
         found.append({
-            "folders": [first, second], "settings": dict(zip(keys, values, strict=True)), "score": score,
+            "compared": compared, "values": [first, second], "folders": [folder or first, folder or second],
+            "settings": settings, "score": score, "together": claims.gains(sums),
             "n_models": len(defined), "means": defined[[score, f"{score}_of_second"]].mean().tolist(),
             "difference": defined["gain"].mean(), "sd": defined["gain"].std(),
         })  # fmt: skip
+    with_q([one["together"] for one in found])
     return found
 
 
@@ -132,12 +162,14 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
     sentences = []
     if (models["task"] == "label").any():
         shown, fixed = findings.most_usual(models[models["task"] == "label"])
-        found = {name: findings.against_null(group, "kappa") for name, group in findings.by_label(shown).items()}
+        groups = findings.by_label(shown)
+        found = {name: against_null(group, "kappa") for name, group in groups.items()}
         tested = {name: one for name, one in found.items() if len(one.null) >= MIN_SHIFTS}
+        p = {name: groups[name]["p_kappa_corrected"].iloc[0] for name in tested}
         if tested:
             verdicts = {
-                "Above chance": [name for name, one in tested.items() if one.p <= 0.05],
-                "Not above chance": [name for name, one in tested.items() if one.p > 0.05],
+                "Above chance": [name for name in tested if p[name] <= 0.05],
+                "Not above chance": [name for name in tested if p[name] > 0.05],
                 f"Fewer than {MIN_SHIFTS} valid shifts": [name for name in found if name not in tested],
             }
             for what, names in verdicts.items():
@@ -145,7 +177,8 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
                 sentences += [f"{what}: {', '.join(names[:12])}{more}."] if names else []
             n_shifts = sorted({len(one.null) for one in tested.values()})
             null = f"{' to '.join(map(str, dict.fromkeys((n_shifts[0], n_shifts[-1]))))} shifts of the labels"
-            sentences.append(f"Kappa is compared with {null}, at p = 0.05 for each label alone{fixed}.")
+            n_rows = int(max(groups[name]["n_kappa_tests"].iloc[0] for name in tested))
+            sentences.append(f"Kappa is compared with {null}, at p = 0.05 corrected over {n_rows} results{fixed}.")
         else:
             name, best = next(iter(found.items()))
             is_defined = best.mean == best.mean
@@ -159,24 +192,37 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
     for task, what in (("feature", "R² of features"), ("encode", "median R² over units")):
         if len(of_task := models[models["task"] == task]):
             name, group = next(iter(findings.by_label(findings.most_usual(of_task)[0]).items()))
-            best = findings.against_null(group, "r2")
+            best = against_null(group, "r2")
             chance = f", p {rounded(best.p, 3)} against {len(best.null)} shifts" if len(best.null) else ""
             sentences.append(f"The highest {what} is {rounded(best.mean, 3)}: {name}{chance}.")
-    compared = pd.DataFrame(comparison, columns=["folders", "score", "n_models", "difference"])
-    compared["folders"] = compared["folders"].map(tuple)
-    for ((first, second), score), pairs in compared.groupby(["folders", "score"], sort=False):
+            if task == "encode" and all(one.null_units for one in group["result"]):
+                sentences.append(f"Units with p <= 0.05, where 1 in 20 is expected by chance: {_driven(of_task)}.")
+    compared = pd.DataFrame(comparison, columns=["values", "score", "n_models", "difference"])
+    compared["values"] = compared["values"].map(lambda pair: tuple(map(tables.as_cell, pair)))
+    for ((first, second), score), pairs in compared.groupby(["values", "score"], sort=False):
         low, high = rounded(pairs["difference"].min(), 3), rounded(pairs["difference"].max(), 3)
         what = f"The {tables.SCORE_COLUMNS[score]} of {second} minus that of {first}"
         sentences.append(f"{what} is {low} to {high}, over {pairs['n_models'].sum()} pairs.")
     return sentences
 
 
+def _driven(models: pd.DataFrame) -> str:
+    """Return how many units each target of encoding drives, at the most usual settings."""
+    units = {name: findings.unit_scores(one) for name, one in findings.by_label(findings.most_usual(models)[0]).items()}
+    counts = [f"{name} {(one['p'] <= 0.05).sum()} of {len(one)}" for name, one in units.items() if "p" in one]
+    return ", ".join(counts[:12]) + (f" and {len(counts) - 12} more targets" if len(counts) > 12 else "")
+
+
 COLUMNS = {
-    "mean.kappa": "kappa", "mean.r2": "median R²", "sd": "SD", "band": "shifted, 5 to 95 %", "null.kappa.p": "p",
+    "mean.kappa": "kappa", "mean.r2": "median R²", "sd": "SD", "together": "folds together, 95 %",
+    "band": "shifted, 5 to 95 %", "null.kappa.p": "p", "null.kappa.p_corrected": "p corrected", "null.kappa.q": "q",
     "published.kappa": "published", "baselines.time only.kappa": "time only (kappa)",
     "baselines.shifted film 95.kappa": "shifted film, 95 % (kappa)", "baselines.alone.kappa": "alone (kappa)",
-    "baselines.others.kappa": "others (kappa)", "mean.auroc": "AUROC",
-    "null.r2.p": "p", "baselines.time only.r2": "time only (R²)", "mean.r": "r", "null.r.p": "p (r)",
+    "baselines.others.kappa": "others (kappa)",
+    "over": "gain over time only, 95 %", "over_time_only.kappa.p": "p of gain", "mean.auroc": "AUROC",
+    "null.r2.p": "p", "null.r2.p_corrected": "p corrected", "null.r2.q": "q",
+    "baselines.time only.r2": "time only (R²)", "over_time_only.r2.p": "p of gain (R²)",
+    "mean.r": "r", "null.r.p": "p (r)",
     "mean.r2_median": "median R²", "mean.top_10": "top 10", "mean.top_10_chance": "top 10 by chance",
     "null.auroc.p": "p (AUROC)", "mean.bits_per_spike": "bits/spike", "mean.mse": "sq. error",
     "baselines.mean count.mse": "mean count (sq. error)", "baselines.copy last bin.mse": "copy last bin (sq. error)",
@@ -209,15 +255,23 @@ def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
             table[name] = facts[name]
     val = "val " if "part" not in table and groups[0]["part"] == "val" else ""
     n_defined, n_models = facts[f"n_defined.{main}"].astype(str), facts["models"].map(len).astype(str)
+    table["units"] = facts["n_units"]
     table["models"] = n_models.where(n_defined == n_models, n_defined + " of " + n_models)
     facts["sd"] = facts[f"sd.{main}"]
     if f"null.{main}.p" in facts:
         low, high = (facts[f"null.{main}.{end}"] for end in ("low", "high"))
         facts["band"] = (low.map("{:.3f}".format) + " to " + high.map("{:.3f}".format)).where(low.notna())
+    for name, path, value in (("together", f"interval.{main}", "value"), ("over", f"over_time_only.{main}", "gain")):
+        if f"{path}.low" in facts:
+            ends = [facts[f"{path}.{one}"].map("{:.3f}".format) for one in (value, "low", "high")]
+            facts[name] = (ends[0] + " (" + ends[1] + " to " + ends[2] + ")").where(facts[f"{path}.low"].notna())
     for path, title in COLUMNS.items():
         if path in facts:
-            absent = "-" if path.startswith(("band", "null.", "published.")) else "n/a"
-            cells = [absent if pd.isna(cell) else cell if path == "band" else rounded(cell, 3) for cell in facts[path]]
+            as_text = tables.p_cell if path.endswith((".p", ".p_corrected", ".q")) else partial(rounded, digits=3)
+            absent = "n/a" if path.startswith(("mean.", "sd", "baselines.")) else "-"
+            cells = [
+                absent if pd.isna(cell) else cell if isinstance(cell, str) else as_text(cell) for cell in facts[path]
+            ]
             title = "R²" if path == "mean.r2" and task == "feature" else title  # noqa: PLW2901
             table[val + title if path.startswith("mean.") else title] = cells
     table = table.join(settings.loc[:, ~varies])

@@ -15,7 +15,7 @@ RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s"
 REPEATS = ("fold", "seed")  # settings whose values are repeats of one result
 SCORE_COLUMNS = {
     "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
-    "r2": "median R²", "r": "r", "bits_per_spike": "bits/spike", "mse": "sq. error", "loss": "loss",
+    "r2": "R²", "r": "r", "bits_per_spike": "bits/spike", "mse": "sq. error", "loss": "loss",
     "average_precision": "AP", "f1": "F1", "f1_rarer": "F1 rarer", "balanced_accuracy": "balanced",
     "r2_median": "median R²", "r_median": "median r", "top_1": "top 1", "top_1_chance": "chance", "top_5": "top 5",
     "top_5_chance": "chance (5)", "top_10": "top 10", "top_10_chance": "chance (10)", "far_top_10": "far top 10",
@@ -37,6 +37,11 @@ def rounded(value: float | None, digits: int = 4) -> str:
     return "n/a" if value is None or value != value else f"{value:.{digits}f}"  # noqa: PLR0124  # NaN
 
 
+def p_cell(p: float) -> str:
+    """Return a p or q as people read it."""
+    return "< 0.001" if p < 0.0005 else rounded(p, 3)
+
+
 def as_cell(value: object) -> str:
     """Return a setting's value as people read it, of several the first eight."""
     if isinstance(value, list):
@@ -48,8 +53,8 @@ def as_cell(value: object) -> str:
 def score_tables(scores: Scores) -> list[Table]:
     """Return two tables with a row for each part and in it for model and baselines: main scores, others of labels."""
     columns = {name: title for name, title in SCORE_COLUMNS.items() if name in scores["model"]["val"]}
-    if "r2_median" in columns:
-        columns["r2"] = "R²"  # of features: the mean
+    if "bits_per_spike" in columns:
+        columns["r2"] = "median R²"  # over units
     first = [name for name in columns if name in list(SCORE_COLUMNS)[:9]]
     rows = [(part, row, parts[part]) for part in reversed(PARTS) for row, parts in scores.items() if part in parts]
     tables = []
@@ -71,9 +76,11 @@ def notes_on_scores(result: Any) -> list[str]:
     if penalty is not None:
         notes.append(f"penalty {penalty:g}, chosen on validation")
     if null:
-        what, titles = ("features", {"r2": "R²", "r": "r"}) if "r2" in null else ("labels", SCORE_COLUMNS)
-        p = ", ".join(f"p {rounded(null[f'p_{name}'])} ({titles[name]})" for name in titles if f"p_{name}" in null)
-        notes.append(f"{null['part']} against {len(null['shifts'])} networks trained on shifted {what}: {p}")
+        what = {"label": "labels", "encode": "inputs"}.get(result.config["task"], "features")
+        p = [
+            f"p {rounded(null[f'p_{name}'])} ({title})" for name, title in SCORE_COLUMNS.items() if f"p_{name}" in null
+        ]
+        notes.append(f"{null['part']} against {len(null['shifts'])} networks trained on shifted {what}: {', '.join(p)}")
     return notes
 
 
@@ -133,12 +140,16 @@ def run_row(result: FitResult) -> dict[str, Any]:
 
 
 def comparison_table(comparison: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a row for each label and folder that is compared with the first folder."""
+    """Return a row for each label and folder, or value of a setting, that is compared with the first one."""
     rows = []
     for one in comparison:
         settings = {name.replace("_", " "): as_cell(value) for name, value in one["settings"].items() if name != "task"}
-        (first, second), (mean, other_mean) = one["folders"], one["means"]
+        (first, second), (mean, other_mean) = map(as_cell, one["values"]), one["means"]
         scores = {"first's": mean, "second's": other_mean, "gain": one["difference"], "SD of gain": one["sd"]}
         what = {"score": SCORE_COLUMNS[one["score"]], "first": first, "second": second, "pairs": one["n_models"]}
         rows.append({**settings, **what, **{name: rounded(value, 3) for name, value in scores.items()}})
+        if together := one["together"].get(one["score"]):
+            gain, low, high = (rounded(together[name], 3) for name in ("gain", "low", "high"))
+            rows[-1] |= {"gain, folds together": gain, "95 %": f"{low} to {high}"}
+            rows[-1] |= {name: p_cell(together[name]) for name in ("p", "q")}
     return compact_table(rows)

@@ -44,7 +44,8 @@ def load_checkpoint(path: Path, to_continue: bool = False) -> dict[str, Any]:
     """Load a checkpoint of ours, which to continue must hold the state of the training; raises SettingsError."""
     if not path.exists():
         raise SettingsError(f"{path}: no such checkpoint. fit prints where it leaves them")
-    with reading(path, "Name a run's folder, or best.ckpt or last.ckpt of summer-train fit"):
+    advice = "Leave --resume out to train anew" if to_continue else "Evaluate another checkpoint, or train again"
+    with reading(path, advice):
         checkpoint: dict[str, Any] = torch.load(io.BytesIO(path.read_bytes()), weights_only=True, map_location="cpu")
         if "summer" not in checkpoint:
             why = "it does not say which data it was trained on. Train with summer_train.film_data, which notes that"

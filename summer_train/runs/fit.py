@@ -1,5 +1,6 @@
 """One training run from settings to results: cache, data, decoder, Lightning, baselines."""
 
+import hashlib
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -15,6 +16,7 @@ from summer_prep.errors import SettingsError, load_extra
 from summer_prep.files import alone_in, check_folder, writing
 from summer_prep.options import as_number
 from summer_prep.resources import available_bytes
+from summer_train.data.batches import is_distributed
 from summer_train.data.film import FilmSamples
 from summer_train.data.module import FilmBlocks, FilmData
 from summer_train.data.selection import Selection, open_chosen
@@ -75,13 +77,14 @@ def fit(
 
 
 def _of_own(network: nn.Module, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a network of one's own; raises SettingsError for those that it does not take."""
+    """Return the options of a user's own network; raises SettingsError for those that it does not take."""
     if not isinstance(network, nn.Module) or not any(one.requires_grad for one in network.parameters()):
         raise SettingsError(f"network {network!r:.60}: must be a torch.nn.Module with weights to train")
     for name in ("model", "resume", "shifts"):
         if options.get(name):
-            raise SettingsError(f"--{name}: is for networks of ours only. Leave it or network= out")
-    return {**options, "model": f"{settings.OWN}{type(network).__name__}", "shifts": 0}
+            raise SettingsError(f"--{name}: works with built-in models only. Leave it or network= out")
+    layers = hashlib.sha256(str(network).encode()).hexdigest()[:6]  # two networks of a class may have others
+    return {**options, "model": f"{settings.OWN}{type(network).__name__}-{layers}", "shifts": 0}
 
 
 _PLACES = "preset", "data_dir", "nwb_path", "cache_dir", "local_cache", "device_memory", "verify"
@@ -211,11 +214,15 @@ def run_fit(
 
 
 def _own_decoder(network: nn.Module, data: FilmSamples) -> Decoder:
-    """Return the decoder of a network of one's own; raises SettingsError if its outputs are not those of the task."""
+    """Return the decoder of a user's own network; raises SettingsError if its outputs are not those of the task."""
     torch.default_generator.manual_seed(data.choice.seed)  # of layers without weights yet, and of dropout
     x = torch.zeros(2, *([data.window.n_bins] if data.window.n_bins > 1 else []), data.n_inputs)
-    with torch.no_grad():
-        shape = tuple(getattr(network.to("cpu").eval()(x), "shape", ()))
+    try:
+        with torch.no_grad():
+            shape = tuple(getattr(network.to("cpu").eval()(x), "shape", ()))
+    except Exception as error:  # whatever a user's code raises
+        why = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise SettingsError(f"network {type(network).__name__}: fails on inputs of {tuple(x.shape)} ({why})") from error
     if shape != (2, data.task.n_outputs):
         wanted = f"{shape} from inputs of {tuple(x.shape)}; {(2, data.task.n_outputs)} is needed"
         raise SettingsError(f"network {type(network).__name__}: gives outputs of the shape {wanted}")
@@ -273,4 +280,6 @@ def _train(model: Decoder, data: FilmSamples, run: Run, log_dir: Path, n_before:
         if last.exists():
             log(f"interrupted: {last} holds the last whole epoch; the same command with --resume continues")
         raise KeyboardInterrupt from stop  # Lightning exits with 1 after Ctrl-C
+    if is_distributed():  # what follows is of the first process alone
+        torch.distributed.destroy_process_group()
     return trainer.current_epoch

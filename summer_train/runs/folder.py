@@ -104,6 +104,7 @@ class FitResult:
     undefined : part -> why scores of the model are undefined
     units : next-bin: part -> score (mse, r2, bits_per_spike, rate in spikes per bin) -> one value for each unit;
         features: r2 and r of each dimension
+    cycles : labels, features: sums of the test part for each cycle of the split, for intervals (`scores.claims`)
     null : with `--shifts`: part, shifts (bins), and of networks trained on labels (features) shifted so kappa and auroc
         (r2 and r), and p
     best_epoch : from 1; the one whose weights were scored
@@ -128,6 +129,7 @@ class FitResult:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     undefined: Mapping[str, str] = field(default_factory=dict)
     units: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    cycles: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     null: Mapping[str, Any] = field(default_factory=dict)
     penalty: float | None = None
     date: str = ""
@@ -254,5 +256,5 @@ def reading(path: Path, advice: str) -> Iterator[None]:
         advice = "Check its permissions and its disk, and run again"
         raise SettingsError(f"{path}: cannot be read ({error.strerror or error}). {advice}") from error
     except Exception as error:  # damaged bytes lead to whatever their parser raises
-        why = f"{type(error).__name__}: {error}".split("\n")[0]
+        why = f"{type(error).__name__}: {error}".split("\n")[0].split(". ")[0][:150]
         raise DamagedError(f"{path}: damaged ({why}). {advice}") from error

@@ -17,7 +17,14 @@ from summer_train.data.film import FilmSamples
 from summer_train.data.targets import FilmLabel
 from summer_train.runs import folder
 from summer_train.runs.folder import FitResult
-from summer_train.scores.scoring import Scored, samples_per_class, score_baselines, score_outputs, thresholds_of
+from summer_train.scores.scoring import (
+    Scored,
+    cycle_sums,
+    samples_per_class,
+    score_baselines,
+    score_outputs,
+    thresholds_of,
+)
 from summer_train.settings.options import OWN, Run, settings_from
 
 
@@ -39,6 +46,7 @@ def leave_result(
         thresholds=thresholds_of(rows),
         undefined=own.undefined,
         units=own.units,
+        cycles=cycle_sums(data, rows),
         software={"summer": made["version"], "torch": torch.__version__, "lightning": version("lightning")},
         log_dir=log_dir or Path(),
         date=made["date"],
@@ -100,5 +108,8 @@ def _as_rows(data: FilmSamples, part: str, values: Any) -> NDArray[Any]:
         raise SettingsError(f"outputs[{part!r}]: {array.shape} {array.dtype}; numbers of the shape {wanted} are needed")
     if n_wrong := int((~np.isfinite(array)).sum()):
         raise SettingsError(f"outputs[{part!r}]: {n_wrong} values are not finite. Give a number for each sample")
+    if isinstance(data.task, FilmLabel) and array.min() >= 0 and 0 < array.max() <= 1:
+        why = "all values lie between 0 and 1, as probabilities do. Give log-odds, log(p / (1 - p)), or logits"
+        raise SettingsError(f"outputs[{part!r}]: {why}")
     array = array.astype(np.float64) if array.dtype.kind != "f" else array
     return array if array.ndim == 2 else np.stack([np.zeros_like(array), array], axis=1)

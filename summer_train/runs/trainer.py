@@ -87,7 +87,7 @@ class BlockSteps(Callback):
         assert isinstance(pl_module, Decoder)
         optimizer: Any = pl_module.optimizers(use_pl_optimizer=False)
         steps = pl_module.steps_with(optimizer)
-        # A CUDA graph would repeat whatever a network of one's own decides in Python.
+        # A CUDA graph would repeat whatever a user's own network decides in Python.
         pl_module.steps = steps if pl_module.is_own else choose_steps(steps, pl_module.device, self.log_line)
 
 

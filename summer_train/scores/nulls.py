@@ -19,10 +19,12 @@ class Comparison:
     """A mean over models, and the means that shifted labels give.
 
     null : (n_shifts,) of the shifts that all of these models have and whose score is defined in all of them
+    shifts : (n_shifts,) in bins
     """
 
     mean: float
     null: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    shifts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def p(self) -> float:
@@ -60,4 +62,5 @@ def permutation_test(observed: Sequence[float], nulls: Sequence[Mapping[int, flo
     shared = sorted(set.intersection(*(set(null) for _, null in defined)))
     by_shift = np.array([[null[shift] for _, null in defined] for shift in shared]).reshape(len(shared), len(defined))
     means = by_shift.mean(axis=1)
-    return Comparison(mean=mean, null=means[np.isfinite(means)])
+    valid = np.isfinite(means)
+    return Comparison(mean=mean, null=means[valid], shifts=np.array(shared, np.int64)[valid])

@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from summer_prep.film.splits import cycle_length
 from summer_train.data.batches import Block, Outputs
 from summer_train.data.film import FilmSamples
 from summer_train.data.targets import Encode, FilmFeatures, FilmLabel, NextBin, unscaled
-from summer_train.scores import baselines, metrics
-from summer_train.scores.features import FAR_S, feature_scores
+from summer_train.scores import baselines, claims, metrics
+from summer_train.scores.features import FAR_S, feature_scores, mean_of_stretches, retrieval_ranks
 
 NO_LIKELIHOOD = "bits per spike: a count of 0 or less was predicted where there were spikes; --loss poisson never does"
 ON = 1  # the class that scores of a label are about: all others are one against it
@@ -219,6 +220,37 @@ def _score_features(data: FilmSamples, predicted: Callable[[str], NDArray[Any]],
             arrays = {"target": target, "score": made}
             kept |= {f"{part}_{name}": unscaled(values, data.scaling) for name, values in arrays.items()}
     return Scored(scores=scores, units=units, undefined=undefined, predictions=kept)
+
+
+def cycle_sums(data: FilmSamples, rows: Mapping[str, Scored]) -> dict[str, dict[str, list[str]]]:
+    """Return what the scores of the test part follow from in each cycle of the split, of model and "time only".
+
+    Of labels and features under the blocked split, as lines of numbers (`claims.as_text`); else nothing.
+    """
+    choice, found = data.choice, dict[str, dict[str, list[str]]]()
+    if choice.buffer_s is None or not data.n_samples["test"] or not isinstance(data.task, FilmLabel | FilmFeatures):
+        return {}
+    length = cycle_length(len(data.has_target), choice.bin_length_ms, choice.buffer_s)
+    cycle, n_cycles = data.split.test // length, len(data.has_target) // length
+    for name in ("model", "time only"):
+        made = {one.removeprefix("test_"): values for one, values in rows[name].predictions.items() if "test_" in one}
+        if isinstance(data.task, FilmLabel):
+            is_on, threshold = made["target"] == ON, rows[name].threshold_log_odds or 0.0
+            if not np.isfinite(made["log_odds"]).all():
+                continue
+            sums = claims.label_sums(made["log_odds"], is_on, threshold, cycle, n_cycles)
+        else:
+            mean, sd = (np.array(data.scaling[one], dtype=np.float32) for one in ("mean", "sd"))
+            score, target = (((made[one] - mean) / sd).astype(np.float64) for one in ("score", "target"))
+            sums = claims.feature_sums(score, target, cycle, n_cycles)
+            if score.shape[1] > 1 and np.ptp(score, axis=0).any():
+                of_piece = max(1, round(choice.retrieve_s * 1000 / choice.bin_length_ms))
+                (predicted, at), (true, _) = (mean_of_stretches(one, made["bin"], of_piece) for one in (score, target))
+                found_again = retrieval_ranks(predicted, true)[0] <= 10
+                counts = [np.bincount(at // length, weights, minlength=n_cycles) for weights in (found_again, None)]
+                sums = {**sums, "found": np.stack(counts, axis=1)}
+        found[name] = claims.as_text(sums)
+    return found
 
 
 def _parts(data: FilmSamples) -> list[str]:

@@ -27,7 +27,7 @@ def score_stack(datas: Sequence[FilmSamples], trained: Sequence[Trained], output
 
 
 def shifts_of(data: FilmSamples, n_shifts: int) -> list[int]:
-    """Return the shifts of a null, in bins that have a label; each is at least a cycle of the split.
+    """Return the shifts of a null, in bins that may be used: the same for all labels, at least a cycle of the split.
 
     Raises SettingsError if the task or the split does not allow it, or there are not so many.
     """
@@ -40,7 +40,7 @@ def shifts_of(data: FilmSamples, n_shifts: int) -> list[int]:
             "and the blocked split. Leave it out"
         )
     least = cycle_length(len(data.has_target), choice.bin_length_ms, choice.buffer_s)
-    return choose_shifts(int(data.has_target.sum()), least, n_shifts)
+    return choose_shifts(data.n_usable, least, n_shifts)
 
 
 def shifted_null(data: FilmSamples, scored: Scored, run: Run, log: Log = log_nothing) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def shifted_null(data: FilmSamples, scored: Scored, run: Run, log: Log = log_not
 
     Returns
     -------
-    part : whose scores are compared, test where there is one; shifts, in bins that have a target; kappa and auroc of
+    part : whose scores are compared, test where there is one; shifts, in bins that may be used; kappa and auroc of
     each shift (r2 and r of features, r2 to encode), NaN where undefined; p_kappa and p_auroc (`nulls.Comparison`); to
     encode also p_r2_of_units
     """

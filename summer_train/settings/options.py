@@ -73,8 +73,8 @@ class Choice(Settings):
     target: str = option(
         "", "Features to decode, NAME or NAME:COLUMNS, like clip:0-9 or clip:a+b; to encode from, also labels, and A+B."
     )
-    retrieve_s: float = option(2.0, "Features: seconds of the stretches that are found again.", least=1)
-    retrieve_within: str = option("", "Features: find stretches also among those with the same value of this label.")
+    retrieve_s: float = option(2.0, "Features: length in s of the segments that are retrieved.", least=1)
+    retrieve_within: str = option("", "Features: retrieve also among segments with the same value of this label.")
     patient_ids: tuple[str, ...] = patients_option("; units side by side")
     bin_length_ms: int = option(DEFAULT_BIN_LENGTH_MS, "Bin length in ms.", as_bin_length)
     space: str = option(UNITS, "Inputs: units side by side, or shared:K, the patients' K shared dimensions.")
@@ -103,7 +103,7 @@ class Choice(Settings):
     model: Model = option(
         "mlp", "mlp (two layers), linear (logistic regression, least squares), ridge, lstm or gru.", prefix=OWN
     )
-    loss: Loss = option("mse", "Squared error, poisson (likelihood; next-bin) or cosine (distance; features).")
+    loss: Loss = option("mse", "Squared error, poisson (likelihood; counts) or cosine (distance; features).")
     class_weight: ClassWeight = option("none", "balanced: the classes of a label weigh the same in the loss.")
     batch_size: int = option(32, "Samples per optimizer step.", least=1)
     hidden_size: int = option(64, "Width of the hidden layer.", least=1)
@@ -117,14 +117,16 @@ class Choice(Settings):
 
         super().__post_init__()
         for name in ("label_name", "retrieve_within"):
-            object.__setattr__(self, name, normal_form(getattr(self, name)))
-        object.__setattr__(self, "target", "+".join(map(normal_form, self.target.split("+"))))
+            object.__setattr__(self, name, normal_form(getattr(self, name), spelled(name)))
+        words = [word.strip() for word in self.target.split("+")]
+        parts = [normal_form(one, "--target") if {*"&|!"} & {*one} and ":" not in one else one for one in words]
+        object.__setattr__(self, "target", "+".join(parts))
         given = {option_of(one): value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
         check_given(given)
         if self.task in WITH_TARGET and not self.target:
             raise SettingsError(f"--task {self.task}: name the --target; summer-prep targets lists them")
         if self.task not in WITH_TARGET and self.model == "ridge":
-            raise SettingsError("--model ridge: decodes features. Add --task feature, or choose linear")
+            raise SettingsError("--model ridge: is of --task feature and encode. Name one of them, or choose linear")
         has_no_cosine = self.task != "feature" or self.model == "linear"
         has_no_counts = self.task not in ("next_bin", "encode")
         if (self.loss == "poisson" and has_no_counts) or (self.loss == "cosine" and has_no_cosine):
@@ -183,7 +185,12 @@ _IDLE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("task", "label", ". Leave it out", ("loss",)),
     ("task", "label", ". Add --task feature", OF_FEATURES),
     ("task", "feature", ". Leave it out", _OF_LABELS),
-    ("task", "encode", ". Leave it out", (*_OF_LABELS, "retrieve", "retrieve_within", *OF_SPACE)),
+    (
+        "task",
+        "encode",
+        ". Leave it out",
+        ("label_name", "undefined", "class_weight", "retrieve", "retrieve_within", *OF_SPACE),
+    ),
     ("space", UNITS, ". Add --space shared:10", ("leave_out", "align_share")),
     ("leave_out", NO_PATIENT, ". Name a patient", ("align_share",)),
     ("model", "linear", ", which is solved over all samples at once", ("hidden_size", "lr", "batch_size")),

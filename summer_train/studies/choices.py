@@ -63,6 +63,8 @@ def open_choices(choices: Sequence[Choice], run: StudyRun, log: Log = log_nothin
             whole.check_target(choice.target)
         elif choice.task == "encode":
             whole.sources(choice.target)
+        if choice.retrieve_within:
+            whole.check_label(choice.retrieve_within)
         if (len(opened) + len(names)) * (1 + run.shifts) > MAX_MODELS:
             null = f", each of them again on labels shifted --shifts {run.shifts} times" if run.shifts else ""
             raise SettingsError(f"more than {MAX_MODELS} models{null}: a study has no more. Split it into several")

@@ -77,6 +77,7 @@ def plan_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> 
         # Models that have these in common can be trained as one.
         parts = [hashlib.sha256(indices.tobytes()).hexdigest() for indices in vars(data.split).values()]
         own = {"label_name", "label_rule", "undefined", "fold", "buffer_s", "sequence_s", "min_recorded", "pauses"}
+        own -= {"label_rule"} if choice.task == "encode" else set()  # which decides its inputs
         shared = {name: value for name, value in choice.as_plain().items() if name not in own}
         key = digest_of([shared, parts, data.task.n_outputs, record.data_digest])
         if key not in groups:
@@ -95,6 +96,7 @@ def plan_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> 
                     40 * selection.n_units**2 + 12 * n_bins * n_values if choice.n_shared else 0
                 )  # maps, and what they give
                 + 5 * max(MAX_BLOCK_VALUES, choice.batch_size * n_values)  # a block, as counts and as floats
+                + (12 * n_bins * data.n_inputs if choice.task == "encode" else 0)  # inputs: as read, scaled, shifted
                 + 12 * SAMPLES_AT_ONCE * size * weights / max(1, n_values)  # hidden layers
                 + size * n_bins * (4 + 16 * data.task.n_outputs)  # labels, masks, predictions in double precision
             )

@@ -26,7 +26,7 @@ from summer_prep.errors import SettingsError
 from summer_prep.files import replace_file
 from summer_prep.options import finite
 from summer_train.runs.folder import PARTS, DamagedError, probability_of, reading, with_nan
-from summer_train.scores import nulls
+from summer_train.scores import claims, nulls
 from summer_train.scores.features import FEATURE_SCORES
 from summer_train.scores.metrics import COUNT_SCORES, LABEL_SCORES
 from summer_train.settings.lists import as_columns
@@ -64,6 +64,8 @@ class Record:
     curve : training and validation loss of each epoch
     penalty : of ridge, chosen on validation
     units : next-bin: part -> score -> one value for each unit; features: of each dimension
+    cycles : labels and features: "model" and "time only" -> what scores of the test part follow from, as lines of
+        numbers for each cycle of the split (`scores.claims`); empty in files of earlier versions
     date, command, version : when and how it was trained (`runs.folder.origin`); empty in files of earlier versions
     """
 
@@ -82,6 +84,7 @@ class Record:
     curve: Sequence[Sequence[float]] = ()
     best_epoch: int = 0
     units: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    cycles: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     seconds: float = 0.0
     date: str = ""
     command: str = ""
@@ -91,6 +94,10 @@ class Record:
     def part(self) -> str:
         """The part whose scores are reported: test, where the split has one."""
         return "test" if self.n_samples.get("test", 0) else "val"
+
+    def sums(self, row: str = "model") -> claims.Sums:
+        """Return what the scores of a row follow from in each cycle; empty where it is not known."""
+        return claims.from_text(self.cycles.get(row, {}))
 
 
 def id_of(choice: Choice, run: Run) -> str:
@@ -215,6 +222,8 @@ def study_row(record: Record, null: Null) -> Row:
     row |= {"best_epoch": record.best_epoch, "n_epochs": len(record.curve), "seconds": record.seconds}
     why = "; ".join(f"{part}: {reason}" for part, reason in record.undefined.items())
     row |= {"data_digest": record.data_digest, "why_undefined": why, "id": record.id}
+    for name, one in claims.intervals([record.sums()]).items():
+        row |= {f"test_{name}_low": one["low"], f"test_{name}_high": one["high"]}
     return row | ({name: getattr(record, name) for name in ORIGIN} if record.date else {})
 
 

@@ -1,5 +1,7 @@
 """Labels and features of a user's own: from a file to frames and bins, stored whole or not at all."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -97,6 +99,8 @@ WRONG = {
     "text": ("a,b\n1,x\n", "'b'"),
     "short": ("a\n1.5\n2.5\n", "125743"),
     "taken": ("label,start_s,stop_s\nsummer,1,2\n", "'summer'"),
+    "infinite": ("a\n" + "inf\n" * FILM_FRAMES, "infinite"),
+    "no label": ("label,start_s,stop_s\n,1,2\n", "label is empty"),
     "odd name": ("label,start_s,stop_s\na & b,1,2\n", "Rename it"),
 }
 
@@ -118,7 +122,19 @@ def test_a_name_is_taken_once_and_free_after_removal(tmp_path):
     (tmp_path / "a.csv").write_text(INTERVALS["seconds.csv"])
     cache = tmp_path / "cache"
     add_target(tmp_path / "a.csv", name="mine", cache_dir=cache)
-    for name, said in (("mine", "remove-target mine"), ("other", "'speech'"), ("a/b", "a/b")):
+    np.save(tmp_path / "b.npy", np.zeros(FILM_FRAMES, dtype="f4"))
+    with pytest.raises(SettingsError, match="'speech' is a name of target 'mine'"):
+        add_target(tmp_path / "b.npy", name="speech", cache_dir=cache)
+    (tmp_path / "c.npy").touch()
+    with pytest.raises(SettingsError, match="c.npy: cannot be read"):
+        add_target(tmp_path / "c.npy", name="c", cache_dir=cache)
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(SettingsError, match="it is not a file"):
+        add_target(tmp_path / "pipe.csv", name="c", cache_dir=cache)
+    for step_s in (float("nan"), float("inf"), 0, -1, 1e-320):
+        with pytest.raises(SettingsError, match="Correct --start-s and --step-s"):
+            add_target(tmp_path / "b.npy", name="c", cache_dir=cache, step_s=step_s)
+    for name, said in (("mine", "remove-target mine"), ("other", "'speech'"), ("a/b", "a/b"), ("a" * 101, "letters")):
         with pytest.raises(SettingsError, match=said):
             add_target(tmp_path / "a.csv", name=name, cache_dir=cache)
     with pytest.raises(SettingsError, match="mine"):
@@ -136,8 +152,10 @@ def test_a_damaged_target_is_found(tmp_path):
     (tmp_path / "a.csv").write_text(INTERVALS["seconds.csv"])
     add_target(tmp_path / "a.csv", name="mine", cache_dir=tmp_path / "cache")
     zarr.open_array(tmp_path / "cache" / "film" / "mine.zarr" / "values", mode="r+")[5, 0] = 1
-    with pytest.raises(CacheError, match="remove-target mine"):
+    with pytest.raises(CacheError, match=r"its values were changed.*remove-target mine"):
         targets(tmp_path / "cache")
+    (tmp_path / "cache" / "film" / "mine.zarr" / "values" / "c" / "0" / "0").write_bytes(b"cut")
+    assert "remove-target mine" in film_targets(tmp_path / "cache")["mine"].problems()[0]
 
 
 def test_an_interval_on_an_edge_starts_with_its_frame_and_ends_before_the_next():

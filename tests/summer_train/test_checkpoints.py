@@ -129,6 +129,25 @@ def test_error_of_a_run_in_two_processes_is_one_line(demo_cache, run, tmp_path):
     assert "training diverged" in error_line(result)
 
 
+def test_a_run_in_two_processes_has_a_null(demo_cache, run, tmp_path):
+    options = (
+        "--task",
+        "label",
+        "--cache-dir",
+        demo_cache,
+        "--patient-ids",
+        "14",
+        "--buffer",
+        "10",
+        "--max-epochs",
+        "1",
+    )
+    more = ("--devices", "2", "--shifts", "2", "--bin-length", "1000", "--data-dir", tmp_path, "--json")
+    result = run("summer_train", "fit", *options, *more, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len(json.loads(result.stdout)["null"]["kappa"]) == 2
+
+
 def test_a_finished_run_gives_its_results_again_and_a_killed_one_gets_them_by_resuming(options, tmp_path):
     first = fit(**options())
     (tmp_path / "logs" / "dhv" / "version_old").mkdir()

@@ -14,10 +14,12 @@ from summer_prep.cache.build import BuildConfig, build_keys
 from summer_prep.cache.targets import add_target, film_targets, remove_target
 from summer_prep.errors import SettingsError
 from summer_prep.recordings.demo import demo_data
+from summer_train import figures
 from summer_train.data.film import FilmSamples
 from summer_train.data.targets import FilmFeatures
 from summer_train.models.ridge import PENALTIES
 from summer_train.scores.baselines import SMOOTHING_WIDTHS_S, time_only_features
+from summer_train.scores.claims import pooled_scores
 from summer_train.settings.options import Choice
 
 TUNED, UNTUNED = "film:0-7", "film:8-15"
@@ -109,6 +111,11 @@ def test_tuned_dimensions_are_decoded_and_others_are_not(common):
     assert all(row["test_r2"] > row["time_only_test_r2"] + 0.2 for row in tuned), tuned
     assert all(row["test_r2"] < 0.05 for row in untuned), untuned
     assert np.mean([row["p_r2"] for row in untuned]) > 0.1, untuned
+    for one in figures.read_models(common["output_dir"] / "study")["result"]:
+        scores, together = one.scores["test"], pooled_scores([one.sums()], np.ones((1, len(one.sums()["n"]))))
+        assert {name: values[0] for name, values in together.items()} == pytest.approx(
+            {name: scores[name] for name in ("r2", "top_10")}, abs=1e-5
+        )
 
 
 def test_all_labels_as_one_target_give_what_each_gives_alone(common, feature_cache, tmp_path):
@@ -215,7 +222,10 @@ def test_time_only_is_that_of_a_plain_loop():
         ({"model": "ridge", "lr": 0.1}, "--lr: has no effect on --model ridge"),
         ({"model": "linear", "loss": "cosine"}, "--loss cosine"),
         ({"loss": "poisson"}, "--loss poisson"),
-        ({"task": "next_bin", "target": None, "model": "ridge", "window": (0, 0)}, "--model ridge: decodes features"),
+        (
+            {"task": "next_bin", "target": None, "model": "ridge", "window": (0, 0)},
+            "--model ridge: is of --task feature and encode",
+        ),
         ({"retrieve": 0.1}, "--retrieve 0.1: must be 1 or more"),
         ({"retrieve_within": "sumer"}, "no label 'sumer'"),
     ],

@@ -74,6 +74,7 @@ def test_logistic_regression_of_scikit_learn_is_a_run_beside_others(options, dat
         (lambda one: {**one, "val": one["val"][1:]}, r"outputs\['val'\]: .* of the shape"),
         (lambda one: {**one, "val": np.full_like(one["val"], np.nan)}, "values are not finite"),
         (lambda one: {**one, "val": one["val"].astype(str)}, "numbers of the shape"),
+        (lambda one: {**one, "val": np.linspace(0, 1, len(one["val"]))}, "as probabilities do. Give log-odds"),
     ],
 )
 def test_outputs_that_do_not_fit_are_one_line(change, message, data):
@@ -100,8 +101,8 @@ def test_fit_trains_a_network_of_ones_own_and_stores_it_as_any_run(options, data
     again = copy.deepcopy(own)
     result = summer_train.fit(network=own, **options(task="label", hidden_size=None))
     assert summer_train.fit(network=again, **options(task="label", hidden_size=None)).scores == result.scores
-    assert result.config["model"] == "own:Wide"
-    assert "model: own:Wide" in (result.log_dir / "hparams.yaml").read_text()
+    assert re.fullmatch("own:Wide-[0-9a-f]{6}", model := result.config["model"])
+    assert f"model: {model}" in (result.log_dir / "hparams.yaml").read_text()
     assert read_results(result.log_dir).scores == result.scores
     of_label = data(task="label")
     with torch.no_grad():  # it has the weights of the best epoch
@@ -115,12 +116,18 @@ def test_fit_trains_a_network_of_ones_own_and_stores_it_as_any_run(options, data
     for name, value in ours.scores["model"]["test"].items():  # the same network, one step at a time
         assert theirs.scores["model"]["test"][name] == pytest.approx(value, abs=1e-4), name
     models = summer_train.report(folder, output_dir=tmp_path / "report")
-    assert sorted(models["model"]) == ["mlp", "own:Sequential", "own:Wide"]  # of equal ones the newest
+    other = nn.Sequential(nn.Linear(20, 4), nn.ReLU(), nn.Linear(4, 2))
+    assert len(models) == 3  # of equal ones the newest
+    assert (
+        summer_train.fit(network=other, **options(task="label", hidden_size=None)).config["model"]
+        not in models["model"]
+    )
+    assert len(summer_train.report(folder, output_dir=tmp_path / "report")) == 4
     with pytest.raises(SettingsError, match=r"was trained as .*Wide, which only your own code knows") as caught:
         summer_train.evaluate(result.log_dir)
     assert "\n" not in str(caught.value)
     for function in (summer_train.fit, summer_train.study):
-        with pytest.raises(SettingsError, match="--model own:Wide: only your own code knows it"):
+        with pytest.raises(SettingsError, match="--model own:Wide-.*: only your own code knows it"):
             function(config=result.log_dir, output_dir=tmp_path / "other")
     summer_train.fit(network=Wide(2), config=result.log_dir, max_epochs=1, output_dir=tmp_path / "other")
 
@@ -128,9 +135,10 @@ def test_fit_trains_a_network_of_ones_own_and_stores_it_as_any_run(options, data
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "lstm"}, "--model: is for networks of ours only"),
-        ({"resume": True}, "--resume: is for"),
-        ({"shifts": 3}, "--shifts: is for"),
+        ({"model": "lstm"}, "--model: works with built-in models only"),
+        ({"resume": True}, "--resume: works with"),
+        ({"shifts": 3}, "--shifts: works with"),
+        ({"network": nn.Linear(7, 2)}, r"network Linear: fails on inputs of \(2, 20\) \(RuntimeError"),
         ({"hidden_size": 8}, "--hidden-size: has no effect on --model own"),
         ({"network": Wide(3)}, r"network Wide: gives outputs of the shape \(2, 3\) from .*; \(2, 2\) is needed"),
         ({"network": nn.ReLU()}, "must be a torch.nn.Module with weights"),

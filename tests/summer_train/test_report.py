@@ -20,7 +20,8 @@ from summer_prep.errors import SettingsError
 from summer_prep.options import finite
 from summer_train import figures
 from summer_train.cli import app
-from summer_train.reports.findings import against_null, models_table, most_usual, read_models, read_results_of
+from summer_train.reports.evidence import against_null
+from summer_train.reports.findings import models_table, most_usual, read_models, read_results_of
 from summer_train.reports.published import KAPPA_BY_BUFFER, KAPPA_BY_LABEL
 from summer_train.reports.summary import answer, summarise, summary_table
 

@@ -1,0 +1,108 @@
+"""What can be claimed: p over rows, q, and intervals by loops, SciPy and scikit-learn; no claims where nothing is."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics as oracle
+
+from summer_prep.film.responses import false_discovery_rates
+from summer_train.scores import claims
+from summer_train.scores.features import r2_of_dimensions
+
+N_CYCLES = 12
+
+
+def drawn(seed=0, n=6000, n_dimensions=3):
+    """Return log-odds with ties, truth, features, their prediction, and the cycle of each of some samples."""
+    generator = np.random.default_rng(seed)
+    is_on = np.repeat(generator.random(n // 50) < 0.3, 50)
+    target = generator.normal(size=(n, n_dimensions))
+    predicted = target + generator.normal(size=target.shape)
+    return (is_on + generator.normal(size=n)).round(2), is_on, target, predicted, np.arange(n) * N_CYCLES // n
+
+
+def test_p_over_rows_counts_the_best_row_of_each_shift_and_leaves_out_what_is_undefined():
+    scores = np.array([9.0, 0.25, np.nan, 0.0, 5.0])
+    nulls = np.array([
+        [1.0, 2.0, 3.0, np.nan], [0.1, 0.3, 0.2, np.nan], [99.0, 99.0, 99.0, 99.0], [0.0, 0.0, 0.0, np.nan],
+        [np.nan] * 4,
+    ])  # fmt: skip
+    found = claims.corrected_p(scores, nulls)
+    assert found == pytest.approx([1 / 4, 2 / 4, np.nan, 1, np.nan], nan_ok=True)  # three shifts are valid
+    assert np.isnan(claims.corrected_p(scores[2:3], nulls[2:3])).all()
+
+
+def test_of_rows_without_information_one_in_twenty_studies_has_any_below_0_05_and_a_tuned_row_is_found():
+    generator = np.random.default_rng(0)
+    scales, lowest, lowest_q, tuned = np.logspace(-2, 2, 20)[:, None], [], [], []
+    for _ in range(400):
+        values = generator.normal(size=(20, 40)) * scales
+        lowest.append(claims.corrected_p(values[:, 0], values[:, 1:]).min())
+        lowest_q.append(false_discovery_rates((values[:, 1:] >= values[:, :1]).mean(axis=1) + 1 / 40).min())
+        values[7, 0] += 8 * scales[7, 0]
+        tuned.append(claims.corrected_p(values[:, 0], values[:, 1:])[7] <= 0.05)
+    assert 0.02 < np.mean(np.array(lowest) <= 0.05) < 0.08
+    assert np.mean(np.array(lowest_q) <= 0.05) < 0.08
+    assert np.mean(tuned) > 0.95
+
+
+def test_q_equals_scipys():
+    p = np.random.default_rng(0).random(40) ** 3
+    p[3] = p[5]
+    assert false_discovery_rates(p) == pytest.approx(stats.false_discovery_control(p))
+    with_gap = false_discovery_rates(np.insert(p, 7, np.nan))
+    assert np.delete(with_gap, 7) == pytest.approx(stats.false_discovery_control(p))
+    assert np.isnan(with_gap[7])
+
+
+def test_scores_of_resamples_are_those_of_the_samples_of_their_cycles():
+    log_odds, is_on, target, predicted, cycle = drawn()
+    sums = {
+        **claims.label_sums(log_odds, is_on, 0.4, cycle, N_CYCLES),
+        **claims.feature_sums(predicted, target, cycle, N_CYCLES),
+    }
+    weights = np.vstack([np.ones(N_CYCLES), claims.resampled_cycles(N_CYCLES)[:5]])
+    found = claims.pooled_scores([sums], weights)
+    for row, counts in enumerate(weights.astype(int)):
+        at = np.concatenate([np.tile(np.flatnonzero(cycle == one), n) for one, n in enumerate(counts)])
+        assert found["kappa"][row] == pytest.approx(oracle.cohen_kappa_score(is_on[at], log_odds[at] >= 0.4))
+        assert found["auroc"][row] == pytest.approx(oracle.roc_auc_score(is_on[at], log_odds[at]))
+        assert found["r2"][row] == pytest.approx(r2_of_dimensions(predicted[at], target[at]).mean())
+
+
+def test_folds_are_taken_together_but_only_samples_that_one_model_ranks_are_compared():
+    first, second = (claims.label_sums(*drawn(seed)[:2], 0.0, drawn(seed)[4], N_CYCLES) for seed in (1, 2))
+    once = np.ones((1, N_CYCLES))
+    alone = [claims.pooled_scores([one], once)["auroc"][0] for one in (first, second)]
+    pairs = [
+        np.prod(one["confusion"].sum(axis=0)[[0, 1]] + one["confusion"].sum(axis=0)[[2, 3]]) for one in (first, second)
+    ]
+    assert claims.pooled_scores([first, second], once)["auroc"][0] == pytest.approx(np.average(alone, weights=pairs))
+    of_nothing = claims.label_sums(np.ones(9), np.zeros(9, bool), 0.0, np.arange(9), N_CYCLES)
+    assert np.isnan(claims.pooled_scores([of_nothing], once)["auroc"]).all()
+    read = claims.from_text(claims.as_text(first))
+    assert all(np.array_equal(read[name], first[name]) for name in first)
+
+
+@pytest.mark.parametrize("n_cycles", [5, 12, 60])
+def test_intervals_of_a_mean_are_students(n_cycles):
+    values = np.random.default_rng(1).normal(0.3, 0.4, size=n_cycles)
+    resampled = claims.resampled_cycles(n_cycles) @ values / n_cycles
+    expected = stats.ttest_1samp(values, 0)
+    exact = tuple(expected.confidence_interval())
+    low, high, p = claims.gain_interval(values.mean(), resampled, n_cycles)
+    scale = exact[1] - values.mean()
+    assert (low, high) == pytest.approx(exact, abs=0.06 * scale)
+    assert p == pytest.approx(expected.pvalue, rel=0.25, abs=1e-3)
+    assert claims.score_interval(resampled, n_cycles) == pytest.approx(exact, abs=0.5 * scale)
+
+
+def test_there_is_no_interval_of_few_cycles_or_of_a_label_that_is_in_few():
+    log_odds, is_on, *_, cycle = drawn()
+    for held, is_known in ((4, False), (5, True)):
+        sums = claims.label_sums(log_odds, is_on & (cycle < held), 0.4, cycle, N_CYCLES)
+        assert np.isfinite(claims.intervals([sums])["kappa"]["low"]) == is_known
+        assert np.isfinite(claims.gains([(sums, sums)])["auroc"]["p"]) == is_known
+    fewer = {name: one[:4, ..., :4] for name, one in sums.items()}
+    assert claims.intervals([fewer]) == claims.intervals([{}]) == claims.gains([(sums, {})]) == {}
+    assert claims.gain_interval(0.0, np.zeros(9), 12) == (0, 0, 1)
