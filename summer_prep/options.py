@@ -68,7 +68,7 @@ def as_path(value: object, option: str) -> Path:
     path = Path(value)
     if re.match(r"[A-Za-z][A-Za-z0-9+-]+:(/|$)|.*::", str(path)):
         advice = "Write a URL as text with both slashes, like s3://bucket/folder, where an option takes one"
-        raise SettingsError(f"{option} {value}: is like a URL, but none that this option takes. {advice}")
+        raise SettingsError(f"{option} {value}: looks like a URL that this option does not take. {advice}")
     try:
         os.stat(path)
     except (OSError, ValueError) as error:

@@ -25,7 +25,7 @@ from summer_train.models.linear import BYTES_PER_WEIGHT
 from summer_train.models.networks import flops_per_step, n_weights
 from summer_train.runs import checkpoints, folder, processes
 from summer_train.runs.folder import FitResult
-from summer_train.runs.results import leave_result
+from summer_train.runs.results import write_result
 from summer_train.runs.trainer import new_trainer
 from summer_train.scores.left_out import score_beside
 from summer_train.scores.scoring import score_networks
@@ -63,7 +63,7 @@ def fit(
     """
     settings.check_names(options, settings.options_of(Choice, Run))
     if network is not None:
-        options = _of_own(network, options)
+        options = _options_of_network(network, options)
     options = with_config({**options, "config": config})
     settings.check_given(options)
     run = settings.settings_from(Run, options)
@@ -76,7 +76,7 @@ def fit(
     return result
 
 
-def _of_own(network: nn.Module, options: Mapping[str, Any]) -> dict[str, Any]:
+def _options_of_network(network: nn.Module, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a user's own network; raises SettingsError for those that it does not take."""
     if not isinstance(network, nn.Module) or not any(one.requires_grad for one in network.parameters()):
         raise SettingsError(f"network {network!r:.60}: must be a torch.nn.Module with weights to train")
@@ -199,7 +199,7 @@ def run_fit(
         test = own.scores.get("test", {})
         metrics = folder.MetricsFile(log_dir / folder.METRICS, data.task.score_names, n_epochs)
         metrics.add_test_scores(best_epoch - 1, {name: test[name] for name in ("loss", "accuracy") if name in test})
-        return leave_result(
+        return write_result(
             data,
             own,
             log_dir,

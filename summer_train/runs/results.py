@@ -28,7 +28,7 @@ from summer_train.scores.scoring import (
 from summer_train.settings.options import OWN, Run, settings_from
 
 
-def leave_result(
+def write_result(
     data: FilmSamples, own: Scored, log_dir: Path | None, beside: Mapping[str, Scored] = {}, **of_run: Any
 ) -> FitResult:
     """Return the scores of a network beside those of the baselines, and write them to its folder if it has one.
@@ -95,7 +95,7 @@ def score(
         if output_dir is not None:
             check_folder(run.output_dir, "output_dir")
             log_dir = folder.new_folder(run.output_dir / data.task.log_name)
-        return leave_result(data, own, log_dir, config=config, best_epoch=0, n_epochs=0, seconds=0.0)
+        return write_result(data, own, log_dir, config=config, best_epoch=0, n_epochs=0, seconds=0.0)
 
 
 def _as_rows(data: FilmSamples, part: str, values: Any) -> NDArray[Any]:

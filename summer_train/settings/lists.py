@@ -49,7 +49,7 @@ def _values(one: "Field[Any]", value: Any) -> list[Any]:
         split = expressions if one.name in ("label_name", "target", "retrieve_within") else words
         values = [single for part in parts(value, split) for single in _as_typed(one, part, option)]
     if not values or any(isinstance(single, str) and not single.strip(" ,") for single in values):
-        raise SettingsError(f"{option} {value!r}: names none, or none between two separators. Name some")
+        raise SettingsError(f"{option} {value!r}: has an empty item. Name something for each")
     check_once(values, option, value)
     return values
 

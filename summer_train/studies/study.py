@@ -193,7 +193,7 @@ def _train(groups: Sequence[Group], run: StudyRun, records: Records, log: Log) -
     n_threads = torch.get_num_threads()
     try:
         with _progress(sum(map(len, names.values())), log) as finish:
-            lost = run_tasks(pool, train_or_say_why, tasks, keep_result)
+            lost = run_tasks(pool, train_or_error, tasks, keep_result)
     finally:  # this process may be that of a caller
         _placed.clear()
         torch.set_num_threads(n_threads)
@@ -222,7 +222,7 @@ def _progress(n_models: int, log: Log) -> Iterator[Callable[[int], None]]:
         yield finish
 
 
-def train_or_say_why(models: Sequence[Model], run: StudyRun) -> list[Record] | str:
+def train_or_error(models: Sequence[Model], run: StudyRun) -> list[Record] | str:
     """Train a stack of models; return what went wrong in it as one line, since the other stacks can go on."""
     try:
         return train_models(models, run)

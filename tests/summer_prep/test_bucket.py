@@ -385,8 +385,8 @@ def test_garbage_is_removed_a_day_after_it_was_replaced(cache, faults, store, ve
         ("data_dir", "nope://x/y", "nope"),
         ("data_dir", "s3://no-such-bucket/x", "NoSuchBucket"),
         ("data_dir", "http://127.0.0.1:1/x", "127.0.0.1"),
-        ("data_dir", "s3:/lab/x", "is like a URL, but none"),
-        ("data_dir", "simplecache::http://host/x", "is like a URL, but none"),
+        ("data_dir", "s3:/lab/x", "looks like a URL"),
+        ("data_dir", "simplecache::http://host/x", "looks like a URL"),
     ],
 )
 def test_wrong_urls_are_one_line(option, url, message, bucket, demo_dir, tmp_path):
@@ -454,9 +454,9 @@ def test_recordings_behind_urls_build_the_same_keys(bucket, faults, demo_dir, de
 @pytest.mark.parametrize("place", ["s3:/lab/x", "S3:", Path("s3://lab/x"), "http:/host/x", "a::b"])
 def test_a_misspelt_url_is_no_folder(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SettingsError, match="is like a URL"):
+    with pytest.raises(SettingsError, match="looks like a URL"):
         summer_prep.build(data_dir=tmp_path, cache_dir=place)
     assert as_place("S3://lab/x", "--cache-dir") == Url("s3://lab/x")
     monkeypatch.setenv("SUMMER_LOCAL_CACHE", str(place))
-    with pytest.raises(SettingsError, match="SUMMER_LOCAL_CACHE .*is like a URL"):
+    with pytest.raises(SettingsError, match="SUMMER_LOCAL_CACHE .*looks like a URL"):
         default_local_cache()
