@@ -306,7 +306,7 @@ def test_lists_are_every_combination_once(written, expected):
         ({"fold": "5-1"}, "--fold 5-1: must be like 3 or 1-5"),
         ({"seed": "0-9999999"}, "--seed 0-9999999"),
         ({"label_name": "summer,sumer"}, "no label 'sumer'"),
-        ({"patient_ids": "14;;20"}, "'14;;20': names none"),
+        ({"patient_ids": "14;;20"}, "'14;;20': has an empty item"),
         ({"window": "-0.3 0.4"}, "-0.3 s is no multiple of the bin length of 80 ms"),
         ({"patient_ids": "14;15"}, "15"),
         ({"window": "0.8"}, "--window 0.8: must be two numbers"),
@@ -376,7 +376,7 @@ def test_a_diverged_model_is_a_row_with_the_reason_and_not_trained_again(study):
 def test_a_study_without_a_test_part_shows_validation(study):
     result = study(buffer=None, val_fraction=0.2, label_name="summer,tom")
     shown = summary_tables(summarise(read_models(result.folder))["groups"])["label"]
-    assert list(shown.header[:3]) == ["label name", "models", "val kappa"]
+    assert list(shown.header[:4]) == ["label name", "units", "models", "val kappa"]
     by_label = {row["label_name"]: f"{row['val_auroc']:.3f}" for row in result.rows}
     assert {row[0]: row[shown.header.index("val AUROC")] for row in shown.rows} == by_label
 
