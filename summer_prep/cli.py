@@ -11,7 +11,7 @@ import typer
 from summer_prep import console
 from summer_prep.cache.settings import CACHE_DIR, DATA_DIR, BuildConfig
 from summer_prep.errors import CacheError, SettingsError, one_line
-from summer_prep.files import check_folder, replace_file, save_picture, writing
+from summer_prep.files import check_folder, save_picture
 from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule
 from summer_prep.options import as_bin_length, as_bin_lengths, as_names, as_patient_id, as_patient_ids, expressions
 from summer_prep.settings import accepts
@@ -105,8 +105,7 @@ def inspect(
     if picture is None and labels is not None:
         raise SettingsError(f"--labels {labels}: chooses what --picture draws. Name a picture, too")
     check_page(html, "bokeh")
-    length_ms = bin_length or DEFAULT_BIN_LENGTH_MS
-    cache = open_cache(cache_dir, local_cache)
+    length_ms, cache = bin_length or DEFAULT_BIN_LENGTH_MS, open_cache(cache_dir, local_cache)
     if patient is None:
         keys, unlisted = _keys_of(cache, [], [] if bin_length is None else [length_ms])
         with console.working("reading keys"):
@@ -153,7 +152,7 @@ def _keys_of(
         build = "Check --cache-dir, or build it: summer-prep build --data-dir DIR"
         raise SettingsError(f"{cache.place}: nothing in the cache. {build}")
     unlisted = {one: line for one, line in unlisted.items() if not patient_ids or one in patient_ids}
-    every_key = [(patient_id, length) for patient_id in patient_ids or cached for length in cached.get(patient_id, [])]
+    every_key = [(one, length) for one in patient_ids or cached for length in cached.get(one, [])]
     keys = [key for key in every_key if not lengths_ms or key[1] in lengths_ms]
     at = f"at {' '.join(map(str, lengths_ms))} ms in" if lengths_ms else "in"
     check_known(patient_ids, {*unlisted, *(patient_id for patient_id, _ in keys)}, f"{at} {cache.place}", cached, None)
@@ -218,9 +217,7 @@ def responses(
     label: Annotated[str, typer.Argument(help="A label, or an expression of labels.")],
     cache_dir: console.CacheDir = CACHE_DIR,
     patient_ids: console.PatientIds = None,
-    bin_length: Annotated[
-        int | None, typer.Option(parser=as_bin_length, metavar="MS", help="20, 10 or 5.  [default: the longest cached]")
-    ] = None,
+    bin_length: Annotated[int | None, typer.Option(parser=as_bin_length, metavar="MS", help="20, 10 or 5.")] = None,
     shifts: Annotated[int, typer.Option(min=1, help="How often onsets are moved, if the film is so long.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Draws the shifts, where the film has more.")] = 0,
     csv: Annotated[Path | None, console.path_option("Write a row for each unit.", "--csv")] = None,
@@ -235,16 +232,10 @@ def responses(
     if csv is not None:
         check_folder(csv.parent, "--csv")
     with console.working("moving onsets"):
-        facts = of_label.responses(
-            label, cache_dir=cache_dir, patient_ids=patient_ids, bin_length=bin_length, shifts=shifts, seed=seed,
-            local_cache=local_cache,
-        )  # fmt: skip
+        keys: Any = {"cache_dir": cache_dir, "patient_ids": patient_ids, "bin_length": bin_length}
+        facts = of_label.responses(label, **keys, shifts=shifts, seed=seed, local_cache=local_cache)
         if csv is not None:
-            import pandas as pd
-
-            with writing(csv, "Name another file"):
-                table = pd.DataFrame(facts["units"]).drop(columns=["rates_hz", "errors_hz"])
-                replace_file(csv, table.to_csv(index=False).encode())
+            of_label.write_csv(facts, csv)
         if picture is not None:
             save_picture(of_label.draw_responses(facts), picture)
     for path in filter(None, (csv, picture)):
@@ -327,8 +318,7 @@ def verify(
             except Exception as error:
                 problems[str(path)] = [one_line(error, path)]
     own = film_targets(cache_dir) if isinstance(cache_dir, Path) else {}  # a bucket has none
-    for target in own.values():
-        problems[str(target.path)] = target.problems()
+    problems |= {str(target.path): target.problems() for target in own.values()}
     lines = [line for found in problems.values() for line in found]
     good = f"{len(keys)} keys{f' and {len(own)} targets' if own else ''} verified: every byte is as it was written"
     console.show_result(problems, as_json, *[good] * (not lines))
@@ -392,8 +382,9 @@ def gc(
     removed = cache.collect_garbage(may_remove=not dry_run)
     console.show_result(list(map(str, removed)), as_json, *map(str, removed))
     if not as_json:
-        done = "would remove" if dry_run else "removed"
-        console.log(f"{done} the data of {len(removed)} replaced or unfinished keys")
+        console.log(
+            f"{'would remove' if dry_run else 'removed'} the data of {len(removed)} replaced or unfinished keys"
+        )
 
 
 @app.command("remove-copies")

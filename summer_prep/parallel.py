@@ -10,8 +10,9 @@ import signal
 import sys
 from asyncio import CancelledError as AsyncCancelledError
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future
 from concurrent.futures import ProcessPoolExecutor as Processes
+from concurrent.futures import wait as wait_for
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from importlib import import_module
@@ -86,7 +87,7 @@ def run_tasks(
             for name, arguments in tasks.items():
                 names[pool.executor.submit(_run_one, work, arguments)] = name
         while names:
-            ended = wait(names, timeout=WORKERS_TIMEOUT_S, return_when=FIRST_COMPLETED).done
+            ended = wait_for(names, timeout=WORKERS_TIMEOUT_S, return_when=FIRST_COMPLETED).done
             if not ended:
                 pool.check()
             for future in ended:
@@ -189,6 +190,7 @@ class _DaskExecutor(Executor):
 
     def __init__(self, client: Any, killed_worker: type[Exception]) -> None:
         self._client, self._killed_worker = client, killed_worker
+        self._futures: dict[Future[Any], Any] = {}  # ours -> Dask's
 
     def submit(self, work: Callable[..., Result], /, *arguments: Any, **_options: Any) -> Future[Result]:
         """Return a future that ends with the result, the task's own exception, BrokenExecutor or CancelledError."""
@@ -203,8 +205,16 @@ class _DaskExecutor(Executor):
                 is_own = remote.status == "error" and not isinstance(error, self._killed_worker)
                 ended.set_exception(error if is_own else BrokenExecutor("its worker died"))
 
-        self._client.submit(work, *arguments, pure=False).add_done_callback(keep)
+        self._futures[ended] = self._client.submit(work, *arguments, pure=False)
+        self._futures[ended].add_done_callback(keep)
         return ended
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Cancel what has not ended: a result that is fetched when the client closes would be waited for for ever."""
+        going_on = [ended for ended in self._futures if not ended.done()]
+        if going_on and self._client.status == "running":
+            self._client.cancel([self._futures[ended] for ended in going_on], force=True)
+            wait_for(going_on, timeout=CONNECT_TIMEOUT_S)
 
 
 @contextmanager
@@ -259,7 +269,8 @@ def dask_workers(scheduler: str, preloaded: Sequence[str] = ()) -> Iterator[Pool
                 raise SettingsError(f"{option}: all workers are gone. {kept}")
 
         try:
-            yield Pool(_DaskExecutor(client, distributed.KilledWorker), check)
+            with _DaskExecutor(client, distributed.KilledWorker) as executor:
+                yield Pool(executor, check)
         except CancelledError as error:
             kept = "What was finished is kept: repeat the command"
             raise SettingsError(f"{option}: the connection was lost. {kept}") from error

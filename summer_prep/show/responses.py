@@ -11,7 +11,7 @@ from numpy.random import default_rng
 from summer_prep.cache.keys import check_known, open_cache
 from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
-from summer_prep.files import new_figure
+from summer_prep.files import new_figure, replace_file, writing
 from summer_prep.film.logic import evaluate, names_in
 from summer_prep.film.responses import BIN_MS, Responses, false_discovery_rates, find_onsets, responses_to
 from summer_prep.options import as_bin_lengths, as_number, as_path, as_patient_ids, as_place, as_text
@@ -132,6 +132,15 @@ def responses(
         "regions": regions,
         "units": units,
     }
+
+
+def write_csv(facts: dict[str, Any], csv: Path) -> None:
+    """Write a row for each unit of what `responses` returned; raises SettingsError if the file cannot be written."""
+    import pandas as pd
+
+    table = pd.DataFrame(facts["units"]).drop(columns=["rates_hz", "errors_hz"])
+    with writing(csv, "Name another file"):
+        replace_file(csv, table.to_csv(index=False).encode())
 
 
 def draw_responses(facts: Mapping[str, Any]) -> Any:

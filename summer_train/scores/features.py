@@ -50,7 +50,7 @@ def feature_scores(
         defined = values[np.isfinite(values)]
         scores[name] = float(defined.mean()) if len(defined) else np.nan
         scores[f"{name}_median"] = float(np.median(defined)) if len(defined) else np.nan
-    why = "predictions are NaN or infinite" if not np.isfinite(prediction).all() else ""
+    why = "predictions are not finite" if not np.isfinite(prediction).all() else ""
     why = why or (
         "no dimension varies" if np.isnan(scores["r2"]) else "no prediction varies" if np.isnan(r).all() else ""
     )

@@ -109,7 +109,7 @@ def label_scores(scores: Floats, is_on: Flags, thresholds: Floats) -> dict[str, 
 def undefined_because(is_on: Flags, score: Floats) -> str:
     """Return why scores that tell "on" from "off" are undefined for a model's samples; empty where they are defined."""
     if not np.isfinite(score).all():
-        return "predictions are NaN or infinite"
+        return "predictions are not finite"
     return "" if is_on.any() and not is_on.all() else "on everywhere" if is_on.any() else "on nowhere"
 
 

@@ -193,7 +193,7 @@ def _score_counts(
         found = {name: _number(together[name]) for name in metrics.COUNT_SCORES}
         scores[part] = {"loss": _number(together[data.task.kind]), **found}
         units[part] = {name: [_number(one) for one in values] for name, values in per_unit.items()}
-        reasons = {"mse": "predictions are NaN or infinite", "r2": "no unit varies", "bits_per_spike": NO_LIKELIHOOD}
+        reasons = {"mse": "predictions are not finite", "r2": "no unit varies", "bits_per_spike": NO_LIKELIHOOD}
         if missing := [reason for name, reason in reasons.items() if not math.isfinite(found[name])]:
             undefined[part] = missing[0]
     return Scored(scores=scores, units=units, undefined=undefined, predictions=predictions)

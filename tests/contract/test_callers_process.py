@@ -77,6 +77,11 @@ def of_target(folder, function):
     return lambda: function(folder / "one.npy", name="one", cache_dir=folder)
 
 
+def responded(folder, demo):
+    summer_prep.build(data_dir=demo, cache_dir=folder, patient_ids=14, bin_length=20, workers=0)
+    return lambda: summer_prep.responses("summer", cache_dir=folder, shifts=20)
+
+
 CALLS = {
     "blocked_split": lambda *_: lambda: summer_prep.blocked_split(10_000, 80, 4, 1),
     "demo_data": lambda cache, folder, _: lambda: summer_prep.demo_data(folder, patients=1, units=3, minutes=2),
@@ -91,6 +96,7 @@ CALLS = {
     "export": lambda cache, folder, _: (
         lambda: summer_prep.export(14, folder / "tables", cache_dir=cache, bin_length=80)
     ),
+    "responses": lambda _, folder, demo: responded(folder, demo),
     "add_target": lambda _, folder, __: of_target(folder, summer_prep.add_target),
     "targets": lambda _, folder, __: of_target(folder, summer_prep.targets),
     "remove_target": lambda _, folder, __: of_target(folder, summer_prep.remove_target),
