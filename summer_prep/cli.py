@@ -382,9 +382,7 @@ def gc(
     removed = cache.collect_garbage(may_remove=not dry_run)
     console.show_result(list(map(str, removed)), as_json, *map(str, removed))
     if not as_json:
-        console.log(
-            f"{'would remove' if dry_run else 'removed'} the data of {len(removed)} replaced or unfinished keys"
-        )
+        console.log(f"{'would remove' if dry_run else 'removed'} {len(removed)} replaced or unfinished keys")
 
 
 @app.command("remove-copies")

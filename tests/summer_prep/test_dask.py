@@ -127,6 +127,13 @@ def test_every_end_of_a_task_ends_its_future(status, error, expected):
             future.result()
 
 
+def wait_until_gone(address):
+    """Wait until the scheduler knows that its workers were killed: a new one is checked when it is asked for."""
+    with distributed.Client(address, set_as_default=False) as client:
+        while client.scheduler_info(n_workers=-1)["workers"]:
+            time.sleep(0.02)
+
+
 def test_missing_unfit_and_lost_workers_and_a_lost_scheduler_are_one_line(demo_dir, tmp_path, monkeypatch):
     empty, other = tmp_path / "empty", tmp_path / "other"
     (empty / "summer_prep").mkdir(parents=True)
@@ -156,9 +163,11 @@ def test_missing_unfit_and_lost_workers_and_a_lost_scheduler_are_one_line(demo_d
         with workers(address, tmp_path, 1, PYTHONPATH=str(empty)):
             assert "cannot import summer_prep" in message(address)
         assert not (tmp_path / "cache").exists()
+        wait_until_gone(address)
         with workers(address, tmp_path, 1, PYTHONPATH=f"{other}:{ROOT}"):
             assert "summer-pipeline 0.0.9, not " in (found := message(address))
             assert "Install the same version" in found
+        wait_until_gone(address)
         with workers(address, tmp_path, 1) as process:
             assert "all workers are gone" in message(address, end_after_one(process))
         monkeypatch.setattr(module, "WORKERS_TIMEOUT_S", 20.0)
