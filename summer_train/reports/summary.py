@@ -160,43 +160,47 @@ def _compared(models: pd.DataFrame, task: str, compared: str, first: Any, second
 def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
     """Return what was found in a few sentences, of the most usual settings, which are named."""
     sentences = []
-    if (models["task"] == "label").any():
-        shown, fixed = findings.most_usual(models[models["task"] == "label"])
+    for task, score, title in (("label", "kappa", "kappa"), ("feature", "r2", "R² of features")):
+        if not (models["task"] == task).any():
+            continue
+        shown, fixed = findings.most_usual(models[models["task"] == task])
         groups = findings.by_label(shown)
-        found = {name: against_null(group, "kappa") for name, group in groups.items()}
+        found = {name: against_null(group, score) for name, group in groups.items()}
         tested = {name: one for name, one in found.items() if len(one.null) >= MIN_SHIFTS}
-        p = {name: groups[name]["p_kappa_corrected"].iloc[0] for name in tested}
+        p = {name: groups[name][f"p_{score}_corrected"].iloc[0] for name in tested}
         if tested:
+            above = [name for name in tested if p[name] <= 0.05 and tested[name].mean > 0]
             verdicts = {
-                "Above chance": [name for name in tested if p[name] <= 0.05],
-                "Not above chance": [name for name in tested if p[name] > 0.05],
+                "Above chance": above,
+                "Not above chance": [name for name in tested if name not in above],
                 f"Fewer than {MIN_SHIFTS} valid shifts": [name for name in found if name not in tested],
             }
             for what, names in verdicts.items():
                 more = f" and {len(names) - 12} more" if len(names) > 12 else ""
                 sentences += [f"{what}: {', '.join(names[:12])}{more}."] if names else []
             n_shifts = sorted({len(one.null) for one in tested.values()})
-            null = f"{' to '.join(map(str, dict.fromkeys((n_shifts[0], n_shifts[-1]))))} shifts of the labels"
-            n_rows = int(max(groups[name]["n_kappa_tests"].iloc[0] for name in tested))
-            sentences.append(f"Kappa is compared with {null}, at p = 0.05 corrected over {n_rows} results{fixed}.")
+            null = f"{' to '.join(map(str, dict.fromkeys((n_shifts[0], n_shifts[-1]))))} shifts of the {task}s"
+            n_rows = int(max(groups[name][f"n_{score}_tests"].iloc[0] for name in tested))
+            compared_with = f"is compared with {null}, at p = 0.05 corrected over {n_rows} results{fixed}."
+            sentences.append(f"{title[0].upper()}{title[1:]} {compared_with}")
         else:
             name, best = next(iter(found.items()))
-            is_defined = best.mean == best.mean
-            highest = f"The highest kappa is {rounded(best.mean, 3)}: {name}" if is_defined else "Kappa is undefined"
+            highest = f"The highest {title} is {rounded(best.mean, 3)}: {name}"
+            if best.mean != best.mean:  # NaN
+                highest = f"{title[0].upper()}{title[1:]} is undefined"
             most = max(len(one.null) for one in found.values())
-            kind = f"only {most} shifts of the labels are valid" if most else "no shifts of the labels were trained"
+            kind = f"only {most} shifts of the {task}s are valid" if most else f"no shifts of the {task}s were trained"
             advice = "Run study with --shifts 40: those with an undefined score do not count."
             sentences += [f"{highest}{fixed}.", f"Whether that is above chance is not known: {kind}. {advice}"]
     if len(next_bin := models[models["task"] == "next_bin"]):
         sentences.append(f"The highest median R² of the next bin is {rounded(next_bin['r2'].max(), 3)}.")
-    for task, what in (("feature", "R² of features"), ("encode", "median R² over units")):
-        if len(of_task := models[models["task"] == task]):
-            name, group = next(iter(findings.by_label(findings.most_usual(of_task)[0]).items()))
-            best = against_null(group, "r2")
-            chance = f", p {rounded(best.p, 3)} against {len(best.null)} shifts" if len(best.null) else ""
-            sentences.append(f"The highest {what} is {rounded(best.mean, 3)}: {name}{chance}.")
-            if task == "encode" and all(one.null_units for one in group["result"]):
-                sentences.append(f"Units with p <= 0.05, where 1 in 20 is expected by chance: {_driven(of_task)}.")
+    if len(encoded := models[models["task"] == "encode"]):
+        name, group = next(iter(findings.by_label(findings.most_usual(encoded)[0]).items()))
+        best = against_null(group, "r2")
+        chance = f", p {rounded(best.p, 3)} against {len(best.null)} shifts" if len(best.null) else ""
+        sentences.append(f"The highest median R² over units is {rounded(best.mean, 3)}: {name}{chance}.")
+        if all(one.null_units for one in group["result"]):
+            sentences.append(f"Units with p <= 0.05, where 1 in 20 is expected by chance: {_driven(encoded)}.")
     compared = pd.DataFrame(comparison, columns=["values", "score", "n_models", "difference"])
     compared["values"] = compared["values"].map(lambda pair: tuple(map(tables.as_cell, pair)))
     for ((first, second), score), pairs in compared.groupby(["values", "score"], sort=False):
