@@ -204,6 +204,8 @@ class _DaskExecutor(Executor):
             except Exception as error:
                 is_own = remote.status == "error" and not isinstance(error, self._killed_worker)
                 ended.set_exception(error if is_own else BrokenExecutor("its worker died"))
+            finally:  # a result that is still held is computed again where its worker dies
+                del self._futures[ended]
 
         self._futures[ended] = self._client.submit(work, *arguments, pure=False)
         self._futures[ended].add_done_callback(keep)
@@ -211,9 +213,9 @@ class _DaskExecutor(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Cancel what has not ended: a result that is fetched when the client closes would be waited for for ever."""
-        going_on = [ended for ended in self._futures if not ended.done()]
+        going_on = dict(self._futures)
         if going_on and self._client.status == "running":
-            self._client.cancel([self._futures[ended] for ended in going_on], force=True)
+            self._client.cancel([*going_on.values()], force=True)
             wait_for(going_on, timeout=CONNECT_TIMEOUT_S)
 
 
