@@ -163,9 +163,10 @@ def test_a_key_is_fetched_once_for_each_content_it_has(cache, faults, versions):
     assert files_of(first.folder) == files_of(same.folder) == versions[0]
     assert faults.counts["GET"] >= len(versions[0])
     assert not list(cache.local_cache.rglob("*.staging"))
+    kept = cache.fetch("14", 1000)  # of the two the one that came last
     for _ in range(2):  # a rebuild that gives the same bytes changes nothing
         faults.clear()
-        assert cache.fetch("14", 1000) == first
+        assert cache.fetch("14", 1000) == kept
         assert faults.counts["GET"] == 2  # the pointer, and the description
         publish(cache, versions[0])
     publish(cache, versions[1])
