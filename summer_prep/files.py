@@ -142,6 +142,12 @@ def alone_in(folder: Path, problem: str) -> Iterator[None]:
         with writing(folder):
             if isinstance(error, OSError):
                 raise error
-            for debris in (*folder.glob(".*.staging"), *folder.glob("*/.*.staging")):
-                debris.unlink(missing_ok=True)
+            _clear_staging(folder)
         yield
+        with writing(folder):
+            _clear_staging(folder)  # of a worker that was killed meanwhile
+
+
+def _clear_staging(folder: Path) -> None:
+    for debris in (*folder.glob(".*.staging"), *folder.glob("*/.*.staging")):
+        debris.unlink(missing_ok=True)
