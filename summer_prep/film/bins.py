@@ -98,6 +98,25 @@ def recording_spans_ms(
     return start_ms, stop_ms
 
 
+def find_breaks(
+    start_ms: NDArray[np.float64],
+    stop_ms: NDArray[np.float64],
+    recorded_s: NDArray[np.floating[Any]],
+    long_frame_s: NDArray[np.floating[Any]],
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return where recording time does not run on, (n_bins,) each; a bin that was never seen has no break.
+
+    Returns
+    -------
+    inside : whether a pause, a skip or a frame that took longer than 200 ms lies within the bin
+    after : whether the next bin is no neighbour in recording time
+    """
+    # recorded_s is a float32 of seconds: a frame is 40 ms, so half a millisecond tells noise from a pause.
+    inside = (stop_ms - start_ms - recorded_s * 1000 > 0.5) | (long_frame_s > 0)
+    after = np.append(np.abs(start_ms[1:] - stop_ms[:-1]) > 0, False)
+    return inside, after
+
+
 def locate_spikes(clock: FilmClock, spike_times_ms: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the clock interval that each spike lies in, same shape; -1 before the first edge or from the last on.
 

@@ -103,10 +103,10 @@ def describe_labels(description: Description) -> list[dict[str, Any]]:
         found = found or [{"label": name} | ({"target": own[name].name} if name in own else {}) for name in names]
         for facts, label in zip(found, labels, strict=True):
             facts[rule] = float((label == ON).mean() * 100)
-    for facts, label in zip(found, labels_of(description)[1], strict=True):
-        starts, stops = stretches(label == ON)
-        facts |= {"undefined": float((label == UNDEFINED).mean() * 100), "n_stretches": len(starts)}
-        facts["longest_s"] = float((stops - starts).max(initial=0) * bin_s)
+            if rule == "first":
+                starts, stops = stretches(label == ON)
+                of_runs = {"undefined": float((label == UNDEFINED).mean() * 100), "n_stretches": len(starts)}
+                facts |= {**of_runs, "longest_s": float((stops - starts).max(initial=0) * bin_s)}
     return found
 
 

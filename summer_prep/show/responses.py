@@ -12,6 +12,7 @@ from summer_prep.cache.keys import check_known, open_cache
 from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
 from summer_prep.files import new_figure, replace_file, writing
+from summer_prep.film.bins import find_breaks
 from summer_prep.film.logic import evaluate, names_in
 from summer_prep.film.responses import BIN_MS, Responses, false_discovery_rates, find_onsets, responses_to
 from summer_prep.options import as_bin_lengths, as_number, as_path, as_patient_ids, as_place, as_text
@@ -88,9 +89,10 @@ def responses(
             read_array(key.folder, name)
             for name in ("spike_counts", "recorded_s", "long_frame_s", "recording_start_ms", "recording_stop_ms")
         )
-        # recorded_s is a float32 of seconds: half a millisecond tells noise from a pause. A bin never seen has NaN.
-        is_broken = ~(stop_ms - start_ms - recorded_s * 1000 <= 0.5) | (long_frame_s > 0)
-        is_broken[1:] |= start_ms[1:] != stop_ms[:-1]
+        inside, after = find_breaks(start_ms, stop_ms, recorded_s, long_frame_s)
+        is_unseen = np.isnan(start_ms)
+        is_broken = inside | is_unseen
+        is_broken[1:] |= after[:-1] | is_unseen[:-1]
         firsts = np.arange(0, len(counts), BIN_MS // key.attributes["bin_length_ms"])
         if len(firsts) < len(counts):
             counts = np.add.reduceat(counts, firsts, axis=0, dtype=np.uint16)

@@ -13,7 +13,7 @@ from summer_prep.cache.keys import open_cache
 from summer_prep.cache.layout import DIMENSIONS, Description, key_path
 from summer_prep.cache.targets import FilmTarget, check_target, feature_targets, label_targets
 from summer_prep.errors import CacheError, SettingsError
-from summer_prep.film.bins import BinGrid, grid_from
+from summer_prep.film.bins import BinGrid, find_breaks, grid_from
 from summer_prep.film.facts import BRAIN_REGION_GROUPS, LABEL_RULES, LabelRule, check_bin_length
 from summer_prep.film.labels import align_labels
 from summer_prep.film.logic import evaluate, names_in
@@ -237,11 +237,10 @@ class Selection:
         """
         inside, after = np.zeros(self.n_bins, dtype=bool), np.zeros(self.n_bins, dtype=bool)
         for patient in self.patients:
-            start_ms, stop_ms = patient.bin_times("recording_start_ms"), patient.bin_times("recording_stop_ms")
-            # recorded_s is a float32 of seconds: a frame is 40 ms, so half a millisecond tells noise from a pause.
-            inside |= stop_ms - start_ms - patient.bin_times("recorded_s") * 1000 > 0.5
-            inside |= patient.bin_times("long_frame_s") > 0
-            after[:-1] |= np.abs(start_ms[1:] - stop_ms[:-1]) > 0
+            names = "recording_start_ms", "recording_stop_ms", "recorded_s", "long_frame_s"
+            own_inside, own_after = find_breaks(*map(patient.bin_times, names))
+            inside |= own_inside
+            after |= own_after
         return inside, after
 
     def provenance(self, label_name: str = "", target: str = "") -> dict[str, Any]:

@@ -205,10 +205,11 @@ def _score_features(data: FilmSamples, predicted: Callable[[str], NDArray[Any]],
     scores, units, undefined, kept = {}, {}, {}, _bins(data)
     length_s = data.choice.bin_length_ms / 1000
     n_bins, far_bins = max(1, round(data.choice.retrieve_s / length_s)), FAR_S / length_s
+    label = data.selection.labels(data.choice.retrieve_within) if data.choice.retrieve_within else None
     for part in parts or _parts(data):
         bins = getattr(data.split, part)
         made, target = predicted(part), data.targets[bins]
-        within = data.selection.labels(data.choice.retrieve_within)[bins] if data.choice.retrieve_within else None
+        within = None if label is None else label[bins]
         found, of_dimensions, why = feature_scores(made, target, bins, n_bins, far_bins, within)
         is_mse = data.task.kind == "mse"
         loss = found["mse"] if is_mse else data.task.loss(torch.from_numpy(made), torch.from_numpy(target))

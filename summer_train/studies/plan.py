@@ -84,17 +84,14 @@ def plan_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> 
             size, weights = stack_size(data, choice), n_weights(data, choice)
             n_bins, n_values, n_train = selection.n_bins, data.n_inputs * data.window.n_bins, len(data.split.train)
             is_mapped = selection.counts_if_mapped() is not None
-            resident = (
-                0 if is_mapped or choice.n_shared else min(selection.n_bytes, (run.device_memory_gb or np.inf) * 1e9)
-            )
+            resident = min(selection.n_bytes, (run.device_memory_gb or np.inf) * 1e9)
             n_bytes = (
-                resident
+                (0 if is_mapped or choice.n_shared else resident)
                 # Weights, gradients, two averages or what solving takes, the best epoch's, a copy while some stop.
                 + (BYTES_PER_WEIGHT + 8 if choice.model in SOLVED else 24) * size * weights
                 + (32 * n_values**2 if choice.model == "ridge" else 0)
-                + (
-                    40 * selection.n_units**2 + 12 * n_bins * n_values if choice.n_shared else 0
-                )  # maps, and what they give
+                # Maps to a shared space, and what they give.
+                + (40 * selection.n_units**2 + 12 * n_bins * n_values if choice.n_shared else 0)
                 + 5 * max(MAX_BLOCK_VALUES, choice.batch_size * n_values)  # a block, as counts and as floats
                 + (12 * n_bins * data.n_inputs if choice.task == "encode" else 0)  # inputs: as read, scaled, shifted
                 + 12 * SAMPLES_AT_ONCE * size * weights / max(1, n_values)  # hidden layers
