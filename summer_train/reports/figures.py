@@ -18,7 +18,6 @@ is not part of pyplot; `figure.axes` are yours to change.
     draw_units            R² of each unit against its firing rate
 """
 
-import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle
@@ -29,7 +28,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from summer_prep.files import new_figure, picture_bytes, save_picture
+from summer_prep import files
+from summer_prep.files import new_figure, save_picture
 from summer_train.reports import findings
 from summer_train.reports.evidence import against_null
 from summer_train.reports.findings import by_label, most_usual, rank_curves_of
@@ -90,9 +90,9 @@ def save_figure(figure: Any, stem: Path) -> list[Path]:
 
 
 def as_data_url(figure: Any) -> str:
-    """Return a figure as SVG in the address of an image."""
+    """Return a figure in our style as SVG in the address of an image."""
     with style():
-        return f"data:image/svg+xml;base64,{base64.b64encode(picture_bytes(figure, 'svg', transparent=True)).decode()}"
+        return files.as_data_url(figure)
 
 
 def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) -> Iterator[tuple[str, str, Any]]:
