@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from summer_prep.console import printable
 from summer_prep.errors import SettingsError
+from summer_prep.film.responses import false_discovery_rates
 from summer_prep.options import as_path
 from summer_train.reports.evidence import with_corrected_p
 from summer_train.reports.tables import REPEATS, as_cell, varied_options
 from summer_train.runs.folder import METRICS, PREDICTIONS, FitResult, find_results, read_metrics, reading
-from summer_train.scores import nulls
+from summer_train.scores import claims, nulls
 from summer_train.scores.metrics import curves
 from summer_train.settings.lists import NUMBER_SETTINGS, as_columns
 from summer_train.settings.options import NO_PATIENT, UNITS, WITH_TARGET, Choice, Log, Run, choice_of, log_nothing
@@ -216,18 +217,36 @@ def confusion_of(models: pd.DataFrame) -> NDArray[np.float64] | None:
 
 
 def unit_scores(models: pd.DataFrame) -> pd.DataFrame:
-    """Return `rate_hz` (of film time) and `r2` of each unit, means over models on the units of the first.
+    """Return `rate_hz` (of film time), `r2`, `mse` and those of baselines of each unit, means over models.
 
-    With a null, also `p` of that mean against the means of shifts, of each unit alone.
+    They are those on the units of the first model. Beside them stand what is known of the unit (`patient_id`,
+    `region`), the `gain` over its mean count, models together, with the 95 % interval of the test part (`gain_low`,
+    `gain_high`); with a null `p` of the mean of R² against the means of shifts, of each unit alone, and `q`.
     """
     check_models(models)
     same = models[models["data_digest"] == models["data_digest"].iloc[0]]
-    units = pd.concat([pd.DataFrame(one.units[one.part], dtype=float) for one in same["result"]])
-    means = units.groupby(level=0).mean()
-    found = pd.DataFrame({"rate_hz": means["rate"] * 1000 / same["bin_length"].iloc[0], "r2": means["r2"]})
+    units = pd.concat([pd.DataFrame(one.units[one.part]) for one in same["result"]])
+    means = units.groupby(level=0).mean(numeric_only=True)
+    found = units[~units.index.duplicated()].filter(["patient_id", "region"])
+    found["rate_hz"] = means["rate"] * 1000 / same["bin_length"].iloc[0]
+    found = found.join(means[["r2", *(name for name in means if name.endswith("mse"))]])
+    if "mean_count_mse" in found:
+        found["gain"] = 1 - found["mse"] / found["mean_count_mse"].where(found["mean_count_mse"] > 0)
+        found = found.assign(**claims.unit_gains([one.sums() for one in same["result"]]))
     if all(one.null_units for one in same["result"]):
         for unit in found.index:
             observed = [one.units[one.part]["r2"][unit] for one in same["result"]]
             null = [{shift: r2[unit] for shift, r2 in one.null_units.items()} for one in same["result"]]
             found.loc[unit, "p"] = nulls.permutation_test(observed, null).p
+        found["q"] = false_discovery_rates(found["p"].to_numpy())
     return found
+
+
+def n_better(units: pd.DataFrame) -> dict[str, int]:
+    """Return how many units of `unit_scores` are predicted better than by each baseline (by squared error).
+
+    `interval_above_0` is of how many the whole interval of the gain over the mean count lies above 0.
+    """
+    baselines = [name for name in units if name.endswith("_mse")]
+    found = {name.removesuffix("_mse"): int((units["mse"] < units[name]).sum()) for name in baselines}
+    return found | ({"interval_above_0": int((units["gain_low"] > 0).sum())} if "gain_low" in units else {})

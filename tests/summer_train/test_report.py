@@ -281,8 +281,10 @@ def test_pairs_are_of_one_task_and_of_what_varies_in_a_folder(studied):
 def test_models_on_other_units_are_not_averaged_with_these(studied):
     counts = next(one for one in read_once(studied) if one.columns["task"] == "next_bin")
     fewer = {"test": {name: values[:4] for name, values in counts.units["test"].items()}}
-    other = replace(counts, units=fewer, data_digest="other")
-    assert len(summarise(models_table({"a": [counts, other]}))["groups"][0]["units"]) == 10
+    sums = {name: [" ".join(line.split()[:4]) for line in lines] for name, lines in counts.cycles["model"].items()}
+    other = replace(counts, units=fewer, cycles={"model": sums}, data_digest="other")
+    (facts,) = summarise(models_table({"a": [counts, other]}))["groups"]
+    assert (len(facts["units"]), facts["interval"]) == (10, {})
 
 
 def test_more_rows_than_a_figure_draws_are_in_the_table(studied):
