@@ -1,6 +1,6 @@
 """The trained models of studies and runs as one table, from which everything that is reported is made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, count
@@ -215,23 +215,31 @@ def confusion_of(models: pd.DataFrame) -> NDArray[np.float64] | None:
     return None if cells.isna().all(axis=None) else cells.sum().to_numpy(float).reshape(2, 2)
 
 
-def unit_scores(models: pd.DataFrame) -> pd.DataFrame:
-    """Return `rate_hz` (of film time), `r2`, `mse` and those of baselines of each unit, means over models.
+def sums_of(results: Iterable[Result], row: str = "model") -> list[claims.Sums]:
+    """Return what scores of results follow from, to take them together; nothing of counts of different units."""
+    scored = [one for one in results if one.scores]
+    units = {str(one.units.get("test", {}).get("column")) for one in scored}
+    return [one.sums(row) for one in scored] if len(units) == 1 else []
 
-    They are those on the units of the first model. Beside them stand what is known of the unit (`patient_id`,
-    `region`), the `gain` over its mean count, models together, with the 95 % interval of the test part (`gain_low`,
-    `gain_high`); with a null `p` of the mean of R² against the means of shifts, of each unit alone, and `q`.
+
+def unit_scores(models: pd.DataFrame) -> pd.DataFrame:
+    """Return `rate_hz` (of film time), `r2`, `mse` and that of baselines, means over models on the units of the first.
+
+    Beside them stand `patient_id`, `column` and `region` of the unit, its `gain` over its mean count with the 95 %
+    interval of the test part (`gain_low`, `gain_high`), and with a null `p` of the mean R² against the means of shifts,
+    of each unit alone, and `q`.
     """
     check_models(models)
-    same = models[models["data_digest"] == models["data_digest"].iloc[0]]
+    key = [(one.data_digest, one.units[one.part].get("column")) for one in models["result"]]
+    same = models[[one == key[0] for one in key]]
     units = pd.concat([pd.DataFrame(one.units[one.part]) for one in same["result"]])
     means = units.groupby(level=0).mean(numeric_only=True)
-    found = units[~units.index.duplicated()].filter(["patient_id", "region"])
+    found = units[~units.index.duplicated()].filter(["patient_id", "column", "region"])
     found["rate_hz"] = means["rate"] * 1000 / same["bin_length"].iloc[0]
     found = found.join(means[["r2", *(name for name in means if name.endswith("mse"))]])
     if "mean_count_mse" in found:
         found["gain"] = 1 - found["mse"] / found["mean_count_mse"].where(found["mean_count_mse"] > 0)
-        found = found.assign(**claims.unit_gains([one.sums() for one in same["result"]]))
+        found = found.assign(**claims.unit_gains(sums_of(same["result"])))
     if all(one.null_units for one in same["result"]):
         for unit in found.index:
             observed = [one.units[one.part]["r2"][unit] for one in same["result"]]

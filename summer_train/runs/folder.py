@@ -103,7 +103,7 @@ class FitResult:
     thresholds : labels: row -> log-odds from which on a bin is called "on", chosen on validation for kappa
     undefined : part -> why scores of the model are undefined
     units : next-bin, encode: part -> score (mse, r2, bits_per_spike, rate in spikes per bin, mse of baselines),
-        patient_id, region -> one value for each unit; features: r2 and r of each dimension
+        patient_id, column (in the key), region -> one value for each unit; features: r2 and r of each dimension
     cycles : sums of the test part for each cycle of the split, for intervals (`scores.claims`)
     null : with `--shifts`: part, shifts (bins), and of networks trained on labels (features) shifted so kappa and auroc
         (r2 and r), and p

@@ -271,13 +271,14 @@ def cycle_sums(data: FilmSamples, rows: Mapping[str, Scored]) -> dict[str, dict[
 def units_beside(data: FilmSamples, rows: Mapping[str, Scored]) -> Mapping[str, Mapping[str, Sequence[Any]]]:
     """Return the scores of a model's units; of counts beside who each unit is and what it is compared with.
 
-    That is `patient_id`, `region` (where the files have it), `mean_count` (in training), `copy_last_bin_mse`, ...
+    That is `patient_id`, `column` in the key, `region` (where the files have it), `mean_count` (in training), and the
+    squared error of each baseline, as `copy_last_bin_mse`.
     """
     own, *others = rows
     if not isinstance(data.task, NextBin):
         return rows[own].units
     chosen = data.selection.units()
-    who = {"patient_id": "patient_id", "region": "brain_region"}
+    who = {"patient_id": "patient_id", "column": "column", "region": "brain_region"}
     of_unit = {name: chosen[column].tolist() for name, column in who.items() if column in chosen}
     of_unit["mean_count"] = rows["mean count"].units["train"]["rate"]
     return {

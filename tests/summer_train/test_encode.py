@@ -132,6 +132,7 @@ def test_units_stand_beside_their_mean_and_the_last_bin_as_patient_and_region(co
         assert ((known["gain_low"] < known["gain"]) & (known["gain"] < known["gain_high"])).all()
         assert len(known) > N_UNITS - 3
         assert table["region"].tolist() == data.selection.units()["brain_region"].tolist()
+        assert table["column"].tolist() == list(range(N_UNITS))
         assert set(table["patient_id"]) == {14}
     assert units.loc[units["part"] == "val", "gain"].notna().all()
     assert units.loc[units["part"] == "val", "gain_low"].isna().all()
