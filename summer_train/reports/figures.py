@@ -190,7 +190,7 @@ def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float =
             if np.isfinite(time_only := group[f"time_only_{score}"].mean()):
                 axes.plot(time_only, place, "|", color=BASELINE, ms=11, mew=2, label="time only")
             axes.plot(kappas, [place] * len(kappas), "o", color=colour, ms=3.5, alpha=0.55, label="folds")
-            if interval := claims.intervals([one.sums() for one in group["result"] if one.scores]).get(score):
+            if interval := claims.intervals(findings.sums_of(group["result"])).get(score):
                 ends = [interval["low"], interval["high"]]
                 axes.plot(ends, [place] * 2, color=colour, lw=2, label="95 %, folds together")
             axes.plot(kappas.mean(), place, "D", color=colour, ms=6, label="mean")

@@ -29,7 +29,7 @@ from summer_train.data.selection import Selection, open_selection
 from summer_train.models.stack import takes_masks, train_stack
 from summer_train.runs.folder import origin
 from summer_train.scores.left_out import score_beside
-from summer_train.scores.scoring import cycle_sums, score_baselines
+from summer_train.scores.scoring import cycle_sums, score_baselines, units_beside
 from summer_train.scores.shifts import score_stack
 from summer_train.settings import options as settings
 from summer_train.settings.file import for_study
@@ -286,10 +286,12 @@ def train_models(models: Sequence[Model], run: StudyRun) -> list[Record]:
             with writing(run.output_dir), replacing(predictions_path(run.output_dir, record.id)) as file:
                 np.savez(file, **found.predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
         baselines = {} if record.shift else {**score_baselines(data), **compared.get(number, {})}
+        if found and not record.shift:
+            rows = {"model": found, **baselines}
+            outcome |= {"units": units_beside(data, rows), "cycles": cycle_sums(data, rows)}
         trained_record = replace(
             record,
             **outcome,
-            cycles={} if record.shift or not found else cycle_sums(data, {"model": found, **baselines}),
             n_units=data.n_units,
             n_samples=data.n_samples,
             baselines={name: one.scores for name, one in baselines.items()},
