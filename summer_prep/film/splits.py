@@ -133,6 +133,14 @@ def cycle_length(n_samples: int, bin_length_ms: int, buffer_s: float) -> int:
     return n_samples // _n_cycles(n_samples, bin_length_ms, buffer_s)
 
 
+def cycles_of_share(n_cycles: int, share: float, rng: np.random.Generator) -> Indices:
+    """Return a share of the cycles of a split, drawn at random over the film, sorted: at least one.
+
+    Of one state of the generator smaller shares are parts of larger ones, so that a curve over them adds film.
+    """
+    return np.sort(rng.permutation(n_cycles)[: max(1, round(share * n_cycles))])
+
+
 def _n_cycles(n_samples: int, bin_length_ms: int, buffer_s: float) -> int:
     return max(1, round(n_samples * bin_length_ms / 1000 / (12.5 * buffer_s + 30)))
 

@@ -3,6 +3,7 @@
 import json
 import re
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from summer_prep.errors import SettingsError
-from summer_prep.film.splits import blocked_split, fraction_split, random_split, window_of
+from summer_prep.film.splits import blocked_split, cycles_of_share, fraction_split, random_split, window_of
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "vectors" / "splits.json").read_text())
 
@@ -90,6 +91,15 @@ def test_a_target_in_the_next_bin_lengthens_the_gap_only_where_the_sequence_does
 def test_the_gap_covers_the_longer_of_sequence_and_window(sequence_s, window_s, same_as_sequence_s):
     found = blocked_split(59_080, 80, 32, 2, sequence_s, window_of(window_s, 80))
     assert np.array_equal(found.train, blocked_split(59_080, 80, 32, 2, same_as_sequence_s).train)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_smaller_share_of_the_cycles_is_part_of_a_larger_one_and_never_none(seed):
+    kept = [cycles_of_share(11, share, np.random.default_rng(seed)) for share in (0.001, 0.1, 0.25, 0.5, 0.9, 1)]
+    assert list(map(len, kept)) == [1, 1, 3, 6, 10, 11]
+    assert all(set(few) <= set(more) for few, more in pairwise(kept))
+    assert all((np.diff(one) > 0).all() for one in kept)
+    assert np.array_equal(kept[-1], np.arange(11))
 
 
 @pytest.mark.parametrize(("fold", "sizes"), [(1, [602, 201, 200]), (5, [603, 200, 200])])
