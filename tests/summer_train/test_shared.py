@@ -9,6 +9,7 @@ import torch
 import summer_train
 from summer_prep.cache.targets import add_target
 from summer_prep.errors import SettingsError
+from summer_prep.film.splits import cycle_length
 from summer_train.data import shared
 from summer_train.models.stack import train_stack
 from summer_train.scores.scoring import score_networks
@@ -100,19 +101,19 @@ def test_counts_in_pieces_are_counts_at_once(selection, monkeypatch):
     np.testing.assert_allclose(pieces, space, atol=1e-3)
 
 
-def test_the_map_of_a_further_patient_is_procrustes_on_its_first_training_bins(selection):
+def test_the_map_of_a_further_patient_is_procrustes_on_the_chosen_training_bins(selection):
     train = np.arange(20, 400)
     space = shared.SharedSpace(selection, 3, "20", train)
     without = summer_train.open_selection(selection.patients[0].key.parents[1], [14, 29], 1000)
     np.testing.assert_array_equal(shared.SharedSpace(without, 3, "none", train).others, space.others)
     x = np.sqrt(selection.counts()[:, len(selection.columns[0]) :][:, : len(selection.columns[1])].astype(float))
-    for share, shift in ((1, 0), (0.25, 0), (0.25, 100)):
-        bins, paired = np.roll(train, shift)[: round(share * 380)], train[: round(share * 380)]
+    for chosen, shift in ((train > 0, 0), (train % 200 < 50, 0), (train % 200 < 50, 100)):
+        bins, paired = np.roll(train, shift)[chosen], train[chosen]
         scaled = (x - x[bins].mean(axis=0)) / np.where(x[bins].std(axis=0) > 0, x[bins].std(axis=0), np.inf)
         left, _, right = np.linalg.svd(scaled[bins].T @ space._response[paired], full_matrices=False)
         own = scaled @ left @ right
         own = (own - own[bins].mean(axis=0)) / own[bins].std(axis=0)
-        np.testing.assert_allclose(space.left_out(share, shift), own, atol=1e-3)
+        np.testing.assert_allclose(space.left_out(chosen, shift), own, atol=1e-3)
 
 
 SPACE = {"task": "label", "patient_ids": ("14", "20", "29"), "space": "shared:4", "leave_out": "20"}
@@ -164,6 +165,23 @@ def test_maps_know_neither_labels_nor_other_bins_of_the_patient_left_out(options
     changed = samples_of(options)
     changed.selection.patients[1].chunks[0][np.setdiff1d(unseen, tested)] = 7
     assert np.array_equal(changed.inputs, inputs)
+
+
+def test_a_share_of_the_film_is_whole_cycles_and_part_of_a_larger_share(options):
+    found = {share: samples_of(options, align_share=share) for share in (0.001, 0.5, 0.8, 1)}
+    data = found[1]
+    length = cycle_length(data.selection.n_bins, 80, 10)
+    used = {share: set(one.aligned[one._cycles_aligned()[0]]) for share, one in found.items()}
+    assert used[0.001] < used[0.5] < used[0.8] < used[1] == set(data.aligned)
+    for share, n_cycles in {0.001: 1, 0.5: 2, 0.8: 3, 1: 4}.items():
+        assert used[share] == {one for one in data.aligned if one // length in {two // length for two in used[share]}}
+        minutes = len(used[share]) * 0.08 / 60
+        line = f"--align-share {share:g}: the map of the patient left out is found on {minutes:.1f} min of film"
+        assert f"{line} (cycles of the split: {n_cycles})" in found[share].notes
+    changed = samples_of(options, align_share=0.5)
+    other = np.setdiff1d(data.aligned, [*used[0.5]])
+    changed.selection.patients[1].chunks[0][other] = 7  # of a copy of the file in memory
+    assert np.array_equal(changed.inputs, found[0.5].inputs)
 
 
 def test_labels_of_tested_bins_change_no_prediction(options):
