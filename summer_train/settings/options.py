@@ -37,6 +37,7 @@ NO_PATIENT, EACH = "none", "each"
 """Of `leave_out`: no patient is left out; in a study, each in turn."""
 OTHERS, ALONE, SHIFTED = "others", "alone", "shifted film"
 """What a patient that is left out is compared with: see `FilmSamples.beside`."""
+SHIFTED_P = f"{SHIFTED} p"
 WITH_TARGET: tuple[Task, ...] = ("feature", "encode")
 """Tasks that have a --target."""
 OWN = "own:"  # and its name: the model of a network of a user's own

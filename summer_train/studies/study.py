@@ -29,7 +29,7 @@ from summer_train.data.selection import open_selection
 from summer_train.models.stack import train_stack
 from summer_train.runs.folder import origin
 from summer_train.scores.left_out import score_beside
-from summer_train.scores.scoring import cycle_sums, score_baselines
+from summer_train.scores.scoring import Scored, cycle_sums, score_baselines
 from summer_train.scores.shifts import score_stack
 from summer_train.settings import options as settings
 from summer_train.settings.file import for_study
@@ -275,10 +275,11 @@ def train_models(models: Sequence[Model], run: StudyRun) -> list[Record]:
     fine = [number for number, one in enumerate(scored) if one]
     shown = [number for number in fine if not trainable[number].shift]  # what they are compared with needs no null
     places = [fine.index(number) for number in shown]
-    beside = (
-        score_beside([stack[number] for number in shown], lambda block: outputs(block)[places], run) if shown else []
-    )
-    compared = dict(zip(shown, beside, strict=True))
+    compared = dict[int, dict[str, Scored]]()
+    if shown:
+        own = [one for one, record in zip(scored, trainable, strict=True) if one and not record.shift]
+        datas = [stack[number] for number in shown]
+        compared = dict(zip(shown, score_beside(datas, own, lambda block: outputs(block)[places], run), strict=True))
     seconds = (time.perf_counter() - started) / len(stack)
     for number, (record, data, how, found) in enumerate(zip(trainable, stack, trained, scored, strict=True)):
         diverged = dict.fromkeys(data.n_samples, f"training diverged in epoch {len(how.curve)}")

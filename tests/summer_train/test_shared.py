@@ -1,6 +1,7 @@
 """A shared response model equals plain loops, finds a planted space, and uses neither labels nor bins of the test."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from summer_prep.errors import SettingsError
 from summer_prep.film.splits import cycle_length
 from summer_train.data import shared
 from summer_train.models.stack import train_stack
+from summer_train.scores import left_out
 from summer_train.scores.scoring import score_networks
 
 
@@ -184,6 +186,22 @@ def test_a_share_of_the_film_is_whole_cycles_and_part_of_a_larger_share(options)
     assert np.array_equal(changed.inputs, found[0.5].inputs)
 
 
+def test_p_of_the_alignment_counts_the_maps_on_shifted_film_that_are_as_good(options, monkeypatch):
+    data = samples_of(options, model="linear")
+    _, outputs = train_stack([data], 3)
+    own, values = score_networks([data], outputs)[0], iter((0.9, *[0.1] * 15, 0.3, np.nan, 0.4))
+
+    def scored(datas, outputs):
+        value = next(values) if datas[0]._beside == "shifted film" else 0.0
+        return [replace(own, scores={"test": {**own.scores["test"], "kappa": value, "auroc": 0.2}})]
+
+    monkeypatch.setattr(left_out, "score_networks", scored)
+    own = replace(own, scores={"test": {"kappa": 0.4, "auroc": 0.5}})
+    (rows,) = left_out.score_beside([data], [own], outputs, None)
+    assert rows["shifted film p"].scores == {"test": {"kappa": 3 / 19, "auroc": 1 / 20}}  # one is undefined
+    assert "alone" not in rows
+
+
 def test_labels_of_tested_bins_change_no_prediction(options):
     data, other = samples_of(options, model="linear"), samples_of(options, model="linear")
     rng, tested = np.random.default_rng(0), data.split.test
@@ -226,8 +244,11 @@ def test_a_row_of_a_study_is_a_fit_and_evaluating_gives_it_again(changes, option
     for name, score in result.scores["model"]["test"].items():
         assert row[f"test_{name}"] == pytest.approx(score, rel=1e-4, abs=1e-4, nan_ok=True), name
         assert again.scores["model"]["test"][name] == pytest.approx(score, rel=1e-6, abs=1e-6, nan_ok=True), name
-    beside = {"others", "alone", "shifted film", "shifted film 95"} if wanted else set()
+    beside = {"others", "alone", "shifted film", "shifted film 95", "shifted film p"} if wanted else set()
     assert set(result.scores) >= beside
+    assert set(again.scores) == set(result.scores) - {"alone"}
+    for name in set(again.scores) & beside:  # evaluating finds the same maps
+        assert again.scores[name]["test"] == pytest.approx(result.scores[name]["test"], rel=1e-6, abs=1e-6, nan_ok=True)
     for name in beside:
         for score in {"kappa", "r2"} & {*result.scores[name]["test"]}:
             column = f"{name.replace(' ', '_')}_test_{score}"
@@ -304,5 +325,8 @@ def test_a_network_of_ones_own_and_more_dimensions_than_units(options):
     result = summer_train.fit(**given, network=torch.nn.Linear(40, 2))
     assert set(result.scores) >= {"others", "shifted film"}
     assert "alone" not in result.scores
-    assert all(np.isfinite(parts["test"]["loss"]) for parts in result.scores.values())
+    of_maps = result.scores["shifted film p"]["test"]
+    assert of_maps.keys() == {"kappa", "auroc"}
+    scores = [parts["test"]["loss"] for row, parts in result.scores.items() if row != "shifted film p"]
+    assert np.isfinite([*scores, *of_maps.values()]).all()
     assert type(summer_train.decoder(samples_of(options))).__name__ == "Decoder"
