@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from summer_prep.film.splits import cycle_length, cycles_of_share
 from summer_prep.resources import available_bytes
 from summer_train.data.batches import OrderedBlocks, ResidentSamples, Samples, StreamedSamples, this_process
-from summer_train.data.samples import choose_samples, count_classes
+from summer_train.data.samples import best_units, choose_samples, count_classes, drawn_units
 from summer_train.data.selection import Selection, open_chosen
 from summer_train.data.shared import SharedSpace
 from summer_train.data.targets import NextBin, standardised, task_of
@@ -31,7 +31,8 @@ class FilmSamples:
         super().__init__()  # of Lightning's data module, for `FilmData`
         self.selection, self.choice, self.device_memory_gb, self.log = selection, choice, device_memory_gb, log
         self.notes: list[str] = []
-        self.n_units = selection.n_units
+        self.n_units = choice.n_chosen or selection.n_units
+        self._kept: NDArray[np.int64] | None = None
         chosen = choose_samples(selection, choice, self._note)
         self.window, classes, self.has_target, self.n_usable, self.split, n_per_class, self.aligned = chosen
         self.classes: Any = classes  # of a label, (n_bins,)
@@ -55,7 +56,31 @@ class FilmSamples:
     @classmethod
     def opened(cls, choice: Choice, run: Run, log: Log = log_nothing) -> Self:
         """Open the samples of a run, building missing or stale keys first; raises SummerError."""
-        return cls(*open_chosen(choice, run, log), run.device_memory_gb, log)
+        return cls(*open_chosen(choice, run, log), run.device_memory_gb, log).narrowed()
+
+    @property
+    def kept(self) -> NDArray[np.int64] | None:
+        """The units that are used, by their numbers in the selection; None for all of it. Found when first asked for.
+
+        With best:N they are ranked on training bins, so by fold, and by the shifted label of a null, too.
+        """
+        if self._kept is None and self.n_units < self.selection.n_units:
+            if self.choice.n_units.isdigit():
+                self._kept = drawn_units(self.selection.n_units, self.n_units, self.choice.draw)
+            else:
+                train = self.split.train
+                target = self.features[train] if self.classes is None else self.classes[train] == 1
+                self._kept = best_units(self.selection.counts()[train], target, self.n_units)
+        return self._kept
+
+    def narrowed(self) -> Self:
+        """Return the same samples of the units that are used alone; networks of `kept` units see the others as 0."""
+        if self.kept is None:
+            return self
+        other = copy(self)
+        other.selection, other.log = self.selection.with_units(self.kept), self.log
+        other._kept = other._placed = other._samples = None
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what another process makes itself (samples on a device), or cannot have (a caller's `log`)."""
@@ -65,10 +90,16 @@ class FilmSamples:
         self.notes.append(line)
         self.log(line)
 
+    @property
+    def has_counts(self) -> bool:
+        """Whether the counts themselves are on the device, not only what is computed from them."""
+        return not (self.choice.n_shared or self.choice.standardise)
+
     def share_counts_of(self, other: "FilmSamples") -> None:
-        """Use the counts that other data of the same selection have placed on the same device."""
+        """Use the device of other data, and the counts that they have placed there if they are these, too."""
         self.place(other.device)
-        self._placed, self._samples = other.placed, None
+        if self.selection is other.selection and self.has_counts == other.has_counts:
+            self._placed, self._samples = other.placed, None
 
     @property
     def features(self) -> NDArray[np.float32]:
@@ -81,6 +112,12 @@ class FilmSamples:
     @property
     def inputs(self) -> Any:
         """What is predicted from: the selection itself, its shared dimensions, or with --task encode the features."""
+        if self.choice.standardise:
+            key = ("standardised", self.aligned.tobytes())
+            if key not in self.selection.spaces:
+                counts = self.selection.counts().astype(np.float32)
+                self.selection.spaces = {key: standardised(counts, self.aligned)[0]}
+            return self.selection.spaces[key]
         if not self.choice.n_shared:
             return self.features if self.choice.task == "encode" else self.selection
         space = self.space
@@ -149,10 +186,10 @@ class FilmSamples:
             features = self.features.copy()  # read before the copy of the data, which keeps their scaling
             features[moved] = np.roll(features[moved], n_bins, axis=0)
             other = copy(self)
-            other._features, other._samples = features, None
+            other._features, other._samples, other._kept = features, None, None
             return other
         other = copy(self)
-        other.classes, other._samples = self.classes.copy(), None
+        other.classes, other._samples, other._kept = self.classes.copy(), None, None
         other.classes[moved] = np.roll(self.classes[moved], n_bins)
         n_per_class = count_classes(other.classes[self.split.train], self.task.n_outputs, self.choice.label_name)
         other.task = task_of(self.choice, self.n_units, n_per_class)
@@ -192,7 +229,7 @@ class FilmSamples:
         """The counts, placed on the device; they stream from the mapped files where they do not fit."""
         if self._placed is not None:
             return self._placed
-        if self.choice.n_shared:  # the counts themselves are not on the device
+        if not self.has_counts:
             self._placed = ResidentSamples(counts=torch.empty(0))
             return self._placed
         selection, device, free_bytes = self.selection, self.device, available_bytes()

@@ -8,18 +8,29 @@ same bin, 1 for the counts of the next.
     sample 8      window (-2, 1): 6 7 8 9
 """
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from summer_prep.errors import SettingsError
 from summer_prep.film.facts import UNDEFINED
-from summer_prep.film.splits import Split, Window, blocked_split, fraction_split, random_split, window_of
+from summer_prep.film.splits import (
+    Split,
+    Window,
+    blocked_split,
+    cycle_length,
+    cycles_of_share,
+    fraction_split,
+    random_split,
+    window_of,
+)
 from summer_train.data.selection import NoUnitsError, Selection
 from summer_train.settings.options import NO_PATIENT, WITH_TARGET, Choice, Log, log_nothing
 
 Mask = NDArray[np.bool_]
+_UNITS_AT_ONCE = 64
 UNDEFINED_CLASS = 2
 
 
@@ -59,6 +70,8 @@ def choose_samples(  # noqa: PLR0912  # each task has its targets
     NothingToLearnError if a part holds no usable sample, or the training part only one class.
     """
     check_left_out(selection, choice.leave_out)
+    if (choice.n_chosen or 0) > selection.n_units:
+        raise NoUnitsError(f"--n-units {choice.n_units}: only {selection.n_units} units are there. Choose fewer")
     window, is_label = window_of(choice.window_s, choice.bin_length_ms), choice.task == "label"
     target_offset, n_classes, classes = int(choice.task == "next_bin"), 0, None
     touched, has_target = window.touched(target_offset), np.ones(max(0, selection.n_bins - target_offset), dtype=bool)
@@ -94,6 +107,10 @@ def choose_samples(  # noqa: PLR0912  # each task has its targets
             n_samples, choice.bin_length_ms, choice.buffer_s or 0.0, choice.fold or 0, choice.sequence_s, window,
             target_offset=target_offset,
         )  # fmt: skip
+    if choice.train_share < 1:
+        length = cycle_length(n_samples, choice.bin_length_ms, choice.buffer_s or 0.0)
+        cycles = cycles_of_share(n_samples // length, choice.train_share, np.random.default_rng(choice.draw))
+        split = replace(split, train=split.train[np.isin(split.train // length, cycles)])
     aligned = split.train[usable[split.train]]
     split = Split(**{part: indices[has_target[indices]] for part, indices in vars(split).items()})
     for part in ("train", "val"):
@@ -105,6 +122,47 @@ def choose_samples(  # noqa: PLR0912  # each task has its targets
     if classes is not None:
         n_per_class = count_classes(classes[split.train], n_classes, choice.label_name)
     return ChosenSamples(window, classes, has_target, int(usable.sum()), split, n_per_class, aligned)
+
+
+def drawn_units(n_units: int, n_chosen: int, draw: int) -> NDArray[np.int64]:
+    """Return units drawn at random, sorted: for all labels, folds and shifts the same; fewer are some of more."""
+    return np.sort(np.random.default_rng(draw).permutation(n_units)[:n_chosen])
+
+
+def best_units(counts: NDArray[Any], target: NDArray[Any], n_chosen: int) -> NDArray[np.int64]:
+    """Return the units that tell most of a target each on its own, sorted; of equal ones the first.
+
+    Parameters
+    ----------
+    counts : (n_bins, n_units) of training bins
+    target : (n_bins,) whether a label is on, by |AUROC - 0.5| of the count; or features, (n_bins, n_dimensions), by the
+        mean over dimensions of r squared
+    """
+    strength = np.empty(counts.shape[1])
+    for start in range(0, len(strength), _UNITS_AT_ONCE):
+        some = slice(start, start + _UNITS_AT_ONCE)
+        of_some = counts[:, some].astype(np.int64)
+        strength[some] = abs(unit_aurocs(of_some, target) - 0.5) if target.ndim == 1 else _squared_r(of_some, target)
+    return np.sort(np.argsort(-strength, kind="stable")[:n_chosen])
+
+
+@np.errstate(divide="ignore", invalid="ignore")
+def unit_aurocs(counts: NDArray[np.int64], is_on: Mask) -> NDArray[np.float64]:
+    """Return the area under the ROC curve of each unit's counts, (n_bins, n_units), for a label, (n_units,)."""
+    n_units, n_values = counts.shape[1], int(counts.max(initial=0)) + 1
+    at = counts + np.arange(n_units) * n_values
+    size = n_units * n_values
+    on, off = (np.bincount(at[bins].ravel(), minlength=size).reshape(n_units, n_values) for bins in (is_on, ~is_on))
+    below = np.cumsum(off, axis=1) - off / 2  # a tie counts half
+    return np.asarray((on * below).sum(axis=1) / (on.sum(axis=1) * off.sum(axis=1)))
+
+
+@np.errstate(divide="ignore", invalid="ignore")
+def _squared_r(counts: NDArray[np.int64], features: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the squared correlation of each unit with features, mean over dimensions; 0 with what does not vary."""
+    x, y = counts - counts.mean(axis=0), features - features.mean(axis=0)
+    r = (x.T @ y) / np.sqrt(np.outer((x**2).sum(axis=0), (y**2).sum(axis=0)))
+    return np.asarray(np.nan_to_num(r**2).mean(axis=1))
 
 
 def check_left_out(selection: Selection, patient_id: str) -> None:

@@ -49,6 +49,7 @@ class Selection:
         self.dtype: np.dtype[Any] = np.result_type(*(patient.chunks[0].dtype for patient in patients))
         self.n_bytes = self.n_bins * self.n_units * self.dtype.itemsize
         self.spaces: dict[Any, Any] = {}  # the shared space of the patients that was asked for last
+        self._some: dict[bytes, Selection] = {}  # the units that were asked for last
         self._has_features: dict[tuple[str, LabelRule], NDArray[np.bool_]] = {}
         # Of the features asked for last: a study has folds of them.
         self._read: dict[tuple[str, LabelRule], NDArray[np.float32]] = {}
@@ -210,6 +211,15 @@ class Selection:
         }
         ids = np.repeat([patient.patient_id for patient in self.patients], [len(columns) for columns in self.columns])
         return {**of_all, "patient_id": ids, "column": np.concatenate(self.columns)}
+
+    def with_units(self, units: NDArray[np.int64]) -> "Selection":
+        """Return some of the units, by their numbers here, ascending; the same object while the same are asked for."""
+        if (key := units.tobytes()) not in self._some:
+            starts = np.cumsum([0, *map(len, self.columns)])
+            of_patients = np.split(units, np.searchsorted(units, starts[1:-1]))
+            columns = [own[one - start] for own, one, start in zip(self.columns, of_patients, starts, strict=False)]
+            self._some = {key: Selection(self.patients, columns)}
+        return self._some[key]
 
     def film_s(self) -> NDArray[np.float64]:
         """Return the start of each bin on the film clock, (n_bins,) seconds."""

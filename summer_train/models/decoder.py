@@ -34,6 +34,8 @@ class Decoder(lightning.LightningModule):
     solver : solves a network of one layer in `fit`; None before its first epoch
     """
 
+    weight_decay = 0.0
+
     def __init__(self, net: nn.Module, task: Task, lr: float = 1e-3, is_own: bool = False) -> None:
         super().__init__()
         self.net, self.task, self.lr, self.is_own = net, task, lr, is_own
@@ -53,7 +55,8 @@ class Decoder(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return Adam; for blocks one kernel updates all parameters, which a CUDA graph can hold."""
         of_blocks: dict[str, Any] = {"fused": True, "capturable": self.device.type == "cuda"}
-        return torch.optim.Adam(self.parameters(), lr=self.lr, **({} if self.automatic_optimization else of_blocks))
+        of_blocks = {} if self.automatic_optimization else of_blocks
+        return torch.optim.Adam(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, **of_blocks)
 
     def steps_with(self, optimizer: Any) -> Steps:
         """Return the steps of a block: through autograd, unless the class is stock and its steps are written out."""
@@ -171,5 +174,5 @@ def new_decoder(data: FilmSamples, choice: Choice | None = None) -> Decoder:
             decoder = LinearNextBin(data.n_units, choice.hidden_size, choice.lr)
         elif name == LinearLabel.__name__:
             decoder = LinearLabel(data.n_units, data.task.n_outputs, choice.hidden_size, choice.lr)
-    decoder.net = net
+    decoder.net, decoder.weight_decay = net, choice.weight_decay
     return decoder.to("cpu")

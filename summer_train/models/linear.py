@@ -39,6 +39,7 @@ class LinearSolver:
     prepare : stored targets -> (n_networks, n_samples, n_outputs), as the gradient takes them
     losses : predictions, (n_networks, n_samples, n_outputs), and stored targets -> mean losses, (n_networks,)
     n_samples : of all processes, known after the first epoch
+    mask : (n_networks, 1, n_inputs) 0 for inputs that a network does not see
     is_solved : (n_networks,) which networks are at their minimum after an epoch: further epochs are of no use
     """
 
@@ -47,6 +48,7 @@ class LinearSolver:
     prepare: Callable[[Tensor], Tensor]
     losses: Callable[[Tensor, Tensor], Tensor]
     n_samples: int = 0
+    mask: Tensor | None = None
 
     @torch.no_grad()
     def __call__(self, blocks: Iterable[Block]) -> int:
@@ -54,7 +56,8 @@ class LinearSolver:
         if not self.n_samples:
             self._standardise(blocks)
         # The weights of standardised inputs and scaled outputs, (n_networks, n_weights): what `_unscaled` reverses.
-        deviation = torch.where(self.inverse > 0, 1 / self.inverse, 0)
+        inverse = self._inverse()
+        deviation = torch.where(inverse > 0, 1 / inverse, 0)
         weight, bias = self.parameters
         scaled_bias = (bias + weight.double() @ self.mean) * self.curvature
         point = torch.cat([(weight * self.curvature[:, None] * deviation).flatten(1), scaled_bias], dim=1)
@@ -106,11 +109,15 @@ class LinearSolver:
             if not weight.any() and not bias.any():
                 bias.copy_(rate.log().expand_as(bias))
 
+    def _inverse(self) -> Tensor:
+        """Return 1 / SD of the inputs, 0 for those that a network does not see, too."""
+        return self.inverse if self.mask is None else self.inverse * self.mask
+
     def _unscaled(self, point: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights and biases of a point."""
         shape = self.parameters[0].shape
         weight, bias = point.split([shape[1] * shape[2], shape[1]], dim=1)
-        weight = weight.reshape(shape) * self.inverse / self.curvature[:, None]
+        weight = weight.reshape(shape) * self._inverse() / self.curvature[:, None]
         return weight, bias / self.curvature - weight @ self.mean
 
     def _evaluate(self, point: Tensor, blocks: Iterable[Block]) -> tuple[Tensor, Tensor]:
@@ -128,7 +135,7 @@ class LinearSolver:
             d_weight += torch.mm(d_prediction.view(-1, len(x)), x).view_as(weight)
             d_bias += d_prediction.sum(2)
         sum_over_processes([loss, d_weight, d_bias])
-        d_weight = (d_weight - d_bias[:, :, None] * self.mean) * self.inverse / self.curvature[:, None]
+        d_weight = (d_weight - d_bias[:, :, None] * self.mean) * self._inverse() / self.curvature[:, None]
         return loss, torch.cat([d_weight.flatten(1), d_bias / self.curvature], dim=1)
 
 

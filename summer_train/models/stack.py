@@ -48,8 +48,15 @@ class Trained:
 
 def stack_size(data: FilmSamples, choice: Choice) -> int:
     """Return how many networks of a choice are best trained as one."""
-    is_alone = choice.model in RECURRENT or choice.task != "label"
-    return 1 if is_alone else min(MAX_STACK, max(1, MAX_STACK_WEIGHTS // n_weights(data, choice)))
+    if choice.model in RECURRENT or choice.task != "label":
+        return 1
+    n_of_all = n_weights(data, choice) * data.selection.n_units // data.n_units
+    return min(MAX_STACK, max(1, MAX_STACK_WEIGHTS // n_of_all))
+
+
+def takes_masks(choice: Choice) -> bool:
+    """Return whether networks of different units of a selection train in one stack, which sees all of them."""
+    return choice.task == "label" and choice.model not in RECURRENT and not choice.n_shared
 
 
 class _Stack:
@@ -65,10 +72,13 @@ class _Stack:
         self.columns = torch.tensor(self.rows, device=self.device)
         nets = [untrained_net(data, data.choice).to(self.device) for data in datas]
         self.net = nets[0] if choice.model in RECURRENT else None
-        layers = zip(*(net.parameters() for net in nets), strict=True)
+        masks = _masks_of(datas)
+        layers = zip(*(_widened(net.parameters(), mask) for net, mask in zip(nets, masks, strict=True)), strict=True)
         self.weights = [layer[0].detach()[None] if self.net else torch.stack(layer).detach() for layer in layers]
         parameters, on_gpu = self.net.parameters() if self.net else self.weights, self.device.type == "cuda"
-        self.optimizer = torch.optim.Adam(parameters, lr=choice.lr, fused=True, capturable=on_gpu)
+        self.optimizer = torch.optim.Adam(
+            parameters, lr=choice.lr, weight_decay=choice.weight_decay, fused=True, capturable=on_gpu
+        )
         first = self.tasks[0]
         own = (slice(None), 0) if isinstance(first, FilmLabel) else slice(None)
         self.solver: LinearSolver | RidgeSolver = LinearSolver(self.weights, first, self.prepare, self.losses)
@@ -77,7 +87,15 @@ class _Stack:
             if self.net
             else DenseSteps(self.weights, self.prepare, first.loss_gradient, self.optimizer)
         )
+        self.mask = torch.stack(masks)[:, None].float().to(self.device) if masks[0] is not None else None
+        self._set_masks()
         self.steps = choose_steps(self.eager_steps, self.device, log)
+
+    def _set_masks(self) -> None:
+        if isinstance(self.eager_steps, DenseSteps):
+            self.eager_steps.mask = self.mask
+        if isinstance(self.solver, LinearSolver):
+            self.solver.mask = self.mask
 
     def prepare(self, targets: Tensor) -> Tensor:
         """Return the stored targets of all networks as the gradient of the loss takes them."""
@@ -118,6 +136,8 @@ class _Stack:
             state.update({name: value.index_select(0, chosen) for name, value in state.items() if value.dim()})
         self.tasks, self.rows = [self.tasks[place] for place in places], [self.rows[place] for place in places]
         self.columns = torch.tensor(self.rows, device=self.device)
+        self.mask = None if self.mask is None else self.mask.index_select(0, chosen)
+        self._set_masks()
         self.steps = choose_steps(self.eager_steps, self.device, self.log)  # a CUDA graph holds one number of networks
 
     def outputs_of(self, weights: Sequence[Sequence[Tensor]]) -> Outputs:
@@ -128,6 +148,26 @@ class _Stack:
         for own, values in zip(self.weights, layers, strict=False):  # no values if training diverged
             own.copy_(values)
         return self.predict
+
+
+def _masks_of(datas: Sequence[FilmSamples]) -> list[Any]:
+    """Return which inputs each network sees, (n_inputs,) flags; None for each if all see all."""
+    if all(data.kept is None for data in datas):
+        return [None] * len(datas)
+    masks = torch.zeros(len(datas), datas[0].selection.n_units, dtype=torch.bool)
+    for mask, data in zip(masks, datas, strict=True):
+        mask[slice(None) if data.kept is None else data.kept] = True
+    return list(masks.repeat(1, datas[0].window.n_bins))
+
+
+def _widened(layers: Iterable[Tensor], mask: Tensor | None) -> Iterable[Tensor]:
+    """Return the weights of a network that sees all inputs, those of unseen ones 0, from one of the seen ones alone."""
+    first, *others = layers
+    if mask is None:
+        return first, *others
+    wide = first.new_zeros(len(first), len(mask))
+    wide[:, mask.to(wide.device)] = first.detach()
+    return wide, *others
 
 
 def train_stack(

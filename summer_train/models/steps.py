@@ -57,12 +57,14 @@ class DenseSteps:
     parameters : weight and bias of both layers, with a leading axis of n_networks, or of one network without it
     prepare : stored targets -> (n_networks or 1, n_samples, n_outputs)
     loss_gradient : (predictions, prepared targets, axis of the outputs) -> gradient of the loss summed over samples
+    mask : (n_networks, 1, n_inputs) 0 for inputs that a network does not see, whose weights are and stay 0
     """
 
     parameters: Sequence[Tensor]
     prepare: Callable[[Tensor], Tensor]
     loss_gradient: Callable[[Tensor, Tensor, int], Tensor]
     optimizer: torch.optim.Adam
+    mask: Tensor | None = None
 
     @torch.no_grad()
     def __call__(self, block: Block) -> Tensor:
@@ -99,6 +101,8 @@ class DenseSteps:
                 torch.bmm(d_prediction, hidden.transpose(1, 2)),
                 d_prediction.sum(2),
             ]
+            if self.mask is not None:
+                gradients[0].mul_(self.mask)
             sum_over_processes(gradients)
             torch._foreach_add_(n_steps, 1)
             torch._fused_adam_(weights, gradients, averages, squares, [], n_steps, **settings)

@@ -20,8 +20,8 @@ from summer_train.reports.tables import REPEATS, as_cell, varied_options
 from summer_train.runs.folder import METRICS, PREDICTIONS, FitResult, find_results, read_metrics, reading
 from summer_train.scores import nulls
 from summer_train.scores.metrics import curves
-from summer_train.settings.lists import NUMBER_SETTINGS, as_columns
-from summer_train.settings.options import NO_PATIENT, UNITS, WITH_TARGET, Choice, Log, Run, choice_of, log_nothing
+from summer_train.settings.lists import NUMBER_SETTINGS, RARE, as_columns
+from summer_train.settings.options import OF_FEATURES, WITH_TARGET, Choice, Log, Run, choice_of, log_nothing
 from summer_train.studies import records
 from summer_train.studies.records import Record
 
@@ -81,11 +81,11 @@ def read_models(*folders: str | Path, log: Log = log_nothing) -> pd.DataFrame:
 
 def models_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
     """Return the results of each folder as the table of `read_models`."""
-    rows, of_units = [], {"space": UNITS, "leave_out": NO_PATIENT, "align_share": ""}
+    rows, absent = [], RARE | {"align_share": "", "draw": ""}
     used = {name for of_folder in results.values() for one in of_folder for name in one.columns}
     for folder, result in ((folder, result) for folder, of_folder in results.items() for result in of_folder):
         part, label = result.part, result.columns["label_name"] or result.columns.get("target") or "next bin"
-        row: dict[str, Any] = {name: value for name, value in of_units.items() if name in used}
+        row: dict[str, Any] = {name: value for name, value in absent.items() if name in used - {*OF_FEATURES}}
         row |= records.study_row(result, result.null)
         row |= {"folder": folder, "part": part, "result": result}
         row["name"] = printable(f"{label} ({folder})" if len(results) > 1 else label)
@@ -166,10 +166,9 @@ def most_usual(models: pd.DataFrame, *free: str) -> tuple[pd.DataFrame, str]:
     Only labels, folds, seeds and free settings differ then: to mix others would show something else. The text names
     those that were fixed, for captions.
     """
-    own = ("task", "label_name", "patient_ids", *REPEATS)  # have no usual value
-    defaults = {name: value for name, value in as_columns(Choice(task="label")).items() if name not in own}
-    of_space = {"space": UNITS, "leave_out": NO_PATIENT, "align_share": 1.0}
-    defaults |= {name: value for name, value in of_space.items() if name in models}
+    own = ("task", "label_name", "patient_ids", *REPEATS, *OF_FEATURES)  # have no usual value
+    defaults = as_columns(Choice(task="label")) | {name: value for name, value in RARE.items() if name in models}
+    defaults = {name: value for name, value in defaults.items() if name not in own}
     n_unusual = (models[list(defaults)] != pd.Series(defaults, dtype=object)).sum(axis=1)
     n_unusual += (models["split"] != "blocked") * len(defaults)  # a random split comes last
     models = models.loc[n_unusual.sort_values(kind="stable").index]

@@ -134,7 +134,9 @@ def _as_markdown(models: pd.DataFrame, facts: Summary, figures: Sequence[Any], p
 def _as_html(models: pd.DataFrame, facts: Summary, figures: Sequence[Any], published: bool) -> str:
     from jinja2 import Environment
 
-    settings = models[[*tables.varied_options(models), "folder", *tables.REPEATS]].map(tables.as_cell)
+    settings = models[
+        [*tables.varied_options(models), "folder", *(name for name in tables.REPEATS if name in models)]
+    ].map(tables.as_cell)
     titles = {**tables.SCORE_COLUMNS, "mean_loss": "loss"}
     scores = models[[name for name in titles if name != "loss" and models.get(name, pd.Series()).notna().any()]]
     rare = models[["best_epoch", "n_epochs", "n_train", "n_val", "n_test", "id", "data_digest"]]

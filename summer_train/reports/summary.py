@@ -78,7 +78,7 @@ def summarise(
 
 
 def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Summary:
-    """Return the facts of models that differ in fold and seed only; `settings` has their folder, too."""
+    """Return the facts of models that differ in fold, seed and draw only; `settings` has their folder, too."""
     task, results = group["task"].iloc[0], list(group["result"])
     names, is_label = SCORES_OF_TASK[task], task == "label"
     columns = ["mean_loss" if name == "loss" else name for name in names]
@@ -138,7 +138,9 @@ def _compared(models: pd.DataFrame, task: str, compared: str, first: Any, second
     varied = {*varied_options(ours), *varied_options(theirs)} - {"task", *decoded}
     within = [] if compared == "folder" else ["folder"]
     keys = ["task", *decoded, *within, *sorted(varied - {compared}, key=NUMBER_SETTINGS.index)]
-    pairs = ours.merge(theirs, on=[*keys, *REPEATS], suffixes=("", "_of_second"))
+    # What is not drawn is the partner of each draw.
+    repeats = [name for name in REPEATS if name in models and "" not in {*ours[name], *theirs[name]}]
+    pairs = ours.merge(theirs, on=[*keys, *repeats], suffixes=("", "_of_second"))
     pairs["gain"] = pairs[f"{score}_of_second"] - pairs[score]
     found = []
     for values, group in pairs.groupby(keys, sort=False):

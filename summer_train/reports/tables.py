@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # takes a second, and `fit` needs no table of it
     import pandas as pd
 
 RUN_SETTINGS = ("task", "label_name", "patient_ids", "bin_length_ms", "buffer_s", "fold", "seed", "target")
-REPEATS = ("fold", "seed")  # settings whose values are repeats of one result
+REPEATS = ("fold", "seed", "draw")  # settings whose values are repeats of one result
 SCORE_COLUMNS = {
     "kappa": "kappa", "auroc": "AUROC", "accuracy": "accuracy", "base_rate": "base rate",
     "r2": "R²", "r": "r", "bits_per_spike": "bits/spike", "mse": "sq. error", "loss": "loss",

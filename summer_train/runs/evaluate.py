@@ -13,6 +13,7 @@ from summer_prep.errors import SettingsError
 from summer_prep.options import as_number, as_path, as_patient_ids
 from summer_prep.urls import is_url
 from summer_train.data.film import FilmSamples
+from summer_train.data.selection import open_chosen
 from summer_train.models.networks import decoder_name, flops_per_step, untrained_net
 from summer_train.runs.checkpoints import data_differences, load_checkpoint, n_epochs_of
 from summer_train.runs.folder import BEST, Scores, read_results
@@ -83,8 +84,8 @@ def evaluate(
     run = settings_from(Run, given)
     if stored.get("cache_dir") and given["cache_dir"] is None:
         log(f"{stored['cache_dir']}, the cache of the run, cannot be found from here; {run.cache_dir} is used")
-    data = FilmSamples.opened(choice, run, log)
-    then = FilmSamples(data.selection, own)
+    then = FilmSamples(open_chosen(choice, run, log)[0], own).narrowed()  # of the units that it was trained on
+    data = FilmSamples(then.selection, choice, log=log)
     data.scaling, data.aligned = trained.get("scaling", {}), then.aligned  # what the network was trained with
     now = data.selection.provenance(*choice.decoded)
     differences = data_differences(trained["data"], now)

@@ -160,7 +160,8 @@ def run_fit(
     check_folder(run.output_dir, "--output-dir")
     if "::" in str(run.output_dir.absolute()):
         raise SettingsError(f"--output-dir {run.output_dir}: Lightning takes :: for a URL in another. Name another")
-    data = FilmSamples(*(opened or open_chosen(choice, run, log)), run.device_memory_gb, log)
+    every_unit = FilmSamples(*(opened or open_chosen(choice, run, log)), run.device_memory_gb, log)
+    data = every_unit.narrowed()
     model = None if network is None else _own_decoder(network, data)
     _check_memory(data, data.choice, data.n_prediction_bytes, network)
     shifts_of(data, run.shifts)
@@ -196,6 +197,7 @@ def run_fit(
         model.eval().to(data.device)
         (own,) = score_networks([data], lambda block: model(block.counts)[None])
         (beside,) = score_beside([data], [own], lambda block: model(block.counts)[None], run, log)
+        every_unit.place(data.device)
         test = own.scores.get("test", {})
         metrics = folder.MetricsFile(log_dir / folder.METRICS, data.task.score_names, n_epochs)
         metrics.add_test_scores(best_epoch - 1, {name: test[name] for name in ("loss", "accuracy") if name in test})
@@ -205,7 +207,7 @@ def run_fit(
             log_dir,
             beside,
             config={**data.choice.as_plain(), **run.as_plain()},
-            null=shifted_null(data, own, run, log) if run.shifts else {},
+            null=shifted_null(every_unit, own, run, log) if run.shifts else {},
             penalty=getattr(model.solver, "penalty", None),
             best_epoch=best_epoch,
             n_epochs=n_epochs,
@@ -227,7 +229,9 @@ def _own_decoder(network: nn.Module, data: FilmSamples) -> Decoder:
         wanted = f"{shape} from inputs of {tuple(x.shape)}; {(2, data.task.n_outputs)} is needed"
         raise SettingsError(f"network {type(network).__name__}: gives outputs of the shape {wanted}")
     network.train()
-    return Decoder(network, data.task, data.choice.lr, is_own=True)
+    decoder = Decoder(network, data.task, data.choice.lr, is_own=True)
+    decoder.weight_decay = data.choice.weight_decay
+    return decoder
 
 
 def _check_memory(

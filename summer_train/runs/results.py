@@ -84,7 +84,8 @@ def score(
     """
     if not isinstance(data, FilmSamples):
         raise SettingsError(f"data {data!r:.60}: must come from summer_train.film_data")
-    needed = [part for part in folder.PARTS if data.n_samples[part] and (part != "train" or part in outputs)]
+    optional = () if data.choice.threshold == "train" else ("train",)
+    needed = [part for part in folder.PARTS if data.n_samples[part] and (part not in optional or part in outputs)]
     if set(outputs) != set(needed):
         raise SettingsError(f"outputs of {' '.join(outputs) or 'no part'}: give {' and '.join(needed)}")
     own = score_outputs(data, {part: _as_rows(data, part, outputs[part]) for part in needed})

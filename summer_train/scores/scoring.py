@@ -48,13 +48,21 @@ def score_networks(datas: Sequence[FilmSamples], outputs: Outputs) -> list[Score
     """Score networks of some data, which share their counts, on every part of the split that has samples."""
     first = datas[0]
     if isinstance(first.task, FilmLabel):
-        parts = _parts(first)
-        blocks = ((outputs(block), fingerprints(block.counts)) for part in parts for block in first.blocks(part))
+        parts, rows_of = _parts(first), dict[bytes, list[int]]()
+        for row, data in enumerate(datas):
+            rows_of.setdefault(b"" if data.kept is None else data.kept.tobytes(), []).append(row)
+        seen = [datas[rows[0]].kept for rows in rows_of.values()]
+        blocks = (
+            (outputs(block), torch.stack([fingerprints(block.counts, units) for units in seen]))
+            for part in parts
+            for block in first.blocks(part)
+        )
         made, alike = zip(*blocks, strict=True)
         logits = torch.cat(made, dim=1)
         # Products of matrices round by the row of a sample: without this, equal inputs would be ranked at random.
-        _, first_alike, which = np.unique(torch.cat(alike).cpu().numpy(), return_index=True, return_inverse=True)
-        logits = logits.index_select(1, torch.from_numpy(first_alike[which]).to(logits.device))
+        for rows, own in zip(rows_of.values(), torch.cat(alike, dim=1).cpu().numpy(), strict=True):
+            _, first_alike, which = np.unique(own, return_index=True, return_inverse=True)
+            logits[rows] = logits[rows].index_select(1, torch.from_numpy(first_alike[which]).to(logits.device))
         by_part = logits.split([first.n_samples[part] for part in parts], dim=1)
         return _score_labels(datas, dict(zip(parts, by_part, strict=True)))
     if isinstance(first.task, FilmFeatures):
@@ -115,13 +123,13 @@ def score_baselines(data: FilmSamples) -> dict[str, Scored]:
     }
 
 
-def fingerprints(counts: Tensor) -> Tensor:
+def fingerprints(counts: Tensor, units: NDArray[np.int64] | None = None) -> Tensor:
     """Return a whole number for each sample, (n_samples,): the same for equal counts, others for others.
 
     It is a sum with random weights that wraps at 2^64, which no order of adding changes. Among a million samples two
     different ones share a number with a probability below 1e-6.
     """
-    values = counts.flatten(1)
+    values = (counts if units is None else counts[..., torch.from_numpy(units).to(counts.device)]).flatten(1)
     values = (values.contiguous().view(torch.int32) if values.is_floating_point() else values).long()
     weights = np.random.default_rng(0).integers(-(2**63), 2**63, values.shape[1], dtype=np.int64)
     return (values * torch.from_numpy(weights).to(values.device)).sum(dim=1)
@@ -131,7 +139,11 @@ def _score_labels(datas: Sequence[FilmSamples], logits: Mapping[str, Tensor]) ->
     """Score logits of each part, (n_networks, n_samples, n_classes)."""
     classes = {part: np.stack([data.classes[getattr(data.split, part)] for data in datas]) for part in logits}
     log_odds = {part: metrics.log_odds_of_on(values).cpu().numpy() for part, values in logits.items()}
-    thresholds = metrics.best_thresholds(log_odds["val"], classes["val"] == ON)
+    thresholds = np.zeros(len(datas))
+    for row, data in enumerate(datas):
+        part = {"validation": "val", "train": "train"}.get(data.choice.threshold)
+        if part:
+            thresholds[row] = metrics.best_thresholds(log_odds[part][[row]], classes[part][[row]] == ON)[0]
     scores = {part: metrics.label_scores(log_odds[part], classes[part] == ON, thresholds) for part in logits}
     scored = []
     for row, data in enumerate(datas):

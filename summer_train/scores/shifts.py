@@ -11,7 +11,7 @@ from summer_prep.film.splits import cycle_length
 from summer_train.data.batches import Outputs
 from summer_train.data.film import FilmSamples
 from summer_train.data.samples import NothingToLearnError, choose_shifts
-from summer_train.models.stack import Trained, stack_size, train_stack
+from summer_train.models.stack import Trained, stack_size, takes_masks, train_stack
 from summer_train.scores.nulls import SCORES, p_of_units, permutation_test
 from summer_train.scores.scoring import Scored, score_networks
 from summer_train.settings.options import Log, Run, log_nothing
@@ -59,7 +59,8 @@ def shifted_null(data: FilmSamples, scored: Scored, run: Run, log: Log = log_not
         datas = {}
         for shift in shifts[start : start + size]:
             with suppress(NothingToLearnError):
-                datas[shift] = data.shifted(shift)
+                shifted = data.shifted(shift)
+                datas[shift] = shifted if takes_masks(data.choice) else shifted.narrowed()
         if datas:
             stack = list(datas.values())
             stack[0].share_counts_of(data)

@@ -10,11 +10,23 @@ from typing import Any
 from summer_prep.errors import SettingsError
 from summer_prep.options import as_written, check_once, expressions, number, parts, plain, words
 from summer_prep.settings import kind_of, option_of, options_of, spelled
-from summer_train.settings.options import CAUSES, Choice, idle_options, settings_from
+from summer_train.settings.options import (
+    CAUSES,
+    LATER,
+    OF_FEATURES,
+    OF_SPACE,
+    Choice,
+    idle_options,
+    settings_from,
+)
 
 ALL = "all"  # every label; every patient; every region
 MAX_MODELS = 100_000
-NUMBER_SETTINGS = (*options_of(Choice), "max_epochs", "patience")  # decide a model's numbers: columns of study.csv
+_COLUMNS = {"n_units": "chosen_units", "threshold": "threshold_from"}  # since those names are of what was found
+NUMBER_SETTINGS = (*(_COLUMNS.get(name, name) for name in options_of(Choice)), "max_epochs", "patience")
+"""What decides a model's numbers: columns of study.csv."""
+RARE = {_COLUMNS.get(name, name): options_of(Choice)[name].default for name in (*OF_FEATURES, *OF_SPACE, *LATER)}
+"""Columns that not all models have -> what those have that lack them."""
 _FLAGS = {"yes": True, "true": True, "no": False, "false": False}
 _EXAMPLES = {"fold": "3 or 1-5", "seed": "0 or 0-4", "buffer": "32 or 4,8,16", "single_units": "yes, no or yes,no"}
 
@@ -87,9 +99,9 @@ def _as_typed(one: "Field[Any]", part: Any, option: str) -> list[Any]:
 def as_columns(choice: Choice) -> dict[str, Any]:
     """Return a choice as cells of a table, named like its options; empty where one has no effect.
 
-    Options of features have no column in tables of other tasks.
+    Rare options have no column where they are not used.
     """
     idle, kept = idle_options(vars(choice)), choice.as_plain()
     values = {option_of(one): getattr(choice, one.name) for one in fields(choice) if one.name in kept}
     cells = {name: as_written(value) or ALL if isinstance(value, tuple) else value for name, value in values.items()}
-    return {name: "" if name in idle or cell is None else cell for name, cell in cells.items()}
+    return {_COLUMNS.get(name, name): "" if name in idle or cell is None else cell for name, cell in cells.items()}

@@ -27,12 +27,15 @@ Split = Literal["blocked", "random"]
 Model = Literal["mlp", "linear", "ridge", "lstm", "gru"]
 Loss = Literal["mse", "poisson", "cosine"]
 ClassWeight = Literal["none", "balanced"]
+Threshold = Literal["validation", "train", "half"]
 Preset = Literal["none", "paper"]
 Logger = Literal["csv", "tensorboard", "wandb"]
 
 DEFAULT_FOLD = 1
 UNITS = "units"
 """The space of a network's inputs that needs no maps: units side by side."""
+ALL_UNITS, BEST = "all", "best:"
+"""Of `n_units`: every unit; and what stands before the number of those that are ranked highest."""
 NO_PATIENT, EACH = "none", "each"
 """Of `leave_out`: no patient is left out; in a study, each in turn."""
 OTHERS, ALONE, SHIFTED = "others", "alone", "shifted film"
@@ -65,6 +68,13 @@ def _as_left_out(value: object, option_name: str) -> str:
     return ids[0]
 
 
+def _as_n_units(value: object, option_name: str) -> str:
+    text = str(value).replace(" ", "")
+    if not re.fullmatch(rf"{ALL_UNITS}|({BEST})?[1-9]\d{{0,6}}", text):
+        raise SettingsError(f"{option_name} {value}: must be all, a number like 200, or best:200")
+    return text
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choice(Settings):
     """What decides the numbers of a run; equal choices on equal data give equal scores."""
@@ -89,6 +99,12 @@ class Choice(Settings):
         (), "Regions to keep, like A EC; H means AH MH PH, PHC also APH MPH PPH.  [default: all]", several="REGION"
     )
     single_units: bool = option(False, "Keep single units only.", off="--no-single-units")
+    n_units: str = option(
+        ALL_UNITS,
+        "Of the chosen units all, N at random, or best:N: those that tell most alone, in training.",
+        _as_n_units,
+    )
+    draw: int = option(0, "Of --n-units N and --train-share, which random draw.", least=0)
     label_rule: LabelRule = option("first", "Frames that decide a bin's label: the first, any that is on, or most.")
     undefined: Undefined = option("drop", "Leave bins with undefined labels out, or make them a class.")
     pauses: Pauses = option("keep", "Samples across a pause, a skip or a frame of over 200 ms: keep or drop.")
@@ -101,14 +117,18 @@ class Choice(Settings):
     window_s: tuple[float, float] = _seconds(
         (0.0, 0.0), "Past and future seconds that the network sees; negative ones leave bins out.", least=-MAX_SECONDS
     )
+    train_share: float = option(1.0, "Share of the split's cycles that train, drawn whole.", least=0.001, most=1)
     model: Model = option(
         "mlp", "mlp (two layers), linear (logistic regression, least squares), ridge, lstm or gru.", prefix=OWN
     )
     loss: Loss = option("mse", "Squared error, poisson (likelihood; counts) or cosine (distance; features).")
     class_weight: ClassWeight = option("none", "balanced: the classes of a label weigh the same in the loss.")
+    threshold: Threshold = option("validation", "Where the probability is chosen from which on a bin is on; half: 0.5.")
+    standardise: bool = option(False, "Scale each unit by its mean and SD in training.", off="--no-standardise")
     batch_size: int = option(32, "Samples per optimizer step.", least=1)
     hidden_size: int = option(64, "Width of the hidden layer.", least=1)
     lr: float = option(1e-3, "Learning rate of Adam.", above=0)
+    weight_decay: float = option(0.0, "Penalty of Adam on squared weights.", least=0)
     seed: int = option(0, "Equal seeds give equal runs of one process on a CPU.", least=0)
 
     def __post_init__(self) -> None:
@@ -135,8 +155,13 @@ class Choice(Settings):
             raise SettingsError(f"--loss {self.loss}: {rule}")
         if not re.fullmatch(r"units|shared:[1-9]\d{0,3}", self.space):
             raise SettingsError(f"--space {self.space}: must be units, or shared:K with K dimensions, like shared:10")
-        if self.leave_out != NO_PATIENT and (self.val_fraction is not None or self.split != "blocked"):
+        is_blocked = self.val_fraction is None and self.split == "blocked"
+        if self.leave_out != NO_PATIENT and not is_blocked:
             raise SettingsError(f"--leave-out {self.leave_out}: needs the blocked split, whose test bins lie apart")
+        if self.train_share < 1 and not is_blocked:
+            raise SettingsError(f"--train-share {self.train_share:g}: needs the blocked split, of whose cycles it is")
+        if self.n_units.startswith(BEST) and (self.task not in ("label", "feature") or self.n_shared):
+            raise SettingsError(f"--n-units {self.n_units}: ranks units by a label or features, with --space units")
         check_bin_length(self.bin_length_ms)
         window = window_of(self.window_s, self.bin_length_ms)
         if self.task == "next_bin" and window.last > 0:
@@ -162,12 +187,24 @@ class Choice(Settings):
         return {**names, "feature": (self.retrieve_within, self.target)}.get(self.task, ("",))
 
     def as_plain(self) -> dict[str, Any]:
-        """Return the settings as plain values; those of features and spaces only where used: others never had them."""
+        """Return the settings as plain values; the rare ones only where used: others never had them."""
         plain, of_features = super().as_plain(), ("target", "retrieve_s", "retrieve_within")
         used = {"feature": of_features, "encode": ("target",)}.get(self.task, ())
         used += () if self.space == UNITS else ("space",) if self.leave_out == NO_PATIENT else OF_SPACE
-        rare = (*of_features, *OF_SPACE)
+        used += tuple(one.name for one in fields(self) if one.name in LATER and plain[one.name] != one.default)
+        used += ("draw",) if self.is_drawn else ()
+        rare = (*of_features, *OF_SPACE, *LATER)
         return {name: plain[name] for name in plain if name not in rare or (name in used and plain[name] != "")}
+
+    @property
+    def n_chosen(self) -> int | None:
+        """How many of the units are used; None for all."""
+        return None if self.n_units == ALL_UNITS else int(self.n_units.removeprefix(BEST))
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether units or cycles are drawn at random."""
+        return self.n_units.isdigit() or self.train_share < 1
 
     @property
     def n_shared(self) -> int:
@@ -175,13 +212,16 @@ class Choice(Settings):
         return int(self.space.partition(":")[2] or 0)
 
 
-CAUSES = ("task", "model", "split", "space", "leave_out")  # the options that make others idle
+CAUSES = ("task", "model", "split", "space", "leave_out", "n_units", "train_share")  # the options that make others idle
 
-_OF_LABELS = ("label_name", "label_rule", "undefined", "class_weight")
+_OF_LABELS = ("label_name", "label_rule", "undefined", "class_weight", "threshold")
+_OF_STEPS = ("hidden_size", "lr", "batch_size", "weight_decay")
 OF_FEATURES = ("target", "retrieve", "retrieve_within")
 OF_SPACE = ("space", "leave_out", "align_share")
+LATER = ("n_units", "draw", "train_share", "threshold", "standardise", "weight_decay")
+"""Options that a model's settings have only where they differ from the default: older models never had them."""
 _IDLE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
-    ("task", "next_bin", ". Add --task label", (*_OF_LABELS, *OF_SPACE)),
+    ("task", "next_bin", ". Add --task label", (*_OF_LABELS, *OF_SPACE, "standardise")),
     ("task", "next_bin", ". Add --task feature", OF_FEATURES),
     ("task", "label", ". Leave it out", ("loss",)),
     ("task", "label", ". Add --task feature", OF_FEATURES),
@@ -190,12 +230,22 @@ _IDLE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         "task",
         "encode",
         ". Leave it out",
-        ("label_name", "undefined", "class_weight", "retrieve", "retrieve_within", *OF_SPACE),
+        (
+            "label_name",
+            "undefined",
+            "class_weight",
+            "threshold",
+            "retrieve",
+            "retrieve_within",
+            *OF_SPACE,
+            "standardise",
+        ),
     ),
+    ("space", "shared", ", whose dimensions are scaled", ("standardise",)),
     ("space", UNITS, ". Add --space shared:10", ("leave_out", "align_share")),
     ("leave_out", NO_PATIENT, ". Name a patient", ("align_share",)),
-    ("model", "linear", ", which is solved over all samples at once", ("hidden_size", "lr", "batch_size")),
-    ("model", "ridge", ", which is solved over all samples at once", ("hidden_size", "lr", "batch_size", "loss")),
+    ("model", "linear", ", which is solved over all samples at once", (*_OF_STEPS, "standardise")),
+    ("model", "ridge", ", which is solved over all samples at once", (*_OF_STEPS, "loss")),
     ("model", OWN, ", whose layers are its own", ("hidden_size",)),
     ("split", "random", ", which leaves no gaps", ("buffer", "sequence")),
 )
@@ -210,8 +260,15 @@ def idle_options(options: Mapping[str, Any]) -> dict[str, str]:
     idle: dict[str, str] = {}
     for cause, value, more, names in _IDLE:
         given = options.get(cause) or options_of(Choice)[cause].default
-        if given == value or given in ([value], (value,)) or (value == OWN and str(given).startswith(OWN)):
+        if (
+            given == value
+            or given in ([value], (value,))
+            or (value in (OWN, "shared") and str(given).startswith(value))
+        ):
             idle |= dict.fromkeys(names, f"{spelled(cause)} {value}{more}")
+    n_units, share = (options.get(name) or options_of(Choice)[name].default for name in ("n_units", "train_share"))
+    if share == 1 and str(n_units).startswith((ALL_UNITS, BEST)):
+        idle["draw"] = f"--n-units {n_units}. Add --n-units 200, or --train-share 0.5"
     return idle
 
 

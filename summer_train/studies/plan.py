@@ -15,7 +15,7 @@ from summer_train.data.samples import NothingToLearnError
 from summer_train.data.selection import NoUnitsError
 from summer_train.models.linear import BYTES_PER_WEIGHT
 from summer_train.models.networks import RECURRENT, n_weights
-from summer_train.models.stack import stack_size
+from summer_train.models.stack import stack_size, takes_masks
 from summer_train.models.steps import SAMPLES_AT_ONCE
 from summer_train.scores.shifts import shifts_of
 from summer_train.settings.options import SOLVED, Choice, Log, StudyRun, log_nothing
@@ -78,11 +78,15 @@ def plan_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> 
         parts = [hashlib.sha256(indices.tobytes()).hexdigest() for indices in vars(data.split).values()]
         own = {"label_name", "label_rule", "undefined", "fold", "buffer_s", "sequence_s", "min_recorded", "pauses"}
         own -= {"label_rule"} if choice.task == "encode" else set()  # which decides its inputs
+        own |= {"train_share", "threshold"}
+        own |= {"n_units", "draw"} if takes_masks(choice) else set()
         shared = {name: value for name, value in choice.as_plain().items() if name not in own}
         key = digest_of([shared, parts, data.task.n_outputs, record.data_digest])
         if key not in groups:
             size, weights = stack_size(data, choice), n_weights(data, choice)
             n_bins, n_values, n_train = selection.n_bins, data.n_inputs * data.window.n_bins, len(data.split.train)
+            if takes_masks(choice):  # all of its units are seen
+                weights, n_values = (n * selection.n_units // data.n_units for n in (weights, n_values))
             is_mapped = selection.counts_if_mapped() is not None
             resident = min(selection.n_bytes, (run.device_memory_gb or np.inf) * 1e9)
             n_bytes = (
@@ -92,6 +96,7 @@ def plan_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> 
                 + (32 * n_values**2 if choice.model == "ridge" else 0)
                 # Maps to a shared space, and what they give.
                 + (40 * selection.n_units**2 + 12 * n_bins * n_values if choice.n_shared else 0)
+                + (8 * n_bins * selection.n_units if choice.standardise else 0)
                 + 5 * max(MAX_BLOCK_VALUES, choice.batch_size * n_values)  # a block, as counts and as floats
                 + (12 * n_bins * data.n_inputs if choice.task == "encode" else 0)  # inputs: as read, scaled, shifted
                 + 12 * SAMPLES_AT_ONCE * size * weights / max(1, n_values)  # hidden layers

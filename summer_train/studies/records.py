@@ -29,8 +29,8 @@ from summer_train.runs.folder import PARTS, DamagedError, probability_of, readin
 from summer_train.scores import claims, nulls
 from summer_train.scores.features import FEATURE_SCORES
 from summer_train.scores.metrics import COUNT_SCORES, LABEL_SCORES
-from summer_train.settings.lists import as_columns
-from summer_train.settings.options import OF_FEATURES, OF_SPACE, Choice, Log, Run
+from summer_train.settings.lists import RARE, as_columns
+from summer_train.settings.options import Choice, Log, Run
 
 FORMAT = 2
 STACKS, STUDY, CURVES, SHIFTS, UNITS, PREDICTIONS = (
@@ -146,7 +146,7 @@ def read_stacks(folder: Path, log: Log) -> dict[Path, list[Record]]:
                 models = content["models"] if content["format"] == FORMAT else []
                 if models and content["digest"] != digest_of(models):
                     raise ValueError("it is not what was written")
-                if not models or any(one["columns"].keys() - {*OF_FEATURES, *OF_SPACE} != known for one in models):
+                if not models or any(one["columns"].keys() - RARE.keys() != known for one in models):
                     raise SettingsError(f"{path}: was written by another version of this software. Name another folder")
                 stacks[path] = [Record(**with_nan(one) | {name: one.get(name) for name in may_lack}) for one in models]
         except DamagedError as error:

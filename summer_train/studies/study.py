@@ -25,8 +25,8 @@ from summer_prep.parallel import Opened, dask_workers, local_pool, run_tasks
 from summer_prep.resources import available_bytes, usable_processors
 from summer_train.data.film import FilmSamples
 from summer_train.data.samples import NothingToLearnError
-from summer_train.data.selection import open_selection
-from summer_train.models.stack import train_stack
+from summer_train.data.selection import Selection, open_selection
+from summer_train.models.stack import takes_masks, train_stack
 from summer_train.runs.folder import origin
 from summer_train.scores.left_out import score_beside
 from summer_train.scores.scoring import Scored, cycle_sums, score_baselines
@@ -232,8 +232,8 @@ def train_or_error(models: Sequence[Model], run: StudyRun) -> list[Record] | str
         return one_line(error, "training a stack")
 
 
-_placed: dict[tuple[str, float | None], FilmSamples] = {}
-"""The data that this process placed last, by their digest: the next stack mostly needs the same counts."""
+_placed: dict[tuple[str, float | None], tuple[Selection, FilmSamples]] = {}
+"""The units of a study and the data that this process placed last, by digest: the next stack mostly needs the same."""
 
 
 def train_models(models: Sequence[Model], run: StudyRun) -> list[Record]:
@@ -248,27 +248,25 @@ def train_models(models: Sequence[Model], run: StudyRun) -> list[Record]:
         keys = f"the keys of patients {' '.join(choice.patient_ids)} at {choice.bin_length_ms} ms"
         why = "they were rebuilt meanwhile, or a worker sees another cache. Repeat the command"
         raise CacheError(f"{run.cache_dir}: {keys} are not those that the study was planned with: {why}")
-    placed = _placed.get((data_digest, run.device_memory_gb))
-    selection = placed.selection if placed else selection
+    selection, placed = _placed.get((data_digest, run.device_memory_gb), (selection, None))
     of_choice = {one: FilmSamples(selection, one, run.device_memory_gb) for one in {model.choice for model in models}}
-    first = of_choice[choice]
-    if placed:
-        first.share_counts_of(placed)
-    else:
-        first.place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        _placed.clear()
-        _placed[data_digest, run.device_memory_gb] = first
     records: list[Record] = []
     stack, trainable = list[FilmSamples](), list[Record]()
     for one, record in models:
         try:
-            stack.append(of_choice[one].shifted(record.shift) if record.shift else of_choice[one])
+            data = of_choice[one].shifted(record.shift) if record.shift else of_choice[one]
+            stack.append(data if takes_masks(one) else data.narrowed())
             trainable.append(record)
         except NothingToLearnError as reason:
             records.append(replace(record, undefined={"train": str(reason)}))
     if not stack:
         return records
-    stack[0].share_counts_of(first)
+    if placed and (placed.selection, placed.has_counts) == (stack[0].selection, stack[0].has_counts):
+        stack[0].share_counts_of(placed)
+    else:
+        stack[0].place(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        _placed.clear()
+        _placed[data_digest, run.device_memory_gb] = selection, stack[0]
     torch.set_num_threads(1)  # two on a stack of small products are slower than one, and wait where cores are busy
     trained, outputs = train_stack(stack, run.max_epochs, run.patience)
     scored = score_stack(stack, trained, outputs)
