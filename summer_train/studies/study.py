@@ -106,7 +106,7 @@ def run_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> S
         for group in groups:
             group.models[:] = [one for one in group.models if (one.record.id, one.record.shift) not in records]
         n_missing = sum(len(group.models) for group in groups)
-        seconds = sum((group.cost * run.max_epochs + 0.1) * len(group.models) for group in groups)  # scoring: 0.1 s
+        seconds = sum(group.seconds(models, run.max_epochs) for group in groups for models in group.stacks())
         estimate = f", at most about {seconds:.0f} s of one processor" if seconds > 10 else ""
         log(f"{n_models} models, {n_models - n_missing} already trained or impossible: {n_missing} to train{estimate}")
         failed = _train(groups, run, records, log) if n_missing else []
@@ -154,7 +154,7 @@ def _fresh_records(planned: Mapping[str, Record], run: StudyRun, log: Log) -> Re
 def _train(groups: Sequence[Group], run: StudyRun, records: Records, log: Log) -> list[str]:
     """Train stacks side by side, as many as memory allows; add to the records as each ends, return why any failed."""
     stacks = [(group, models) for group in groups for models in group.stacks()]
-    stacks.sort(key=lambda stack: -stack[0].cost * len(stack[1]))  # the longest first, so that all end together
+    stacks.sort(key=lambda stack: -stack[0].seconds(stack[1], run.max_epochs))  # the longest first: all end together
     names = {digest_of([(one.record.id, one.record.shift) for one in models]): models for _, models in stacks}
     pool: Callable[[], Opened] = partial(dask_workers, str(run.scheduler), PRELOADED)
     if run.scheduler is None:

@@ -15,6 +15,10 @@ from summer_train.data import shared
 from summer_train.models.stack import train_stack
 from summer_train.scores import left_out
 from summer_train.scores.scoring import score_networks
+from summer_train.settings.file import for_study
+from summer_train.settings.options import StudyRun, settings_from
+from summer_train.studies.choices import open_choices, study_choices
+from summer_train.studies.plan import plan_study
 
 
 def planted(n_units=(12, 9, 20), n_shared=3, n_bins=400, noise=0.1, seed=0):
@@ -304,6 +308,18 @@ def test_a_run_in_another_space_is_not_continued(options):
     with pytest.raises(SettingsError, match="space shared:4 then, None now"):
         summer_train.fit(**{**given, "space": "units", "max_epochs": 3}, resume=True)
     assert summer_train.fit(**{**given, "max_epochs": 3}, resume=True).n_epochs == 3
+
+
+def test_the_estimate_of_a_study_counts_what_a_left_out_patient_stands_beside(options):
+    given = {**options(**SPACE), "shifts": 2, "max_epochs": 10}
+    seconds = {}
+    for leave_out in ("none", "20"):
+        study_options = for_study({**given, "leave_out": leave_out}, None)
+        run = settings_from(StudyRun, study_options)
+        (group,), _ = plan_study(open_choices(study_choices(study_options), run), run)
+        seconds[leave_out] = [group.seconds(group.models[:n], 10) - group.maps_s for n in (1, 2, 3)]
+    assert np.diff(seconds["20"]) == pytest.approx(np.diff(seconds["none"]))  # networks of a null stand alone
+    assert seconds["20"][0] > 2 * seconds["none"][0] > 0
 
 
 def test_a_patient_without_such_units_is_a_row_with_that_reason(options, demo_cache):
