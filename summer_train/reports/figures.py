@@ -37,6 +37,7 @@ from summer_train.reports.published import published_kappa
 from summer_train.reports.tables import as_cell, varied_options
 from summer_train.runs.folder import METRICS, FitResult
 from summer_train.scores import claims
+from summer_train.settings.options import BEST
 
 read_models = findings.read_models  # public here
 WIDTH_MM = 180.0  # two columns of most journals; one is 85
@@ -54,6 +55,7 @@ MAX_PANELS, MAX_ROWS, FILM_SMOOTHING_S = 12, 60, 5.0
 TITLES = {
     "buffer": "buffer between training and test (s)", "bin_length": "bin length (ms)", "brain_regions": "brain region",
     "patient_ids": "patients", "window": "window: past and future (s)", "model": "network",
+    "chosen_units": "units", "train_share": "minutes of film in training",
 }  # fmt: skip
 ORDERED = (
     "bin_length",
@@ -67,6 +69,19 @@ ORDERED = (
     "window",
 )
 """Settings whose values have an order, so that a line between them means something."""
+
+
+def sizes_of(models: pd.DataFrame, setting: str) -> pd.Series | None:
+    """Return how much a setting gives each model: units, minutes of training, patients; None of other settings."""
+    if setting == "chosen_units":
+        sizes = models["n_units"]
+    elif setting == "train_share":  # bins without a label make folds differ a little
+        sizes = models.groupby(setting)["n_train"].transform("median") * models["bin_length"] / 60_000
+    elif setting == "patient_ids":
+        sizes = models[setting].str.split().str.len()
+    else:
+        return None
+    return sizes.astype(float) if sizes.nunique() > 1 else None
 
 
 @contextmanager
@@ -190,7 +205,9 @@ def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float =
 
 
 def draw_setting(models: pd.DataFrame, setting: str, published: bool = False, width_mm: float = WIDTH_MM) -> Any:
-    """Return a figure of kappa against a setting: for each label and folder the mean, every fold a dot, the baseline.
+    """Return a figure of kappa against a setting: means of each label and folder, folds or draws as dots, baselines.
+
+    Units, minutes of training and patients are on a logarithmic axis; ranked units are a curve of their own.
 
     Parameters
     ----------
@@ -200,12 +217,16 @@ def draw_setting(models: pd.DataFrame, setting: str, published: bool = False, wi
     from matplotlib import colormaps
 
     findings.check_models(models)
-    is_joined, title = setting in ORDERED, TITLES.get(setting, setting.replace("_", " "))
+    models = models[models["n_units"] > 0]  # the others could not be trained
+    sizes = sizes_of(models, setting)
+    is_joined, title = setting in ORDERED or sizes is not None, TITLES.get(setting, setting.replace("_", " "))
     cells = models[setting].map(as_cell).replace({"none": "random"} if setting == "buffer" else {})
     values = list(cells.unique())
-    if is_joined:  # windows by their end, then by their start
+    if setting in ORDERED:  # windows by their end, then by their start
         values.sort(key=lambda value: [float(word) for word in value.split() if word not in ("none", "random")][::-1])
-    groups = by_label(models.assign(at=cells.map(values.index)))
+    is_ranked = cells.str.startswith(BEST) & (setting == "chosen_units")
+    names = models["name"].mask(is_ranked, models["name"] + ", ranked units")
+    groups = by_label(models.assign(at=cells.map(values.index) if sizes is None else sizes, name=names))
     with style(width_mm) as width:
         figure = new_figure(width, 4.2)
         axes = figure.subplots()
@@ -213,7 +234,8 @@ def draw_setting(models: pd.DataFrame, setting: str, published: bool = False, wi
             colour = OURS if len(groups) == 1 else colormaps["tab10" if len(groups) <= 10 else "tab20"](number)
             means = group.groupby("at")[["kappa", "time_only_kappa"]].mean()
             axes.plot(means["kappa"], "o-" if is_joined else "D", color=colour, label=name, ms=5)
-            axes.plot(group["at"], group["kappa"], ".", color=colour, ms=4, alpha=0.5)
+            dots = group.groupby(["at", "draw"], as_index=False)["kappa"].mean() if "draw" in group else group
+            axes.plot(dots["at"], dots["kappa"], ".", color=colour, ms=4, alpha=0.5)
             look = {"color": colour, "lw": 1.2, "ms": 14, "label": "time only"}
             axes.plot(means["time_only_kappa"], ":" if is_joined else "_", **look)
             known = {at: published_kappa(one.iloc[0]) for at, one in group.groupby("at")}
@@ -222,8 +244,14 @@ def draw_setting(models: pd.DataFrame, setting: str, published: bool = False, wi
                 look = {"color": PUBLISHED if len(groups) == 1 else colour, "mfc": "none", "ms": 4, "lw": 1}
                 axes.plot(list(known), kappas, "s--", label=f"{name}, published (real film)", **look)
         axes.axhline(0, color="black", lw=0.8)
-        axes.set(xticks=range(len(values)), xlabel=title, ylabel="Cohen's kappa")
-        is_long = max(map(len, values)) > 8 or sum(map(len, values)) * 2 > width_mm
+        axes.set(xlabel=title, ylabel="Cohen's kappa")
+        if sizes is not None:
+            ticks = sorted(sizes.unique())
+            values = [f"{tick:.3g}" if tick < 1000 else f"{tick:.0f}" for tick in ticks]
+            axes.set_xscale("log")
+            axes.minorticks_off()
+        axes.set_xticks(range(len(values)) if sizes is None else ticks)
+        is_long = max(map(len, values), default=0) > 8 or sum(map(len, values)) * 2 > width_mm
         axes.set_xticklabels(values, rotation=30 if is_long else 0, ha="right" if is_long else "center")
         _legend(figure)
     return figure

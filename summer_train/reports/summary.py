@@ -21,6 +21,11 @@ from summer_train.studies.records import SCORES_OF_TASK
 MAIN_SCORE = {"label": "kappa", "next_bin": "r2", "feature": "r2", "encode": "r2"}  # by which results are compared
 N_WITH_CURVES = 6  # combinations with rank curves in the JSON, those with the highest kappa: each takes a MB
 N_CURVE_POINTS = 200
+TUNED = (
+    "model", "loss", "class_weight", "hidden_size", "lr", "batch_size", "weight_decay", "standardise", "space",
+    "threshold_from", "max_epochs", "patience",
+)  # fmt: skip
+"""Settings that are chosen by their scores on validation, unlike regions, patients or buffers, which are compared."""
 MIN_SHIFTS = 19  # the fewest with which p can be 0.05
 Summary = dict[str, Any]
 
@@ -36,9 +41,7 @@ def summarise(
     groups: list[Summary] = []
     for task, of_task in models.groupby("task"):  # labels first
         keys, score = ["folder", *varied_options(of_task)], MAIN_SCORE[str(task)]
-        mean = of_task.groupby(keys)[score].transform("mean")
-        in_order = of_task.loc[mean.sort_values(ascending=False, kind="stable").index]
-        n_with_curves = 0
+        in_order, n_with_curves = _ranked(of_task, keys, score), 0
         for values, group in in_order.groupby(keys, sort=False):
             facts = _group_facts(dict(zip(keys, values, strict=True)), group, published)
             predicted = [one for one in group["result"] if with_curves and task == "label" and one.predictions.exists()]
@@ -77,6 +80,22 @@ def summarise(
     }
 
 
+def _ranked(models: pd.DataFrame, keys: Sequence[str], score: str) -> pd.DataFrame:
+    """Return models of one task ordered by the mean score of their group, with a column `chosen`.
+
+    Settings that are tuned compete by their mean on validation, never on test: `chosen` is whether a group is the best
+    of those that differ in such settings only, which stand together, and is None where nothing is tuned.
+    """
+    mean, fixed = models.groupby(keys)[score].transform("mean"), [name for name in keys if name not in TUNED]
+    if len(fixed) == len(keys):
+        return models.loc[mean.sort_values(ascending=False, kind="stable").index].assign(chosen=None)
+    val = models.groupby(keys)[f"val_{score}"].transform("mean")
+    is_best = val == val.groupby([models[name] for name in fixed]).transform("max")
+    of_best = mean.where(is_best).groupby([models[name] for name in fixed]).transform("max")
+    order = pd.DataFrame({"best": of_best, "val": val}).sort_values(["best", "val"], ascending=False, kind="stable")
+    return models.assign(chosen=is_best).loc[order.index]
+
+
 def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Summary:
     """Return the facts of models that differ in fold, seed and draw only; `settings` has their folder, too."""
     task, results = group["task"].iloc[0], list(group["result"])
@@ -112,6 +131,9 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
         "part": next((one.part for one in results if one.n_samples), "test"),
         "n_units": int(group["n_units"].max()),
         "n_defined": scores.count().to_dict(),
+        "chosen": group["chosen"].iloc[0],
+        "val": float(group.get(f"val_{MAIN_SCORE[task]}", pd.Series()).mean()),
+        "n_at_half": sum(_is_at_half(one) for one in results),
         "mean": scores.mean().to_dict(),
         "sd": scores.std().to_dict(),
         "baselines": baselines,
@@ -124,6 +146,12 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
         "models": models,
         "rank_curves": [],
     }
+
+
+def _is_at_half(result: findings.Result) -> bool:
+    """Return whether the threshold of a label is 0.5 since validation, which would choose it, lacks a class."""
+    is_of_validation = result.columns.get("threshold_from", "validation") == "validation"
+    return is_of_validation and bool(np.isnan(result.scores.get("val", {}).get("kappa", 0.0)))
 
 
 def _compared(models: pd.DataFrame, task: str, compared: str, first: Any, second: Any) -> list[Summary]:
@@ -226,7 +254,8 @@ COLUMNS = {
     "baselines.shifted film 95.kappa": "shifted film, 95 % (kappa)",
     "baselines.shifted film p.kappa": "shifted film, mean p (kappa)", "baselines.alone.kappa": "alone (kappa)",
     "baselines.others.kappa": "others (kappa)",
-    "over": "gain over time only, 95 %", "over_time_only.kappa.p": "p of gain", "mean.auroc": "AUROC",
+    "over": "gain over time only, 95 %", "over_time_only.kappa.p": "p of gain",
+    "over_time_only.kappa.q": "q of gain", "mean.auroc": "AUROC",
     "null.r2.p": "p", "null.r2.p_corrected": "p corrected", "null.r2.q": "q",
     "baselines.time only.r2": "time only (R²)", "baselines.shifted film p.r2": "shifted film, mean p (R²)",
     "over_time_only.r2.p": "p of gain (R²)",
@@ -266,6 +295,11 @@ def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     table["units"] = facts["n_units"]
     table["models"] = n_models.where(n_defined == n_models, n_defined + " of " + n_models)
     facts["sd"] = facts[f"sd.{main}"]
+    if facts["chosen"].notna().any():
+        table["validation"] = [rounded(value, 3) for value in facts["val"]]
+        table["chosen"] = facts["chosen"].map({True: "*", False: ""}).fillna("")
+    if facts["n_at_half"].any():
+        table["at 0.5"] = facts["n_at_half"].astype(str)
     if f"null.{main}.p" in facts:
         low, high = (facts[f"null.{main}.{end}"] for end in ("low", "high"))
         facts["band"] = (low.map("{:.3f}".format) + " to " + high.map("{:.3f}".format)).where(low.notna())

@@ -11,6 +11,8 @@ from summer_prep.errors import SettingsError
 from summer_train.data.film import FilmSamples
 from summer_train.data.samples import best_units, drawn_units, unit_aurocs
 from summer_train.data.selection import NoUnitsError, open_selection
+from summer_train.reports.figures import draw_setting, read_models
+from summer_train.reports.summary import summarise
 from summer_train.settings.options import Choice, settings_from
 
 
@@ -72,6 +74,36 @@ def test_more_units_than_a_region_has_is_a_row_with_the_reason(study, options):
     assert "--n-units 15: only " in rows["why_undefined"][0]
     with pytest.raises(NoUnitsError, match="--n-units 1000: only 20 units are there"):
         summer_train.fit(**options(task="label", n_units=1000))
+
+
+def test_growth_is_drawn_on_a_logarithmic_axis_with_a_dot_for_each_draw(study, tmp_path):
+    study(n_units="5,10,best:5,all,500", draw="0-2", fold="1,2", label_name="summer")
+    figure = draw_setting(read_models(tmp_path / "study"), "chosen_units")
+    axes = figure.axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    assert axes.get_xscale() == "log"
+    assert list(lines["summer"].get_xdata()) == [5, 10, 20]
+    assert list(lines["summer, ranked units"].get_xdata()) == [5]
+    dots = next(line for line in axes.lines if line.get_marker() == ".")
+    assert list(dots.get_xdata()).count(5) == 3
+
+
+def test_draws_are_repeats_of_one_result_and_partners_of_what_is_not_drawn(study, tmp_path):
+    study(n_units="5,all", draw="0-2", fold="1,2", label_name="summer")
+    facts = summarise(read_models(tmp_path / "study"), compare="chosen_units")
+    assert sorted(len(group["models"]) for group in facts["groups"]) == [2, 6]
+    assert [one["n_models"] for one in facts["comparison"]] == [6]
+
+
+def test_thresholds_come_from_where_they_were_asked_for(study):
+    rows = study(threshold="validation,train,half", fold=1, label_name="summer").fillna(
+        {"threshold_from": "validation"}
+    )
+    rows = rows.set_index("threshold_from")
+    assert rows["threshold_log_odds"]["half"] == 0
+    assert rows["val_kappa"].idxmax() == "validation"
+    assert rows["train_kappa"].idxmax() == "train"
+    assert rows["test_auroc"].nunique() == 1
 
 
 @given(n_units=st.integers(1, 60), n_chosen=st.integers(1, 60), draw=st.integers(0, 5))

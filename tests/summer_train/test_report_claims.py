@@ -11,7 +11,7 @@ import summer_train
 from summer_prep.errors import SettingsError
 from summer_train import figures
 from summer_train.reports.findings import models_table
-from summer_train.reports.summary import summarise
+from summer_train.reports.summary import _ranked, summarise
 from summer_train.reports.tables import comparison_table
 from summer_train.runs.folder import read_results
 from summer_train.scores.claims import pooled_scores
@@ -109,3 +109,16 @@ def test_a_run_has_the_sums_of_a_study_and_a_study_of_an_earlier_version_no_inte
     (old,) = summarise(figures.read_models(tmp_path / "study"))["groups"]
     assert (old["interval"], old["over_time_only"]) == ({}, {})
     assert old["mean"]["kappa"] == rows[0]["test_kappa"]
+
+
+def test_settings_that_are_tuned_are_ranked_by_validation_and_never_by_test(models):
+    rows = [
+        {"label_name": label, "hidden_size": size, "fold": fold, "val_kappa": val, "kappa": test}
+        for label, size, val, test in (("a", 8, 0.2, 0.9), ("a", 64, 0.5, 0.4), ("b", 8, 0.1, 0.8), ("b", 64, 0.0, 0.9))
+        for fold in (1, 2)
+    ]
+    ranked = _ranked(pd.DataFrame(rows), ["label_name", "hidden_size"], "kappa")
+    assert list(ranked["label_name"]) == ["b"] * 4 + ["a"] * 4
+    assert list(ranked["hidden_size"][::2]) == [8, 64, 64, 8]
+    assert list(ranked["chosen"][::2]) == [True, False, True, False]
+    assert all(group["chosen"] is None for group in summarise(models)["groups"])
