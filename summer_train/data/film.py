@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from summer_prep.film.splits import cycle_length, cycles_of_share
 from summer_prep.resources import available_bytes
 from summer_train.data.batches import OrderedBlocks, ResidentSamples, Samples, StreamedSamples, this_process
 from summer_train.data.samples import best_units, choose_samples, count_classes, drawn_units
@@ -46,6 +47,11 @@ class FilmSamples:
         self.device = torch.device("cpu")
         self._placed: Samples | None = None
         self._samples: Samples | None = None
+        if choice.leave_out != NO_PATIENT:
+            of_map, cycles = self._cycles_aligned()
+            minutes = of_map.sum() * choice.bin_length_ms / 60_000
+            share = f"--align-share {choice.align_share:g}: the map of the patient left out is found on"
+            self._note(f"{share} {minutes:.1f} min of film (cycles of the split: {len(cycles)})")
 
     @classmethod
     def opened(cls, choice: Choice, run: Run, log: Log = log_nothing) -> Self:
@@ -119,11 +125,22 @@ class FilmSamples:
             return space.others
         if self._beside == ALONE:
             return space.left_out()
-        own = space.left_out(self.choice.align_share, self._moved_bins)
+        own = space.left_out(self._cycles_aligned()[0], self._moved_bins)
         tested = np.unique(self.split.test[:, None] + np.arange(self.window.first, self.window.last + 1))
         inputs = space.others.copy()
         inputs[tested] = own[tested]
         return inputs
+
+    def _cycles_aligned(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Return which `aligned` bins the map of a patient that is left out is found on, and their cycles.
+
+        They are drawn over the film: its first minutes have other labels than the rest.
+        """
+        choice = self.choice
+        cycle = self.aligned // cycle_length(self.selection.n_bins, choice.bin_length_ms, choice.buffer_s or 0)
+        cycles = np.unique(cycle)
+        cycles = cycles[cycles_of_share(len(cycles), choice.align_share, np.random.default_rng(0))]
+        return np.isin(cycle, cycles), cycles
 
     @property
     def space(self) -> SharedSpace:

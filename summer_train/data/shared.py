@@ -126,20 +126,20 @@ class SharedSpace:
         self.others = standard(self._response, train)
         self._left_out = [Selection([one], [columns]) for one, columns in parts if one.patient_id == left_out]
 
-    def left_out(self, share: float = 1.0, shift: int = 0) -> NDArray[np.float32]:
+    def left_out(self, chosen: NDArray[np.bool_] | slice = slice(None), shift: int = 0) -> NDArray[np.float32]:
         """Return the patient that is left out in the space of the others, (n_bins, n_shared).
 
         Its mean is 0 and its SD is 1 in the bins that its map is found on, from counts alone.
 
         Parameters
         ----------
-        share : of the training bins, the first along the film, on which the map is found
+        chosen : (n_train,) the training bins on which the map is found; all by default
         shift : training bins by which its recording is moved along the film in a circle, for a null of the alignment
         """
-        (selection,), n_bins = self._left_out, max(2, round(share * len(self.train)))
-        bins, paired = np.roll(self.train, shift)[:n_bins], self.train[:n_bins]
+        (selection,) = self._left_out
+        bins, paired = np.roll(self.train, shift)[chosen], self.train[chosen]
         units, with_shared = units_of(selection, bins), np.zeros((selection.n_units, self.others.shape[1]))
-        for start in range(0, n_bins, _BINS_AT_ONCE):
+        for start in range(0, len(bins), _BINS_AT_ONCE):
             here = slice(start, start + _BINS_AT_ONCE)
             scaled = (_roots(selection, bins[here]) - units.mean) * units.scale
             with_shared += _product(scaled.T.astype(np.float32), self._response[paired[here]])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from summer_prep.console import Table
 from summer_train.runs.folder import PARTS, FitResult, Scores, probability_of
 from summer_train.settings.lists import NUMBER_SETTINGS
-from summer_train.settings.options import ALONE, OTHERS
+from summer_train.settings.options import ALONE, OTHERS, SHIFTED_P
 
 if TYPE_CHECKING:  # takes a second, and `fit` needs no table of it
     import pandas as pd
@@ -56,7 +56,8 @@ def score_tables(scores: Scores) -> list[Table]:
     if "bits_per_spike" in columns:
         columns["r2"] = "median R²"  # over units
     first = [name for name in columns if name in list(SCORE_COLUMNS)[:9]]
-    rows = [(part, row, parts[part]) for part in reversed(PARTS) for row, parts in scores.items() if part in parts]
+    shown = {row: parts for row, parts in scores.items() if row != SHIFTED_P}  # which is no score, but a note
+    rows = [(part, row, parts[part]) for part in reversed(PARTS) for row, parts in shown.items() if part in parts]
     tables = []
     for names in filter(None, (first, [name for name in columns if name not in first])):
         cells = [[part, row, *(rounded(of_part.get(name)) for name in names)] for part, row, of_part in rows]
@@ -81,6 +82,9 @@ def notes_on_scores(result: Any) -> list[str]:
             f"p {rounded(null[f'p_{name}'])} ({title})" for name, title in SCORE_COLUMNS.items() if f"p_{name}" in null
         ]
         notes.append(f"{null['part']} against {len(null['shifts'])} networks trained on shifted {what}: {', '.join(p)}")
+    if of_maps := result.scores.get(SHIFTED_P):
+        p = [f"p {rounded(one)} ({SCORE_COLUMNS[name]})" for name, one in of_maps["test"].items()]
+        notes.append(f"test against maps on shifted film: {', '.join(p)}")
     return notes
 
 
@@ -110,7 +114,7 @@ def runs_table(results: Iterable[FitResult]) -> Table:
     table = []
     for result in results:
         row = run_row(result)
-        others = ("model", OTHERS, ALONE)
+        others = ("model", OTHERS, ALONE, SHIFTED_P)
         losses = [
             parts["test"]["loss"] for row, parts in result.scores.items() if row not in others and "test" in parts
         ]

@@ -18,6 +18,7 @@ from summer_train.models.networks import decoder_name, flops_per_step, untrained
 from summer_train.runs.checkpoints import data_differences, load_checkpoint, n_epochs_of
 from summer_train.runs.folder import BEST, Scores, read_results
 from summer_train.runs.processes import process_restored, use_threads
+from summer_train.scores.left_out import score_beside
 from summer_train.scores.scoring import score_baselines, score_networks, thresholds_of
 from summer_train.settings.options import Choice, Log, Run, choice_of, log_nothing, settings_from
 
@@ -116,8 +117,10 @@ def evaluate(
     net.eval().to(data.device)
     with process_restored():
         use_threads(None, flops_per_step(data))
+
         (scored,) = score_networks([data], lambda block: net(block.counts.float())[None])
-        rows = {"model": scored, **score_baselines(data)}
+        (beside,) = score_beside([data], [scored], lambda block: net(block.counts.float())[None], None)
+        rows = {"model": scored, **score_baselines(data), **beside}
     return EvaluationResult(
         checkpoint=path,
         epoch=n_epochs_of(loaded),

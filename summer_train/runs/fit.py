@@ -196,7 +196,7 @@ def run_fit(
         model.load_state_dict(best["state_dict"])
         model.eval().to(data.device)
         (own,) = score_networks([data], lambda block: model(block.counts)[None])
-        (beside,) = score_beside([data], lambda block: model(block.counts)[None], run, log)
+        (beside,) = score_beside([data], [own], lambda block: model(block.counts)[None], run, log)
         every_unit.place(data.device)
         test = own.scores.get("test", {})
         metrics = folder.MetricsFile(log_dir / folder.METRICS, data.task.score_names, n_epochs)

@@ -9,23 +9,25 @@ from summer_train.data.batches import Outputs
 from summer_train.data.film import FilmSamples
 from summer_train.data.samples import choose_shifts
 from summer_train.models.stack import train_stack
+from summer_train.scores.nulls import SCORES, permutation_test
 from summer_train.scores.scoring import Scored, score_networks
 from summer_train.scores.shifts import score_stack
-from summer_train.settings.options import ALONE, NO_PATIENT, OTHERS, OWN, SHIFTED, Log, Run, log_nothing
+from summer_train.settings.options import ALONE, NO_PATIENT, OTHERS, OWN, SHIFTED, SHIFTED_P, Log, Run, log_nothing
 
 N_ALIGNMENTS = 19  # maps on shifted film: the fewest of which the highest is exceeded by chance once in 20
 
 
 def score_beside(
-    datas: Sequence[FilmSamples], outputs: Outputs, run: Run, log: Log = log_nothing
+    datas: Sequence[FilmSamples], own: Sequence[Scored], outputs: Outputs, run: Run | None, log: Log = log_nothing
 ) -> list[dict[str, Scored]]:
     """Score what the networks of some data are compared with, by name; nothing where no patient is left out.
 
     Parameters
     ----------
     datas : those of the networks, which share their inputs
-    outputs : of the networks, in the same order
-    run : how long networks of the patient alone are trained
+    own : the scores of the networks, in the same order
+    outputs : of the networks
+    run : how long networks of the patient alone are trained; without it none are
 
     Returns
     -------
@@ -33,13 +35,14 @@ def score_beside(
     alone : a network that was trained on the patient's own bins in the shared space, with its own labels
     shifted film, shifted film 95 : the same network on the patient's test bins, by maps that were found on training
         bins moved along the film: the mean and the 95th percentile of their scores, the null of the alignment
+    shifted film p : (1 + number of these maps at least as good) / (1 + N_ALIGNMENTS)
     """
     first, rows = datas[0], [dict[str, Scored]() for _ in datas]
     if first.choice.leave_out == NO_PATIENT:
         return rows
     found: dict[str, Sequence[Scored | None]] = {}
     found[OTHERS] = score_networks([data.beside(OTHERS) for data in datas], outputs)
-    if not first.choice.model.startswith(OWN):  # which only its user can train
+    if run and not first.choice.model.startswith(OWN):  # which only its user can train
         alone = [data.beside(ALONE) for data in datas]
         found[ALONE] = score_stack(alone, *train_stack(alone, run.max_epochs, run.patience, log))
     n_train, n_bins = len(first.aligned), first.selection.n_bins
@@ -56,4 +59,7 @@ def score_beside(
         row[SHIFTED] = Scored({"test": {score: float(np.mean(one)) for score, one in values.items()}})
         highest = {score: float(np.quantile(one, 0.95, method="higher")) for score, one in values.items()}
         row[f"{SHIFTED} 95"] = Scored({"test": highest})
+        tested = {name: own[number].scores["test"][name] for name in SCORES[first.choice.task]}
+        p = {name: permutation_test([one], [dict(enumerate(values[name]))]).p for name, one in tested.items()}
+        row[SHIFTED_P] = Scored({"test": p})
     return rows

@@ -40,6 +40,7 @@ NO_PATIENT, EACH = "none", "each"
 """Of `leave_out`: no patient is left out; in a study, each in turn."""
 OTHERS, ALONE, SHIFTED = "others", "alone", "shifted film"
 """What a patient that is left out is compared with: see `FilmSamples.beside`."""
+SHIFTED_P = f"{SHIFTED} p"
 WITH_TARGET: tuple[Task, ...] = ("feature", "encode")
 """Tasks that have a --target."""
 OWN = "own:"  # and its name: the model of a network of a user's own
@@ -92,7 +93,7 @@ class Choice(Settings):
         NO_PATIENT, "With shared:K, a patient to test whose labels are not used; each in turn in a study.", _as_left_out
     )
     align_share: float = option(
-        1.0, "With --leave-out, the share of the training bins that its map is found on.", least=0.001, most=1
+        1.0, "With --leave-out, the share of the film, in cycles, that its map is found on.", least=0.001, most=1
     )
     brain_regions: tuple[str, ...] = option(
         (), "Regions to keep, like A EC; H means AH MH PH, PHC also APH MPH PPH.  [default: all]", several="REGION"

@@ -17,14 +17,18 @@ from summer_train.models.linear import BYTES_PER_WEIGHT
 from summer_train.models.networks import RECURRENT, n_weights
 from summer_train.models.stack import stack_size, takes_masks
 from summer_train.models.steps import SAMPLES_AT_ONCE
+from summer_train.scores.left_out import N_ALIGNMENTS
 from summer_train.scores.shifts import shifts_of
-from summer_train.settings.options import SOLVED, Choice, Log, StudyRun, log_nothing
+from summer_train.settings.options import NO_PATIENT, SOLVED, Choice, Log, StudyRun, log_nothing
 from summer_train.studies.choices import OpenedChoices
 from summer_train.studies.records import Record, columns_of, digest_of, id_of
 
 SECONDS_A_STEP, SECONDS_A_PRODUCT = 5e-5, 9e-11
 """Of a stack's optimizer step whatever its size, and for each weight and sample, on one processor
 (docs/performance.md: right within about two for dense networks of 79 to 2,286 units and for the published LSTM)."""
+
+SECONDS_A_ROOT, SECONDS_A_SCORING = 2.5e-8, 0.1
+"""Of a bin of a unit, for the map of a patient; of a network and its baselines, beside the products."""
 
 
 class Model(NamedTuple):
@@ -39,14 +43,27 @@ class Group:
     """Models that share input and samples.
 
     stack_size : how many of them are best trained as one
-    cost : of a model's epoch, in seconds of one processor, roughly
+    steps_s, products_s : of an epoch, in seconds of one processor, roughly: of a stack of any size, and of each model
+    maps_s : what a stack's maps to a shared space take, those on shifted film included
     n_bytes : what a process needs to train a stack of them, beside PROCESS_BYTES
     """
 
     models: list[Model]
     stack_size: int
-    cost: float
+    steps_s: float
+    products_s: float
+    maps_s: float
     n_bytes: float
+
+    def seconds(self, models: Sequence[Model], max_epochs: int) -> float:
+        """Return what some of the models take as a stack on one processor, at most and roughly."""
+        n_beside = sum(not one.record.shift and one.choice.leave_out != NO_PATIENT for one in models)
+        # Beside each of those stands the patient alone, trained like it, and the network on N_ALIGNMENTS maps: each has
+        # the products of half the training samples, and together, without baselines, they are two scorings.
+        scored = n_beside * (2 * SECONDS_A_SCORING + N_ALIGNMENTS / 2 * self.products_s)
+        each = self.products_s * max_epochs + SECONDS_A_SCORING
+        steps_s = self.steps_s * max_epochs * (2 if n_beside else 1)
+        return self.maps_s + steps_s + each * (len(models) + n_beside) + scored
 
     def stacks(self) -> list[Sequence[Model]]:
         """Return the models in stacks of about equal size."""
@@ -103,8 +120,13 @@ def plan_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> 
                 + size * n_bins * (4 + 16 * data.task.n_outputs)  # labels, masks, predictions in double precision
             )
             n_products = n_train * weights * (data.window.n_bins if choice.model in RECURRENT else 1)
-            cost = n_train / choice.batch_size * SECONDS_A_STEP / size + n_products * SECONDS_A_PRODUCT
-            groups[key] = Group(models=[], stack_size=size, cost=cost, n_bytes=n_bytes)
+            steps_s, products_s = n_train / choice.batch_size * SECONDS_A_STEP, n_products * SECONDS_A_PRODUCT
+            maps_s = len(data.aligned) * selection.n_units**2 * SECONDS_A_PRODUCT if choice.n_shared else 0.0
+            if choice.leave_out != NO_PATIENT:
+                of_patient = n_bins * selection.n_units / len(selection.patients)
+                maps_s += N_ALIGNMENTS * of_patient * SECONDS_A_ROOT
+            costs = {"steps_s": steps_s, "products_s": products_s, "maps_s": maps_s}
+            groups[key] = Group(models=[], stack_size=size, **costs, n_bytes=n_bytes)
         # The data themselves are not kept: a study may have thousands of them.
         for shift in (0, *shifts_of(data, run.shifts)):
             shifted = replace(record, shift=shift, shift_s=shift * choice.bin_length_ms / 1000)

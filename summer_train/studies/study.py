@@ -29,7 +29,7 @@ from summer_train.data.selection import Selection, open_selection
 from summer_train.models.stack import takes_masks, train_stack
 from summer_train.runs.folder import origin
 from summer_train.scores.left_out import score_beside
-from summer_train.scores.scoring import cycle_sums, score_baselines, units_beside
+from summer_train.scores.scoring import Scored, cycle_sums, score_baselines, units_beside
 from summer_train.scores.shifts import score_stack
 from summer_train.settings import options as settings
 from summer_train.settings.file import for_study
@@ -106,7 +106,7 @@ def run_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> S
         for group in groups:
             group.models[:] = [one for one in group.models if (one.record.id, one.record.shift) not in records]
         n_missing = sum(len(group.models) for group in groups)
-        seconds = sum((group.cost * run.max_epochs + 0.1) * len(group.models) for group in groups)  # scoring: 0.1 s
+        seconds = sum(group.seconds(models, run.max_epochs) for group in groups for models in group.stacks())
         estimate = f", at most about {seconds:.0f} s of one processor" if seconds > 10 else ""
         log(f"{n_models} models, {n_models - n_missing} already trained or impossible: {n_missing} to train{estimate}")
         failed = _train(groups, run, records, log) if n_missing else []
@@ -154,7 +154,7 @@ def _fresh_records(planned: Mapping[str, Record], run: StudyRun, log: Log) -> Re
 def _train(groups: Sequence[Group], run: StudyRun, records: Records, log: Log) -> list[str]:
     """Train stacks side by side, as many as memory allows; add to the records as each ends, return why any failed."""
     stacks = [(group, models) for group in groups for models in group.stacks()]
-    stacks.sort(key=lambda stack: -stack[0].cost * len(stack[1]))  # the longest first, so that all end together
+    stacks.sort(key=lambda stack: -stack[0].seconds(stack[1], run.max_epochs))  # the longest first: all end together
     names = {digest_of([(one.record.id, one.record.shift) for one in models]): models for _, models in stacks}
     pool: Callable[[], Opened] = partial(dask_workers, str(run.scheduler), PRELOADED)
     if run.scheduler is None:
@@ -273,10 +273,11 @@ def train_models(models: Sequence[Model], run: StudyRun) -> list[Record]:
     fine = [number for number, one in enumerate(scored) if one]
     shown = [number for number in fine if not trainable[number].shift]  # what they are compared with needs no null
     places = [fine.index(number) for number in shown]
-    beside = (
-        score_beside([stack[number] for number in shown], lambda block: outputs(block)[places], run) if shown else []
-    )
-    compared = dict(zip(shown, beside, strict=True))
+    compared = dict[int, dict[str, Scored]]()
+    if shown:
+        own = [one for one, record in zip(scored, trainable, strict=True) if one and not record.shift]
+        datas = [stack[number] for number in shown]
+        compared = dict(zip(shown, score_beside(datas, own, lambda block: outputs(block)[places], run), strict=True))
     seconds = (time.perf_counter() - started) / len(stack)
     for number, (record, data, how, found) in enumerate(zip(trainable, stack, trained, scored, strict=True)):
         diverged = dict.fromkeys(data.n_samples, f"training diverged in epoch {len(how.curve)}")

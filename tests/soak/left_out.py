@@ -24,7 +24,7 @@ from summer_train.data.selection import Selection
 from summer_train.models.stack import train_stack
 from summer_train.scores.left_out import score_beside
 from summer_train.scores.scoring import score_networks
-from summer_train.settings.options import SHIFTED, Choice, Run
+from summer_train.settings.options import SHIFTED, Choice
 
 LEFT_OUT, IDS = "20", ("14", "20", "29")
 
@@ -37,7 +37,8 @@ def kappas_of(selection: Selection, n_shared: int) -> tuple[float, float, float]
     )  # fmt: skip
     data = FilmSamples(selection, choice)
     _, outputs = train_stack([data], 20)
-    (own,), (beside,) = score_networks([data], outputs), score_beside([data], outputs, Run())
+    (own,) = score_networks([data], outputs)
+    (beside,) = score_beside([data], [own], outputs, None)
     return tuple(one.scores["test"]["kappa"] for one in (own, beside[SHIFTED], beside[f"{SHIFTED} 95"]))
 
 

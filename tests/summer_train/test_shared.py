@@ -1,6 +1,7 @@
 """A shared response model equals plain loops, finds a planted space, and uses neither labels nor bins of the test."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,15 @@ import torch
 import summer_train
 from summer_prep.cache.targets import add_target
 from summer_prep.errors import SettingsError
+from summer_prep.film.splits import cycle_length
 from summer_train.data import shared
 from summer_train.models.stack import train_stack
+from summer_train.scores import left_out
 from summer_train.scores.scoring import score_networks
+from summer_train.settings.file import for_study
+from summer_train.settings.options import StudyRun, settings_from
+from summer_train.studies.choices import open_choices, study_choices
+from summer_train.studies.plan import plan_study
 
 
 def planted(n_units=(12, 9, 20), n_shared=3, n_bins=400, noise=0.1, seed=0):
@@ -100,19 +107,19 @@ def test_counts_in_pieces_are_counts_at_once(selection, monkeypatch):
     np.testing.assert_allclose(pieces, space, atol=1e-3)
 
 
-def test_the_map_of_a_further_patient_is_procrustes_on_its_first_training_bins(selection):
+def test_the_map_of_a_further_patient_is_procrustes_on_the_chosen_training_bins(selection):
     train = np.arange(20, 400)
     space = shared.SharedSpace(selection, 3, "20", train)
     without = summer_train.open_selection(selection.patients[0].key.parents[1], [14, 29], 1000)
     np.testing.assert_array_equal(shared.SharedSpace(without, 3, "none", train).others, space.others)
     x = np.sqrt(selection.counts()[:, len(selection.columns[0]) :][:, : len(selection.columns[1])].astype(float))
-    for share, shift in ((1, 0), (0.25, 0), (0.25, 100)):
-        bins, paired = np.roll(train, shift)[: round(share * 380)], train[: round(share * 380)]
+    for chosen, shift in ((train > 0, 0), (train % 200 < 50, 0), (train % 200 < 50, 100)):
+        bins, paired = np.roll(train, shift)[chosen], train[chosen]
         scaled = (x - x[bins].mean(axis=0)) / np.where(x[bins].std(axis=0) > 0, x[bins].std(axis=0), np.inf)
         left, _, right = np.linalg.svd(scaled[bins].T @ space._response[paired], full_matrices=False)
         own = scaled @ left @ right
         own = (own - own[bins].mean(axis=0)) / own[bins].std(axis=0)
-        np.testing.assert_allclose(space.left_out(share, shift), own, atol=1e-3)
+        np.testing.assert_allclose(space.left_out(chosen, shift), own, atol=1e-3)
 
 
 SPACE = {"task": "label", "patient_ids": ("14", "20", "29"), "space": "shared:4", "leave_out": "20"}
@@ -166,6 +173,39 @@ def test_maps_know_neither_labels_nor_other_bins_of_the_patient_left_out(options
     assert np.array_equal(changed.inputs, inputs)
 
 
+def test_a_share_of_the_film_is_whole_cycles_and_part_of_a_larger_share(options):
+    found = {share: samples_of(options, align_share=share) for share in (0.001, 0.5, 0.8, 1)}
+    data = found[1]
+    length = cycle_length(data.selection.n_bins, 80, 10)
+    used = {share: set(one.aligned[one._cycles_aligned()[0]]) for share, one in found.items()}
+    assert used[0.001] < used[0.5] < used[0.8] < used[1] == set(data.aligned)
+    for share, n_cycles in {0.001: 1, 0.5: 2, 0.8: 3, 1: 4}.items():
+        assert used[share] == {one for one in data.aligned if one // length in {two // length for two in used[share]}}
+        minutes = len(used[share]) * 0.08 / 60
+        line = f"--align-share {share:g}: the map of the patient left out is found on {minutes:.1f} min of film"
+        assert f"{line} (cycles of the split: {n_cycles})" in found[share].notes
+    changed = samples_of(options, align_share=0.5)
+    other = np.setdiff1d(data.aligned, [*used[0.5]])
+    changed.selection.patients[1].chunks[0][other] = 7  # of a copy of the file in memory
+    assert np.array_equal(changed.inputs, found[0.5].inputs)
+
+
+def test_p_of_the_alignment_counts_the_maps_on_shifted_film_that_are_as_good(options, monkeypatch):
+    data = samples_of(options, model="linear")
+    _, outputs = train_stack([data], 3)
+    own, values = score_networks([data], outputs)[0], iter((0.9, *[0.1] * 15, 0.3, np.nan, 0.4))
+
+    def scored(datas, outputs):
+        value = next(values) if datas[0]._beside == "shifted film" else 0.0
+        return [replace(own, scores={"test": {**own.scores["test"], "kappa": value, "auroc": 0.2}})]
+
+    monkeypatch.setattr(left_out, "score_networks", scored)
+    own = replace(own, scores={"test": {"kappa": 0.4, "auroc": 0.5}})
+    (rows,) = left_out.score_beside([data], [own], outputs, None)
+    assert rows["shifted film p"].scores == {"test": {"kappa": 3 / 19, "auroc": 1 / 20}}  # one is undefined
+    assert "alone" not in rows
+
+
 def test_labels_of_tested_bins_change_no_prediction(options):
     data, other = samples_of(options, model="linear"), samples_of(options, model="linear")
     rng, tested = np.random.default_rng(0), data.split.test
@@ -208,8 +248,11 @@ def test_a_row_of_a_study_is_a_fit_and_evaluating_gives_it_again(changes, option
     for name, score in result.scores["model"]["test"].items():
         assert row[f"test_{name}"] == pytest.approx(score, rel=1e-4, abs=1e-4, nan_ok=True), name
         assert again.scores["model"]["test"][name] == pytest.approx(score, rel=1e-6, abs=1e-6, nan_ok=True), name
-    beside = {"others", "alone", "shifted film", "shifted film 95"} if wanted else set()
+    beside = {"others", "alone", "shifted film", "shifted film 95", "shifted film p"} if wanted else set()
     assert set(result.scores) >= beside
+    assert set(again.scores) == set(result.scores) - {"alone"}
+    for name in set(again.scores) & beside:  # evaluating finds the same maps
+        assert again.scores[name]["test"] == pytest.approx(result.scores[name]["test"], rel=1e-6, abs=1e-6, nan_ok=True)
     for name in beside:
         for score in {"kappa", "r2"} & {*result.scores[name]["test"]}:
             column = f"{name.replace(' ', '_')}_test_{score}"
@@ -267,6 +310,18 @@ def test_a_run_in_another_space_is_not_continued(options):
     assert summer_train.fit(**{**given, "max_epochs": 3}, resume=True).n_epochs == 3
 
 
+def test_the_estimate_of_a_study_counts_what_a_left_out_patient_stands_beside(options):
+    given = {**options(**SPACE), "shifts": 2, "max_epochs": 10}
+    seconds = {}
+    for leave_out in ("none", "20"):
+        study_options = for_study({**given, "leave_out": leave_out}, None)
+        run = settings_from(StudyRun, study_options)
+        (group,), _ = plan_study(open_choices(study_choices(study_options), run), run)
+        seconds[leave_out] = [group.seconds(group.models[:n], 10) - group.maps_s for n in (1, 2, 3)]
+    assert np.diff(seconds["20"]) == pytest.approx(np.diff(seconds["none"]))  # networks of a null stand alone
+    assert seconds["20"][0] > 2 * seconds["none"][0] > 0
+
+
 def test_a_patient_without_such_units_is_a_row_with_that_reason(options, demo_cache):
     patients = summer_train.open_selection(demo_cache, SPACE["patient_ids"], 80).patients
     regions = {one.patient_id: set(one.unit_column("brain_region")) for one in patients}
@@ -286,5 +341,8 @@ def test_a_network_of_ones_own_and_more_dimensions_than_units(options):
     result = summer_train.fit(**given, network=torch.nn.Linear(40, 2))
     assert set(result.scores) >= {"others", "shifted film"}
     assert "alone" not in result.scores
-    assert all(np.isfinite(parts["test"]["loss"]) for parts in result.scores.values())
+    of_maps = result.scores["shifted film p"]["test"]
+    assert of_maps.keys() == {"kappa", "auroc"}
+    scores = [parts["test"]["loss"] for row, parts in result.scores.items() if row != "shifted film p"]
+    assert np.isfinite([*scores, *of_maps.values()]).all()
     assert type(summer_train.decoder(samples_of(options))).__name__ == "Decoder"
