@@ -71,19 +71,6 @@ ORDERED = (
 """Settings whose values have an order, so that a line between them means something."""
 
 
-def sizes_of(models: pd.DataFrame, setting: str) -> pd.Series | None:
-    """Return how much a setting gives each model: units, minutes of training, patients; None of other settings."""
-    if setting == "chosen_units":
-        sizes = models["n_units"]
-    elif setting == "train_share":  # bins without a label make folds differ a little
-        sizes = models.groupby(setting)["n_train"].transform("median") * models["bin_length"] / 60_000
-    elif setting == "patient_ids":
-        sizes = models[setting].str.split().str.len()
-    else:
-        return None
-    return sizes.astype(float) if sizes.nunique() > 1 else None
-
-
 @contextmanager
 def style(width_mm: float = WIDTH_MM) -> Iterator[float]:
     """Draw in the style of all our figures; yield the width in inches. Matplotlib's own settings stay as they were."""
@@ -218,7 +205,7 @@ def draw_setting(models: pd.DataFrame, setting: str, published: bool = False, wi
 
     findings.check_models(models)
     models = models[models["n_units"] > 0]  # the others could not be trained
-    sizes = sizes_of(models, setting)
+    sizes = findings.sizes_of(models, setting)
     is_joined, title = setting in ORDERED or sizes is not None, TITLES.get(setting, setting.replace("_", " "))
     cells = models[setting].map(as_cell).replace({"none": "random"} if setting == "buffer" else {})
     values = list(cells.unique())

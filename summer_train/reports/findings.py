@@ -203,6 +203,19 @@ def by_label(models: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(name): group for name, group in models.groupby("name", sort=False)}
 
 
+def sizes_of(models: pd.DataFrame, setting: str) -> pd.Series | None:
+    """Return how much a setting gives each model: units, minutes of training, patients; None of other settings."""
+    if setting == "chosen_units":
+        sizes = models["n_units"]
+    elif setting == "train_share":  # bins without a label make folds differ a little
+        sizes = models.groupby(setting)["n_train"].transform("median") * models["bin_length"] / 60_000
+    elif setting == "patient_ids":
+        sizes = models[setting].str.split().str.len()
+    else:
+        return None
+    return sizes.astype(float) if sizes.nunique() > 1 else None
+
+
 def rank_curves_of(result: Result) -> tuple[dict[str, NDArray[np.float64]], float] | None:
     """Return ROC and precision-recall of a label's predictions, and its base rate; None without two classes."""
     is_on = result.arrays["target"] == 1
