@@ -58,16 +58,9 @@ TITLES = {
     "chosen_units": "units", "train_share": "minutes of film in training",
 }  # fmt: skip
 ORDERED = (
-    "bin_length",
-    "buffer",
-    "hidden_size",
-    "lr",
-    "batch_size",
-    "val_fraction",
-    "min_recorded",
-    "align_share",
-    "window",
-)
+    "bin_length", "buffer", "hidden_size", "lr", "batch_size", "weight_decay", "val_fraction", "min_recorded",
+    "align_share", "window",
+)  # fmt: skip
 """Settings whose values have an order, so that a line between them means something."""
 
 
