@@ -34,7 +34,7 @@ class Decoder(lightning.LightningModule):
     solver : solves a network of one layer in `fit`; None before its first epoch
     """
 
-    weight_decay = 0.0
+    weight_decay, seed = 0.0, 0
 
     def __init__(self, net: nn.Module, task: Task, lr: float = 1e-3, is_own: bool = False) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Decoder(lightning.LightningModule):
     def steps_with(self, optimizer: Any) -> Steps:
         """Return the steps of a block: through autograd, unless the class is stock and its steps are written out."""
         is_stock = type(self) in (Decoder, LinearNextBin, LinearLabel) and not self.is_own
-        written_out = written_out_steps(self.net, self.task, optimizer) if is_stock else None
+        written_out = written_out_steps(self.net, self.task, optimizer, self.seed) if is_stock else None
         return written_out or AutogradSteps(self, self.loss, optimizer)
 
     def training_step(self, batch: tuple[Tensor, Tensor] | Block | OrderedBlocks, batch_index: int) -> Tensor | None:
@@ -174,5 +174,5 @@ def new_decoder(data: FilmSamples, choice: Choice | None = None) -> Decoder:
             decoder = LinearNextBin(data.n_units, choice.hidden_size, choice.lr)
         elif name == LinearLabel.__name__:
             decoder = LinearLabel(data.n_units, data.task.n_outputs, choice.hidden_size, choice.lr)
-    decoder.net, decoder.weight_decay = net, choice.weight_decay
+    decoder.net, decoder.weight_decay, decoder.seed = net, choice.weight_decay, choice.seed
     return decoder.to("cpu")

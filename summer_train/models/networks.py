@@ -16,9 +16,10 @@ from summer_train.settings.options import OWN, SOLVED, Choice
 RECURRENT: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 
 
-def two_layer_net(n_inputs: int, hidden_size: int, n_outputs: int) -> nn.Sequential:
-    """Return Linear -> ReLU -> Linear. Source: the published pipeline (docs/science.md)."""
-    return nn.Sequential(nn.Linear(n_inputs, hidden_size), nn.ReLU(), nn.Linear(hidden_size, n_outputs))
+def two_layer_net(n_inputs: int, hidden_size: int, n_outputs: int, dropout: float = 0.0) -> nn.Sequential:
+    """Return Linear -> ReLU (-> Dropout) -> Linear. Source: the published pipeline (docs/science.md); it has none."""
+    hidden = [nn.Linear(n_inputs, hidden_size), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
+    return nn.Sequential(*hidden, nn.Linear(hidden_size, n_outputs))
 
 
 class Recurrent(nn.Module):
@@ -49,7 +50,7 @@ def net_of(data: FilmSamples, choice: Choice) -> nn.Module:
     if choice.model in SOLVED:
         layers = nn.Sequential(nn.Linear(n_inputs, n_outputs))
     else:
-        layers = two_layer_net(n_inputs, choice.hidden_size, n_outputs)
+        layers = two_layer_net(n_inputs, choice.hidden_size, n_outputs, choice.dropout)
     return layers if data.window.n_bins == 1 else nn.Sequential(nn.Flatten(), *layers)
 
 
@@ -79,7 +80,7 @@ def untrained_net(data: FilmSamples, choice: Choice) -> nn.Module:
 def decoder_name(data: FilmSamples, choice: Choice) -> str:
     """Return the class of `decoder` that holds the network of some data."""
     is_stock = data.task in (FilmLabel(data.task.n_outputs), NextBin(data.n_units))
-    if choice.model != "mlp" or data.window.n_bins > 1 or not is_stock or data.choice.n_shared:
+    if choice.model != "mlp" or data.window.n_bins > 1 or not is_stock or data.choice.n_shared or choice.dropout:
         return "Decoder"
     return "LinearLabel" if isinstance(data.task, FilmLabel) else "LinearNextBin"
 

@@ -85,7 +85,9 @@ class _Stack:
         self.eager_steps: Steps = (
             AutogradSteps(self.net, lambda prediction, y: first.loss(prediction, y[own]), self.optimizer)
             if self.net
-            else DenseSteps(self.weights, self.prepare, first.loss_gradient, self.optimizer)
+            else DenseSteps(
+                self.weights, self.prepare, first.loss_gradient, self.optimizer, choice.dropout, choice.seed
+            )
         )
         self.mask = torch.stack(masks)[:, None].float().to(self.device) if masks[0] is not None else None
         self._set_masks()

@@ -6,7 +6,7 @@ one.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,7 @@ class DenseSteps:
     parameters : weight and bias of both layers, with a leading axis of n_networks, or of one network without it
     prepare : stored targets -> (n_networks or 1, n_samples, n_outputs)
     loss_gradient : (predictions, prepared targets, axis of the outputs) -> gradient of the loss summed over samples
+    dropout, seed : share of the hidden layer that a step leaves out, the same for all networks, and the seed of which
     mask : (n_networks, 1, n_inputs) 0 for inputs that a network does not see, whose weights are and stay 0
     """
 
@@ -64,6 +65,8 @@ class DenseSteps:
     prepare: Callable[[Tensor], Tensor]
     loss_gradient: Callable[[Tensor, Tensor, int], Tensor]
     optimizer: torch.optim.Adam
+    dropout: float = 0.0
+    seed: int = 0
     mask: Tensor | None = None
 
     @torch.no_grad()
@@ -86,15 +89,22 @@ class DenseSteps:
         weight_1, bias_1 = weights[0].view(-1, n_inputs), weights[1].view(-1, 1)
         weight_2, bias_2 = weights[2], weights[3][:, :, None]
         transposed_2 = weight_2.transpose(1, 2)
+        if self.dropout:  # by the steps taken, so that a run can be continued after any
+            generator = torch.Generator(weights[0].device).manual_seed((self.seed << 32) + int(n_steps[0]))
         counts = block.counts.float().flatten(1).split(block.local_sizes)
         # Samples come last from here on: then no step moves numbers to other places.
         targets = self.prepare(block.targets).transpose(1, 2).split(block.local_sizes, 2)
         predictions = []
         for x, y, batch_size in zip(counts, targets, block.batch_sizes, strict=True):
             hidden = torch.addmm(bias_1, weight_1, x.t()).relu_().view(n_networks, width, len(x))
+            if self.dropout:
+                kept = torch.rand(hidden.shape[1:], generator=generator, device=hidden.device) >= self.dropout
+                hidden.mul_(kept / (1 - self.dropout))
             prediction = torch.baddbmm(bias_2, weight_2, hidden)
             d_prediction = self.loss_gradient(prediction, y, 1).div_(batch_size)
             d_hidden = torch.ops.aten.threshold_backward(torch.bmm(transposed_2, d_prediction), hidden, 0)
+            if self.dropout:
+                d_hidden.div_(1 - self.dropout)  # where nothing was left out
             gradients = [
                 torch.mm(d_hidden.view(n_networks * width, len(x)), x).view_as(weights[0]),
                 d_hidden.sum(2),
@@ -124,16 +134,19 @@ def predict_stack(parameters: Sequence[Tensor], counts: Tensor) -> Tensor:
     return torch.cat(predictions, dim=2).transpose(1, 2)
 
 
-def written_out_steps(net: nn.Module, task: Task, optimizer: torch.optim.Adam) -> DenseSteps | None:
+def written_out_steps(net: nn.Module, task: Task, optimizer: torch.optim.Adam, seed: int = 0) -> DenseSteps | None:
     """Return `DenseSteps` of a network with its task's loss and plain Adam; None if it is another kind of network.
 
     An nn.Flatten may stand in front of the layers, for windows of several bins.
     """
-    layers = [type(layer) for layer in net if type(layer) is not nn.Flatten] if isinstance(net, nn.Sequential) else []
+    known = list(net) if isinstance(net, nn.Sequential) else []
+    dropout = sum(layer.p for layer in known if type(layer) is nn.Dropout)
+    layers = [type(layer) for layer in known if type(layer) not in (nn.Flatten, nn.Dropout)]
     if layers != [nn.Linear, nn.ReLU, nn.Linear]:
         return None
     parameters = list(net.parameters())
-    return DenseSteps(parameters, lambda targets: task.prepare(targets)[None], task.loss_gradient, optimizer)
+    steps = DenseSteps(parameters, lambda targets: task.prepare(targets)[None], task.loss_gradient, optimizer)
+    return replace(steps, dropout=dropout, seed=seed)
 
 
 @dataclass
@@ -177,7 +190,8 @@ class GraphedSteps:
 
 def choose_steps(steps: Steps, device: torch.device, log: Log = log_nothing) -> Steps:
     """Return steps as a CUDA graph where the device allows it; the learning rate is then the one of the start."""
-    return GraphedSteps(steps, log) if device.type == "cuda" and not is_distributed() else steps
+    is_random = getattr(steps, "dropout", 0) > 0  # a graph would leave out the same each time
+    return GraphedSteps(steps, log) if device.type == "cuda" and not is_distributed() and not is_random else steps
 
 
 def sum_over_processes(tensors: Iterable[Tensor]) -> None:

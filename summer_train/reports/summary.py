@@ -22,8 +22,8 @@ MAIN_SCORE = {"label": "kappa", "next_bin": "r2", "feature": "r2", "encode": "r2
 N_WITH_CURVES = 6  # combinations with rank curves in the JSON, those with the highest kappa: each takes a MB
 N_CURVE_POINTS = 200
 TUNED = (
-    "model", "loss", "class_weight", "hidden_size", "lr", "batch_size", "weight_decay", "standardise", "space",
-    "threshold_from", "max_epochs", "patience",
+    "model", "loss", "class_weight", "hidden_size", "lr", "batch_size", "weight_decay", "dropout", "standardise",
+    "space", "threshold_from", "max_epochs", "patience",
 )  # fmt: skip
 """Settings that are chosen by their scores on validation, unlike regions, patients or buffers, which are compared."""
 MIN_SHIFTS = 19  # the fewest with which p can be 0.05

@@ -129,6 +129,7 @@ class Choice(Settings):
     hidden_size: int = option(64, "Width of the hidden layer.", least=1)
     lr: float = option(1e-3, "Learning rate of Adam.", above=0)
     weight_decay: float = option(0.0, "Penalty of Adam on squared weights.", least=0)
+    dropout: float = option(0.0, "Of mlp, the share of the hidden layer that a step leaves out.", least=0, most=0.99)
     seed: int = option(0, "Equal seeds give equal runs of one process on a CPU.", least=0)
 
     def __post_init__(self) -> None:
@@ -215,10 +216,10 @@ class Choice(Settings):
 CAUSES = ("task", "model", "split", "space", "leave_out", "n_units", "train_share")  # the options that make others idle
 
 _OF_LABELS = ("label_name", "label_rule", "undefined", "class_weight", "threshold")
-_OF_STEPS = ("hidden_size", "lr", "batch_size", "weight_decay")
+_OF_STEPS = ("hidden_size", "lr", "batch_size", "weight_decay", "dropout")
 OF_FEATURES = ("target", "retrieve", "retrieve_within")
 OF_SPACE = ("space", "leave_out", "align_share")
-LATER = ("n_units", "draw", "train_share", "threshold", "standardise", "weight_decay")
+LATER = ("n_units", "draw", "train_share", "threshold", "standardise", "weight_decay", "dropout")
 """Options that a model's settings have only where they differ from the default: older models never had them."""
 _IDLE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("task", "next_bin", ". Add --task label", (*_OF_LABELS, *OF_SPACE, "standardise")),
@@ -246,7 +247,9 @@ _IDLE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("leave_out", NO_PATIENT, ". Name a patient", ("align_share",)),
     ("model", "linear", ", which is solved over all samples at once", (*_OF_STEPS, "standardise")),
     ("model", "ridge", ", which is solved over all samples at once", (*_OF_STEPS, "loss")),
-    ("model", OWN, ", whose layers are its own", ("hidden_size",)),
+    ("model", OWN, ", whose layers are its own", ("hidden_size", "dropout")),
+    ("model", "lstm", ". Choose mlp", ("dropout",)),
+    ("model", "gru", ". Choose mlp", ("dropout",)),
     ("split", "random", ", which leaves no gaps", ("buffer", "sequence")),
 )
 """A cause, its value, what to say of it, and the options that it makes idle."""

@@ -37,7 +37,7 @@ def choice_of(**options):
         ({"model": "lstm", "batch_size": 128, "window": (0.16, 0.08), "max_epochs": 1}, ["7"]),
         ({"space": "shared:4"}, ["12"]),
         ({"standardise": True}, ["7", "all"]),
-        ({"weight_decay": 0.01, "max_epochs": 5, "patience": 1, "lr": 0.02}, ["7", "15"]),
+        ({"weight_decay": 0.01, "dropout": 0.3, "max_epochs": 5, "patience": 1, "lr": 0.02}, ["7", "15"]),
     ],
     ids=["mlp", "windows", "linear", "lstm", "shared space", "standardised", "patience"],
 )

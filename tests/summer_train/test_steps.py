@@ -12,7 +12,7 @@ from summer_train.data.batches import Block, OrderedBlocks, ResidentSamples, Shu
 from summer_train.data.module import FilmData
 from summer_train.data.targets import FilmLabel, NextBin
 from summer_train.models.networks import Recurrent, two_layer_net
-from summer_train.models.steps import AutogradSteps, DenseSteps, GraphedSteps, written_out_steps
+from summer_train.models.steps import AutogradSteps, DenseSteps, GraphedSteps, predict_stack, written_out_steps
 from summer_train.scores.scoring import fingerprints, score_networks
 from summer_train.settings.options import Choice, settings_from
 
@@ -55,6 +55,35 @@ def test_written_out_steps_equal_autograd(n_classes, batch_size, settings):
     (predictions, *weights_and_state), (expected, *expected_state) = results
     assert_close(predictions, expected, 1e-5)
     assert_close(weights_and_state, expected_state)
+
+
+class Drawn(torch.nn.Module):
+    """Dropout that draws as written-out steps do: one generator for a block."""
+
+    def __init__(self, p, seed):
+        super().__init__()
+        self.p, self.generator = p, torch.Generator().manual_seed(seed << 32)
+
+    def forward(self, hidden):
+        return hidden * (self.p <= torch.rand(hidden.T.shape, generator=self.generator).T) / (1 - self.p)
+
+
+@pytest.mark.parametrize("n_classes", [0, 2])
+def test_written_out_dropout_equals_autograd_with_the_same_draws_and_is_off_in_evaluation(n_classes):
+    block, found = random_block(100, 7, n_classes, 10), []
+    for is_written_out in (True, False):
+        _, task = net_and_task(7, n_classes, 5)
+        net = two_layer_net(7, 5, task.n_outputs, 0.4)
+        net[2] = torch.nn.Dropout(0.4) if is_written_out else Drawn(0.4, 3)
+        optimizer = fused_adam(net)
+        written_out = written_out_steps(net, task, optimizer, seed=3)
+        steps = written_out if is_written_out else AutogradSteps(net, task.loss, optimizer)
+        found.append((steps(block), dict(net.state_dict())))
+    assert_close(*found, 1e-5)
+    net = two_layer_net(7, 5, 2, 0.4).eval()
+    assert_close(
+        predict_stack([one.detach()[None] for one in net.parameters()], block.counts)[0], net(block.counts.float())
+    )
 
 
 @pytest.mark.parametrize("n_classes", [0, 2])
