@@ -274,8 +274,14 @@ def test_spaces_and_shares_stand_side_by_side_in_a_report(options):
     assert "| shared:3 | 20 | 0.2 |" in (given["output_dir"] / "report" / "report.md").read_text()
     of_space = {**given, "output_dir": given["output_dir"].parent / "curve", "space": "shared:3", "leave_out": "each"}
     assert len(summer_train.study(**of_space, workers=1).rows) == 6
-    written = summer_train.report(of_space["output_dir"]).attrs["written"]
-    assert "align_share.png" in {path.name for path in written}
+    models = summer_train.report(of_space["output_dir"])
+    assert "align_share.png" in {path.name for path in models.attrs["written"]}
+    drawn = {name: (caption, figure) for name, caption, figure in summer_train.figures.draw_all(models, False)}
+    for name, n_dots in (("labels", 3), ("align_share", 6)):  # three patients
+        caption, figure = drawn[name]
+        lines = [line for line in figure.axes[0].get_lines() if line.get_marker() in ("o", ".")]
+        assert n_dots in [len(line.get_xdata()) for line in lines]
+        assert "patients left out: 3" in caption
 
 
 @pytest.mark.parametrize(
