@@ -113,6 +113,19 @@ def time_shifts(timed: Timed, per_model_s: float, n_repeats: int) -> None:
     )
 
 
+def time_draws(timed: Timed, n_repeats: int) -> None:
+    """Print whole studies of two epochs per model, of all units and of 10 draws of half of them, by turns."""
+    plain, draws = [], []
+    for _ in range(n_repeats):
+        common = {"label_name": "all", "fold": "1-5", "max_epochs": 2}
+        plain.append(timed.study(**common) / N_MODELS)
+        draws.append(timed.study(**common, n_units=79, draw="0-9") / (10 * N_MODELS))
+    print(
+        f"10 draws of 79 of 158 units x 5 folds x 53 labels: {statistics.median(draws) * 1e3:.0f} ms per model, "
+        f"{statistics.median(draws) / statistics.median(plain):.2f} of the plain study"
+    )
+
+
 def time_recurrent(root: Path, n_repeats: int) -> None:
     """Print an epoch of the published decoder's settings in `fit`, beside a map-style data set that cuts windows."""
     data = film_data(root, preset="paper")
@@ -147,6 +160,7 @@ def main() -> None:
         time_scores()
         per_model_s, published_epoch_s = time_epochs(timed, options.repeats)
         time_shifts(timed, per_model_s, options.repeats)
+        time_draws(timed, options.repeats)
         time_recurrent(root, options.repeats)
         if not options.skip_whole:
             time_whole(root, published_epoch_s)

@@ -11,7 +11,7 @@ import typer
 from summer_prep import console
 from summer_prep.cache.settings import CACHE_DIR, DATA_DIR, BuildConfig
 from summer_prep.errors import CacheError, SettingsError, one_line
-from summer_prep.files import check_folder, save_picture
+from summer_prep.files import check_folder
 from summer_prep.film.facts import DEFAULT_BIN_LENGTH_MS, FileLayout, LabelRule
 from summer_prep.options import as_bin_length, as_bin_lengths, as_names, as_patient_id, as_patient_ids, expressions
 from summer_prep.settings import accepts
@@ -222,25 +222,25 @@ def responses(
     seed: Annotated[int, typer.Option(min=0, help="Draws the shifts, where the film has more.")] = 0,
     csv: Annotated[Path | None, console.path_option("Write a row for each unit.", "--csv")] = None,
     picture: console.PictureOption = None,
+    html: Annotated[Path | None, console.path_option("Write a page with picture and tables.", "--html")] = None,
     published: Annotated[bool, typer.Option("--published", help="Set published numbers beside.")] = False,
     local_cache: console.LocalCache = None,
     as_json: console.JsonOption = False,
 ) -> None:
-    """Find the units whose rate changes when a label comes on: a table of regions; all units as CSV or a picture."""
+    """Find the units whose rate changes when a label comes on: a table of regions; all units as CSV, picture, page."""
     from summer_prep.show import responses as of_label
+    from summer_prep.show.web import check_page
 
+    check_page(html)
     if csv is not None:
         check_folder(csv.parent, "--csv")
     with console.working("moving onsets"):
         keys: Any = {"cache_dir": cache_dir, "patient_ids": patient_ids, "bin_length": bin_length}
         facts = of_label.responses(label, **keys, shifts=shifts, seed=seed, local_cache=local_cache)
-        if csv is not None:
-            of_label.write_csv(facts, csv)
-        if picture is not None:
-            save_picture(of_label.draw_responses(facts), picture)
-    for path in filter(None, (csv, picture)):
+        facts |= {"published": of_label.PUBLISHED} if published else {}
+        of_label.write_responses(facts, csv, picture, html)
+    for path in filter(None, (csv, picture, html)):
         console.log(f"wrote {path}")
-    facts |= {"published": of_label.PUBLISHED} if published else {}
     console.show_result(facts, as_json, *tables.responses_tables(facts))
 
 

@@ -3,6 +3,7 @@
 (`cache.publish` replaces whole folders.)
 """
 
+import base64
 import errno
 import io
 import os
@@ -73,6 +74,12 @@ def picture_bytes(figure: Any, kind: str, **options: Any) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "summer", "svg.fonttype": "none"}):  # text stays text
         figure.savefig(content, format=kind, metadata=date, **options)
     return content.getvalue()
+
+
+def as_data_url(figure: Any) -> str:
+    """Return a figure as SVG in the address of an image."""
+    content = picture_bytes(figure, "svg", transparent=True, dpi=300)
+    return f"data:image/svg+xml;base64,{base64.b64encode(content).decode()}"
 
 
 @contextmanager

@@ -21,6 +21,8 @@ BIN_MS = FRAME_PERIOD_MS // 2
 BINS_PER_SECOND, BINS_PER_STEP = 1000 // BIN_MS, 100 // BIN_MS
 MIN_SHIFT, SHIFT_STEP = 60 * BINS_PER_SECOND, BINS_PER_SECOND // 2
 """Onsets are moved by a minute or more, longer than scenes, in steps of half a second. Source: our decision."""
+ERRORS_95 = 1.96
+"""Standard errors on either side of a mean that its 95 % interval reaches to. Source: the normal distribution."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +43,17 @@ class Responses:
     p: NDArray[np.float64]
 
 
-def find_onsets(label: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return the bins in which a label, (n_bins,), is on after at least one second off; undefined is neither."""
+def find_onsets(label: NDArray[np.uint8], side: int = BINS_PER_SECOND) -> NDArray[np.int64]:
+    """Return the bins in which a label, (n_bins,), is on after at least `side` bins off; undefined is neither."""
     n_off = np.cumsum(np.concatenate([[0], label == OFF]))
-    was_off = n_off[BINS_PER_SECOND:-1] - n_off[: -BINS_PER_SECOND - 1] == BINS_PER_SECOND
-    return np.flatnonzero(was_off & (label[BINS_PER_SECOND:] == ON)) + BINS_PER_SECOND
+    was_off = n_off[side:-1] - n_off[: -side - 1] == side
+    return np.flatnonzero(was_off & (label[side:] == ON)) + side
+
+
+def unbroken_bins(is_broken: NDArray[np.bool_], side: int) -> NDArray[np.int64]:
+    """Return the bins that can hold an onset: of the `side` bins before, and as many from them on, none is broken."""
+    n_broken = np.cumsum(np.concatenate([[0], is_broken]))
+    return np.flatnonzero(n_broken[2 * side :] == n_broken[: -2 * side]) + side
 
 
 def responses_to(
@@ -82,8 +90,7 @@ def responses_to(
     side, (n_bins, n_units) = BINS_PER_SECOND, counts.shape
     spikes = np.zeros((n_bins + 1, n_units), dtype=np.int32)
     np.cumsum(counts, axis=0, out=spikes[1:])
-    seconds, n_broken = (np.cumsum(np.concatenate([[0], of_bins])) for of_bins in (recorded_s, is_broken))
-    circle = np.flatnonzero(n_broken[2 * side :] == n_broken[: -2 * side]) + side
+    seconds, circle = np.cumsum(np.concatenate([[0], recorded_s])), unbroken_bins(is_broken, side)
     used = onsets[np.isin(onsets, circle)]
     if len(used) < 2:
         found = f"{len(used)} of {len(onsets)} onsets have a second before and after them without a pause"

@@ -14,7 +14,7 @@ from summer_prep.cache.layout import Description
 from summer_prep.cache.targets import FilmTarget, film_targets, label_targets
 from summer_prep.cache.write import describe_array, read_array
 from summer_prep.errors import SettingsError
-from summer_prep.film.bins import BinGrid, grid_from
+from summer_prep.film.bins import BinGrid, find_breaks, grid_from
 from summer_prep.film.facts import FRAME_PERIOD_MS, LABEL_RULES, OFF, ON, UNDEFINED, LabelRule
 from summer_prep.film.labels import align_labels
 from summer_prep.film.splits import N_SEGMENTS, Indices, blocked_split, check_buffer, stretches
@@ -78,6 +78,17 @@ def _targets_of(description: Description, kind: str) -> list[tuple[FilmTarget, B
     n_bins, bin_length_ms = (description.attributes[name] for name in ("n_bins", "bin_length_ms"))
     grid = grid_from(int(read_array(description.folder, "first_frame")[0]), n_bins, bin_length_ms)
     return [(one, grid) for one in film_targets(description.folder.parents[1]).values() if one.kind == kind]
+
+
+def broken_bins(description: Description) -> NDArray[np.bool_]:
+    """Return of each bin whether it was never seen, or recording time does not run on within it or up to it."""
+    names = ("recording_start_ms", "recording_stop_ms", "recorded_s", "long_frame_s")
+    start_ms, *others = (read_array(description.folder, name) for name in names)
+    inside, after = find_breaks(start_ms, *others)
+    is_unseen = np.isnan(start_ms)
+    is_broken: NDArray[np.bool_] = inside | is_unseen
+    is_broken[1:] |= after[:-1] | is_unseen[:-1]
+    return is_broken
 
 
 def pauses_of(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:

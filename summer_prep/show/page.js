@@ -72,6 +72,31 @@ window.summer = (() => {
       row.insertCell().textContent = shown(value);
   }
 
+  // Rates of the chosen unit around the onsets of the chosen label: means over onsets, as `summer-prep responses` has.
+  function respond() {
+    const label = element("label").value, [step, side, n_errors, of_labels] = model("response").tags;
+    element("response").hidden = chosen < 0 || label === "";
+    if (element("response").hidden) return;
+    const onsets = of_labels[label], n = onsets.length, raw = model("counts").data, {n_bins, bin_min} = facts.film;
+    const text = `${facts.labels[label].label}: mean rate around ${n} onsets, 95 % interval`;
+    element("response-title").textContent = n < 2 ? `${text}: at least 2 are needed` : text;
+    const row = raw.order[0].indexOf(chosen) * n_bins, data = {x: [], rate: [], low: [], high: []};
+    const mean_of = values => values.reduce((sum, one) => sum + one, 0) / n;
+    for (let at = -side; n > 1 && at < side; at += step) {
+      const sums = (values, offset) => onsets.map(bin => {
+        let sum = 0;
+        for (let place = offset + bin + at; place < offset + bin + at + step; place++) sum += values[place];
+        return sum;
+      });
+      const seconds = mean_of(sums(raw.recorded_s[0], 0)), spikes = sums(raw.counts[0], row), mean = mean_of(spikes);
+      const around = n_errors * Math.sqrt(mean_of(spikes.map(one => (one - mean) ** 2)) / (n - 1));
+      data.x.push((at + step / 2) * bin_min * 60);
+      for (const [name, value] of Object.entries({rate: mean, low: mean - around, high: mean + around}))
+        data[name].push(value / seconds);
+    }
+    model("response").data = data;
+  }
+
   function choose(number) {
     chosen = number;
     const unit = facts.units[number], table = element("by-label");
@@ -85,6 +110,7 @@ window.summer = (() => {
       return row;
     }));
     element("of-unit").hidden = false;
+    respond();
     sample();
   }
 
@@ -95,6 +121,7 @@ window.summer = (() => {
 
   // Columns of one label beside the units, which sort by them.
   element("label").addEventListener("change", ({target: {value}}) => {
+    respond();
     const table = element("units"), [head, ...rows] = [table.tHead.rows[0], ...table.tBodies[0].rows];
     for (const row of [head, ...rows]) while (row.cells.length > 6) row.deleteCell(6);
     if (value === "") return;

@@ -19,9 +19,10 @@ from summer_prep.cache.write import read_array
 from summer_prep.console import Table, printable
 from summer_prep.errors import SettingsError
 from summer_prep.film.facts import DEFAULT_BUFFER_S, ON, UNDEFINED
+from summer_prep.film.responses import ERRORS_95, find_onsets, unbroken_bins
 from summer_prep.film.splits import stretches
 from summer_prep.options import finite
-from summer_prep.show.facts import describe_key, features_of, labels_of, rates_by_label, splits_of
+from summer_prep.show.facts import broken_bins, describe_key, features_of, labels_of, rates_by_label, splits_of
 from summer_prep.show.tables import table_of
 from summer_prep.show.web import html_table, write_page
 
@@ -87,11 +88,11 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
             panel.add_layout(legend, "above")
     document = Document()
     document.add_root(column(*panels, sizing_mode="stretch_width", name="pictures"))
+    document.add_root(_draw_response(description, labels))
     document.js_on_event("document_ready", CustomJS(code="window.summer.start()"))
 
     spikes, (on_hz, off_hz) = facts["spikes"], rates_by_label(counts, recorded_s, labels).round(4).tolist()
     film = {"start_min": start_min, "bin_min": bin_min, "n_bins": n_bins, "n_columns": 1000}
-    data = json.dumps(finite({**facts, "film": film, "on_hz": on_hz, "off_hz": off_hz}))
     units = table_of(
         facts["units"], unit="unit", brain_region="region", cell_type="type", spikes="spikes", rate_hz="rate (Hz)",
         fano_factor="Fano factor",
@@ -102,8 +103,8 @@ def write_key_page(description: Description, page: Path, buffer_s: float | None 
     variables = {
         "style": web_css,
         "script": web_js + page_js,
-        "data": data.replace("<", "\\u003c"),  # text of files ends no script element
-        "root_names": ["pictures"],
+        # Text of files ends no script element.
+        "data": json.dumps(finite({**facts, "film": film, "on_hz": on_hz, "off_hz": off_hz})).replace("<", "\\u003c"),
         "summary": [
             f"{facts['n_units']} units, {n_bins} bins",
             f"{spikes['counted']:,} spikes counted, {spikes['in_pauses']:,} in pauses, {spikes['outside']:,} outside",
@@ -208,6 +209,27 @@ def _draw_features(minutes: Any, target: FilmTarget, values: NDArray[np.float32]
     colors = LinearColorMapper(palette="RdBu11", low=-3, high=3, nan_color=_COLORS["undefined"])
     drawn.image("image", x="x", y=0, dw="dw", dh=n_shown, source=source, color_mapper=colors)
     _name_rows(drawn, {row + 0.5: name for row, name in enumerate(target.columns[:n_shown])})
+    return drawn
+
+
+def _draw_response(description: Description, labels: NDArray[np.uint8]) -> Any:
+    """Return the figure of a unit's rates around the onsets of a label, which the browser computes from the counts."""
+    from bokeh.models import ColumnDataSource, Range1d
+    from bokeh.models.annotations import Span
+
+    bin_ms = description.attributes["bin_length_ms"]
+    step = max(1, 100 // bin_ms)
+    side = step * -(-1000 // (step * bin_ms))  # bins, of a second or little more
+    whole, onsets = unbroken_bins(broken_bins(description), side), [find_onsets(label, side) for label in labels]
+    used, side_s = [one[np.isin(one, whole)].tolist() for one in onsets], side * bin_ms / 1000
+    source = ColumnDataSource(data={"x": [], "rate": [], "low": [], "high": []}, name="response")
+    source.tags = [step, side, ERRORS_95, used]
+    time_s = Range1d(start=-side_s, end=side_s, bounds=(-side_s, side_s))
+    drawn = _new_figure(time_s, 220, "", x_axis_label="time from the onset (s)", y_axis_label="rate (Hz)")
+    drawn.update(name="of-response", min_border_left=60)
+    drawn.varea("x", "low", "high", source=source, color=_COLORS["unused"], alpha=0.6)
+    drawn.line("x", "rate", source=source, color=_COLORS["chosen"], line_width=2)
+    drawn.add_layout(Span(location=0, dimension="height", line_dash="dashed", line_color=_COLORS["on"]))
     return drawn
 
 

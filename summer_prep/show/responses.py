@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from numpy.random import default_rng
 from summer_prep.cache.keys import check_known, open_cache
 from summer_prep.cache.write import read_array
 from summer_prep.errors import SettingsError
-from summer_prep.files import new_figure, replace_file, writing
-from summer_prep.film.bins import find_breaks
+from summer_prep.files import as_data_url, new_figure, replace_file, save_picture, writing
 from summer_prep.film.logic import evaluate, names_in
-from summer_prep.film.responses import BIN_MS, Responses, false_discovery_rates, find_onsets, responses_to
+from summer_prep.film.responses import BIN_MS, ERRORS_95, Responses, false_discovery_rates, find_onsets, responses_to
 from summer_prep.options import as_bin_lengths, as_number, as_path, as_patient_ids, as_place, as_text
-from summer_prep.show.facts import labels_of
+from summer_prep.show.facts import broken_bins, labels_of
 from summer_prep.show.picture import picture_text
+from summer_prep.show.tables import responses_tables, table_of
+from summer_prep.show.web import html_table, write_page
 
 MAX_Q = 0.05
 PUBLISHED = [
@@ -85,14 +87,8 @@ def responses(
         if unknown := [name for name in names_in(label_name) if name not in labels]:
             found = f"found are {', '.join(labels)}"
             raise SettingsError(f"{label_name}: no label {unknown[0]!r} of patient {patient_id}; {found}")
-        counts, recorded_s, long_frame_s, start_ms, stop_ms = (
-            read_array(key.folder, name)
-            for name in ("spike_counts", "recorded_s", "long_frame_s", "recording_start_ms", "recording_stop_ms")
-        )
-        inside, after = find_breaks(start_ms, stop_ms, recorded_s, long_frame_s)
-        is_unseen = np.isnan(start_ms)
-        is_broken = inside | is_unseen
-        is_broken[1:] |= after[:-1] | is_unseen[:-1]
+        counts, recorded_s = (read_array(key.folder, name) for name in ("spike_counts", "recorded_s"))
+        is_broken = broken_bins(key)
         firsts = np.arange(0, len(counts), BIN_MS // key.attributes["bin_length_ms"])
         if len(firsts) < len(counts):
             counts = np.add.reduceat(counts, firsts, axis=0, dtype=np.uint16)
@@ -136,17 +132,40 @@ def responses(
     }
 
 
-def write_csv(facts: dict[str, Any], csv: Path) -> None:
-    """Write a row for each unit of what `responses` returned; raises SettingsError if the file cannot be written."""
-    import pandas as pd
+def write_responses(facts: Mapping[str, Any], csv: Path | None, picture: Path | None, page: Path | None) -> None:
+    """Write what `responses` returned: a row for each unit, a figure, a page of all; raises SettingsError."""
+    if csv is not None:
+        import pandas as pd
 
-    table = pd.DataFrame(facts["units"]).drop(columns=["rates_hz", "errors_hz"])
-    with writing(csv, "Name another file"):
-        replace_file(csv, table.to_csv(index=False).encode())
+        table = pd.DataFrame(facts["units"]).drop(columns=["rates_hz", "errors_hz"])
+        with writing(csv, "Name another file"):
+            replace_file(csv, table.to_csv(index=False).encode())
+    if picture is not None:
+        save_picture(draw_responses(facts), picture)
+    if page is not None:
+        write_page(page, _as_page(facts))
+
+
+def _as_page(facts: Mapping[str, Any]) -> str:
+    from jinja2 import Environment
+
+    line, *of_regions = responses_tables(facts)
+    rounded = [{**one, "p": f"{one['p']:.2g}", "q": f"{one['q']:.2g}"} for one in facts["units"]]
+    of_units = table_of(
+        rounded, patient_id="patient", unit="unit", brain_region="region", before_hz="before (Hz)",
+        after_hz="after (Hz)", change_hz="change (Hz)", p="p", q="q",
+    )  # fmt: skip
+    page_html, style, script = (
+        files(__package__).joinpath(name).read_text("utf-8") for name in ("responses.html", "web.css", "web.js")
+    )
+    return Environment(autoescape=True).from_string(page_html).render(
+        label_name=facts["label_name"], line=line, of_regions=of_regions, of_units=of_units, html_table=html_table,
+        picture=as_data_url(draw_responses(facts)), style=style, script=script,
+    )  # fmt: skip
 
 
 def draw_responses(facts: Mapping[str, Any]) -> Any:
-    """Return a figure: rates of the clearest units with standard errors, and changes of all units, by region."""
+    """Return a figure: rates of the clearest units with 95 % intervals, and changes of all units, by region."""
     units = facts["units"]
     rates_hz, errors_hz = (np.array([one[name] for one in units]) for name in ("rates_hz", "errors_hz"))
     change_hz = rates_hz - np.array([[one["before_hz"]] for one in units])
@@ -157,7 +176,7 @@ def draw_responses(facts: Mapping[str, Any]) -> Any:
     figure = new_figure(12, 8)
     above, below = figure.subfigures(2, 1, height_ratios=[1, 2])
     for unit, axes in zip(clearest, np.ravel(above.subplots(1, len(clearest))), strict=True):
-        low, high = rates_hz[unit] - errors_hz[unit], rates_hz[unit] + errors_hz[unit]
+        low, high = (rates_hz[unit] + sign * ERRORS_95 * errors_hz[unit] for sign in (-1, 1))
         axes.stairs(high, edges_s, baseline=low, fill=True, color="0.8")
         axes.stairs(rates_hz[unit], edges_s, baseline=None, color="black")
         axes.axvline(0, color="tab:red", lw=1)

@@ -129,7 +129,8 @@ def fold_tables(facts: Facts) -> list[Table | str]:
 def responses_tables(facts: Facts) -> list[Table | str]:
     """Return what is read of responses to a label: a line, the units of each region, and published numbers if asked."""
     onsets, p = [one["n_onsets"] for one in facts["patients"]], 1 / (facts["n_shifts"] + 1)
-    tested = f"{facts['n_units']} units, {min(onsets)} to {max(onsets)} onsets, moved {facts['n_shifts']} times"
+    n_onsets = " to ".join(dict.fromkeys(map(str, (min(onsets), max(onsets)))))
+    tested = f"{facts['n_units']} units, {n_onsets} onsets, moved {facts['n_shifts']} times"
     published = {"label_name": "published", "n_responsive": "responsive", "mostly_in": "mostly in", "test": "test"}
     return [
         f"{facts['label_name']}: {tested}: q <= 0.05 needs {facts['n_needed']} units with the smallest p, {p:.2g}",

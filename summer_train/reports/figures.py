@@ -18,7 +18,6 @@ is not part of pyplot; `figure.axes` are yours to change.
     draw_units            R² of each unit against its firing rate
 """
 
-import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle
@@ -29,7 +28,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from summer_prep.files import new_figure, picture_bytes, save_picture
+from summer_prep import files
+from summer_prep.files import new_figure, save_picture
 from summer_train.reports import findings
 from summer_train.reports.evidence import against_null
 from summer_train.reports.findings import by_label, most_usual, rank_curves_of
@@ -58,30 +58,10 @@ TITLES = {
     "chosen_units": "units", "train_share": "minutes of film in training",
 }  # fmt: skip
 ORDERED = (
-    "bin_length",
-    "buffer",
-    "hidden_size",
-    "lr",
-    "batch_size",
-    "val_fraction",
-    "min_recorded",
-    "align_share",
-    "window",
-)
+    "bin_length", "buffer", "hidden_size", "lr", "batch_size", "weight_decay", "val_fraction", "min_recorded",
+    "align_share", "window",
+)  # fmt: skip
 """Settings whose values have an order, so that a line between them means something."""
-
-
-def sizes_of(models: pd.DataFrame, setting: str) -> pd.Series | None:
-    """Return how much a setting gives each model: units, minutes of training, patients; None of other settings."""
-    if setting == "chosen_units":
-        sizes = models["n_units"]
-    elif setting == "train_share":  # bins without a label make folds differ a little
-        sizes = models.groupby(setting)["n_train"].transform("median") * models["bin_length"] / 60_000
-    elif setting == "patient_ids":
-        sizes = models[setting].str.split().str.len()
-    else:
-        return None
-    return sizes.astype(float) if sizes.nunique() > 1 else None
 
 
 @contextmanager
@@ -105,9 +85,9 @@ def save_figure(figure: Any, stem: Path) -> list[Path]:
 
 
 def as_data_url(figure: Any) -> str:
-    """Return a figure as SVG in the address of an image."""
+    """Return a figure in our style as SVG in the address of an image."""
     with style():
-        return f"data:image/svg+xml;base64,{base64.b64encode(picture_bytes(figure, 'svg', transparent=True)).decode()}"
+        return files.as_data_url(figure)
 
 
 def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) -> Iterator[tuple[str, str, Any]]:
@@ -198,7 +178,7 @@ def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float =
             if np.isfinite(time_only := group[f"time_only_{score}"].mean()):
                 axes.plot(time_only, place, "|", color=BASELINE, ms=11, mew=2, label="time only")
             axes.plot(kappas, [place] * len(kappas), "o", color=colour, ms=3.5, alpha=0.55, label="folds")
-            if interval := claims.intervals([one.sums() for one in group["result"] if one.scores]).get(score):
+            if interval := claims.intervals(findings.sums_of(group["result"])).get(score):
                 ends = [interval["low"], interval["high"]]
                 axes.plot(ends, [place] * 2, color=colour, lw=2, label="95 %, folds together")
             axes.plot(kappas.mean(), place, "D", color=colour, ms=6, label="mean")
@@ -226,7 +206,7 @@ def draw_setting(models: pd.DataFrame, setting: str, published: bool = False, wi
 
     findings.check_models(models)
     models = models[models["n_units"] > 0]  # the others could not be trained
-    sizes = sizes_of(models, setting)
+    sizes = findings.sizes_of(models, setting)
     is_joined, title = setting in ORDERED or sizes is not None, TITLES.get(setting, setting.replace("_", " "))
     cells = models[setting].map(as_cell).replace({"none": "random"} if setting == "buffer" else {})
     values = list(cells.unique())

@@ -1,6 +1,6 @@
 """The trained models of studies and runs as one table, from which everything that is reported is made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, count
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from summer_prep.console import printable
 from summer_prep.errors import SettingsError
+from summer_prep.film.responses import false_discovery_rates
 from summer_prep.options import as_path
 from summer_train.reports.evidence import with_corrected_p
 from summer_train.reports.tables import REPEATS, as_cell, varied_options
 from summer_train.runs.folder import METRICS, PREDICTIONS, FitResult, find_results, read_metrics, reading
-from summer_train.scores import nulls
+from summer_train.scores import claims, nulls
 from summer_train.scores.metrics import curves
 from summer_train.settings.lists import NUMBER_SETTINGS, RARE, as_columns
 from summer_train.settings.options import OF_FEATURES, WITH_TARGET, Choice, Log, Run, choice_of, log_nothing
@@ -202,6 +203,19 @@ def by_label(models: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(name): group for name, group in models.groupby("name", sort=False)}
 
 
+def sizes_of(models: pd.DataFrame, setting: str) -> pd.Series | None:
+    """Return how much a setting gives each model: units, minutes of training, patients; None of other settings."""
+    if setting == "chosen_units":
+        sizes = models["n_units"]
+    elif setting == "train_share":  # bins without a label make folds differ a little
+        sizes = models.groupby(setting)["n_train"].transform("median") * models["bin_length"] / 60_000
+    elif setting == "patient_ids":
+        sizes = models[setting].str.split().str.len()
+    else:
+        return None
+    return sizes.astype(float) if sizes.nunique() > 1 else None
+
+
 def rank_curves_of(result: Result) -> tuple[dict[str, NDArray[np.float64]], float] | None:
     """Return ROC and precision-recall of a label's predictions, and its base rate; None without two classes."""
     is_on = result.arrays["target"] == 1
@@ -214,19 +228,45 @@ def confusion_of(models: pd.DataFrame) -> NDArray[np.float64] | None:
     return None if cells.isna().all(axis=None) else cells.sum().to_numpy(float).reshape(2, 2)
 
 
-def unit_scores(models: pd.DataFrame) -> pd.DataFrame:
-    """Return `rate_hz` (of film time) and `r2` of each unit, means over models on the units of the first.
+def sums_of(results: Iterable[Result], row: str = "model") -> list[claims.Sums]:
+    """Return what scores of results follow from, to take them together; nothing of counts of different units."""
+    scored = [one for one in results if one.scores]
+    units = {str(one.units.get("test", {}).get("column")) for one in scored}
+    return [one.sums(row) for one in scored] if len(units) == 1 else []
 
-    With a null, also `p` of that mean against the means of shifts, of each unit alone.
+
+def unit_scores(models: pd.DataFrame) -> pd.DataFrame:
+    """Return `rate_hz` (of film time), `r2`, `mse` and that of baselines, means over models on the units of the first.
+
+    Beside them stand `patient_id`, `column` and `region` of the unit, its `gain` over its mean count with the 95 %
+    interval of the test part (`gain_low`, `gain_high`), and with a null `p` of the mean R² against the means of shifts,
+    of each unit alone, and `q`.
     """
     check_models(models)
-    same = models[models["data_digest"] == models["data_digest"].iloc[0]]
-    units = pd.concat([pd.DataFrame(one.units[one.part], dtype=float) for one in same["result"]])
-    means = units.groupby(level=0).mean()
-    found = pd.DataFrame({"rate_hz": means["rate"] * 1000 / same["bin_length"].iloc[0], "r2": means["r2"]})
+    key = [(one.data_digest, one.units[one.part].get("column")) for one in models["result"]]
+    same = models[[one == key[0] for one in key]]
+    units = pd.concat([pd.DataFrame(one.units[one.part]) for one in same["result"]])
+    means = units.groupby(level=0).mean(numeric_only=True)
+    found = units[~units.index.duplicated()].filter(["patient_id", "column", "region"])
+    found["rate_hz"] = means["rate"] * 1000 / same["bin_length"].iloc[0]
+    found = found.join(means[["r2", *(name for name in means if name.endswith("mse"))]])
+    if "mean_count_mse" in found:
+        found["gain"] = 1 - found["mse"] / found["mean_count_mse"].where(found["mean_count_mse"] > 0)
+        found = found.assign(**claims.unit_gains(sums_of(same["result"])))
     if all(one.null_units for one in same["result"]):
         for unit in found.index:
             observed = [one.units[one.part]["r2"][unit] for one in same["result"]]
             null = [{shift: r2[unit] for shift, r2 in one.null_units.items()} for one in same["result"]]
             found.loc[unit, "p"] = nulls.permutation_test(observed, null).p
+        found["q"] = false_discovery_rates(found["p"].to_numpy())
     return found
+
+
+def n_better(units: pd.DataFrame) -> dict[str, int]:
+    """Return how many units of `unit_scores` are predicted better than by each baseline (by squared error).
+
+    `interval_above_0` is of how many the whole interval of the gain over the mean count lies above 0.
+    """
+    baselines = [name for name in units if name.endswith("_mse")]
+    found = {name.removesuffix("_mse"): int((units["mse"] < units[name]).sum()) for name in baselines}
+    return found | ({"interval_above_0": int((units["gain_low"] > 0).sum())} if "gain_low" in units else {})

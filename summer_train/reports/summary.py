@@ -115,7 +115,7 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
             for fact, column in (("p_corrected", f"p_{name}_corrected"), ("q", f"q_{name}")):
                 null[name][fact] = float(group[column].iloc[0])
             null[name]["n_tests"] = int(group[f"n_{name}_tests"].iloc[0])
-    sums, of_time = ([one.sums(row) for one in results if one.scores] for row in ("model", "time only"))
+    sums, of_time = (findings.sums_of(results, row) for row in ("model", "time only"))
     known = published_kappa(group.iloc[0]) if published and is_label else None
     confusion = findings.confusion_of(group)
     with_units = group[[task in ("next_bin", "encode") and bool(one.units.get(one.part)) for one in results]]
@@ -143,6 +143,7 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
         "published": None if known is None else {"kappa": known.mean, "sd": known.sd},
         "confusion": None if confusion is None else confusion.tolist(),
         "units": units.to_dict("records"),
+        "n_better": findings.n_better(units),
         "models": models,
         "rank_curves": [],
     }
@@ -176,10 +177,11 @@ def _compared(models: pd.DataFrame, task: str, compared: str, first: Any, second
         settings = dict(zip(keys, values, strict=True))
         folder = settings.pop("folder", None)
         both = zip(group["result"], group["result_of_second"], strict=True)
-        sums = [(one.sums(), other.sums()) for one, other in both if one.scores and other.scores]
+        scored = [pair for pair in both if pair[0].scores and pair[1].scores]
+        sums = zip(*(findings.sums_of(pair[of] for pair in scored) for of in (0, 1)), strict=False)
         found.append({
             "compared": compared, "values": [first, second], "folders": [folder or first, folder or second],
-            "settings": settings, "score": score, "together": claims.gains(sums),
+            "settings": settings, "score": score, "together": claims.gains(list(sums)),
             "n_models": len(defined), "means": defined[[score, f"{score}_of_second"]].mean().tolist(),
             "difference": defined["gain"].mean(), "sd": defined["gain"].std(),
         })  # fmt: skip
@@ -224,6 +226,13 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
             sentences += [f"{highest}{fixed}.", f"Whether that is above chance is not known: {kind}. {advice}"]
     if len(next_bin := models[models["task"] == "next_bin"]):
         sentences.append(f"The highest median R² of the next bin is {rounded(next_bin['r2'].max(), 3)}.")
+    if len(with_units := next_bin[[one.part in one.units for one in next_bin["result"]]]):
+        shown, fixed = findings.most_usual(with_units)
+        units = findings.unit_scores(next(iter(findings.by_label(shown).values())))
+        if n := findings.n_better(units):  # not of earlier versions
+            surely = f" ({n['interval_above_0']} with a 95 % interval above it)" if "interval_above_0" in n else ""
+            than = f"better than by their mean count{surely}, {n['copy_last_bin']} better than by copying the last bin"
+            sentences.append(f"{n['mean_count']} of {len(units)} units are predicted {than}{fixed}.")
     if len(encoded := models[models["task"] == "encode"]):
         name, group = next(iter(findings.by_label(findings.most_usual(encoded)[0]).items()))
         best = against_null(group, "r2")
@@ -262,6 +271,8 @@ COLUMNS = {
     "mean.r": "r", "null.r.p": "p (r)",
     "mean.r2_median": "median R²", "mean.top_10": "top 10", "mean.top_10_chance": "top 10 by chance",
     "null.auroc.p": "p (AUROC)", "mean.bits_per_spike": "bits/spike", "mean.mse": "sq. error",
+    "n_better.mean_count": "better than mean", "n_better.interval_above_0": "95 % above mean",
+    "n_better.copy_last_bin": "better than copy", "n_better.time_only": "better than time",
     "baselines.mean count.mse": "mean count (sq. error)", "baselines.copy last bin.mse": "copy last bin (sq. error)",
     "baselines.majority class.accuracy": "majority class (accuracy)", "mean.accuracy": "accuracy",
     "mean.average_precision": "AP", "mean.base_rate": "base rate",
@@ -310,6 +321,7 @@ def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     for path, title in COLUMNS.items():
         if path in facts:
             as_text = tables.p_cell if path.endswith((".p", ".p_corrected", ".q")) else partial(rounded, digits=3)
+            as_text = "{:.0f}".format if path.startswith("n_better.") else as_text
             absent = "n/a" if path.startswith(("mean.", "sd", "baselines.")) else "-"
             cells = [
                 absent if pd.isna(cell) else cell if isinstance(cell, str) else as_text(cell) for cell in facts[path]

@@ -102,9 +102,9 @@ class FitResult:
         what each is); NaN where undefined. The row "shifted film p" has p in place of some (docs/shared.md)
     thresholds : labels: row -> log-odds from which on a bin is called "on", chosen on validation for kappa
     undefined : part -> why scores of the model are undefined
-    units : next-bin: part -> score (mse, r2, bits_per_spike, rate in spikes per bin) -> one value for each unit;
-        features: r2 and r of each dimension
-    cycles : labels, features: sums of the test part for each cycle of the split, for intervals (`scores.claims`)
+    units : next-bin, encode: part -> score (mse, r2, bits_per_spike, rate in spikes per bin, mse of baselines),
+        patient_id, column (in the key), region -> one value for each unit; features: r2 and r of each dimension
+    cycles : sums of the test part for each cycle of the split, for intervals (`scores.claims`)
     null : with `--shifts`: part, shifts (bins), and of networks trained on labels (features) shifted so kappa and auroc
         (r2 and r), and p
     best_epoch : from 1; the one whose weights were scored
@@ -128,7 +128,7 @@ class FitResult:
     log_dir: Path
     thresholds: Mapping[str, float] = field(default_factory=dict)
     undefined: Mapping[str, str] = field(default_factory=dict)
-    units: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    units: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     cycles: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     null: Mapping[str, Any] = field(default_factory=dict)
     penalty: float | None = None

@@ -24,6 +24,7 @@ from summer_train.scores.scoring import (
     score_baselines,
     score_outputs,
     thresholds_of,
+    units_beside,
 )
 from summer_train.settings.options import OWN, Run, settings_from
 
@@ -45,7 +46,7 @@ def write_result(
         scores={row: scored.scores for row, scored in rows.items()},
         thresholds=thresholds_of(rows),
         undefined=own.undefined,
-        units=own.units,
+        units=units_beside(data, rows),
         cycles=cycle_sums(data, rows),
         software={"summer": made["version"], "torch": torch.__version__, "lightning": version("lightning")},
         log_dir=log_dir or Path(),

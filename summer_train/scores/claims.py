@@ -6,6 +6,7 @@ the film stay together. What the scores follow from is kept for each cycle as su
 95 % intervals of kappa and AUROC cover the truth in 92.6 to 95.6 % of simulated films (tests/soak/coverage.py).
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
@@ -96,6 +97,21 @@ def feature_sums(prediction: Floats, target: Floats, cycle: NDArray[np.int64], n
     return {name: is_in @ one for name, one in values.items()}
 
 
+def count_sums(predicted: NDArray[Any], target: NDArray[Any], cycle: NDArray[np.int64], n_cycles: int) -> Sums:
+    """Return `feature_sums` of the counts of each unit, cycle by cycle: few of them are float64 at a time."""
+    of_cycles = []
+    for one in range(n_cycles):
+        made, true = (counts[cycle == one].astype(np.float64) for counts in (predicted, target))
+        of_cycles.append(feature_sums(made, true, np.zeros(len(true), np.int64), 1))
+    return {name: np.vstack([sums[name] for sums in of_cycles]) for name in of_cycles[0]}
+
+
+def beside_mean_count(sums: Sums, mean_count: Sequence[float]) -> Sums:
+    """Return sums of counts with `mean_error`, the squared error of always predicting `mean_count`, (n_units,)."""
+    mean = np.asarray(mean_count)
+    return {**sums, "mean_error": sums["squared"] - 2 * mean * sums["target"] + mean**2 * sums["n"]}
+
+
 def as_text(sums: Sums) -> dict[str, list[str]]:
     """Return sums as one line of numbers for each cycle, for JSON: it is short, and read at once."""
     return {name: [" ".join(f"{value:.7g}" for value in row) for row in rows] for name, rows in sums.items()}
@@ -120,8 +136,8 @@ def pooled_scores(models: Sequence[Sums], weights: Floats) -> dict[str, Floats]:
     models : folds and seeds of one result
     weights : (n_resamples, n_cycles), as of `resampled_cycles`; ones for the scores themselves
 
-    kappa and R² (mean over dimensions) are of the samples of all models together, AUROC of all pairs of samples that
-    one model ranks, top_10 of all stretches that are found again.
+    kappa and R² (mean over dimensions, median over units) are of the samples of all models together, AUROC of all pairs
+    of samples that one model ranks, top_10 of all stretches that are found again.
     """
     total: dict[str, Any] = {}
     for sums in models:
@@ -141,7 +157,12 @@ def pooled_scores(models: Sequence[Sums], weights: Floats) -> dict[str, Floats]:
     if "error" in total:
         variation = total["squared"] - total["target"] ** 2 / total["n"]
         varies = variation > 1e-9 * total["squared"]
-        scores["r2"] = np.where(varies, 1 - total["error"] / variation, 0).sum(axis=1) / varies.sum(axis=1)
+        r2 = np.where(varies, 1 - total["error"] / variation, 0)
+        scores["r2"] = r2.sum(axis=1) / varies.sum(axis=1)
+        if "mean_error" in total:  # of units
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # the median of no unit that varies is NaN
+                scores["r2"] = np.nanmedian(np.where(varies, r2, np.nan), axis=1)
     if "found" in total:
         scores["top_10"] = total["found"][:, 0] / total["found"][:, 1]
     return scores
@@ -190,27 +211,57 @@ def _resampled(models: Sequence[Sums]) -> tuple[int, dict[str, Floats]]:
 
     Of a label those count that hold it, or those that do not, whichever are fewer.
     """
-    sizes = {len(next(iter(sums.values()), ())) for sums in models}
-    n_cycles = min(sizes, default=0)
-    if len(sizes) > 1 or n_cycles < MIN_CYCLES:
+    n_cycles = _n_cycles(models)
+    if n_cycles < MIN_CYCLES:
         return 0, {}
     confusion = np.sum([sums.get("confusion", np.ones((n_cycles, 4))) for sums in models], axis=0)
     n_telling = min(int((confusion[:, [of, of + 2]] > 0).any(axis=1).sum()) for of in (0, 1))
     return n_telling, pooled_scores(models, np.vstack([np.ones(n_cycles), resampled_cycles(n_cycles)]))
 
 
-def score_interval(resampled: Floats, n_cycles: int) -> tuple[float, float]:
-    """Return the 95 % interval of a score from its resamples; NaN of fewer than MIN_CYCLES.
+def _n_cycles(models: Sequence[Sums]) -> int:
+    """Return the number of cycles of models together: 0 if sums are missing, or are of other cycles or units."""
+    shapes = {max((one.shape for one in sums.values()), default=(0,)) for sums in models}
+    return shapes.pop()[0] if len(shapes) == 1 else 0
 
-    Percentiles, further out than 2.5 and 97.5 since the resamples of few cycles vary too little.
+
+@np.errstate(divide="ignore", invalid="ignore")
+def unit_gains(models: Sequence[Sums]) -> dict[str, list[float]]:
+    """Return the ends of the 95 % interval of each unit's gain over its mean count, `gain_low` and `gain_high`.
+
+    The gain is 1 - squared error / that of the mean count, of models together. NaN for a unit that spikes in fewer than
+    MIN_CYCLES cycles; nothing where `intervals` has nothing.
+    """
+    n_cycles = _n_cycles(models)
+    if n_cycles < MIN_CYCLES:
+        return {}
+    names = "error", "mean_error", "target"
+    error, mean_error, n_spikes = (np.sum([sums[name] for sums in models], axis=0) for name in names)
+    weights = resampled_cycles(n_cycles)
+    resampled = 1 - (weights @ error) / (weights @ mean_error)
+    n_telling, ends = (n_spikes > 0).sum(axis=0), np.full((2, n_spikes.shape[1]), np.nan)
+    for n in np.unique(n_telling[n_telling >= MIN_CYCLES]):
+        ends[:, n_telling == n] = np.quantile(resampled[:, n_telling == n], _tails(n), axis=0)
+    return dict(zip(("gain_low", "gain_high"), ends.tolist(), strict=True))
+
+
+def score_interval(resampled: Floats, n_cycles: int) -> tuple[float, float]:
+    """Return the 95 % interval of a score from its resamples; NaN of fewer than MIN_CYCLES."""
+    if n_cycles < MIN_CYCLES or not np.isfinite(resampled).any():
+        return np.nan, np.nan
+    low, high = np.nanquantile(resampled, _tails(n_cycles))
+    return float(low), float(high)
+
+
+def _tails(n_cycles: int) -> tuple[float, float]:
+    """Return which quantiles of resamples are the ends of a 95 % interval.
+
+    They lie further out than 2.5 and 97.5 % since the resamples of few cycles vary too little.
 
     Source: expanded percentile interval (Hesterberg 2015).
     """
-    if n_cycles < MIN_CYCLES or not np.isfinite(resampled).any():
-        return np.nan, np.nan
     outside = _NORMAL.cdf(-np.sqrt(n_cycles / (n_cycles - 1)) * _t_of(-_NORMAL.inv_cdf(0.025), n_cycles - 1))
-    low, high = np.nanquantile(resampled, (outside, 1 - outside))
-    return float(low), float(high)
+    return outside, 1 - outside
 
 
 def gain_interval(gain: float, resampled: Floats, n_cycles: int) -> tuple[float, float, float]:

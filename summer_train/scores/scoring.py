@@ -236,22 +236,24 @@ def _score_features(data: FilmSamples, predicted: Callable[[str], NDArray[Any]],
 
 
 def cycle_sums(data: FilmSamples, rows: Mapping[str, Scored]) -> dict[str, dict[str, list[str]]]:
-    """Return what the scores of the test part follow from in each cycle of the split, of model and "time only".
+    """Return what the scores of the test part follow from in each cycle of the split, as lines of numbers.
 
-    Of labels and features under the blocked split, as lines of numbers (`claims.as_text`); else nothing.
+    Of the model and, for labels and features, of "time only" (`claims.as_text`); nothing without the blocked split.
     """
     choice, found = data.choice, dict[str, dict[str, list[str]]]()
-    if choice.buffer_s is None or not data.n_samples["test"] or not isinstance(data.task, FilmLabel | FilmFeatures):
+    if choice.buffer_s is None or not data.n_samples["test"]:
         return {}
     length = cycle_length(len(data.has_target), choice.bin_length_ms, choice.buffer_s)
     cycle, n_cycles = data.split.test // length, len(data.has_target) // length
-    for name in ("model", "time only"):
+    for name in ("model",) if isinstance(data.task, NextBin) else ("model", "time only"):
         made = {one.removeprefix("test_"): values for one, values in rows[name].predictions.items() if "test_" in one}
         if isinstance(data.task, FilmLabel):
             is_on, threshold = made["target"] == ON, rows[name].threshold_log_odds or 0.0
             if not np.isfinite(made["log_odds"]).all():
                 continue
             sums = claims.label_sums(made["log_odds"], is_on, threshold, cycle, n_cycles)
+        elif isinstance(data.task, NextBin):
+            sums = claims.count_sums(made["score"], made["target"], cycle, n_cycles)
         else:
             mean, sd = (np.array(data.scaling[one], dtype=np.float32) for one in ("mean", "sd"))
             score, target = (((made[one] - mean) / sd).astype(np.float64) for one in ("score", "target"))
@@ -264,6 +266,25 @@ def cycle_sums(data: FilmSamples, rows: Mapping[str, Scored]) -> dict[str, dict[
                 sums = {**sums, "found": np.stack(counts, axis=1)}
         found[name] = claims.as_text(sums)
     return found
+
+
+def units_beside(data: FilmSamples, rows: Mapping[str, Scored]) -> Mapping[str, Mapping[str, Sequence[Any]]]:
+    """Return the scores of a model's units; of counts beside who each unit is and what it is compared with.
+
+    That is `patient_id`, `column` in the key, `region` (where the files have it), `mean_count` (in training), and the
+    squared error of each baseline, as `copy_last_bin_mse`.
+    """
+    own, *others = rows
+    if not isinstance(data.task, NextBin):
+        return rows[own].units
+    chosen = data.selection.units()
+    who = {"patient_id": "patient_id", "column": "column", "region": "brain_region"}
+    of_unit = {name: chosen[column].tolist() for name, column in who.items() if column in chosen}
+    of_unit["mean_count"] = rows["mean count"].units["train"]["rate"]
+    return {
+        part: of_unit | {**scores} | {f"{row.replace(' ', '_')}_mse": rows[row].units[part]["mse"] for row in others}
+        for part, scores in rows[own].units.items()
+    }
 
 
 def _parts(data: FilmSamples) -> list[str]:

@@ -313,7 +313,7 @@ class StudyRun(Run):
 
 STUDY_OPTIONS = (
     "data_dir", "nwb_path", "cache_dir", "local_cache", "output_dir", "max_epochs", "patience", "shifts", "preset",
-    "workers", "device_memory", "verify", "keep_predictions", "scheduler",
+    "workers", "device_memory", "verify", "keep_predictions", "scheduler", "logger",
 )  # fmt: skip
 """Options of a study beside those of a Choice, of which it takes lists."""
 

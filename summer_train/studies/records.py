@@ -24,6 +24,7 @@ import numpy as np
 
 from summer_prep.errors import SettingsError
 from summer_prep.files import replace_file
+from summer_prep.film.responses import false_discovery_rates
 from summer_prep.options import finite
 from summer_train.runs.folder import PARTS, DamagedError, probability_of, reading, with_nan
 from summer_train.scores import claims, nulls
@@ -63,8 +64,9 @@ class Record:
     baselines : name -> part -> score -> value
     curve : training and validation loss of each epoch
     penalty : of ridge, chosen on validation
-    units : next-bin: part -> score -> one value for each unit; features: of each dimension
-    cycles : labels and features: "model" and "time only" -> what scores of the test part follow from, as lines of
+    units : next-bin, encode: part -> score, patient_id, column (in the key), region -> one value for each unit;
+        features: of each dimension
+    cycles : "model" and, of labels and features, "time only" -> what scores of the test part follow from, as lines of
         numbers for each cycle of the split (`scores.claims`); empty in files of earlier versions
     date, command, version : when and how it was trained (`runs.folder.origin`); empty in files of earlier versions
     """
@@ -83,7 +85,7 @@ class Record:
     baselines: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     curve: Sequence[Sequence[float]] = ()
     best_epoch: int = 0
-    units: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    units: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     cycles: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     seconds: float = 0.0
     date: str = ""
@@ -97,7 +99,9 @@ class Record:
 
     def sums(self, row: str = "model") -> claims.Sums:
         """Return what the scores of a row follow from in each cycle; empty where it is not known."""
-        return claims.from_text(self.cycles.get(row, {}))
+        sums = claims.from_text(self.cycles.get(row, {}))
+        is_of_counts = sums and self.columns["task"] in ("next_bin", "encode")
+        return claims.beside_mean_count(sums, self.units["test"]["mean_count"]) if is_of_counts else sums
 
 
 def id_of(choice: Choice, run: Run) -> str:
@@ -183,10 +187,8 @@ def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] =
             names = ("loss", *nulls.SCORES[record.columns["task"]])
             scores = {f"{part}_{name}": of[name] for part, of in one.scores.items() for name in names}
             shifts.append({**key, "shift_s": one.shift_s, **scores, "best_epoch": one.best_epoch})
-        for part, columns in record.units.items():
-            if shifted and record.columns["task"] == "encode":
-                null = [one.units[part]["r2"] for one in shifted if one.scores]
-                columns = {**columns, "p_r2": nulls.p_of_units(columns["r2"], null)}  # noqa: PLW2901
+        for part in record.units:
+            columns = unit_columns(record, part, shifted)
             for unit, values in enumerate(zip(*columns.values(), strict=True)):
                 units.append({**key, "part": part, "unit": unit, **dict(zip(columns, values, strict=True))})
         rows.append(study_row(record, null_of(shifted, record.part)))
@@ -198,6 +200,19 @@ def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] =
         else:
             replace_file(folder / name, as_parquet(table, header) if name == parquet else as_csv(table, header))
     return rows
+
+
+def unit_columns(record: Record, part: str, shifted: Sequence[Record]) -> dict[str, Sequence[Any]]:
+    """Return the columns of units.csv of a part; of counts with the gain over the mean, in test its 95 % interval."""
+    columns = dict(record.units[part])
+    if "mean_count_mse" in columns:
+        mse, of_mean = (np.array(columns[name]) for name in ("mse", "mean_count_mse"))
+        columns["gain"] = (1 - mse / np.where(of_mean > 0, of_mean, np.nan)).tolist()
+        columns |= claims.unit_gains([record.sums()]) if part == "test" else {}
+    if shifted and record.columns["task"] == "encode":
+        p = nulls.p_of_units(columns["r2"], [one.units[part]["r2"] for one in shifted if one.scores])
+        columns |= {"p_r2": p, "q_r2": false_discovery_rates(np.array(p)).tolist()}
+    return columns
 
 
 def study_row(record: Record, null: Null) -> Row:

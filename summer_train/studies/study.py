@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from summer_prep.console import progress_on_terminal
-from summer_prep.errors import CacheError, SettingsError, one_line
+from summer_prep.errors import CacheError, SettingsError, load_extra, one_line
 from summer_prep.files import LOCK, alone_in, replacing, writing
 from summer_prep.options import with_absolute_paths
 from summer_prep.parallel import Opened, dask_workers, local_pool, run_tasks
@@ -29,12 +29,13 @@ from summer_train.data.selection import Selection, open_selection
 from summer_train.models.stack import takes_masks, train_stack
 from summer_train.runs.folder import origin
 from summer_train.scores.left_out import score_beside
-from summer_train.scores.scoring import Scored, cycle_sums, score_baselines
+from summer_train.scores.scoring import Scored, cycle_sums, score_baselines, units_beside
 from summer_train.scores.shifts import score_stack
 from summer_train.settings import options as settings
 from summer_train.settings.file import for_study
 from summer_train.settings.options import Choice, Log, StudyRun, log_nothing
 from summer_train.studies.choices import OpenedChoices, open_choices, study_choices
+from summer_train.studies.loggers import log_records
 from summer_train.studies.plan import Group, Model, plan_study
 from summer_train.studies.records import Record, digest_of, predictions_path, read_stacks, write_stack, write_tables
 
@@ -98,6 +99,8 @@ def study(*, config: str | Path | None = None, log: Log = log_nothing, **options
 def run_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> StudyResult:
     """Train the missing models of a study that `open_choices` opened, and write its tables; errors as `study`."""
     started = time.perf_counter()
+    for name in {*run.logger} - {"csv"}:
+        load_extra(name, f"--logger {name}")
     groups, planned = plan_study(opened, run, log)
     with alone_in(run.output_dir, "another process is at work on this study"):
         with writing(run.output_dir):
@@ -185,6 +188,7 @@ def _train(groups: Sequence[Group], run: StudyRun, records: Records, log: Log) -
                 raise SettingsError(f"{run.output_dir}: was moved or removed meanwhile. Put it back and repeat this")
             trained = [replace(record, **origin()) for record in found]
             write_stack(run.output_dir, name, trained)
+            log_records(trained, run.logger, run.output_dir)
         records.update({(record.id, record.shift): record for record in trained})
         finish(len(trained))
 
@@ -287,10 +291,12 @@ def train_models(models: Sequence[Model], run: StudyRun) -> list[Record]:
             with writing(run.output_dir), replacing(predictions_path(run.output_dir, record.id)) as file:
                 np.savez(file, **found.predictions)  # type: ignore[arg-type]  # numpy's stub takes them for flags
         baselines = {} if record.shift else {**score_baselines(data), **compared.get(number, {})}
+        if found and not record.shift:
+            rows = {"model": found, **baselines}
+            outcome |= {"units": units_beside(data, rows), "cycles": cycle_sums(data, rows)}
         trained_record = replace(
             record,
             **outcome,
-            cycles={} if record.shift or not found else cycle_sums(data, {"model": found, **baselines}),
             n_units=data.n_units,
             n_samples=data.n_samples,
             baselines={name: one.scores for name, one in baselines.items()},

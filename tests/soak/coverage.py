@@ -23,6 +23,7 @@ KINDS = {  # correlation times of label and errors (s), share of bins that are o
     "fast": (5, 5, 0.3, 1.0), "rare, sure": (20, 5, 0.1, 2.0), "medium": (20, 20, 0.3, 1.0),
     "weak": (20, 20, 0.3, 0.3), "slow": (60, 20, 0.3, 1.0), "slow and rare": (60, 60, 0.15, 1.0),
 }  # fmt: skip
+MEAN_COUNTS = np.array([0.05, 1, 10]) * BIN_LENGTH_MS / 1000  # of units
 
 
 def drifting(generator, seconds, shape):
@@ -43,10 +44,47 @@ def film(generator, kind, n_bins):
     return is_on, signal * is_on + errors[:2] + 0.5 * errors[2], feature.T, predicted.T
 
 
+def units(generator, seconds, n_bins):
+    """Return counts of units, two of each rate, whose rates drift, and a prediction that knows a part of that."""
+    drift = drifting(generator, seconds, (3, n_bins)).T
+    knows = np.repeat(MEAN_COUNTS, 2) * np.exp(0.3 * np.tile(drift[:, :2], 3) - 0.045)
+    return generator.poisson(knows * np.exp(0.3 * drift[:, 2:] - 0.045)), knows
+
+
+def main_of_units(n_films, seed, folds, cycle, n_cycles):
+    """Print how often intervals of a unit's gain over its mean count, and of the median R², cover the truth."""
+    means = np.repeat(MEAN_COUNTS, 2)
+    for seconds in (5, 20, 60):
+        generator = np.random.default_rng(seed)
+        counts, knows = units(generator, seconds, 5_000_000)
+        error, of_mean = (((one - counts) ** 2).mean(axis=0) for one in (knows, means))
+        truth = np.repeat((1 - error / of_mean).reshape(-1, 2).mean(axis=1), 2)
+        median = np.median(1 - error / counts.var(axis=0))
+        print(f"units, {seconds} s: gain {truth[::2].round(4)}, median R² {median:.4f}")
+        found = {"folds together": [], "one fold": []}
+        for _ in range(n_films):
+            counts, knows = units(generator, seconds, N_BINS)
+            sums = [claims.count_sums(knows[bins], counts[bins], bins // cycle, n_cycles) for bins in folds]
+            sums = [claims.beside_mean_count(one, means) for one in sums]
+            for what, models in {"folds together": sums, "one fold": sums[:1]}.items():
+                low, high = np.array(list(claims.unit_gains(models).values()))
+                of_r2 = claims.intervals(models)["r2"]
+                ends = (
+                    np.append(low, of_r2["low"]) - [*truth, median],
+                    np.append(high, of_r2["high"]) - [*truth, median],
+                )
+                found[what].append(np.where(np.isnan(ends[0]), np.nan, [ends[0] > 0, ends[1] < 0]))
+        for what, flags in found.items():
+            of_all = np.nanmean(flags, axis=0)
+            above, below = np.column_stack([of_all[:, :6].reshape(2, -1, 2).mean(axis=2), of_all[:, 6]])
+            print(f"    {what}: covered {1 - above - below}, above the truth {above}: each rate, median R²", flush=True)
+
+
 def main(n_films, seed):
     folds = [blocked_split(N_BINS, BIN_LENGTH_MS, BUFFER_S, fold).test for fold in range(1, 6)]
     cycle = cycle_length(N_BINS, BIN_LENGTH_MS, BUFFER_S)
     n_cycles = N_BINS // cycle
+    main_of_units(n_films, seed, folds, cycle, n_cycles)
     for kind, (*_, signal) in KINDS.items():
         generator = np.random.default_rng(seed)
         is_on, log_odds, feature, predicted = film(generator, kind, 10_000_000)

@@ -100,7 +100,7 @@ def test_the_wheel_zooms_all_pictures_together(page):
         page.wait_for_function(condition)
 
     whole = page.evaluate("document.body.dataset.columns")
-    picture = page.locator(".bk-Figure").nth(1).bounding_box()  # of the rate, which moves the counts, too
+    picture = page.locator("#film .bk-Figure").nth(1).bounding_box()  # of the rate, which moves the counts, too
     page.mouse.move(picture["x"] + picture["width"] / 2, picture["y"] + 100)
     page.keyboard.down("Control")
     turn_until(-300, f"document.body.dataset.columns !== '{whole}'")
@@ -164,11 +164,39 @@ def test_units_are_sorted_by_their_rates_of_a_label(page, description):
     assert [float(text) for text in shown] == pytest.approx(expected, abs=0.0052)
 
 
+def test_bins_of_80_ms_have_rates_around_onsets_in_steps_of_a_bin(page, description):
+    counts, recorded_s = (read_array(description.folder, name) for name in ("spike_counts", "recorded_s"))
+    start_ms, stop_ms = (read_array(description.folder, f"recording_{name}_ms") for name in ("start", "stop"))
+    starts, names = np.append(True, start_ms[1:] != stop_ms[:-1]), description.attributes["label_names"]
+    is_broken = starts | np.isnan(start_ms) | (stop_ms - start_ms - recorded_s * 1000 > 0.5)
+    for name in ("summer", "wedding-venue"):
+        label = read_array(description.folder, "labels_first")[names.index(name)]
+        at_onset = [
+            slice(bin_ - 13, bin_ + 13) for bin_ in range(13, len(label) - 12)
+            if label[bin_] == 1 and not label[bin_ - 13 : bin_].any() and not is_broken[bin_ - 13 : bin_ + 13].any()
+        ]  # fmt: skip
+        page.select_option("#label", label=name)
+        page.click("#units tbody tr[data-unit='3'] button")
+        drawn = page.evaluate("window.summer.model('response').data")
+        assert f"{name}: mean rate around {len(at_onset)} onsets" in page.locator("#response-title").text_content()
+        if len(at_onset) < 2:
+            assert drawn["rate"] == []
+            assert page.locator("#response-title").text_content().endswith(": at least 2 are needed")
+            continue
+        spikes, seconds = (np.array([values[bins] for bins in at_onset]) for values in (counts[:, 3], recorded_s))
+        half = 1.96 * spikes.std(axis=0, ddof=1) / len(at_onset) ** 0.5
+        assert drawn["x"] == pytest.approx((np.arange(-13, 13) + 0.5) * 0.08)
+        assert drawn["rate"] == pytest.approx(spikes.mean(axis=0) / seconds.mean(axis=0))
+        assert drawn["high"] == pytest.approx((spikes.mean(axis=0) + half) / seconds.mean(axis=0))
+    page.select_option("#label", "")
+    assert page.locator("#response").is_hidden()
+
+
 def test_a_click_in_the_counts_chooses_the_unit_of_the_row(page, order):
     for row in (2.7, 99):  # 99 is below the last
         page.evaluate(f"window.summer.choose_row({row})")
         assert page.locator("#unit-title").text_content().startswith(f"Unit {order[2]} (")
-    picture = page.locator(".bk-Figure").first.bounding_box()
+    picture = page.locator("#film .bk-Figure").first.bounding_box()
     page.mouse.click(picture["x"] + picture["width"] / 2, picture["y"] + picture["height"] * 0.7)
     page.wait_for_function(f"!document.getElementById('unit-title').textContent.startsWith('Unit {order[2]} (')")
 
@@ -246,7 +274,7 @@ def test_a_film_of_one_bin_has_a_page_without_folds(demo_dir, tmp_path, open_pag
     write_key_page(describe(key_path(tmp_path, "14", 360_000)), tmp_path / "one.html")
     with open_page(tmp_path / "one.html") as page:
         assert heat_map(page)[0].shape == (10, 1)
-        assert page.locator(".bk-Figure").count() == 3
+        assert page.locator("#film .bk-Figure").count() == 3
         assert "too short for the usual buffer" in page.locator("li").all_text_contents()[4]
 
 

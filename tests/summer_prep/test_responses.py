@@ -8,9 +8,12 @@ import pytest
 from scipy.stats import false_discovery_control, kstest
 
 import summer_prep
+from summer_prep.cache.keys import open_cache
 from summer_prep.cache.targets import add_target
 from summer_prep.errors import SettingsError
 from summer_prep.film.responses import MIN_SHIFT, SHIFT_STEP, false_discovery_rates, find_onsets, responses_to
+from summer_prep.show.page import write_key_page
+from tests.browsers import findings
 
 SECOND = 50  # bins
 
@@ -166,6 +169,44 @@ def test_the_command_prints_regions_and_writes_units_and_a_picture(tuned_to_onse
     assert (facts["n_shifts"], len(facts["units"][0]["rates_hz"]), "published" in facts) == (20, 20, False)
 
 
+def test_the_page_sorts_units_fits_the_screen_and_leaves_nobody_out(tuned_to_onsets, ask, open_page, tmp_path):
+    page_file, cache = tmp_path / "summer.html", tuned_to_onsets / "cache"
+    options = ("--cache-dir", cache, "--shifts", 50, "--published", "--html", page_file)
+    assert ask("responses", "!(!summer)", *options)[0] == 0
+    facts = summer_prep.responses("summer", cache_dir=cache, shifts=50)
+    with open_page(page_file, 390, "dark") as page:
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert findings(page) == []
+    with open_page(page_file) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") == 1280
+        assert page.locator("h1").text_content() == "Responses to !(!summer)"
+        rows = [text.split("\t")[:3] for text in page.locator("#regions tbody tr").all_inner_texts()]
+        of_regions = [[one[name] for name in ("region", "n_units", "n_responsive")] for one in facts["regions"]]
+        assert rows == [list(map(str, one)) for one in of_regions]
+        assert page.locator("#published tbody tr").count() == 3
+        page.click("#units button:text-is('p')")
+        shown = [float(text) for text in page.locator("#units tbody td:nth-child(7)").all_text_contents()]
+        assert shown == sorted(float(f"{one['p']:.2g}") for one in facts["units"])
+        assert page.evaluate("document.images[0].naturalWidth") > 500
+
+
+def test_the_page_of_a_patient_has_the_same_rates_around_onsets(tuned_to_onsets, open_page, tmp_path):
+    pytest.importorskip("bokeh", reason="pages need: pip install bokeh")
+    key = open_cache(tuned_to_onsets / "cache").describe("14", 20)
+    write_key_page(key, tmp_path / "14.html")
+    facts = summer_prep.responses("office", cache_dir=tuned_to_onsets / "cache", patient_ids=14, shifts=1)
+    with open_page(tmp_path / "14.html") as page:
+        page.select_option("#label", label="office")
+        for unit in (3, 17):
+            page.click(f"#units tbody tr[data-unit='{unit}'] button")
+            drawn = {name: np.array(page.evaluate(f"summer.model('response').data.{name}")) for name in ("rate", "low")}
+            assert drawn["rate"] == pytest.approx(np.array(facts["units"][unit]["rates_hz"]))
+            errors_hz = np.array(facts["units"][unit]["errors_hz"])
+            assert drawn["rate"] - drawn["low"] == pytest.approx(1.96 * errors_hz)
+        n_onsets = facts["patients"][0]["n_onsets"]
+        assert f"office: mean rate around {n_onsets} onsets" in page.locator("#response-title").text_content()
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -178,6 +219,7 @@ def test_the_command_prints_regions_and_writes_units_and_a_picture(tuned_to_onse
         ("summer --cache-dir {fine} --patient-ids 3", "no key of patient 3"),
         ("sumer --cache-dir {fine}", "no label 'sumer' of patient 14; found are"),
         ("summer&!summer --cache-dir {fine}", "0 of 0 onsets"),
+        ("summer --cache-dir {fine} --html {fine}/page", "name a file that ends in .html"),
         ("summer --cache-dir {fine} --csv {fine}/sub-14/bin-20ms.zarr/zarr.json/a.csv", "is a file"),
     ],
 )

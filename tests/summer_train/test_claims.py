@@ -84,6 +84,38 @@ def test_folds_are_taken_together_but_only_samples_that_one_model_ranks_are_comp
     assert all(np.array_equal(read[name], first[name]) for name in first)
 
 
+def test_gains_of_units_and_their_median_r2_are_those_of_a_plain_loop_over_resamples():
+    generator = np.random.default_rng(3)
+    rates = np.array([0.05, 0.5, 2.0, 0.0, 0.3]) * generator.gamma(4, 0.25, size=(3000, 1))
+    counts = generator.poisson(rates).astype(np.uint8)
+    cycle = np.arange(3000) * N_CYCLES // 3000
+    counts[cycle >= 4, 4] = 0  # this unit spikes in fewer than MIN_CYCLES
+    predicted = (rates * generator.gamma(9, 1 / 9, size=counts.shape)).astype(np.float32)
+    fold = np.arange(3000) // 9 % 2
+    means = np.array([[0.06, 0.45, 2.1, 0.0, 0.1], [0.04, 0.55, 1.9, 0.0, 0.1]])
+    sums = [claims.count_sums(*(one[fold == of] for one in (predicted, counts, cycle)), N_CYCLES) for of in (0, 1)]
+    models = [claims.beside_mean_count(*pair) for pair in zip(sums, means, strict=True)]
+    error, of_mean = ((made - counts.astype(float)) ** 2 for made in (predicted.astype(float), means[fold]))
+    gains, r2 = [], []
+    for drawn_times in claims.resampled_cycles(N_CYCLES):
+        weights = drawn_times[cycle]
+        variation = weights @ (counts - np.average(counts, axis=0, weights=weights)) ** 2
+        with np.errstate(all="ignore"):
+            gains.append(1 - (weights @ error) / (weights @ of_mean))
+            r2.append(np.nanmedian(np.where(variation > 0, 1 - (weights @ error) / variation, np.nan)))
+    found = claims.unit_gains(models)
+    expected = np.array([claims.score_interval(one, N_CYCLES) for one in np.transpose(gains)])
+    expected[3:] = np.nan
+    assert np.transpose([found["gain_low"], found["gain_high"]]) == pytest.approx(expected, nan_ok=True)
+    of_r2 = claims.intervals(models)["r2"]
+    assert (of_r2["low"], of_r2["high"]) == pytest.approx(claims.score_interval(np.array(r2), N_CYCLES))
+    read = [claims.from_text(claims.as_text(one)) for one in sums]
+    again = claims.unit_gains([claims.beside_mean_count(*pair) for pair in zip(read, means, strict=True)])
+    assert again["gain_low"] == pytest.approx(found["gain_low"], abs=1e-6, nan_ok=True)
+    fewer = {name: one[:4] for name, one in models[0].items()}
+    assert claims.unit_gains([fewer]) == claims.unit_gains([models[0], {}]) == claims.unit_gains([]) == {}
+
+
 @pytest.mark.parametrize("n_cycles", [5, 12, 60])
 def test_intervals_of_a_mean_are_students(n_cycles):
     values = np.random.default_rng(1).normal(0.3, 0.4, size=n_cycles)

@@ -147,6 +147,19 @@ def test_tensorboard_gets_what_metrics_csv_gets(common):
     assert losses == pytest.approx([float(row["val_loss"]) for row in rows])
 
 
+def test_tensorboard_gets_a_run_for_each_model_of_a_study(common):
+    pytest.importorskip("tensorboard", reason="needs: pip install tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    own = {"patient_ids": 14, "buffer": 10, "max_epochs": 2, "workers": 1, "fold": "1,2", "logger": "tensorboard"}
+    rows = summer_train.study(**common, **own).rows
+    for row in rows:
+        events = EventAccumulator(str(common["output_dir"] / "tensorboard" / row["id"]))
+        events.Reload()
+        assert len(events.Scalars("val_loss")) == 2
+        assert events.Scalars("test_kappa")[0].value == pytest.approx(row["test_kappa"])
+
+
 def test_weights_and_biases_is_lightnings_own_or_one_line_where_it_is_not_installed(common, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "wandb", None)

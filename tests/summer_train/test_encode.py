@@ -1,12 +1,14 @@
-"""The other way round: counts of each unit from features or labels of the film, beside NumPy and scikit-learn."""
+"""Counts of each unit from features or labels of the film, beside NumPy and scikit-learn, and tables of units."""
 
 import csv
 import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from sklearn.linear_model import PoissonRegressor, Ridge
 
 import summer_train
@@ -15,6 +17,7 @@ from summer_prep.cache.targets import add_target
 from summer_prep.errors import SettingsError
 from summer_prep.recordings.demo import TUNED_LABELS, demo_data
 from summer_train.reports.findings import unit_scores
+from summer_train.reports.summary import summarise
 
 N_UNITS = 24
 
@@ -95,11 +98,54 @@ def test_tuned_units_are_found_and_others_are_not(common, tuned_cache):
     summer_train.report(folder)
     said = (folder / "report" / "report.md").read_text()
     assert re.search(rf"Units with p .*by chance: .* {n_driven} of {N_UNITS}\.", said)
+    own_p, own_q = ([float(row[name]) for row in units if row["fold"] == "1"] for name in ("p_r2", "q_r2"))
+    assert own_q == pytest.approx(stats.false_discovery_control(own_p))
+    assert together["q"].tolist() == pytest.approx(stats.false_discovery_control(together["p"]))
+    assert together["gain_low"][is_tuned].median() > 0 > together["gain_low"][~is_tuned].median()
     assert p[is_tuned].mean() < 0.1
     assert p[~is_tuned].mean() > 0.3
     result = summer_train.fit(**{**common, "target": labels}, model="ridge", shifts=19)
-    own = [float(row["p_r2"]) for row in units if row["fold"] == "1"]
-    assert result.null["p_r2_of_units"] == pytest.approx(own, nan_ok=True)
+    assert result.null["p_r2_of_units"] == pytest.approx(own_p, nan_ok=True)
+
+
+def test_units_stand_beside_their_mean_and_the_last_bin_as_patient_and_region(common):
+    del common["target"]
+    folder = common["output_dir"] / "study"
+    options = {**common, "task": "next_bin", "window": (0, 0), "max_epochs": 3, "lr": 0.01, "sequence": (1, 1)}
+    rows = summer_train.study(**{**options, "output_dir": folder}, fold=[1, 2], keep_predictions=True, workers=1).rows
+    units = pd.read_csv(folder / "units.csv")
+    models = summer_train.report(folder)
+    errors, own = np.zeros((3, N_UNITS)), units[units["part"] == "test"]
+    for fold, result in zip((1, 2), models["result"], strict=True):
+        of_fold = {name: value for name, value in options.items() if name not in ("output_dir", "max_epochs")}
+        data = summer_train.film_data(**of_fold, fold=fold)
+        counts, bins = data.selection.counts().astype(float), data.split.test
+        mean = counts[data.split.train + 1].mean(axis=0)
+        made = [result.arrays["score"], mean, counts[bins]]
+        found = np.array([((one - counts[bins + 1]) ** 2).mean(axis=0) for one in made])
+        errors += found / 2
+        table = own[own["fold"] == fold]
+        columns = ["mse", "mean_count_mse", "copy_last_bin_mse"]
+        np.testing.assert_allclose(table[columns].to_numpy().T, found, rtol=1e-5)
+        np.testing.assert_allclose(table["gain"], 1 - found[0] / found[1], atol=1e-5)
+        known = table.dropna(subset="gain_low")  # not of a unit that spikes in fewer than five cycles
+        assert ((known["gain_low"] < known["gain"]) & (known["gain"] < known["gain_high"])).all()
+        assert len(known) > N_UNITS - 3
+        assert table["region"].tolist() == data.selection.units()["brain_region"].tolist()
+        assert table["column"].tolist() == list(range(N_UNITS))
+        assert set(table["patient_id"]) == {14}
+    assert units.loc[units["part"] == "val", "gain"].notna().all()
+    assert units.loc[units["part"] == "val", "gain_low"].isna().all()
+    assert rows[0]["test_r2_low"] < rows[0]["test_r2"] < rows[0]["test_r2_high"]
+    (facts,) = summarise(models)["groups"]
+    together = pd.DataFrame(facts["units"])
+    np.testing.assert_allclose(together["gain"], 1 - errors[0] / errors[1], atol=1e-5)
+    n_surely = int((together["gain_low"] > 0).sum())
+    n = {"mean_count": int((errors[0] < errors[1]).sum()), "copy_last_bin": int((errors[0] < errors[2]).sum())}
+    assert facts["n_better"] == {**n, "interval_above_0": n_surely}
+    assert facts["interval"]["r2"]["low"] < facts["mean"]["r2"] < facts["interval"]["r2"]["high"]
+    said = f"{n['mean_count']} of {N_UNITS} units are predicted better than by their mean count ({n_surely} with"
+    assert said in (folder / "report" / "report.md").read_text().replace("\\", "")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from summer_prep.options import finite
 from summer_train import figures
 from summer_train.cli import app
 from summer_train.reports.evidence import against_null
-from summer_train.reports.findings import models_table, most_usual, read_models, read_results_of
+from summer_train.reports.findings import models_table, most_usual, read_models, read_results_of, sums_of
 from summer_train.reports.published import KAPPA_BY_BUFFER, KAPPA_BY_LABEL
 from summer_train.reports.summary import answer, summarise, summary_table
 from summer_train.scores import claims
@@ -293,8 +293,17 @@ def test_pairs_are_of_one_task_and_of_what_varies_in_a_folder(studied):
 def test_models_on_other_units_are_not_averaged_with_these(studied):
     counts = next(one for one in read_once(studied) if one.columns["task"] == "next_bin")
     fewer = {"test": {name: values[:4] for name, values in counts.units["test"].items()}}
-    other = replace(counts, units=fewer, data_digest="other")
-    assert len(summarise(models_table({"a": [counts, other]}))["groups"][0]["units"]) == 10
+    sums = {name: [" ".join(line.split()[:4]) for line in lines] for name, lines in counts.cycles["model"].items()}
+    other = replace(counts, units=fewer, cycles={"model": sums}, data_digest="other")
+    (facts,) = summarise(models_table({"a": [counts, other]}))["groups"]
+    assert (len(facts["units"]), facts["interval"]) == (10, {})
+    moved = [number + 1 for number in counts.units["test"]["column"]]  # a draw of other units
+    drawn = replace(counts, units={**counts.units, "test": {**counts.units["test"], "column": moved}})
+    assert [len(sums_of(one)) for one in ([counts, counts], [counts, drawn])] == [2, 0]
+    (found,) = summarise(models_table({"a": [drawn, counts]}))["groups"]
+    assert [one["column"] for one in found["units"]] == moved
+    diverged = models_table({"a": [replace(counts, units={}, scores={}, cycles={})]})
+    assert answer(diverged, []) == ["The highest median R² of the next bin is n/a."]
 
 
 def test_more_rows_than_a_figure_draws_are_in_the_table(studied):
