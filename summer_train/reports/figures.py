@@ -32,12 +32,12 @@ from summer_prep import files
 from summer_prep.files import new_figure, save_picture
 from summer_train.reports import findings
 from summer_train.reports.evidence import against_null
-from summer_train.reports.findings import by_label, most_usual, rank_curves_of
+from summer_train.reports.findings import by_label, most_usual, rank_curves_of, usual_of_patients
 from summer_train.reports.published import published_kappa
 from summer_train.reports.tables import as_cell, varied_options
 from summer_train.runs.folder import METRICS, FitResult
 from summer_train.scores import claims
-from summer_train.settings.options import BEST, NO_PATIENT
+from summer_train.settings.options import BEST
 
 read_models = findings.read_models  # public here
 WIDTH_MM = 180.0  # two columns of most journals; one is 85
@@ -99,32 +99,23 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
     def first(shown: pd.DataFrame, n: int) -> pd.DataFrame:
         return shown[shown["name"].isin(list(by_label(shown))[:n])]
 
-    def usual(models: pd.DataFrame, *free: str) -> tuple[pd.DataFrame, str]:
-        """Return those of `most_usual`; patients that are left out in turn are repeats of one result."""
-        shown, fixed = most_usual(models, *free)
-        if "leave_out" in free or NO_PATIENT in {*shown.get("leave_out", [NO_PATIENT])}:
-            return shown, fixed
-        shown, fixed = most_usual(models, *free, "leave_out")
-        n_patients = shown["leave_out"].nunique()
-        return shown, f"{fixed}; patients left out: {n_patients}, each a dot for each fold"
-
     labels = models[models["task"] == "label"]
     shown, fixed = most_usual(labels if len(labels) else models)
     if len(labels):
-        of_labels, fixed_here = usual(labels)
+        of_labels, fixed_here = usual_of_patients(labels)
         more = f"; the first {MAX_ROWS} of {n}" if (n := of_labels["name"].nunique()) > MAX_ROWS else ""
         caption = f"Kappa of each label: every fold, and what it is compared with{fixed_here}{more}"
         yield "labels", caption, draw_labels(first(of_labels, MAX_ROWS), published, width_mm)
     for name, task, what in (("features", "feature", "Mean R² of each"), ("encoding", "encode", "Median R² from each")):
         if (models["task"] == task).any():
-            of_features, fixed_here = usual(models[models["task"] == task])
+            of_features, fixed_here = usual_of_patients(models[models["task"] == task])
             caption = f"{what} target: every fold, and what it is compared with{fixed_here}"
             yield name, caption, draw_labels(first(of_features, MAX_ROWS), False, width_mm, "r2")
     others = ("task", "label_name", "split", "sequence", "max_epochs", "patience")
     for setting in [name for name in varied_options(labels) if name not in others]:
         # A random split has no buffer: it comes first on that axis.
         free = (setting, *(("split", "sequence") if setting == "buffer" else ()))
-        of_setting, fixed_here = usual(labels, *free)
+        of_setting, fixed_here = usual_of_patients(labels, *free)
         if of_setting.groupby("name")[setting].nunique().max() > 1:
             best = of_setting.groupby(["name", setting])["kappa"].mean().groupby("name").max()
             names = best.sort_values(ascending=False, kind="stable").index[:MAX_PANELS]
