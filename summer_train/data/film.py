@@ -145,7 +145,7 @@ class FilmSamples:
     @property
     def space(self) -> SharedSpace:
         """The shared space of the patients, found once for all labels of a fold."""
-        key = self.choice.n_shared, self.choice.leave_out, self.aligned.tobytes()
+        key = self.choice.space, self.choice.leave_out, self.aligned.tobytes()
         if key not in self.selection.spaces:
             self.selection.spaces = {key: SharedSpace(self.selection, *key[:2], self.aligned)}
         found: SharedSpace = self.selection.spaces[key]

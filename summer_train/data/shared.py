@@ -10,11 +10,16 @@ torch, whose number of threads a run sets: NumPy takes all processors, also wher
 A patient with fewer units than n_shared counts as if it had silent ones beside them: it has no say in the directions
 that its units can not span, and pulls the mean there towards 0.
 
-Source: deterministic shared response model (Chen et al., NeurIPS 2015; DetSRM of BrainIAK). The square root, the start
-from principal components and the silent units are our decisions.
+The simpler space (cca:K) has no iterations: generalised canonical correlation of each patient's principal components,
+
+maximise   sum_i r(X_i V_i, s)^2  of each column s of S, all uncorrelated       V_i: n_shared components of patient i
+
+Source: deterministic shared response model (Chen et al., NeurIPS 2015; DetSRM of BrainIAK); MAXVAR (Kettenring 1971).
+The square root, the start from principal components, the silent units and n_shared components are our decisions.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,9 +76,8 @@ def shared_maps(
     maps (n_units, n_shared), and the objective, which never rises
     """
     bounds, total, objective = np.cumsum(n_units)[:-1], float(np.trace(products)), list[float]()
-    # It starts from the principal components of all units, (n_units, n_shared): the same for the same data.
-    components = torch.linalg.eigh(torch.from_numpy(products))[1].flip(1)[:, :n_shared].numpy()
-    with_shared = np.pad(_product(products, components), ((0, 0), (0, n_shared - components.shape[1])))
+    # It starts from the principal components of all units: the same for the same data.
+    with_shared = _product(products, _components(products, n_shared)[1])
     for _ in range(n_iterations):
         maps = np.vstack([nearest_map(part) for part in np.split(with_shared, bounds)])
         with_shared = _product(products, maps) / len(n_units)
@@ -81,6 +85,32 @@ def shared_maps(
         if len(objective) > 1 and objective[-2] - objective[-1] < _TOLERANCE * total:
             break
     return maps, objective
+
+
+def canonical_maps(products: Matrix, n_units: Sequence[int], n_shared: int) -> Matrix:
+    """Return the maps of all patients to the dimensions that correlate most with all of them, (n_units, n_shared).
+
+    Parameters
+    ----------
+    products, n_units, n_shared : as of `shared_maps`
+    """
+    parts = [slice(*pair) for pair in pairwise(np.cumsum([0, *n_units]))]
+    of_patients = (torch.from_numpy(whitening(products[part, part], n_shared)) for part in parts)
+    white = torch.block_diag(*of_patients).numpy()
+    return _product(white, _components(_product(_product(white.T, products), white), n_shared)[1])
+
+
+def whitening(products: Matrix, n_shared: int) -> Matrix:
+    """Return what makes the first principal components of a patient's units, of equal size, (n_units, n_components)."""
+    variance, components = _components(products, min(n_shared, len(products)))
+    return np.asarray(components * np.where(variance > 1e-6 * variance[0], 1 / np.sqrt(variance.clip(min=1e-12)), 0))
+
+
+def _components(products: Matrix, n: int) -> tuple[Matrix, Matrix]:
+    """Return the n largest eigenvalues and eigenvectors, (n_units, n), with 0 where there are fewer units."""
+    values, vectors = (one.numpy() for one in torch.linalg.eigh(torch.from_numpy(products)))
+    n_missing = max(0, n - len(values))
+    return np.pad(values[::-1][:n], (0, n_missing)), np.pad(vectors[:, ::-1][:, :n], ((0, 0), (0, n_missing)))
 
 
 def nearest_map(with_shared: Matrix) -> Matrix:
@@ -111,17 +141,21 @@ class SharedSpace:
     Parameters
     ----------
     selection : of all patients
-    n_shared : dimensions of the space
+    space : shared:K or cca:K, with K dimensions
     left_out : a patient, or "none"
     train : the training bins, on which all maps are found
     """
 
-    def __init__(self, selection: Selection, n_shared: int, left_out: str, train: Indices) -> None:
+    def __init__(self, selection: Selection, space: str, left_out: str, train: Indices) -> None:
+        self._is_cca, n_shared = space.startswith("cca"), int(space.partition(":")[2])
         parts = list(zip(selection.patients, selection.columns, strict=True))
         of_others = [(one, columns) for one, columns in parts if len(columns) and one.patient_id != left_out]
         others = Selection(*map(list, zip(*of_others, strict=True)))
-        units = units_of(others, train)
-        maps, _ = shared_maps(units.products, [len(columns) for columns in others.columns], n_shared)
+        units, n_units = units_of(others, train), [len(columns) for columns in others.columns]
+        if self._is_cca:
+            maps = canonical_maps(units.products, n_units, n_shared)
+        else:
+            maps, _ = shared_maps(units.products, n_units, n_shared)
         self.train, self._response = train, mapped(others, units, maps / len(of_others))
         self.others = standard(self._response, train)
         self._left_out = [Selection([one], [columns]) for one, columns in parts if one.patient_id == left_out]
@@ -143,6 +177,9 @@ class SharedSpace:
             here = slice(start, start + _BINS_AT_ONCE)
             scaled = (_roots(selection, bins[here]) - units.mean) * units.scale
             with_shared += _product(scaled.T.astype(np.float32), self._response[paired[here]])
+        if self._is_cca:  # what regression on its components gives, as for the others
+            white = whitening(units.products, with_shared.shape[1])
+            return standard(mapped(selection, units, white @ (white.T @ with_shared)), bins)
         return standard(mapped(selection, units, nearest_map(with_shared)), bins)
 
 

@@ -32,7 +32,7 @@ from summer_prep import files
 from summer_prep.files import new_figure, save_picture
 from summer_train.reports import findings
 from summer_train.reports.evidence import against_null
-from summer_train.reports.findings import by_label, most_usual, rank_curves_of
+from summer_train.reports.findings import by_label, most_usual, rank_curves_of, usual_of_patients
 from summer_train.reports.published import published_kappa
 from summer_train.reports.tables import as_cell, varied_options
 from summer_train.runs.folder import METRICS, FitResult
@@ -102,21 +102,20 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
     labels = models[models["task"] == "label"]
     shown, fixed = most_usual(labels if len(labels) else models)
     if len(labels):
-        more = f"; the first {MAX_ROWS} of {n}" if (n := shown["name"].nunique()) > MAX_ROWS else ""
-        caption = f"Kappa of each label: every fold, and what it is compared with{fixed}{more}"
-        yield "labels", caption, draw_labels(first(shown, MAX_ROWS), published, width_mm)
+        of_labels, fixed_here = usual_of_patients(labels)
+        more = f"; the first {MAX_ROWS} of {n}" if (n := of_labels["name"].nunique()) > MAX_ROWS else ""
+        caption = f"Kappa of each label: every fold, and what it is compared with{fixed_here}{more}"
+        yield "labels", caption, draw_labels(first(of_labels, MAX_ROWS), published, width_mm)
     for name, task, what in (("features", "feature", "Mean R² of each"), ("encoding", "encode", "Median R² from each")):
         if (models["task"] == task).any():
-            of_features, fixed_here = most_usual(models[models["task"] == task])
+            of_features, fixed_here = usual_of_patients(models[models["task"] == task])
             caption = f"{what} target: every fold, and what it is compared with{fixed_here}"
             yield name, caption, draw_labels(first(of_features, MAX_ROWS), False, width_mm, "r2")
     others = ("task", "label_name", "split", "sequence", "max_epochs", "patience")
     for setting in [name for name in varied_options(labels) if name not in others]:
         # A random split has no buffer: it comes first on that axis.
-        # Patients that are left out in turn are repeats of one curve.
-        with_it = {"buffer": ("split", "sequence"), "align_share": ("leave_out",)}.get(setting, ())
-        free = (setting, *with_it)
-        of_setting, fixed_here = most_usual(labels, *free)
+        free = (setting, *(("split", "sequence") if setting == "buffer" else ()))
+        of_setting, fixed_here = usual_of_patients(labels, *free)
         if of_setting.groupby("name")[setting].nunique().max() > 1:
             best = of_setting.groupby(["name", setting])["kappa"].mean().groupby("name").max()
             names = best.sort_values(ascending=False, kind="stable").index[:MAX_PANELS]
@@ -216,6 +215,10 @@ def draw_setting(models: pd.DataFrame, setting: str, published: bool = False, wi
             axes.plot(means["kappa"], "o-" if is_joined else "D", color=colour, label=name, ms=5)
             dots = group.groupby(["at", "draw"], as_index=False)["kappa"].mean() if "draw" in group else group
             axes.plot(dots["at"], dots["kappa"], ".", color=colour, ms=4, alpha=0.5)
+            for at, one in group.groupby("at"):
+                sums = [model.sums() for model in one["result"] if model.scores]
+                if interval := claims.intervals(sums).get("kappa"):
+                    axes.plot([at] * 2, [interval["low"], interval["high"]], color=colour, label="95 %, folds together")
             look = {"color": colour, "lw": 1.2, "ms": 14, "label": "time only"}
             axes.plot(means["time_only_kappa"], ":" if is_joined else "_", **look)
             known = {at: published_kappa(one.iloc[0]) for at, one in group.groupby("at")}

@@ -22,7 +22,7 @@ from summer_train.runs.folder import METRICS, PREDICTIONS, FitResult, find_resul
 from summer_train.scores import claims, nulls
 from summer_train.scores.metrics import curves
 from summer_train.settings.lists import NUMBER_SETTINGS, RARE, as_columns
-from summer_train.settings.options import OF_FEATURES, WITH_TARGET, Choice, Log, Run, choice_of, log_nothing
+from summer_train.settings.options import NO_PATIENT, OF_FEATURES, WITH_TARGET, Choice, Log, Run, choice_of, log_nothing
 from summer_train.studies import records
 from summer_train.studies.records import Record
 
@@ -184,6 +184,15 @@ def most_usual(models: pd.DataFrame, *free: str) -> tuple[pd.DataFrame, str]:
     if len(set(fixed.values())) == 1:
         text = next(iter(fixed.values()))
     return pd.concat(shown), f" ({printable(text)})" if text else ""
+
+
+def usual_of_patients(models: pd.DataFrame, *free: str) -> tuple[pd.DataFrame, str]:
+    """Return what `most_usual` does; patients that are left out in turn are repeats of one result."""
+    shown, fixed = most_usual(models, *free)
+    if "leave_out" in free or NO_PATIENT in {*shown.get("leave_out", [NO_PATIENT])}:
+        return shown, fixed
+    shown, fixed = most_usual(models, *free, "leave_out")
+    return shown, f"{fixed}; patients left out: {shown['leave_out'].nunique()}, each a dot for each fold"
 
 
 def check_models(models: pd.DataFrame) -> None:

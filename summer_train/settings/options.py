@@ -88,9 +88,9 @@ class Choice(Settings):
     retrieve_within: str = option("", "Features: retrieve also among segments with the same value of this label.")
     patient_ids: tuple[str, ...] = patients_option("; units side by side")
     bin_length_ms: int = option(DEFAULT_BIN_LENGTH_MS, "Bin length in ms.", as_bin_length)
-    space: str = option(UNITS, "Inputs: units side by side, or shared:K, the patients' K shared dimensions.")
+    space: str = option(UNITS, "Inputs: units side by side, or K dimensions that patients share: shared:K, cca:K.")
     leave_out: str = option(
-        NO_PATIENT, "With shared:K, a patient to test whose labels are not used; each in turn in a study.", _as_left_out
+        NO_PATIENT, "With --space, a patient to test whose labels are not used; each in turn in a study.", _as_left_out
     )
     align_share: float = option(
         1.0, "With --leave-out, the share of the film, in cycles, that its map is found on.", least=0.001, most=1
@@ -154,8 +154,8 @@ class Choice(Settings):
         if (self.loss == "poisson" and has_no_counts) or (self.loss == "cosine" and has_no_cosine):
             rule = "poisson is of counts (next_bin, encode), cosine of features with mlp, lstm or gru"
             raise SettingsError(f"--loss {self.loss}: {rule}")
-        if not re.fullmatch(r"units|shared:[1-9]\d{0,3}", self.space):
-            raise SettingsError(f"--space {self.space}: must be units, or shared:K with K dimensions, like shared:10")
+        if not re.fullmatch(r"units|(shared|cca):[1-9]\d{0,3}", self.space):
+            raise SettingsError(f"--space {self.space}: must be units, shared:K or cca:K with K dimensions")
         is_blocked = self.val_fraction is None and self.split == "blocked"
         if self.leave_out != NO_PATIENT and not is_blocked:
             raise SettingsError(f"--leave-out {self.leave_out}: needs the blocked split, whose test bins lie apart")

@@ -29,11 +29,11 @@ from summer_train.settings.options import SHIFTED, Choice
 LEFT_OUT, IDS = "20", ("14", "20", "29")
 
 
-def kappas_of(selection: Selection, n_shared: int) -> tuple[float, float, float]:
+def kappas_of(selection: Selection, space: str) -> tuple[float, float, float]:
     """Return the kappa of the left-out patient, and the mean and the 95th percentile of its alignment's null."""
     choice = Choice(
         task="label", patient_ids=IDS, bin_length_ms=200, buffer_s=5.0, sequence_s=(0, 0), window_s=(-0.4, 0.4),
-        model="linear", space=f"shared:{n_shared}", leave_out=LEFT_OUT,
+        model="linear", space=space, leave_out=LEFT_OUT,
     )  # fmt: skip
     data = FilmSamples(selection, choice)
     _, outputs = train_stack([data], 20)
@@ -45,7 +45,7 @@ def kappas_of(selection: Selection, n_shared: int) -> tuple[float, float, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--shared", type=int, default=6)
+    parser.add_argument("--space", default="shared:6")
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = {"with common tuning": [], "without": []}
@@ -56,10 +56,10 @@ def main() -> None:
             build_keys(BuildConfig(data_dir=nwb, cache_dir=cache, bin_lengths_ms=(200,), n_workers=0))
             tuned = [one["unit"] for one in json.loads((nwb / "truth.json").read_text())[LEFT_OUT]["tuned_units"]]
             selection = summer_train.open_selection(cache, IDS, 200)
-            found["with common tuning"].append(kappas_of(selection, options.shared))
+            found["with common tuning"].append(kappas_of(selection, options.space))
             columns = [*selection.columns]
             columns[1] = np.setdiff1d(columns[1], tuned)
-            found["without"].append(kappas_of(Selection(selection.patients, columns), options.shared))
+            found["without"].append(kappas_of(Selection(selection.patients, columns), options.space))
         print(f"seed {seed}: " + "; ".join(f"{what} {np.round(one[-1], 3)}" for what, one in found.items()), flush=True)
     limits = {"with common tuning": (0.75, 1.0), "without": (0.0, 0.2)}  # of the seeds; 5 % of those by chance
     for what, (least, most) in limits.items():

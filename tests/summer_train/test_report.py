@@ -24,6 +24,7 @@ from summer_train.reports.evidence import against_null
 from summer_train.reports.findings import models_table, most_usual, read_models, read_results_of, sums_of
 from summer_train.reports.published import KAPPA_BY_BUFFER, KAPPA_BY_LABEL
 from summer_train.reports.summary import answer, summarise, summary_table
+from summer_train.scores import claims
 
 read_once = cache(read_results_of)
 
@@ -90,6 +91,17 @@ def test_the_returned_table_has_a_row_for_each_model_and_is_what_figures_draw(st
     shown = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert sorted(shown) == ["summer (linear)", "summer (study)", "tom (study)"]
     assert {text.get_fontsize() for text in figure.axes[0].get_yticklabels()} == {7}
+
+
+def test_means_by_a_setting_have_the_interval_of_their_folds_together(studied):
+    models = figures.read_models(studied)
+    models = models[(models["split"] == "blocked") & (models["brain_regions"] == "all") & (models["name"] == "summer")]
+    drawn = [line for line in figures.draw_setting(models, "buffer").axes[0].get_lines() if "95" in line.get_label()]
+    sums = [one.sums() for one in models[models["buffer"] == 5]["result"]]
+    of_folds = claims.intervals(sums)["kappa"]
+    (line,) = [line for line in drawn if line.get_xdata()[0] == 0]
+    assert line.get_ydata() == pytest.approx([of_folds["low"], of_folds["high"]], nan_ok=True)
+    assert len(drawn) == 1  # a buffer of 10 s leaves too few cycles
 
 
 def test_a_report_has_the_width_that_is_asked_for(linear, tmp_path):

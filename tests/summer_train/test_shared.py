@@ -89,6 +89,32 @@ def test_a_patient_with_fewer_units_counts_as_if_it_had_silent_ones():
     np.testing.assert_allclose(np.abs(found[0][0]), np.abs(found[1][0]), atol=1e-8)
 
 
+def test_canonical_maps_are_those_of_principal_components_and_find_a_planted_space():
+    activity, response = planted(noise=0.5)
+    activity[2] = activity[2][:, :2]
+    together, n_units = np.hstack(activity), [x.shape[1] for x in activity]
+    maps = shared.canonical_maps(together.T @ together, n_units, 3)
+    bases = [np.linalg.svd(x, full_matrices=False)[0][:, :3] for x in activity]  # plain: on bins, by projections
+    values, vectors = np.linalg.eigh(sum(base @ base.T for base in bases))
+    found = together @ maps
+    np.testing.assert_allclose((found**2).sum(axis=0), values[::-1][:3], rtol=1e-8)
+    found /= np.linalg.norm(found, axis=0)
+    np.testing.assert_allclose(np.abs(found.T @ vectors[:, ::-1][:, :3]), np.eye(3), atol=1e-8)
+    residual = response - found @ (found.T @ response)
+    assert (residual**2).sum() < 0.1 * (response**2).sum()
+
+
+def test_dimensions_of_a_further_patient_are_regressed_on_its_components(selection):
+    train = np.arange(20, 400)
+    space = shared.SharedSpace(selection, "cca:3", "20", train)
+    x = np.sqrt(selection.counts()[:, len(selection.columns[0]) :][:, : len(selection.columns[1])].astype(float))
+    scaled = (x - x[train].mean(axis=0)) / np.where(x[train].std(axis=0) > 0, x[train].std(axis=0), np.inf)
+    components = scaled @ np.linalg.svd(scaled[train], full_matrices=False)[2][:3].T
+    own = components @ np.linalg.lstsq(components[train], space._response[train], rcond=None)[0]
+    own = (own - own[train].mean(axis=0)) / own[train].std(axis=0)
+    np.testing.assert_allclose(space.left_out(), own, atol=1e-3)
+
+
 @pytest.fixture(scope="module")
 def selection(demo_cache):
     return summer_train.open_selection(demo_cache, [14, 20, 29], 1000)
@@ -97,21 +123,21 @@ def selection(demo_cache):
 def test_counts_in_pieces_are_counts_at_once(selection, monkeypatch):
     train = np.arange(20, 400)
     x = np.sqrt(selection.counts()[train].astype(float))
-    space = shared.SharedSpace(selection, 3, "20", train).left_out()
+    space = shared.SharedSpace(selection, "shared:3", "20", train).left_out()
     monkeypatch.setattr(shared, "_BINS_AT_ONCE", 7)
     units = shared.units_of(selection, train)
     np.testing.assert_allclose(units.mean, x.mean(axis=0), atol=1e-5)
     scaled = (x - x.mean(axis=0)) / np.where(x.std(axis=0) > 0, x.std(axis=0), 1)
     np.testing.assert_allclose(units.products, scaled.T @ scaled, atol=0.01)
-    pieces = shared.SharedSpace(selection, 3, "20", train).left_out()
+    pieces = shared.SharedSpace(selection, "shared:3", "20", train).left_out()
     np.testing.assert_allclose(pieces, space, atol=1e-3)
 
 
 def test_the_map_of_a_further_patient_is_procrustes_on_the_chosen_training_bins(selection):
     train = np.arange(20, 400)
-    space = shared.SharedSpace(selection, 3, "20", train)
+    space = shared.SharedSpace(selection, "shared:3", "20", train)
     without = summer_train.open_selection(selection.patients[0].key.parents[1], [14, 29], 1000)
-    np.testing.assert_array_equal(shared.SharedSpace(without, 3, "none", train).others, space.others)
+    np.testing.assert_array_equal(shared.SharedSpace(without, "shared:3", "none", train).others, space.others)
     x = np.sqrt(selection.counts()[:, len(selection.columns[0]) :][:, : len(selection.columns[1])].astype(float))
     for chosen, shift in ((train > 0, 0), (train % 200 < 50, 0), (train % 200 < 50, 100)):
         bins, paired = np.roll(train, shift)[chosen], train[chosen]
@@ -225,6 +251,7 @@ def test_labels_of_tested_bins_change_no_prediction(options):
         {"label_name": "summer"},
         {"leave_out": None, "model": "linear", "hidden_size": None, "window": (0.16, 0.08)},
         {"align_share": 0.3, "model": "gru"},
+        {"space": "cca:4", "align_share": 0.5},
         {
             "task": "feature",
             "target": "film:0-3",
@@ -274,14 +301,20 @@ def test_spaces_and_shares_stand_side_by_side_in_a_report(options):
     assert "| shared:3 | 20 | 0.2 |" in (given["output_dir"] / "report" / "report.md").read_text()
     of_space = {**given, "output_dir": given["output_dir"].parent / "curve", "space": "shared:3", "leave_out": "each"}
     assert len(summer_train.study(**of_space, workers=1).rows) == 6
-    written = summer_train.report(of_space["output_dir"]).attrs["written"]
-    assert "align_share.png" in {path.name for path in written}
+    models = summer_train.report(of_space["output_dir"])
+    assert "align_share.png" in {path.name for path in models.attrs["written"]}
+    drawn = {name: (caption, figure) for name, caption, figure in summer_train.figures.draw_all(models, False)}
+    for name, n_dots in (("labels", 3), ("align_share", 6)):  # three patients
+        caption, figure = drawn[name]
+        lines = [line for line in figure.axes[0].get_lines() if line.get_marker() in ("o", ".")]
+        assert n_dots in [len(line.get_xdata()) for line in lines]
+        assert "patients left out: 3" in caption
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"space": "shared:0"}, "--space shared:0: must be units, or shared:K"),
+        ({"space": "shared:0"}, "--space shared:0: must be units, shared:K or cca:K"),
         ({"space": "units"}, "--leave-out: has no effect on --space units"),
         ({"leave_out": "none", "align_share": 0.5}, "--align-share: has no effect on --leave-out none"),
         ({"leave_out": "8"}, "--leave-out 8: must be one of several --patient-ids with units, here 14 20 29"),
