@@ -179,7 +179,7 @@ def write_tables(folder: Path, records: Iterable[Record], order: Sequence[str] =
     """Write the tables of a study, models in the order of the ids; return the rows of study.csv, written last."""
     curves, shifts, units, rows = list[Row](), list[Row](), list[Row](), list[Row]()
     for record, shifted in with_shifted(records, order):
-        own = ("label_name", "target", "patient_ids", "leave_out", "fold", "seed")
+        own = ("label_name", "target", "patient_ids", "leave_out", "chosen_units", "draw", "fold", "seed")
         key = {"id": record.id, **{name: record.columns[name] for name in own if name in record.columns}}
         for epoch, (train_loss, val_loss) in enumerate(record.curve, start=1):
             curves.append({**key, "epoch": epoch, "train_loss": train_loss, "val_loss": val_loss})

@@ -133,7 +133,7 @@ def _fresh_records(planned: Mapping[str, Record], run: StudyRun, log: Log) -> Re
         if record.id not in planned or (is_whole and planned[record.id].data_digest == record.data_digest):
             fresh.setdefault((record.id, record.shift), record)
     # Tables and reports compare labels, patients, folds and seeds; models of other settings are better kept apart.
-    alike = ("label_name", "target", "patient_ids", "leave_out", "fold", "seed")
+    alike = ("label_name", "target", "patient_ids", "leave_out", "fold", "seed", "draw")
     cells = {cell for one in planned.values() for cell in one.columns.items()}
     others = [record.columns.items() - cells for record in stored if not record.shift and record.id not in planned]
     if unlike := [names for one in others if (names := {name for name, _ in one} - {*alike})]:
