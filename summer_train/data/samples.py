@@ -71,7 +71,9 @@ def choose_samples(  # noqa: PLR0912  # each task has its targets
     """
     check_left_out(selection, choice.leave_out)
     if (choice.n_chosen or 0) > selection.n_units:
-        raise NoUnitsError(f"--n-units {choice.n_units}: only {selection.n_units} units are there. Choose fewer")
+        raise NoUnitsError(
+            f"--n-units {choice.n_units}: the chosen patients and regions have only {selection.n_units}. Choose fewer"
+        )
     window, is_label = window_of(choice.window_s, choice.bin_length_ms), choice.task == "label"
     target_offset, n_classes, classes = int(choice.task == "next_bin"), 0, None
     touched, has_target = window.touched(target_offset), np.ones(max(0, selection.n_bins - target_offset), dtype=bool)

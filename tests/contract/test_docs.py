@@ -61,6 +61,7 @@ def test_commands_of_the_how_tos_run(page, run, demo_cache, tmp_path):
             arguments += ["--data-dir", "none", "--patient-ids", "14", "--max-epochs", "1", "--buffer", "10"]
         if arguments[0] == "study":
             arguments += ["--fold", "1", "--workers", "1", *(["--shifts", "2"] * ("--shifts" in arguments))]
+            arguments += ["--n-units", "1,best:1,all"] * ("--n-units" in arguments)
         result = run(program.replace("-", "_"), *arguments, cwd=tmp_path)
         assert result.returncode == 0, (command, result.stderr)
 

@@ -71,8 +71,8 @@ def test_other_tasks_predict_the_units_that_are_drawn(study, changes):
 def test_more_units_than_a_region_has_is_a_row_with_the_reason(study, options):
     rows = study(brain_regions="A;all", n_units=15, fold=1)
     assert list(rows["n_units"]) == [0, 15]
-    assert "--n-units 15: only " in rows["why_undefined"][0]
-    with pytest.raises(NoUnitsError, match="--n-units 1000: only 20 units are there"):
+    assert "--n-units 15: the chosen patients and regions have only " in rows["why_undefined"][0]
+    with pytest.raises(NoUnitsError, match="--n-units 1000: the chosen patients and regions have only 20"):
         summer_train.fit(**options(task="label", n_units=1000))
 
 
