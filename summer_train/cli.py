@@ -188,7 +188,7 @@ def report(
 
     with console.working("drawing"):
         given: dict[str, Any] = {"output_dir": output_dir, "published": published, "html": html, "width_mm": width_mm}
-        compare = compare.replace("-", "_") if compare else None
+        compare = compare.removeprefix("--").replace("-", "_") if compare else None
         models = write_report(*folders, **given, compare=compare, log=log)
         facts = summary.summarise(models, published, with_curves=as_json, compare=compare)
     written = list(map(str, models.attrs["written"]))

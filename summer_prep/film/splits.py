@@ -133,6 +133,12 @@ def cycle_length(n_samples: int, bin_length_ms: int, buffer_s: float) -> int:
     return n_samples // _n_cycles(n_samples, bin_length_ms, buffer_s)
 
 
+def cycles_of(samples: Indices, n_samples: int, bin_length_ms: int, buffer_s: float) -> tuple[Indices, int]:
+    """Return the cycle that each of some samples lies in, from 0, and the number of cycles."""
+    n_cycles = _n_cycles(n_samples, bin_length_ms, buffer_s)
+    return samples // (n_samples // n_cycles), n_cycles
+
+
 def cycles_of_share(n_cycles: int, share: float, rng: np.random.Generator) -> Indices:
     """Return a share of the cycles of a split, drawn at random over the film, sorted: at least one.
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from summer_prep.film.splits import cycle_length, cycles_of_share
+from summer_prep.film.splits import cycles_of, cycles_of_share
 from summer_prep.resources import available_bytes
 from summer_train.data.batches import OrderedBlocks, ResidentSamples, Samples, StreamedSamples, this_process
-from summer_train.data.samples import best_units, choose_samples, count_classes, drawn_units
+from summer_train.data.samples import best_units, check_left_out, choose_samples, count_classes, drawn_units
 from summer_train.data.selection import Selection, open_chosen
 from summer_train.data.shared import SharedSpace
 from summer_train.data.targets import NextBin, standardised, task_of
@@ -60,7 +60,7 @@ class FilmSamples:
 
     @property
     def kept(self) -> NDArray[np.int64] | None:
-        """The units that are used, by their numbers in the selection; None for all of it. Found when first asked for.
+        """The units that are used, by their numbers in the selection; None if all are. Found when first asked for.
 
         With best:N they are ranked on training bins, so by fold, and by the shifted label of a null, too.
         """
@@ -80,6 +80,7 @@ class FilmSamples:
         other = copy(self)
         other.selection, other.log = self.selection.with_units(self.kept), self.log
         other._kept = other._placed = other._samples = None
+        check_left_out(other.selection, self.choice.leave_out)
         return other
 
     def __getstate__(self) -> dict[str, Any]:
@@ -96,7 +97,7 @@ class FilmSamples:
         return not (self.choice.n_shared or self.choice.standardise)
 
     def share_counts_of(self, other: "FilmSamples") -> None:
-        """Use the device of other data, and the counts that they have placed there if they are these, too."""
+        """Use the device of other data, and the counts that are placed there, where both have the same selection."""
         self.place(other.device)
         if self.selection is other.selection and self.has_counts == other.has_counts:
             self._placed, self._samples = other.placed, None
@@ -137,9 +138,9 @@ class FilmSamples:
         They are drawn over the film: its first minutes have other labels than the rest.
         """
         choice = self.choice
-        cycle = self.aligned // cycle_length(self.selection.n_bins, choice.bin_length_ms, choice.buffer_s or 0)
+        cycle, _ = cycles_of(self.aligned, self.selection.n_bins, choice.bin_length_ms, choice.buffer_s or 0)
         cycles = np.unique(cycle)
-        cycles = cycles[cycles_of_share(len(cycles), choice.align_share, np.random.default_rng(0))]
+        cycles = cycles[cycles_of_share(len(cycles), choice.align_share, np.random.default_rng(choice.draw))]
         return np.isin(cycle, cycles), cycles
 
     @property
@@ -159,7 +160,8 @@ class FilmSamples:
         """
         other = copy(self)
         other._beside, other._moved_bins, other._samples = name, moved_bins, None
-        other.n_samples = {**self.n_samples, "train": 0}  # only validation and test are scored
+        if self.choice.threshold != "train":
+            other.n_samples = {**self.n_samples, "train": 0}  # only validation and test are scored
         return other
 
     @property

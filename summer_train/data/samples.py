@@ -20,7 +20,7 @@ from summer_prep.film.splits import (
     Split,
     Window,
     blocked_split,
-    cycle_length,
+    cycles_of,
     cycles_of_share,
     fraction_split,
     random_split,
@@ -110,11 +110,11 @@ def choose_samples(  # noqa: PLR0912  # each task has its targets
             target_offset=target_offset,
         )  # fmt: skip
     if choice.train_share < 1:
-        length = cycle_length(n_samples, choice.bin_length_ms, choice.buffer_s or 0.0)
-        cycles = cycles_of_share(n_samples // length, choice.train_share, np.random.default_rng(choice.draw))
-        split = replace(split, train=split.train[np.isin(split.train // length, cycles)])
+        cycle, n_cycles = cycles_of(split.train, n_samples, choice.bin_length_ms, choice.buffer_s or 0.0)
+        cycles = cycles_of_share(n_cycles, choice.train_share, np.random.default_rng(choice.draw))
+        split = replace(split, train=split.train[np.isin(cycle, cycles)])
         minutes = len(split.train) * choice.bin_length_ms / 60_000
-        note(f"training on {len(cycles)} of {n_samples // length} cycles of the split, {minutes:.1f} minutes of film")
+        note(f"training on {len(cycles)} of {n_cycles} cycles of the split, {minutes:.1f} minutes of film")
     aligned = split.train[usable[split.train]]
     split = Split(**{part: indices[has_target[indices]] for part, indices in vars(split).items()})
     for part in ("train", "val"):

@@ -50,7 +50,9 @@ def stack_size(data: FilmSamples, choice: Choice) -> int:
     """Return how many networks of a choice are best trained as one."""
     if choice.model in RECURRENT or choice.task != "label":
         return 1
-    n_of_all = n_weights(data, choice) * data.selection.n_units // data.n_units
+    n_of_all = n_weights(data, choice)
+    if takes_masks(choice):
+        n_of_all = n_of_all * data.selection.n_units // data.n_units
     return min(MAX_STACK, max(1, MAX_STACK_WEIGHTS // n_of_all))
 
 
@@ -163,7 +165,7 @@ def _masks_of(datas: Sequence[FilmSamples]) -> list[Any]:
 
 
 def _widened(layers: Iterable[Tensor], mask: Tensor | None) -> Iterable[Tensor]:
-    """Return the weights of a network that sees all inputs, those of unseen ones 0, from one of the seen ones alone."""
+    """Return the weights of a network, its first layer with columns of 0 for the inputs that it does not see."""
     first, *others = layers
     if mask is None:
         return first, *others

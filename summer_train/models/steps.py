@@ -89,15 +89,16 @@ class DenseSteps:
         weight_1, bias_1 = weights[0].view(-1, n_inputs), weights[1].view(-1, 1)
         weight_2, bias_2 = weights[2], weights[3][:, :, None]
         transposed_2 = weight_2.transpose(1, 2)
-        if self.dropout:  # by the steps taken, so that a run can be continued after any
-            generator = torch.Generator(weights[0].device).manual_seed((self.seed << 32) + int(n_steps[0]))
+        if self.dropout:
+            generator, n_taken = torch.Generator(weights[0].device), int(n_steps[0])
         counts = block.counts.float().flatten(1).split(block.local_sizes)
         # Samples come last from here on: then no step moves numbers to other places.
         targets = self.prepare(block.targets).transpose(1, 2).split(block.local_sizes, 2)
-        predictions = []
+        predictions: list[Tensor] = []
         for x, y, batch_size in zip(counts, targets, block.batch_sizes, strict=True):
             hidden = torch.addmm(bias_1, weight_1, x.t()).relu_().view(n_networks, width, len(x))
-            if self.dropout:
+            if self.dropout:  # each step has its own seed, whatever came before it and however long a block is
+                generator.manual_seed((self.seed % 2**31 << 32) + n_taken + len(predictions))
                 kept = torch.rand(hidden.shape[1:], generator=generator, device=hidden.device) >= self.dropout
                 hidden.mul_(kept / (1 - self.dropout))
             prediction = torch.baddbmm(bias_2, weight_2, hidden)
@@ -137,16 +138,15 @@ def predict_stack(parameters: Sequence[Tensor], counts: Tensor) -> Tensor:
 def written_out_steps(net: nn.Module, task: Task, optimizer: torch.optim.Adam, seed: int = 0) -> DenseSteps | None:
     """Return `DenseSteps` of a network with its task's loss and plain Adam; None if it is another kind of network.
 
-    An nn.Flatten may stand in front of the layers, for windows of several bins.
+    An nn.Flatten may stand in front of the layers, for windows of several bins, an nn.Dropout before the last one.
     """
-    known = list(net) if isinstance(net, nn.Sequential) else []
-    dropout = sum(layer.p for layer in known if type(layer) is nn.Dropout)
-    layers = [type(layer) for layer in known if type(layer) not in (nn.Flatten, nn.Dropout)]
-    if layers != [nn.Linear, nn.ReLU, nn.Linear]:
+    layers = [layer for layer in net if type(layer) is not nn.Flatten] if isinstance(net, nn.Sequential) else []
+    kinds = [type(layer) for layer in layers]
+    if kinds not in ([nn.Linear, nn.ReLU, nn.Linear], [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]):
         return None
     parameters = list(net.parameters())
     steps = DenseSteps(parameters, lambda targets: task.prepare(targets)[None], task.loss_gradient, optimizer)
-    return replace(steps, dropout=dropout, seed=seed)
+    return replace(steps, dropout=sum(one.p for one in layers if isinstance(one, nn.Dropout)), seed=seed)
 
 
 @dataclass

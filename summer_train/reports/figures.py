@@ -36,7 +36,6 @@ from summer_train.reports.findings import by_label, most_usual, rank_curves_of, 
 from summer_train.reports.published import published_kappa
 from summer_train.reports.tables import as_cell, varied_options
 from summer_train.runs.folder import METRICS, FitResult
-from summer_train.scores import claims
 from summer_train.settings.options import BEST
 
 read_models = findings.read_models  # public here
@@ -104,7 +103,8 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
     if len(labels):
         of_labels, fixed_here = usual_of_patients(labels)
         more = f"; the first {MAX_ROWS} of {n}" if (n := of_labels["name"].nunique()) > MAX_ROWS else ""
-        caption = f"Kappa of each label: every fold, and what it is compared with{fixed_here}{more}"
+        what = "every fold and their mean, 95 % of all folds together, and what it is compared with"
+        caption = f"Kappa of each label: {what}{fixed_here}{more}"
         yield "labels", caption, draw_labels(first(of_labels, MAX_ROWS), published, width_mm)
     for name, task, what in (("features", "feature", "Mean R² of each"), ("encoding", "encode", "Median R² from each")):
         if (models["task"] == task).any():
@@ -120,7 +120,8 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
             best = of_setting.groupby(["name", setting])["kappa"].mean().groupby("name").max()
             names = best.sort_values(ascending=False, kind="stable").index[:MAX_PANELS]
             figure = draw_setting(of_setting[of_setting["name"].isin(names)], setting, published, width_mm)
-            yield setting, f"Kappa by {TITLES.get(setting, setting.replace('_', ' '))}{fixed_here}", figure
+            title = TITLES.get(setting, setting.replace("_", " "))
+            yield setting, f"Kappa by {title}; bars: 95 %, all folds and draws together{fixed_here}", figure
     panels = first(shown, MAX_PANELS)
     if any(one.curve for one in panels["result"]):
         yield "learning_curves", f"Loss by epoch, a line for each fold{fixed}", draw_learning_curves(panels, width_mm)
@@ -169,7 +170,7 @@ def draw_labels(models: pd.DataFrame, published: bool = False, width_mm: float =
             if np.isfinite(time_only := group[f"time_only_{score}"].mean()):
                 axes.plot(time_only, place, "|", color=BASELINE, ms=11, mew=2, label="time only")
             axes.plot(kappas, [place] * len(kappas), "o", color=colour, ms=3.5, alpha=0.55, label="folds")
-            if interval := claims.intervals(findings.sums_of(group["result"])).get(score):
+            if interval := findings.interval_of(group["result"]).get(score):
                 ends = [interval["low"], interval["high"]]
                 axes.plot(ends, [place] * 2, color=colour, lw=2, label="95 %, folds together")
             axes.plot(kappas.mean(), place, "D", color=colour, ms=6, label="mean")
@@ -213,19 +214,19 @@ def draw_setting(models: pd.DataFrame, setting: str, published: bool = False, wi
             colour = OURS if len(groups) == 1 else colormaps["tab10" if len(groups) <= 10 else "tab20"](number)
             means = group.groupby("at")[["kappa", "time_only_kappa"]].mean()
             axes.plot(means["kappa"], "o-" if is_joined else "D", color=colour, label=name, ms=5)
-            dots = group.groupby(["at", "draw"], as_index=False)["kappa"].mean() if "draw" in group else group
+            drawn = [one for one in ("draw", "leave_out") if one in group]
+            dots = group.groupby(["at", *drawn], as_index=False)["kappa"].mean() if drawn else group
             axes.plot(dots["at"], dots["kappa"], ".", color=colour, ms=4, alpha=0.5)
             for at, one in group.groupby("at"):
-                sums = [model.sums() for model in one["result"] if model.scores]
-                if interval := claims.intervals(sums).get("kappa"):
-                    axes.plot([at] * 2, [interval["low"], interval["high"]], color=colour, label="95 %, folds together")
-            look = {"color": colour, "lw": 1.2, "ms": 14, "label": "time only"}
-            axes.plot(means["time_only_kappa"], ":" if is_joined else "_", **look)
+                if interval := findings.interval_of(one["result"]).get("kappa"):
+                    axes.plot([at] * 2, [interval["low"], interval["high"]], color=colour)
+            axes.plot(means["time_only_kappa"], ":" if is_joined else "_", color=colour, lw=1.2, ms=14)
             known = {at: published_kappa(one.iloc[0]) for at, one in group.groupby("at")}
             if published and setting in ("buffer", "brain_regions") and any(known.values()):
                 kappas = [one.mean if one else np.nan for one in known.values()]
                 look = {"color": PUBLISHED if len(groups) == 1 else colour, "mfc": "none", "ms": 4, "lw": 1}
                 axes.plot(list(known), kappas, "s--", label=f"{name}, published (real film)", **look)
+        axes.plot([], [], ":" if is_joined else "_", color=BASELINE, label="time only")
         axes.axhline(0, color="black", lw=0.8)
         axes.set(xlabel=title, ylabel="Cohen's kappa")
         if sizes is not None:

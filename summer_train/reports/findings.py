@@ -240,8 +240,19 @@ def confusion_of(models: pd.DataFrame) -> NDArray[np.float64] | None:
 def sums_of(results: Iterable[Result], row: str = "model") -> list[claims.Sums]:
     """Return what scores of results follow from, to take them together; nothing of counts of different units."""
     scored = [one for one in results if one.scores]
-    units = {str(one.units.get("test", {}).get("column")) for one in scored}
+    units = {str(who_of(one.units.get("test", {}))) for one in scored}
     return [one.sums(row) for one in scored] if len(units) == 1 else []
+
+
+def who_of(units: Mapping[str, Sequence[Any]]) -> tuple[Any, Any]:
+    """Return patient and column of each unit of a record; None for tasks other than of counts."""
+    return units.get("patient_id"), units.get("column")
+
+
+def interval_of(results: Iterable[Result]) -> dict[str, dict[str, float]]:
+    """Return `claims.intervals` of models that are taken together."""
+    scored = [one for one in results if one.scores]
+    return claims.intervals(sums_of(scored), [one.columns.get("draw", "") for one in scored])
 
 
 def unit_scores(models: pd.DataFrame) -> pd.DataFrame:
@@ -252,7 +263,7 @@ def unit_scores(models: pd.DataFrame) -> pd.DataFrame:
     of each unit alone, and `q`.
     """
     check_models(models)
-    key = [(one.data_digest, one.units[one.part].get("column")) for one in models["result"]]
+    key = [(one.data_digest, *who_of(one.units[one.part])) for one in models["result"]]
     same = models[[one == key[0] for one in key]]
     units = pd.concat([pd.DataFrame(one.units[one.part]) for one in same["result"]])
     means = units.groupby(level=0).mean(numeric_only=True)

@@ -14,7 +14,7 @@ from summer_train.reports.evidence import against_null, with_q
 from summer_train.reports.published import published_kappa
 from summer_train.reports.tables import REPEATS, rounded, varied_options
 from summer_train.scores import claims, nulls
-from summer_train.settings.lists import NUMBER_SETTINGS
+from summer_train.settings.lists import NUMBER_SETTINGS, column_of
 from summer_train.settings.options import WITH_TARGET
 from summer_train.studies.records import SCORES_OF_TASK
 
@@ -23,7 +23,7 @@ N_WITH_CURVES = 6  # combinations with rank curves in the JSON, those with the h
 N_CURVE_POINTS = 200
 TUNED = (
     "model", "loss", "class_weight", "hidden_size", "lr", "batch_size", "weight_decay", "dropout", "standardise",
-    "space", "threshold_from", "max_epochs", "patience",
+    "space", "max_epochs", "patience",
 )  # fmt: skip
 """Settings that are chosen by their scores on validation, unlike regions, patients or buffers, which are compared."""
 MIN_SHIFTS = 19  # the fewest with which p can be 0.05
@@ -64,6 +64,7 @@ def summarise(
             differences.append({"setting": name, "values": of_folders})
     pairs = [("folder", first, other) for other in others]
     if compare:
+        compare = column_of(compare)
         several = [name for name in varied_options(models) if name not in ("task", "label_name", "target")]
         if compare not in several:
             among = f"Choose among {', '.join(several)}" if several else "No setting has several values here"
@@ -87,7 +88,7 @@ def _ranked(models: pd.DataFrame, keys: Sequence[str], score: str) -> pd.DataFra
     of those that differ in such settings only, which stand together, and is None where nothing is tuned.
     """
     mean, fixed = models.groupby(keys)[score].transform("mean"), [name for name in keys if name not in TUNED]
-    if len(fixed) == len(keys):
+    if len(fixed) == len(keys) or f"val_{score}" not in models:
         return models.loc[mean.sort_values(ascending=False, kind="stable").index].assign(chosen=None)
     val = models.groupby(keys)[f"val_{score}"].transform("mean")
     is_best = val == val.groupby([models[name] for name in fixed]).transform("max")
@@ -116,9 +117,12 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
                 null[name][fact] = float(group[column].iloc[0])
             null[name]["n_tests"] = int(group[f"n_{name}_tests"].iloc[0])
     sums, of_time = (findings.sums_of(results, row) for row in ("model", "time only"))
+    draws = [one.columns.get("draw", "") for one in results if one.scores]
     known = published_kappa(group.iloc[0]) if published and is_label else None
     confusion = findings.confusion_of(group)
-    with_units = group[[task in ("next_bin", "encode") and bool(one.units.get(one.part)) for one in results]]
+    is_one_draw = len({one.columns.get("draw") for one in results}) == 1  # others are of other units
+    has_units = [is_one_draw and task in ("next_bin", "encode") and bool(one.units.get(one.part)) for one in results]
+    with_units = group[has_units]
     units = findings.unit_scores(with_units).reset_index(names="unit") if len(with_units) else with_units
     models = group[["fold", "seed", "why_undefined", "best_epoch", "id", "data_digest"]].to_dict("records")
     for model, of_model, one in zip(models, scores.to_dict("records"), results, strict=True):
@@ -138,8 +142,8 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
         "sd": scores.std().to_dict(),
         "baselines": baselines,
         "null": null,
-        "interval": claims.intervals(sums),
-        "over_time_only": claims.gains(list(zip(of_time, sums, strict=True))),
+        "interval": findings.interval_of(results),
+        "over_time_only": claims.gains(list(zip(of_time, sums, strict=True)), draws),
         "published": None if known is None else {"kappa": known.mean, "sd": known.sd},
         "confusion": None if confusion is None else confusion.tolist(),
         "units": units.to_dict("records"),
@@ -167,8 +171,8 @@ def _compared(models: pd.DataFrame, task: str, compared: str, first: Any, second
     varied = {*varied_options(ours), *varied_options(theirs)} - {"task", *decoded}
     within = [] if compared == "folder" else ["folder"]
     keys = ["task", *decoded, *within, *sorted(varied - {compared}, key=NUMBER_SETTINGS.index)]
-    # What is not drawn is the partner of each draw.
-    repeats = [name for name in REPEATS if name in models and "" not in {*ours[name], *theirs[name]}]
+    # What is not drawn at all is the partner of each draw.
+    repeats = [one for one in REPEATS if one in models and ({*ours[one]} == {""}) == ({*theirs[one]} == {""})]
     pairs = ours.merge(theirs, on=[*keys, *repeats], suffixes=("", "_of_second"))
     pairs["gain"] = pairs[f"{score}_of_second"] - pairs[score]
     found = []
@@ -179,9 +183,10 @@ def _compared(models: pd.DataFrame, task: str, compared: str, first: Any, second
         both = zip(group["result"], group["result_of_second"], strict=True)
         scored = [pair for pair in both if pair[0].scores and pair[1].scores]
         sums = zip(*(findings.sums_of(pair[of] for pair in scored) for of in (0, 1)), strict=False)
+        draws = [tuple(one.columns.get("draw", "") for one in pair) for pair in scored]
         found.append({
             "compared": compared, "values": [first, second], "folders": [folder or first, folder or second],
-            "settings": settings, "score": score, "together": claims.gains(list(sums)),
+            "settings": settings, "score": score, "together": claims.gains(list(sums), draws),
             "n_models": len(defined), "means": defined[[score, f"{score}_of_second"]].mean().tolist(),
             "difference": defined["gain"].mean(), "sd": defined["gain"].std(),
         })  # fmt: skip
@@ -191,7 +196,12 @@ def _compared(models: pd.DataFrame, task: str, compared: str, first: Any, second
 
 def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
     """Return what was found in a few sentences, of the most usual settings, which are named."""
-    sentences = []
+    by_task = models.groupby("task")
+    ranked = [_ranked(one, ["folder", *varied_options(one)], MAIN_SCORE[str(task)]) for task, one in by_task]
+    models, sentences = pd.concat(ranked), []
+    if models["chosen"].notna().any():
+        sentences.append("Results are of the settings that are best on validation (chosen: *).")
+        models = models[models["chosen"].ne(False)]
     for task, score, title in (("label", "kappa", "kappa"), ("feature", "r2", "R² of features")):
         if not (models["task"] == task).any():
             continue
@@ -217,22 +227,15 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
             sentences.append(f"{title[0].upper()}{title[1:]} {compared_with}")
         else:
             name, best = next(iter(found.items()))
-            highest = f"The highest {title} is {rounded(best.mean, 3)}: {name}"
+            highest = f"The highest {title}{fixed} is {rounded(best.mean, 3)}: {name}"
             if best.mean != best.mean:  # NaN
-                highest = f"{title[0].upper()}{title[1:]} is undefined"
+                highest = f"{title[0].upper()}{title[1:]}{fixed} is undefined"
             most = max(len(one.null) for one in found.values())
             kind = f"only {most} shifts of the {task}s are valid" if most else f"no shifts of the {task}s were trained"
             advice = "Run study with --shifts 40: those with an undefined score do not count."
-            sentences += [f"{highest}{fixed}.", f"Whether that is above chance is not known: {kind}. {advice}"]
+            sentences += [f"{highest}.", f"Whether that is above chance is not known: {kind}. {advice}"]
     if len(next_bin := models[models["task"] == "next_bin"]):
-        sentences.append(f"The highest median R² of the next bin is {rounded(next_bin['r2'].max(), 3)}.")
-    if len(with_units := next_bin[[one.part in one.units for one in next_bin["result"]]]):
-        shown, fixed = findings.most_usual(with_units)
-        units = findings.unit_scores(next(iter(findings.by_label(shown).values())))
-        if n := findings.n_better(units):  # not of earlier versions
-            surely = f" ({n['interval_above_0']} with a 95 % interval above it)" if "interval_above_0" in n else ""
-            than = f"better than by their mean count{surely}, {n['copy_last_bin']} better than by copying the last bin"
-            sentences.append(f"{n['mean_count']} of {len(units)} units are predicted {than}{fixed}.")
+        sentences += _next_bin(next_bin)
     if len(encoded := models[models["task"] == "encode"]):
         name, group = next(iter(findings.by_label(findings.most_usual(encoded)[0]).items()))
         best = against_null(group, "r2")
@@ -246,6 +249,22 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
         low, high = rounded(pairs["difference"].min(), 3), rounded(pairs["difference"].max(), 3)
         what = f"The {tables.SCORE_COLUMNS[score]} of {second} minus that of {first}"
         sentences.append(f"{what} is {low} to {high}, over {pairs['n_models'].sum()} pairs.")
+    return sentences
+
+
+def _next_bin(models: pd.DataFrame) -> list[str]:
+    """Return what was found of the next bin, and how many units are predicted, of one draw, at most usual settings."""
+    highest = models.groupby(["folder", *varied_options(models)])["r2"].mean().max()
+    sentences = [f"The highest median R² of the next bin is {rounded(highest, 3)}."]
+    if len(with_units := models[[one.part in one.units for one in models["result"]]]):
+        shown, fixed = findings.most_usual(with_units)
+        if "draw" in shown:
+            shown, fixed = shown[shown["draw"] == shown["draw"].iloc[0]], f"{fixed} (draw {shown['draw'].iloc[0]})"
+        units = findings.unit_scores(next(iter(findings.by_label(shown).values())))
+        if n := findings.n_better(units):  # not of earlier versions
+            surely = f" ({n['interval_above_0']} with a 95 % interval above it)" if "interval_above_0" in n else ""
+            than = f"better than by their mean count{surely}, {n['copy_last_bin']} better than by copying the last bin"
+            sentences.append(f"{n['mean_count']} of {len(units)} units are predicted {than}{fixed}.")
     return sentences
 
 

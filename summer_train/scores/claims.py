@@ -37,8 +37,9 @@ def corrected_p(scores: Floats, nulls: Floats) -> Floats:
 
     Scores of rows differ in scale, so each is counted in SDs from the mean of its own null and itself: with the null
     alone, a true labelling would be treated unlike the shifted ones, and 20 shifts of 50 empty rows would find one
-    below 0.05 in 29 % of the studies. A shift that is undefined in a row does not count for the highest row of that
-    shift. A row without a defined score, or of which no shift is defined, has no p (NaN) and counts for none.
+    below 0.05 in 29 % of the studies. Where a shift is undefined in a row, another of that row stands for it, since the
+    highest of fewer rows would be lower; and no row has a lower p than by its own shifts alone. A row without a defined
+    score, or of which no shift is defined, has no p (NaN) and counts for none.
 
     Source: maximum statistic (Westfall & Young 1993; Nichols & Holmes 2002).
     """
@@ -50,9 +51,11 @@ def corrected_p(scores: Floats, nulls: Floats) -> Floats:
     values = values[counts]
     spread = np.nanstd(values, axis=1, keepdims=True)
     distances = (values - np.nanmean(values, axis=1, keepdims=True)) / np.where(spread > 0, spread, 1)
-    highest = np.where(np.isnan(distances[:, 1:]), -np.inf, distances[:, 1:]).max(axis=0)
-    highest = highest[np.isfinite(highest)]
-    p[counts] = (1 + (highest >= distances[:, :1]).sum(axis=1)) / (1 + len(highest))
+    own, shifted = distances[:, :1], distances[:, 1:][:, np.isfinite(distances[:, 1:]).any(axis=0)]
+    alone = (1 + (shifted >= own).sum(axis=1)) / (1 + np.isfinite(shifted).sum(axis=1))
+    for row in shifted:
+        row[np.isnan(row)] = np.resize(row[np.isfinite(row)], np.isnan(row).sum())
+    p[counts] = np.maximum(alone, (1 + (shifted.max(axis=0) >= own).sum(axis=1)) / (1 + shifted.shape[1]))
     return p
 
 
@@ -122,31 +125,39 @@ def from_text(lines: Mapping[str, Sequence[str]]) -> Sums:
     return {name: np.array([line.split() for line in rows], dtype=np.float64) for name, rows in lines.items()}
 
 
-def resampled_cycles(n_cycles: int) -> Floats:
-    """Return how often each cycle is drawn in each resample, (N_RESAMPLES, n_cycles): always the same ones."""
-    return np.random.default_rng(0).multinomial(n_cycles, np.full(n_cycles, 1 / n_cycles), N_RESAMPLES).astype(float)
+def resample_weights(n: int, seed: int = 0) -> Floats:
+    """Return how often each of n cycles or draws counts in each resample, (N_RESAMPLES, n): always the same ones."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), N_RESAMPLES).astype(float)
 
 
 @np.errstate(divide="ignore", invalid="ignore")
-def pooled_scores(models: Sequence[Sums], weights: Floats) -> dict[str, Floats]:
+def pooled_scores(
+    models: Sequence[Sums], weights: Floats, draws: Sequence[Any] = (), of_draws: Floats | None = None
+) -> dict[str, Floats]:
     """Return the scores of models taken together, in each resample, (n_resamples,) each; NaN where undefined.
 
     Parameters
     ----------
-    models : folds and seeds of one result
-    weights : (n_resamples, n_cycles), as of `resampled_cycles`; ones for the scores themselves
+    models : folds, seeds and draws of one result
+    weights : (n_resamples, n_cycles), as of `resample_weights`; ones for the scores themselves
+    draws : the random draw of each model, where there are several
+    of_draws : (n_resamples, n_draws) how often each draw counts, in the order of their first models
 
     kappa and R² (mean over dimensions, median over units) are of the samples of all models together, AUROC of all pairs
     of samples that one model ranks, top_10 of all stretches that are found again.
     """
-    total: dict[str, Any] = {}
-    for sums in models:
+    by_draw: dict[Any, dict[str, Any]] = {}
+    for sums, draw in zip(models, draws or [None] * len(models), strict=True):
         of = dict(sums)
         if "confusion" in of:
             tp, fp, fn, tn = of["confusion"].T
             of["pairs"] = np.outer(tp + fn, fp + tn)
-        total = {name: total.get(name, 0) + one for name, one in of.items()}
-    total = {name: weights @ one for name, one in total.items()}
+        before = by_draw.get(draw, {})
+        by_draw[draw] = {name: before.get(name, 0) + one for name, one in of.items()}
+    total: dict[str, Any] = {}
+    for number, of in enumerate(by_draw.values()):
+        share = 1 if of_draws is None else of_draws[:, number, None]
+        total = {name: total.get(name, 0) + share * (weights @ one) for name, one in of.items()}
     scores = {}
     if "confusion" in total:
         tp, fp, fn, tn = total["confusion"].T
@@ -168,12 +179,13 @@ def pooled_scores(models: Sequence[Sums], weights: Floats) -> dict[str, Floats]:
     return scores
 
 
-def intervals(models: Sequence[Sums]) -> dict[str, dict[str, float]]:
+def intervals(models: Sequence[Sums], draws: Sequence[Any] = ()) -> dict[str, dict[str, float]]:
     """Return score -> `value` of models together, and the ends `low` and `high` of its 95 % interval.
 
-    Nothing if sums of a model are missing, or the split has fewer than MIN_CYCLES cycles.
+    Nothing if sums of a model are missing, or the split has fewer than MIN_CYCLES cycles. Several `draws` of units are
+    resampled like cycles, so that the interval is of any units, not of these: it takes as many draws, too.
     """
-    n_cycles, scores = _resampled(models)
+    n_cycles, scores = _resampled(models, draws)
     found = {}
     for name, values in scores.items():
         low, high = score_interval(values[1:], n_cycles)
@@ -181,11 +193,11 @@ def intervals(models: Sequence[Sums]) -> dict[str, dict[str, float]]:
     return found
 
 
-def gains(pairs: Sequence[tuple[Sums, Sums]]) -> dict[str, dict[str, float]]:
+def gains(pairs: Sequence[tuple[Sums, Sums]], draws: Sequence[Any] = ()) -> dict[str, dict[str, float]]:
     """Return score -> `gain` of second models over their partners, its 95 % interval (`low`, `high`) and `p`.
 
-    Both are scored on the same resamples of the same bins. Nothing where `intervals` has nothing, and unless each pair
-    of models has the same truth in every cycle.
+    Both are scored on the same resamples of the same bins, and of the `draws` of each pair. Nothing where `intervals`
+    has nothing, and unless each pair of models has the same truth in every cycle.
     """
 
     def truth_of(sums: Sums) -> list[Floats]:
@@ -197,7 +209,7 @@ def gains(pairs: Sequence[tuple[Sums, Sums]]) -> dict[str, dict[str, float]]:
         true, other = np.array(truth_of(first)), np.array(truth_of(second))
         if true.shape != other.shape or not np.allclose(true, other, atol=0.1):
             return {}
-    (n_cycles, base), (_, scores) = (_resampled([pair[of] for pair in pairs]) for of in (0, 1))
+    (n_cycles, base), (_, scores) = (_resampled([pair[of] for pair in pairs], draws) for of in (0, 1))
     found = {}
     for name in scores:
         gain = scores[name] - base[name]
@@ -206,17 +218,22 @@ def gains(pairs: Sequence[tuple[Sums, Sums]]) -> dict[str, dict[str, float]]:
     return found
 
 
-def _resampled(models: Sequence[Sums]) -> tuple[int, dict[str, Floats]]:
+def _resampled(models: Sequence[Sums], draws: Sequence[Any] = ()) -> tuple[int, dict[str, Floats]]:
     """Return how many cycles tell something, and score -> (1 + N_RESAMPLES,) of models together: as is, then resampled.
 
-    Of a label those count that hold it, or those that do not, whichever are fewer.
+    It is the number of draws if these are fewer. Of a label those cycles count that hold it, or those that do not,
+    whichever are fewer.
     """
     n_cycles = _n_cycles(models)
     if n_cycles < MIN_CYCLES:
         return 0, {}
     confusion = np.sum([sums.get("confusion", np.ones((n_cycles, 4))) for sums in models], axis=0)
     n_telling = min(int((confusion[:, [of, of + 2]] > 0).any(axis=1).sum()) for of in (0, 1))
-    return n_telling, pooled_scores(models, np.vstack([np.ones(n_cycles), resampled_cycles(n_cycles)]))
+    weights = np.vstack([np.ones(n_cycles), resample_weights(n_cycles)])
+    if (n_draws := len({*draws})) < 2:
+        return n_telling, pooled_scores(models, weights)
+    of_draws = np.vstack([np.ones(n_draws), resample_weights(n_draws, seed=1)])
+    return min(n_telling, n_draws), pooled_scores(models, weights, draws, of_draws)
 
 
 def _n_cycles(models: Sequence[Sums]) -> int:
@@ -237,7 +254,7 @@ def unit_gains(models: Sequence[Sums]) -> dict[str, list[float]]:
         return {}
     names = "error", "mean_error", "target"
     error, mean_error, n_spikes = (np.sum([sums[name] for sums in models], axis=0) for name in names)
-    weights = resampled_cycles(n_cycles)
+    weights = resample_weights(n_cycles)
     resampled = 1 - (weights @ error) / (weights @ mean_error)
     n_telling, ends = (n_spikes > 0).sum(axis=0), np.full((2, n_spikes.shape[1]), np.nan)
     for n in np.unique(n_telling[n_telling >= MIN_CYCLES]):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from summer_prep.film.splits import cycle_length
+from summer_prep.film.splits import cycles_of
 from summer_train.data.batches import Outputs
 from summer_train.data.film import FilmSamples
 from summer_train.data.samples import choose_shifts
@@ -46,8 +46,8 @@ def score_beside(
         alone = [data.beside(ALONE) for data in datas]
         found[ALONE] = score_stack(alone, *train_stack(alone, run.max_epochs, run.patience, log))
     n_train, n_bins = len(first.aligned), first.selection.n_bins
-    cycle = cycle_length(n_bins, first.choice.bin_length_ms, first.choice.buffer_s or 0)
-    least = min(round(cycle * n_train / n_bins), n_train // 3)  # a film of one cycle moves by a third
+    cycle, _ = cycles_of(first.aligned, n_bins, first.choice.bin_length_ms, first.choice.buffer_s or 0)
+    least = n_train // max(3, len(np.unique(cycle)))  # a cycle; a film of one moves by a third
     moved = [
         score_networks([data.beside(SHIFTED, n_moved) for data in datas], outputs)
         for n_moved in choose_shifts(n_train, least, N_ALIGNMENTS)

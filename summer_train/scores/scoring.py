@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from summer_prep.film.splits import cycle_length
+from summer_prep.film.splits import cycles_of
 from summer_train.data.batches import Block, Outputs
 from summer_train.data.film import FilmSamples
 from summer_train.data.targets import Encode, FilmFeatures, FilmLabel, NextBin, unscaled
@@ -243,8 +243,8 @@ def cycle_sums(data: FilmSamples, rows: Mapping[str, Scored]) -> dict[str, dict[
     choice, found = data.choice, dict[str, dict[str, list[str]]]()
     if choice.buffer_s is None or not data.n_samples["test"]:
         return {}
-    length = cycle_length(len(data.has_target), choice.bin_length_ms, choice.buffer_s)
-    cycle, n_cycles = data.split.test // length, len(data.has_target) // length
+    of_split = len(data.has_target), choice.bin_length_ms, choice.buffer_s
+    cycle, n_cycles = cycles_of(data.split.test, *of_split)
     for name in ("model",) if isinstance(data.task, NextBin) else ("model", "time only"):
         made = {one.removeprefix("test_"): values for one, values in rows[name].predictions.items() if "test_" in one}
         if isinstance(data.task, FilmLabel):
@@ -262,7 +262,10 @@ def cycle_sums(data: FilmSamples, rows: Mapping[str, Scored]) -> dict[str, dict[
                 of_piece = max(1, round(choice.retrieve_s * 1000 / choice.bin_length_ms))
                 (predicted, at), (true, _) = (mean_of_stretches(one, made["bin"], of_piece) for one in (score, target))
                 found_again = retrieval_ranks(predicted, true)[0] <= 10
-                counts = [np.bincount(at // length, weights, minlength=n_cycles) for weights in (found_again, None)]
+                counts = [
+                    np.bincount(cycles_of(at, *of_split)[0], weights, minlength=n_cycles)
+                    for weights in (found_again, None)
+                ]
                 sums = {**sums, "found": np.stack(counts, axis=1)}
         found[name] = claims.as_text(sums)
     return found

@@ -22,10 +22,16 @@ from summer_train.settings.options import (
 
 ALL = "all"  # every label; every patient; every region
 MAX_MODELS = 100_000
-_COLUMNS = {"n_units": "chosen_units", "threshold": "threshold_from"}  # since those names are of what was found
-NUMBER_SETTINGS = (*(_COLUMNS.get(name, name) for name in options_of(Choice)), "max_epochs", "patience")
+
+
+def column_of(option: str) -> str:
+    """Return the column of an option in study.csv."""
+    return {"n_units": "chosen_units", "threshold": "threshold_from"}.get(option, option)  # what was found has theirs
+
+
+NUMBER_SETTINGS = (*(column_of(name) for name in options_of(Choice)), "max_epochs", "patience")
 """What decides a model's numbers: columns of study.csv."""
-RARE = {_COLUMNS.get(name, name): options_of(Choice)[name].default for name in (*OF_FEATURES, *OF_SPACE, *LATER)}
+RARE = {column_of(name): options_of(Choice)[name].default for name in (*OF_FEATURES, *OF_SPACE, *LATER)}
 """Columns that not all models have -> what those have that lack them."""
 _FLAGS = {"yes": True, "true": True, "no": False, "false": False}
 _EXAMPLES = {"fold": "3 or 1-5", "seed": "0 or 0-4", "buffer": "32 or 4,8,16", "single_units": "yes, no or yes,no"}
@@ -104,4 +110,4 @@ def as_columns(choice: Choice) -> dict[str, Any]:
     idle, kept = idle_options(vars(choice)), choice.as_plain()
     values = {option_of(one): getattr(choice, one.name) for one in fields(choice) if one.name in kept}
     cells = {name: as_written(value) or ALL if isinstance(value, tuple) else value for name, value in values.items()}
-    return {_COLUMNS.get(name, name): "" if name in idle or cell is None else cell for name, cell in cells.items()}
+    return {column_of(name): "" if name in idle or cell is None else cell for name, cell in cells.items()}

@@ -101,10 +101,10 @@ class Choice(Settings):
     single_units: bool = option(False, "Keep single units only.", off="--no-single-units")
     n_units: str = option(
         ALL_UNITS,
-        "Of the chosen units all, N at random, or best:N: those that tell most alone, in training.",
+        "Of the chosen units all, N at random, or best:N, ranked one by one on training bins.",
         _as_n_units,
     )
-    draw: int = option(0, "Of --n-units N and --train-share, which random draw.", least=0)
+    draw: int = option(0, "Number of the random draw of --n-units N, --train-share, --align-share.", least=0)
     label_rule: LabelRule = option("first", "Frames that decide a bin's label: the first, any that is on, or most.")
     undefined: Undefined = option("drop", "Leave bins with undefined labels out, or make them a class.")
     pauses: Pauses = option("keep", "Samples across a pause, a skip or a frame of over 200 ms: keep or drop.")
@@ -123,7 +123,9 @@ class Choice(Settings):
     )
     loss: Loss = option("mse", "Squared error, poisson (likelihood; counts) or cosine (distance; features).")
     class_weight: ClassWeight = option("none", "balanced: the classes of a label weigh the same in the loss.")
-    threshold: Threshold = option("validation", "Where the probability is chosen from which on a bin is on; half: 0.5.")
+    threshold: Threshold = option(
+        "validation", "Part on which the probability is chosen from which on a bin is on; half: 0.5."
+    )
     standardise: bool = option(False, "Scale each unit by its mean and SD in training.", off="--no-standardise")
     batch_size: int = option(32, "Samples per optimizer step.", least=1)
     hidden_size: int = option(64, "Width of the hidden layer.", least=1)
@@ -205,7 +207,7 @@ class Choice(Settings):
     @property
     def is_drawn(self) -> bool:
         """Whether units or cycles are drawn at random."""
-        return self.n_units.isdigit() or self.train_share < 1
+        return self.n_units.isdigit() or self.train_share < 1 or self.align_share < 1
 
     @property
     def n_shared(self) -> int:
@@ -213,7 +215,16 @@ class Choice(Settings):
         return int(self.space.partition(":")[2] or 0)
 
 
-CAUSES = ("task", "model", "split", "space", "leave_out", "n_units", "train_share")  # the options that make others idle
+CAUSES = (
+    "task",
+    "model",
+    "split",
+    "space",
+    "leave_out",
+    "n_units",
+    "train_share",
+    "align_share",
+)  # the options that make others idle
 
 _OF_LABELS = ("label_name", "label_rule", "undefined", "class_weight", "threshold")
 _OF_STEPS = ("hidden_size", "lr", "batch_size", "weight_decay", "dropout")
@@ -243,6 +254,7 @@ _IDLE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         ),
     ),
     ("space", "shared", ", whose dimensions are scaled", ("standardise",)),
+    ("space", "cca", ", whose dimensions are scaled", ("standardise",)),
     ("space", UNITS, ". Add --space shared:10", ("leave_out", "align_share")),
     ("leave_out", NO_PATIENT, ". Name a patient", ("align_share",)),
     ("model", "linear", ", which is solved over all samples at once", (*_OF_STEPS, "standardise")),
@@ -256,7 +268,7 @@ _IDLE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 
 
 def idle_options(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return the options of a Choice that have no effect, and on what: the task, model and split among some options.
+    """Return the options of a Choice that have no effect, and on what: the task, model, split, ... among some options.
 
     A list of several tasks, models or splits, of a study, makes nothing idle.
     """
@@ -266,11 +278,12 @@ def idle_options(options: Mapping[str, Any]) -> dict[str, str]:
         if (
             given == value
             or given in ([value], (value,))
-            or (value in (OWN, "shared") and str(given).startswith(value))
+            or (value in (OWN, "shared", "cca") and str(given).startswith(value))
         ):
             idle |= dict.fromkeys(names, f"{spelled(cause)} {value}{more}")
-    n_units, share = (options.get(name) or options_of(Choice)[name].default for name in ("n_units", "train_share"))
-    if share == 1 and str(n_units).startswith((ALL_UNITS, BEST)):
+    n_units = options.get("n_units") or ALL_UNITS
+    is_whole = all(options.get(name) in (None, 1) for name in ("train_share", "align_share"))
+    if is_whole and str(n_units).startswith((ALL_UNITS, BEST)):
         idle["draw"] = f"--n-units {n_units}. Add --n-units 200, or --train-share 0.5"
     return idle
 

@@ -33,7 +33,9 @@ def log_records(records: Iterable[Record], loggers: Sequence[str], folder: Path)
                 writer.add_hparams(dict(record.columns), scores, run_name=".")
         if "wandb" in loggers:
             wandb = load_extra("wandb", "--logger wandb")
-            with wandb.init(project="summer", name=record.id, dir=folder, config=dict(record.columns)) as run:
+            with wandb.init(
+                project="summer", id=record.id, resume="allow", dir=folder, config=dict(record.columns)
+            ) as run:
                 for epoch, losses in enumerate(curve, start=1):
                     run.log(losses, step=epoch)
                 run.summary.update(scores)

@@ -88,6 +88,8 @@ def plan_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> 
             if isinstance(selection, NoUnitsError):
                 raise selection
             data = FilmSamples(selection, choice, run.device_memory_gb, log=notes.setdefault)
+            if choice.leave_out != NO_PATIENT:
+                data.narrowed()  # units may be drawn of other patients alone
         except (NoUnitsError, NothingToLearnError) as reason:
             records[model_id] = replace(record, undefined={"train": str(reason)})
             continue

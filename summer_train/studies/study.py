@@ -115,6 +115,7 @@ def run_study(opened: OpenedChoices, run: StudyRun, log: Log = log_nothing) -> S
         failed = _train(groups, run, records, log) if n_missing else []
         with writing(run.output_dir):
             rows = write_tables(run.output_dir, records.values(), list(planned))
+    log_records([record for (one_id, _), record in records.items() if one_id in planned], run.logger, run.output_dir)
     if failed:
         advice = "The rest is kept, and the same command trains what is missing"
         raise SettingsError(f"{len(failed)} stacks of models failed, the first with: {failed[0]}. {advice}")
@@ -188,7 +189,6 @@ def _train(groups: Sequence[Group], run: StudyRun, records: Records, log: Log) -
                 raise SettingsError(f"{run.output_dir}: was moved or removed meanwhile. Put it back and repeat this")
             trained = [replace(record, **origin()) for record in found]
             write_stack(run.output_dir, name, trained)
-            log_records(trained, run.logger, run.output_dir)
         records.update({(record.id, record.shift): record for record in trained})
         finish(len(trained))
 

@@ -46,6 +46,21 @@ def test_of_rows_without_information_one_in_twenty_studies_has_any_below_0_05_an
     assert np.mean(tuned) > 0.95
 
 
+def test_p_corrected_holds_where_rows_have_few_valid_shifts_and_is_never_below_their_own():
+    generator = np.random.default_rng(0)
+    for valid in ([20] + [5] * 19, [20, 10], [40] + [20] * 19):
+        lowest = []
+        for _ in range(300):
+            values = generator.normal(size=(len(valid), 1 + valid[0]))
+            for row, n in zip(values, valid, strict=True):
+                row[1 + generator.permutation(valid[0])[n:]] = np.nan
+            p = claims.corrected_p(values[:, 0], values[:, 1:])
+            own = (1 + (values[:, 1:] >= values[:, :1]).sum(axis=1)) / (1 + np.array(valid))
+            assert (p >= own - 1e-12).all()
+            lowest.append(p.min() <= 0.05)
+        assert np.mean(lowest) < 0.08, valid
+
+
 def test_q_equals_scipys():
     p = np.random.default_rng(0).random(40) ** 3
     p[3] = p[5]
@@ -61,7 +76,7 @@ def test_scores_of_resamples_are_those_of_the_samples_of_their_cycles():
         **claims.label_sums(log_odds, is_on, 0.4, cycle, N_CYCLES),
         **claims.feature_sums(predicted, target, cycle, N_CYCLES),
     }
-    weights = np.vstack([np.ones(N_CYCLES), claims.resampled_cycles(N_CYCLES)[:5]])
+    weights = np.vstack([np.ones(N_CYCLES), claims.resample_weights(N_CYCLES)[:5]])
     found = claims.pooled_scores([sums], weights)
     for row, counts in enumerate(weights.astype(int)):
         at = np.concatenate([np.tile(np.flatnonzero(cycle == one), n) for one, n in enumerate(counts)])
@@ -97,7 +112,7 @@ def test_gains_of_units_and_their_median_r2_are_those_of_a_plain_loop_over_resam
     models = [claims.beside_mean_count(*pair) for pair in zip(sums, means, strict=True)]
     error, of_mean = ((made - counts.astype(float)) ** 2 for made in (predicted.astype(float), means[fold]))
     gains, r2 = [], []
-    for drawn_times in claims.resampled_cycles(N_CYCLES):
+    for drawn_times in claims.resample_weights(N_CYCLES):
         weights = drawn_times[cycle]
         variation = weights @ (counts - np.average(counts, axis=0, weights=weights)) ** 2
         with np.errstate(all="ignore"):
@@ -119,7 +134,7 @@ def test_gains_of_units_and_their_median_r2_are_those_of_a_plain_loop_over_resam
 @pytest.mark.parametrize("n_cycles", [5, 12, 60])
 def test_intervals_of_a_mean_are_students(n_cycles):
     values = np.random.default_rng(1).normal(0.3, 0.4, size=n_cycles)
-    resampled = claims.resampled_cycles(n_cycles) @ values / n_cycles
+    resampled = claims.resample_weights(n_cycles) @ values / n_cycles
     expected = stats.ttest_1samp(values, 0)
     exact = tuple(expected.confidence_interval())
     low, high, p = claims.gain_interval(values.mean(), resampled, n_cycles)
@@ -138,3 +153,17 @@ def test_there_is_no_interval_of_few_cycles_or_of_a_label_that_is_in_few():
     fewer = {name: one[:4, ..., :4] for name, one in sums.items()}
     assert claims.intervals([fewer]) == claims.intervals([{}]) == claims.gains([(sums, {})]) == {}
     assert claims.gain_interval(0.0, np.zeros(9), 12) == (0, 0, 1)
+
+
+def test_draws_of_one_setting_do_not_differ_more_often_than_by_chance():
+    rng, cycle, called, n_films = np.random.default_rng(0), np.arange(600) // 50, 0, 60
+    for _ in range(n_films):
+        is_on, sums = rng.random(600) < 0.3, []
+        for of_draw in rng.normal(1, 0.6, 20):  # draws of units differ more than cycles do
+            sums.append(claims.label_sums(of_draw * is_on + rng.normal(size=600), is_on, 0.5, cycle, 12))
+        pairs = list(zip(sums[:10], sums[10:], strict=True))
+        called += claims.gains(pairs, range(10))["auroc"]["p"] <= 0.05
+        of_any_units, of_these = claims.intervals(sums[:10], range(10))["auroc"], claims.intervals(sums[:10])["auroc"]
+        assert of_any_units["low"] < of_these["low"] < of_these["value"] == of_any_units["value"]
+    assert called <= 0.1 * n_films
+    assert np.isnan(claims.gains(pairs[:4], range(4))["auroc"]["p"])  # too few draws to tell

@@ -37,7 +37,10 @@ def choice_of(**options):
         ({"model": "lstm", "batch_size": 128, "window": (0.16, 0.08), "max_epochs": 1}, ["7"]),
         ({"space": "shared:4"}, ["12"]),
         ({"standardise": True}, ["7", "all"]),
-        ({"weight_decay": 0.01, "dropout": 0.3, "max_epochs": 5, "patience": 1, "lr": 0.02}, ["7", "15"]),
+        (
+            {"weight_decay": 0.01, "dropout": 0.3, "window": (0.8, 0.8), "max_epochs": 5, "patience": 1, "lr": 0.02},
+            ["7", "15"],
+        ),
     ],
     ids=["mlp", "windows", "linear", "lstm", "shared space", "standardised", "patience"],
 )
@@ -93,6 +96,12 @@ def test_draws_are_repeats_of_one_result_and_partners_of_what_is_not_drawn(study
     facts = summarise(read_models(tmp_path / "study"), compare="chosen_units")
     assert sorted(len(group["models"]) for group in facts["groups"]) == [2, 6]
     assert [one["n_models"] for one in facts["comparison"]] == [6]
+
+
+def test_each_draw_has_one_partner_whatever_else_is_in_the_folder(study, tmp_path):
+    study(patient_ids="14;20", n_units="5,all", draw="0-2", fold="1,2", max_epochs=1)
+    facts = summarise(read_models(tmp_path / "study"), compare="patient_ids")
+    assert sorted(one["n_models"] for one in facts["comparison"]) == [2, 6]
 
 
 def test_thresholds_come_from_where_they_were_asked_for(study):
@@ -173,6 +182,7 @@ def test_a_share_of_training_is_whole_cycles_and_leaves_validation_and_test(demo
         ({"train_share": 0.5, "split": "random", "buffer": None}, "--train-share 0.5: needs the blocked split"),
         ({"train_share": 0.5, "val_fraction": 0.1, "buffer": None}, "--train-share 0.5: needs the blocked split"),
         ({"weight_decay": 0.1, "model": "linear"}, "--weight-decay: has no effect on --model linear"),
+        ({"standardise": True, "space": "cca:3"}, "--standardise: has no effect on --space cca"),
         ({"standardise": True, "task": "next_bin"}, "--standardise: has no effect on --task next_bin"),
         ({"threshold": "train", "task": "next_bin"}, "--threshold: has no effect on --task next_bin"),
     ],

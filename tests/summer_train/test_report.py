@@ -96,7 +96,11 @@ def test_the_returned_table_has_a_row_for_each_model_and_is_what_figures_draw(st
 def test_means_by_a_setting_have_the_interval_of_their_folds_together(studied):
     models = figures.read_models(studied)
     models = models[(models["split"] == "blocked") & (models["brain_regions"] == "all") & (models["name"] == "summer")]
-    drawn = [line for line in figures.draw_setting(models, "buffer").axes[0].get_lines() if "95" in line.get_label()]
+    drawn = [
+        line
+        for line in figures.draw_setting(models, "buffer").axes[0].get_lines()
+        if len({*line.get_xdata()}) == 1 and len(line.get_xdata()) == 2
+    ]
     sums = [one.sums() for one in models[models["buffer"] == 5]["result"]]
     of_folds = claims.intervals(sums)["kappa"]
     (line,) = [line for line in drawn if line.get_xdata()[0] == 0]

@@ -248,7 +248,7 @@ def test_labels_of_tested_bins_change_no_prediction(options):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"label_name": "summer"},
+        {"label_name": "summer", "threshold": "train"},
         {"leave_out": None, "model": "linear", "hidden_size": None, "window": (0.16, 0.08)},
         {"align_share": 0.3, "model": "gru"},
         {"space": "cca:4", "align_share": 0.5},
@@ -366,6 +366,9 @@ def test_a_patient_without_such_units_is_a_row_with_that_reason(options, demo_ca
     rows = summer_train.study(**given, brain_regions=[[region], None], workers=1).rows
     assert f"--leave-out {patient_id}" in rows[0]["why_undefined"]
     assert np.isfinite(rows[1]["test_kappa"])
+    given["output_dir"] = options()["output_dir"] / "draws"
+    *rows, _ = summer_train.study(**given, n_units="1,all", draw="0-3", workers=1).rows  # only one can have a unit
+    assert all(f"--leave-out {patient_id}: must be one of several" in row["why_undefined"] for row in rows)
 
 
 def test_a_network_of_ones_own_and_more_dimensions_than_units(options):

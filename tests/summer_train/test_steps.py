@@ -58,13 +58,15 @@ def test_written_out_steps_equal_autograd(n_classes, batch_size, settings):
 
 
 class Drawn(torch.nn.Module):
-    """Dropout that draws as written-out steps do: one generator for a block."""
+    """Dropout that draws as written-out steps do: each step has its own seed."""
 
     def __init__(self, p, seed):
         super().__init__()
-        self.p, self.generator = p, torch.Generator().manual_seed(seed << 32)
+        self.p, self.generator, self.seed = p, torch.Generator(), seed << 32
 
     def forward(self, hidden):
+        self.generator.manual_seed(self.seed)
+        self.seed += 1
         return hidden * (self.p <= torch.rand(hidden.T.shape, generator=self.generator).T) / (1 - self.p)
 
 
