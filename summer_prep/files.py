@@ -103,7 +103,9 @@ def replace_file(path: Path, content: bytes | memoryview) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file beside its path, to which it is renamed after it has been written."""
+    """Open a file beside its path, to which it is renamed after it has been written; never in place of a device."""
+    if path.exists() and not path.is_file():
+        raise SettingsError(f"{path}: is no file that can be replaced. Name another")
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.staging")  # each writer of a path has its own
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

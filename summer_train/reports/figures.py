@@ -126,7 +126,7 @@ def draw_all(models: pd.DataFrame, published: bool, width_mm: float = WIDTH_MM) 
     if any(one.curve for one in panels["result"]):
         yield "learning_curves", f"Loss by epoch, a line for each fold{fixed}", draw_learning_curves(panels, width_mm)
     if panels["tn"].notna().any():
-        caption = f"Confusion of {panels['part'].iloc[0]} samples, folds together, at thresholds chosen on validation"
+        caption = f"Confusion of {panels['part'].iloc[0]} samples, folds together, at the threshold of each"
         yield "confusion", caption + fixed, draw_confusions(panels, width_mm)
     predicted = panels[[one.predictions.exists() for one in panels["result"]]]
     if len(labels) and len(predicted):

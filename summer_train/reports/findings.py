@@ -54,6 +54,10 @@ class Result(Record):
         return arrays
 
 
+_OF_DATA = ("task", "label_name", "target", "patient_ids", "bin_length", "brain_regions", "single_units")
+"""Settings that decide which data a model is of; those of features also of each other."""
+
+
 def read_models(*folders: str | Path, log: Log = log_nothing) -> pd.DataFrame:
     """Return a table with a row for each trained model of some folders: of studies, of runs, or that hold runs.
 
@@ -76,6 +80,10 @@ def read_models(*folders: str | Path, log: Log = log_nothing) -> pd.DataFrame:
     n_parts = next(n for n in count(1) if len({place.parts[-n:] for place in by_place}) == len(by_place))
     paths = {printable("/".join(place.parts[-n_parts:])): by_place[place] for place in reversed(by_place)}
     models = models_table({name: read_results_of(path, log) for name, path in paths.items()})
+    same = ["folder", *(one for one in _OF_DATA if one in models)]
+    for (folder, *_), digests in models.groupby(same, dropna=False)["data_digest"]:
+        if (n := digests[digests != ""].nunique()) > 1:
+            log(f"{folder}: models are of {n} states of the data, which changed meanwhile. Train all of them again")
     models.attrs["folders"] = {name: str(path) for name, path in paths.items()}
     return models
 
@@ -90,7 +98,7 @@ def models_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
         row |= records.study_row(result, result.null)
         row |= {"folder": folder, "part": part, "result": result}
         row["name"] = printable(f"{label} ({folder})" if len(results) > 1 else label)
-        row |= dict.fromkeys(("kappa", "r2", "time_only_kappa", "tn", "fp", "fn", "tp"), np.nan)
+        row |= dict.fromkeys(("kappa", "auroc", "r2", "r", "time_only_kappa", "tn", "fp", "fn", "tp"), np.nan)
         of_model = {"": result.scores, **{f"{name.replace(' ', '_')}_": one for name, one in result.baselines.items()}}
         for prefix, parts in of_model.items():
             for name, value in parts.get(part, {}).items():

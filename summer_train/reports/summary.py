@@ -90,7 +90,10 @@ def _ranked(models: pd.DataFrame, keys: Sequence[str], score: str) -> pd.DataFra
     mean, fixed = models.groupby(keys)[score].transform("mean"), [name for name in keys if name not in TUNED]
     if len(fixed) == len(keys) or f"val_{score}" not in models:
         return models.loc[mean.sort_values(ascending=False, kind="stable").index].assign(chosen=None)
-    val = models.groupby(keys)[f"val_{score}"].transform("mean")
+    of_groups = models.groupby(keys)[f"val_{score}"]
+    n_defined, val = of_groups.transform("count"), of_groups.transform("mean")
+    # A mean over fewer folds is no rival: they may be the easy ones.
+    val = val.where(n_defined == n_defined.groupby([models[name] for name in fixed]).transform("max"))
     is_best = val == val.groupby([models[name] for name in fixed]).transform("max")
     of_best = mean.where(is_best).groupby([models[name] for name in fixed]).transform("max")
     order = pd.DataFrame({"best": of_best, "val": val}).sort_values(["best", "val"], ascending=False, kind="stable")

@@ -73,7 +73,11 @@ def notes_on_scores(result: Any) -> list[str]:
         notes.append("copy last bin has no bits per spike (n/a): it predicts 0 where there are spikes")
     if "model" in result.thresholds:
         probability = probability_of(result.thresholds["model"])
-        notes.insert(0, f'"on" from a probability of {probability:.3g}, chosen on validation for kappa')
+        config = result.choice.as_plain() if hasattr(result, "choice") else result.config
+        part = {"train": "training", "half": ""}.get(config.get("threshold", ""), "validation")
+        notes.insert(
+            0, f'"on" from a probability of {probability:.3g}' + (f", chosen on {part} for kappa" if part else "")
+        )
     if penalty is not None:
         notes.append(f"penalty {penalty:g}, chosen on validation")
     if null:

@@ -100,7 +100,7 @@ class FitResult:
     n_samples, n_per_class : samples of each part (train, val, test), and of each class in it
     scores : row (model, or a baseline's name) -> part -> score -> value over the part's samples (`metrics` says
         what each is); NaN where undefined. The row "shifted film p" has p in place of some (docs/shared.md)
-    thresholds : labels: row -> log-odds from which on a bin is called "on", chosen on validation for kappa
+    thresholds : labels: row -> log-odds from which on a bin is called "on", chosen for kappa where `threshold` says
     undefined : part -> why scores of the model are undefined
     units : next-bin, encode: part -> score (mse, r2, bits_per_spike, rate in spikes per bin, mse of baselines),
         patient_id, column (in the key), region -> one value for each unit; features: r2 and r of each dimension

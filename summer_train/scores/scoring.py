@@ -31,7 +31,7 @@ class Scored:
 
     scores : part -> score -> value; NaN where it is undefined
     undefined : part -> why scores of it are undefined
-    threshold_log_odds : of labels; from these log-odds on a bin is called "on", chosen on validation for kappa
+    threshold_log_odds : of labels; from these log-odds on a bin is called "on", chosen where `--threshold` says
     units : next-bin: part -> score -> one value for each unit; features: of each dimension
     predictions : val_bin, val_film_s, val_target, val_score, ... as `FitResult.predictions` has them
     """

@@ -221,6 +221,7 @@ def test_the_page_of_a_patient_has_the_same_rates_around_onsets(tuned_to_onsets,
         ("summer&!summer --cache-dir {fine}", "0 of 0 onsets"),
         ("summer --cache-dir {fine} --html {fine}/page", "name a file that ends in .html"),
         ("summer --cache-dir {fine} --csv {fine}/sub-14/bin-20ms.zarr/zarr.json/a.csv", "is a file"),
+        ("summer --cache-dir {fine} --csv {fine}", "is no file that can be replaced"),
     ],
 )
 def test_what_cannot_be_answered_is_one_line(arguments, problem, tuned_to_onsets, demo_cache, ask):

@@ -122,3 +122,6 @@ def test_settings_that_are_tuned_are_ranked_by_validation_and_never_by_test(mode
     assert list(ranked["hidden_size"][::2]) == [8, 64, 64, 8]
     assert list(ranked["chosen"][::2]) == [True, False, True, False]
     assert all(group["chosen"] is None for group in summarise(models)["groups"])
+    fewer = pd.DataFrame([*rows, {"label_name": "a", "hidden_size": 4, "fold": 1, "val_kappa": 0.9, "kappa": 0.1}])
+    ranked = _ranked(fewer, ["label_name", "hidden_size"], "kappa")  # of one fold alone
+    assert set(ranked.loc[ranked["chosen"], "hidden_size"]) == {8, 64}

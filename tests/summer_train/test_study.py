@@ -517,3 +517,20 @@ def test_a_folder_that_cannot_be_written_is_one_line(name, study, folder):
     (folder / name).write_text("in the way")
     with pytest.raises(SettingsError, match=f"{name}: cannot be read|study: cannot be written"):
         study(keep_predictions=True)
+
+
+def test_a_study_of_which_no_model_is_defined_is_a_table_with_the_reasons(study, folder):
+    rows = study(label_name="summer", fold=1, lr=1e30).rows
+    assert "diverged" in rows[0]["why_undefined"]
+    facts = summarise(summer_train.report(folder))
+    assert np.isnan(facts["groups"][0]["mean"]["kappa"])
+
+
+def test_a_report_says_that_its_models_are_of_other_data(study, folder):
+    lines = []
+    study(label_name="summer", fold="1,2")
+    stacks = read_stacks(folder, lines.append)
+    for path, found in stacks.items():
+        write_stack(folder, path.stem, [replace(one, data_digest=str(one.columns["fold"])) for one in found])
+    read_models(folder, log=lines.append)
+    assert any("2 states of the data" in line for line in lines)
