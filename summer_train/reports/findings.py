@@ -22,7 +22,17 @@ from summer_train.runs.folder import METRICS, PREDICTIONS, FitResult, find_resul
 from summer_train.scores import claims, nulls
 from summer_train.scores.metrics import curves
 from summer_train.settings.lists import NUMBER_SETTINGS, RARE, as_columns
-from summer_train.settings.options import NO_PATIENT, OF_FEATURES, WITH_TARGET, Choice, Log, Run, choice_of, log_nothing
+from summer_train.settings.options import (
+    NO_PATIENT,
+    OF_FEATURES,
+    SHIFTED,
+    WITH_TARGET,
+    Choice,
+    Log,
+    Run,
+    choice_of,
+    log_nothing,
+)
 from summer_train.studies import records
 from summer_train.studies.records import Record
 
@@ -167,6 +177,14 @@ def _of_run(result: FitResult) -> Result:
         null={name: dict(zip(null["shifts"], null[name], strict=True)) for name in names},
         predictions=result.log_dir / PREDICTIONS,
     )  # fmt: skip
+
+
+def against_shifted_film(models: pd.DataFrame, score: str) -> nulls.Comparison:
+    """Return how the mean score of left-out patients compares with that by maps that were found on shifted film."""
+    maps = [one.sums(SHIFTED).get(score) for one in models["result"]]
+    return nulls.permutation_test(
+        models[score].tolist(), [{} if one is None else dict(enumerate(one[0])) for one in maps]
+    )
 
 
 def most_usual(models: pd.DataFrame, *free: str) -> tuple[pd.DataFrame, str]:

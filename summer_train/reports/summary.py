@@ -85,9 +85,11 @@ def _ranked(models: pd.DataFrame, keys: Sequence[str], score: str) -> pd.DataFra
     """Return models of one task ordered by the mean score of their group, with a column `chosen`.
 
     Settings that are tuned compete by their mean on validation, never on test: `chosen` is whether a group is the best
-    of those that differ in such settings only, which stand together, and is None where nothing is tuned.
+    of those that differ in such settings only, which stand together, and is None where no folder tunes anything.
     """
-    mean, fixed = models.groupby(keys)[score].transform("mean"), [name for name in keys if name not in TUNED]
+    n_values = models.groupby("folder")[keys].nunique(dropna=False).max()
+    fixed = [name for name in keys if name not in TUNED or n_values[name] == 1]
+    mean = models.groupby(keys)[score].transform("mean")
     if len(fixed) == len(keys) or f"val_{score}" not in models:
         return models.loc[mean.sort_values(ascending=False, kind="stable").index].assign(chosen=None)
     of_groups = models.groupby(keys)[f"val_{score}"]
@@ -146,6 +148,7 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
         "baselines": baselines,
         "null": null,
         "interval": findings.interval_of(results),
+        "alignment": {name: findings.against_shifted_film(group, name).p for name in nulls.SCORES.get(task, ())},
         "over_time_only": claims.gains(list(zip(of_time, sums, strict=True)), draws),
         "published": None if known is None else {"kappa": known.mean, "sd": known.sd},
         "confusion": None if confusion is None else confusion.tolist(),
@@ -230,13 +233,15 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
             sentences.append(f"{title[0].upper()}{title[1:]} {compared_with}")
         else:
             name, best = next(iter(found.items()))
-            highest = f"The highest {title}{fixed} is {rounded(best.mean, 3)}: {name}"
+            highest = f"The highest {title} is {rounded(best.mean, 3)}: {name}"
             if best.mean != best.mean:  # NaN
-                highest = f"{title[0].upper()}{title[1:]}{fixed} is undefined"
+                highest = f"{title[0].upper()}{title[1:]} is undefined"
+            highest += f", at the most usual settings{fixed}" if fixed else ""
             most = max(len(one.null) for one in found.values())
             kind = f"only {most} shifts of the {task}s are valid" if most else f"no shifts of the {task}s were trained"
             advice = "Run study with --shifts 40: those with an undefined score do not count."
             sentences += [f"{highest}.", f"Whether that is above chance is not known: {kind}. {advice}"]
+        sentences += _left_out(models[models["task"] == task], score, title)
     if len(next_bin := models[models["task"] == "next_bin"]):
         sentences += _next_bin(next_bin)
     if len(encoded := models[models["task"] == "encode"]):
@@ -252,6 +257,19 @@ def answer(models: pd.DataFrame, comparison: Sequence[Summary]) -> list[str]:
         low, high = rounded(pairs["difference"].min(), 3), rounded(pairs["difference"].max(), 3)
         what = f"The {tables.SCORE_COLUMNS[score]} of {second} minus that of {first}"
         sentences.append(f"{what} is {low} to {high}, over {pairs['n_models'].sum()} pairs.")
+    return sentences
+
+
+def _left_out(models: pd.DataFrame, score: str, title: str) -> list[str]:
+    """Return how patients that were left out compare with maps on shifted film, a sentence for each label or target."""
+    sentences = []
+    for name, group in findings.by_label(findings.usual_of_patients(models)[0]).items():
+        found = findings.against_shifted_film(group, score)
+        if len(found.null):
+            what = (
+                f"{title} {rounded(found.mean, 3)}, mean of {group['leave_out'].nunique()} patients that were left out"
+            )
+            sentences.append(f"{name}: {what}, p {rounded(found.p, 3)} against {len(found.null)} maps on shifted film.")
     return sentences
 
 
@@ -283,12 +301,12 @@ COLUMNS = {
     "band": "shifted, 5 to 95 %", "null.kappa.p": "p", "null.kappa.p_corrected": "p corrected", "null.kappa.q": "q",
     "published.kappa": "published", "baselines.time only.kappa": "time only (kappa)",
     "baselines.shifted film 95.kappa": "shifted film, 95 % (kappa)",
-    "baselines.shifted film p.kappa": "shifted film, mean p (kappa)", "baselines.alone.kappa": "alone (kappa)",
+    "alignment.kappa": "p of alignment", "baselines.alone.kappa": "alone (kappa)",
     "baselines.others.kappa": "others (kappa)",
     "over": "gain over time only, 95 %", "over_time_only.kappa.p": "p of gain",
     "over_time_only.kappa.q": "q of gain", "mean.auroc": "AUROC",
     "null.r2.p": "p", "null.r2.p_corrected": "p corrected", "null.r2.q": "q",
-    "baselines.time only.r2": "time only (R²)", "baselines.shifted film p.r2": "shifted film, mean p (R²)",
+    "baselines.time only.r2": "time only (R²)", "alignment.r2": "p of alignment",
     "over_time_only.r2.p": "p of gain (R²)",
     "mean.r": "r", "null.r.p": "p (r)",
     "mean.r2_median": "median R²", "mean.top_10": "top 10", "mean.top_10_chance": "top 10 by chance",
@@ -342,7 +360,8 @@ def summary_table(groups: Sequence[Mapping[str, Any]]) -> Table:
             facts[name] = (ends[0] + " (" + ends[1] + " to " + ends[2] + ")").where(facts[f"{path}.low"].notna())
     for path, title in COLUMNS.items():
         if path in facts:
-            as_text = tables.p_cell if path.endswith((".p", ".p_corrected", ".q")) else partial(rounded, digits=3)
+            is_p = path.endswith((".p", ".p_corrected", ".q")) or path.startswith("alignment.")
+            as_text = tables.p_cell if is_p else partial(rounded, digits=3)
             as_text = "{:.0f}".format if path.startswith("n_better.") else as_text
             absent = "n/a" if path.startswith(("mean.", "sd", "baselines.")) else "-"
             cells = [

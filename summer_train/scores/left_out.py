@@ -56,7 +56,10 @@ def score_beside(
         row.update({name: one for name, scored in found.items() if (one := scored[number])})
         scores = [one[number].scores["test"] for one in moved]
         values = {score: [one[score] for one in scores] for score in scores[0]}
-        row[SHIFTED] = Scored({"test": {score: float(np.mean(one)) for score, one in values.items()}})
+        mean = {score: float(np.mean(one)) for score, one in values.items()}
+        row[SHIFTED] = Scored(
+            {"test": mean}, units={"test": {name: values[name] for name in SCORES[first.choice.task]}}
+        )
         highest = {score: float(np.quantile(one, 0.95, method="higher")) for score, one in values.items()}
         row[f"{SHIFTED} 95"] = Scored({"test": highest})
         tested = {name: own[number].scores["test"][name] for name in SCORES[first.choice.task]}

@@ -20,6 +20,7 @@ from summer_train.data.film import FilmSamples
 from summer_train.data.targets import Encode, FilmFeatures, FilmLabel, NextBin, unscaled
 from summer_train.scores import baselines, claims, metrics
 from summer_train.scores.features import FAR_S, feature_scores, mean_of_stretches, retrieval_ranks
+from summer_train.settings.options import SHIFTED
 
 NO_LIKELIHOOD = "bits per spike: a count of 0 or less was predicted where there were spikes; --loss poisson never does"
 ON = 1  # the class that scores of a label are about: all others are one against it
@@ -238,7 +239,8 @@ def _score_features(data: FilmSamples, predicted: Callable[[str], NDArray[Any]],
 def cycle_sums(data: FilmSamples, rows: Mapping[str, Scored]) -> dict[str, dict[str, list[str]]]:
     """Return what the scores of the test part follow from in each cycle of the split, as lines of numbers.
 
-    Of the model and, for labels and features, of "time only" (`claims.as_text`); nothing without the blocked split.
+    Of the model and, for labels and features, of "time only" (`claims.as_text`); nothing without the blocked split. Of
+    a patient that is left out also the scores by each map on "shifted film".
     """
     choice, found = data.choice, dict[str, dict[str, list[str]]]()
     if choice.buffer_s is None or not data.n_samples["test"]:
@@ -268,6 +270,8 @@ def cycle_sums(data: FilmSamples, rows: Mapping[str, Scored]) -> dict[str, dict[
                 ]
                 sums = {**sums, "found": np.stack(counts, axis=1)}
         found[name] = claims.as_text(sums)
+    if SHIFTED in rows:
+        found[SHIFTED] = claims.as_text({name: np.array([one]) for name, one in rows[SHIFTED].units["test"].items()})
     return found
 
 

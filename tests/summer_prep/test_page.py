@@ -285,7 +285,7 @@ def test_the_command_writes_a_page_or_one_line(demo_cache, tmp_path, monkeypatch
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.html").mkdir()
     for page, options, error in (
-        ("folder.html", {}, r"cannot be written \(Is a directory\)"),
+        ("folder.html", {}, "is no file that can be replaced"),
         ("file/page.html", {}, "cannot be written"),
         ("page", {}, "name a file that ends in .html"),
         ("x.html", {"fold_layout": 500.0}, "--fold-layout 500: --buffer 500 leaves no segment"),

@@ -197,5 +197,5 @@ def test_class_weights_weigh_samples_of_one_network_and_of_many():
 def test_any_threshold_is_a_probability(log_odds):
     expected = float(torch.sigmoid(torch.tensor(log_odds, dtype=torch.float64)))
     assert probability_of(log_odds) == pytest.approx(expected, abs=1e-15)
-    result = SimpleNamespace(thresholds={"model": log_odds}, undefined={}, scores={})
+    result = SimpleNamespace(thresholds={"model": log_odds}, undefined={}, scores={}, config={})
     assert notes_on_scores(result)[0].startswith('"on" from a probability of ')

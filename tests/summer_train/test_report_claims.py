@@ -113,15 +113,15 @@ def test_a_run_has_the_sums_of_a_study_and_a_study_of_an_earlier_version_no_inte
 
 def test_settings_that_are_tuned_are_ranked_by_validation_and_never_by_test(models):
     rows = [
-        {"label_name": label, "hidden_size": size, "fold": fold, "val_kappa": val, "kappa": test}
+        {"folder": "study", "label_name": label, "hidden_size": size, "fold": fold, "val_kappa": val, "kappa": test}
         for label, size, val, test in (("a", 8, 0.2, 0.9), ("a", 64, 0.5, 0.4), ("b", 8, 0.1, 0.8), ("b", 64, 0.0, 0.9))
         for fold in (1, 2)
     ]
-    ranked = _ranked(pd.DataFrame(rows), ["label_name", "hidden_size"], "kappa")
+    ranked = _ranked(pd.DataFrame(rows), ["folder", "label_name", "hidden_size"], "kappa")
     assert list(ranked["label_name"]) == ["b"] * 4 + ["a"] * 4
     assert list(ranked["hidden_size"][::2]) == [8, 64, 64, 8]
     assert list(ranked["chosen"][::2]) == [True, False, True, False]
     assert all(group["chosen"] is None for group in summarise(models)["groups"])
-    fewer = pd.DataFrame([*rows, {"label_name": "a", "hidden_size": 4, "fold": 1, "val_kappa": 0.9, "kappa": 0.1}])
-    ranked = _ranked(fewer, ["label_name", "hidden_size"], "kappa")  # of one fold alone
+    fewer = pd.DataFrame([*rows, {**rows[0], "hidden_size": 4, "fold": 1, "val_kappa": 0.9, "kappa": 0.1}])
+    ranked = _ranked(fewer, ["folder", "label_name", "hidden_size"], "kappa")  # of one fold alone
     assert set(ranked.loc[ranked["chosen"], "hidden_size"]) == {8, 64}

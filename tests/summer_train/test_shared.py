@@ -13,6 +13,7 @@ from summer_prep.errors import SettingsError
 from summer_prep.film.splits import cycle_length
 from summer_train.data import shared
 from summer_train.models.stack import train_stack
+from summer_train.reports.findings import against_shifted_film
 from summer_train.scores import left_out
 from summer_train.scores.scoring import score_networks
 from summer_train.settings.file import for_study
@@ -302,6 +303,11 @@ def test_spaces_and_shares_stand_side_by_side_in_a_report(options):
     of_space = {**given, "output_dir": given["output_dir"].parent / "curve", "space": "shared:3", "leave_out": "each"}
     assert len(summer_train.study(**of_space, workers=1).rows) == 6
     models = summer_train.report(of_space["output_dir"])
+    group = models[(models["leave_out"] == "14") & (models["align_share"] == 1)]
+    maps = np.mean([one.sums("shifted film")["kappa"][0] for one in group["result"]], axis=0)
+    expected = (1 + (maps >= group["kappa"].mean()).sum()) / 20
+    assert against_shifted_film(group, "kappa").p == pytest.approx(expected)
+    assert "mean of 3 patients that were left out, p 0." in (of_space["output_dir"] / "report/report.md").read_text()
     assert "align_share.png" in {path.name for path in models.attrs["written"]}
     drawn = {name: (caption, figure) for name, caption, figure in summer_train.figures.draw_all(models, False)}
     for name, n_dots in (("labels", 3), ("align_share", 6)):  # three patients
