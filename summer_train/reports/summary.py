@@ -123,6 +123,7 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
             null[name]["n_tests"] = int(group[f"n_{name}_tests"].iloc[0])
     sums, of_time = (findings.sums_of(results, row) for row in ("model", "time only"))
     draws = [one.columns.get("draw", "") for one in results if one.scores]
+    alignment = {name: findings.against_shifted_film(group, name).p for name in nulls.SCORES.get(task, ())}
     known = published_kappa(group.iloc[0]) if published and is_label else None
     confusion = findings.confusion_of(group)
     is_one_draw = len({one.columns.get("draw") for one in results}) == 1  # others are of other units
@@ -148,7 +149,7 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
         "baselines": baselines,
         "null": null,
         "interval": findings.interval_of(results),
-        "alignment": {name: findings.against_shifted_film(group, name).p for name in nulls.SCORES.get(task, ())},
+        "alignment": {name: p for name, p in alignment.items() if np.isfinite(p)},
         "over_time_only": claims.gains(list(zip(of_time, sums, strict=True)), draws),
         "published": None if known is None else {"kappa": known.mean, "sd": known.sd},
         "confusion": None if confusion is None else confusion.tolist(),
