@@ -67,7 +67,8 @@ class Record:
     units : next-bin, encode: part -> score, patient_id, column (in the key), region -> one value for each unit;
         features: of each dimension
     cycles : "model" and, of labels and features, "time only" -> what scores of the test part follow from, as lines of
-        numbers for each cycle of the split (`scores.claims`); empty in files of earlier versions
+        numbers for each cycle of the split (`scores.claims`), and of a left-out patient "shifted film", the scores by
+        each of its maps; empty in files of earlier versions
     date, command, version : when and how it was trained (`runs.folder.origin`); empty in files of earlier versions
     """
 
