@@ -48,7 +48,7 @@ class Selection:
         self.shape = self.n_bins, self.n_units
         self.dtype: np.dtype[Any] = np.result_type(*(patient.chunks[0].dtype for patient in patients))
         self.n_bytes = self.n_bins * self.n_units * self.dtype.itemsize
-        self.spaces: dict[Any, Any] = {}  # the shared space of the patients that was asked for last
+        self.spaces: dict[Any, Any] = {}  # what was asked for last: the patients' shared space, or scaled counts
         self._some: dict[bytes, Selection] = {}  # the units that were asked for last
         self._has_features: dict[tuple[str, LabelRule], NDArray[np.bool_]] = {}
         # Of the features asked for last: a study has folds of them.

@@ -278,7 +278,12 @@ def who_of(units: Mapping[str, Sequence[Any]]) -> tuple[Any, Any]:
 def interval_of(results: Iterable[Result]) -> dict[str, dict[str, float]]:
     """Return `claims.intervals` of models that are taken together."""
     scored = [one for one in results if one.scores]
-    return claims.intervals(sums_of(scored), [one.columns.get("draw", "") for one in scored])
+    return claims.intervals(sums_of(scored), draws_of(scored))
+
+
+def draws_of(results: Iterable[Result]) -> list[Any]:
+    """Return the random draw of each result that has scores, as `sums_of` has their sums; "" of what is not drawn."""
+    return [one.columns.get("draw", "") for one in results if one.scores]
 
 
 def unit_scores(models: pd.DataFrame) -> pd.DataFrame:

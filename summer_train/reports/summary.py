@@ -122,7 +122,6 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
                 null[name][fact] = float(group[column].iloc[0])
             null[name]["n_tests"] = int(group[f"n_{name}_tests"].iloc[0])
     sums, of_time = (findings.sums_of(results, row) for row in ("model", "time only"))
-    draws = [one.columns.get("draw", "") for one in results if one.scores]
     alignment = {name: findings.against_shifted_film(group, name).p for name in nulls.SCORES.get(task, ())}
     known = published_kappa(group.iloc[0]) if published and is_label else None
     confusion = findings.confusion_of(group)
@@ -150,7 +149,7 @@ def _group_facts(settings: Summary, group: pd.DataFrame, published: bool) -> Sum
         "null": null,
         "interval": findings.interval_of(results),
         "alignment": {name: p for name, p in alignment.items() if np.isfinite(p)},
-        "over_time_only": claims.gains(list(zip(of_time, sums, strict=True)), draws),
+        "over_time_only": claims.gains(list(zip(of_time, sums, strict=True)), findings.draws_of(results)),
         "published": None if known is None else {"kappa": known.mean, "sd": known.sd},
         "confusion": None if confusion is None else confusion.tolist(),
         "units": units.to_dict("records"),
@@ -190,7 +189,7 @@ def _compared(models: pd.DataFrame, task: str, compared: str, first: Any, second
         both = zip(group["result"], group["result_of_second"], strict=True)
         scored = [pair for pair in both if pair[0].scores and pair[1].scores]
         sums = zip(*(findings.sums_of(pair[of] for pair in scored) for of in (0, 1)), strict=False)
-        draws = [tuple(one.columns.get("draw", "") for one in pair) for pair in scored]
+        draws = [tuple(findings.draws_of(pair)) for pair in scored]
         found.append({
             "compared": compared, "values": [first, second], "folders": [folder or first, folder or second],
             "settings": settings, "score": score, "together": claims.gains(list(sums), draws),

@@ -169,8 +169,9 @@ def pooled_scores(
         variation = total["squared"] - total["target"] ** 2 / total["n"]
         varies = variation > 1e-9 * total["squared"]
         r2 = np.where(varies, 1 - total["error"] / variation, 0)
-        scores["r2"] = r2.sum(axis=1) / varies.sum(axis=1)
-        if "mean_error" in total:  # of units
+        if "mean_error" not in total:
+            scores["r2"] = r2.sum(axis=1) / varies.sum(axis=1)
+        else:  # of units
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # the median of no unit that varies is NaN
                 scores["r2"] = np.nanmedian(np.where(varies, r2, np.nan), axis=1)

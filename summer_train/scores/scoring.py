@@ -264,10 +264,8 @@ def cycle_sums(data: FilmSamples, rows: Mapping[str, Scored]) -> dict[str, dict[
                 of_piece = max(1, round(choice.retrieve_s * 1000 / choice.bin_length_ms))
                 (predicted, at), (true, _) = (mean_of_stretches(one, made["bin"], of_piece) for one in (score, target))
                 found_again = retrieval_ranks(predicted, true)[0] <= 10
-                counts = [
-                    np.bincount(cycles_of(at, *of_split)[0], weights, minlength=n_cycles)
-                    for weights in (found_again, None)
-                ]
+                cycle_at, _ = cycles_of(at, *of_split)
+                counts = [np.bincount(cycle_at, weights, minlength=n_cycles) for weights in (found_again, None)]
                 sums = {**sums, "found": np.stack(counts, axis=1)}
         found[name] = claims.as_text(sums)
     if SHIFTED in rows:
